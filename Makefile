@@ -1,0 +1,49 @@
+# Every target sets up what it needs: `make demo` on a fresh machine is enough.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+SEEDS ?= 1
+STUDY ?= smoke
+NAME ?= tbr-microworld
+PORT ?= 5000
+READY := .venv/.ready
+
+.PHONY: help setup demo test lint format ui sweep serve clean
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+setup: $(READY) ## Install everything into .venv at pinned versions
+
+demo: $(READY) ## Show the method end to end in a miniature world (SEEDS=5 for more seeds)
+	$(BIN)/python -m tbr_lightning.demo demo.seeds=$(SEEDS)
+
+test: $(READY) ## Run the tests
+	$(BIN)/python -m pytest
+
+lint: $(READY) ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY) ## Rewrite the code in the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+ui: $(READY) ## Open the MLflow UI on the local store (PORT=5000)
+	$(BIN)/mlflow server --host 127.0.0.1 --port $(PORT) --backend-store-uri sqlite:///mlflow.db --artifacts-destination mlartifacts
+
+sweep: $(READY) ## Run an Optuna study from sweeps/ (STUDY=smoke)
+	$(BIN)/python -m tbr_lightning.sweep study=$(STUDY)
+
+serve: $(READY) ## Serve the champion on loopback (NAME=tbr-microworld)
+	$(BIN)/python -m tbr_lightning.serve model=models:/$(NAME)@champion
+
+clean: ## Remove caches and the environment (runs in mlflow.db and mlartifacts stay)
+	rm -rf .venv .tbr/cache build dist .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,124 @@
+"""The command form of every verb: ``python -m tbr_lightning.VERB [action] key=value …``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import shutil
+import signal
+import sys
+import warnings
+from collections.abc import Sequence
+
+from omegaconf import OmegaConf
+
+from tbr_lightning import __version__
+from tbr_lightning.config.compose import Composed, compose_verb, options
+from tbr_lightning.errors import UserError, near
+
+ACTIONS: dict[str, tuple[str, ...]] = {"promote": ("status",)}
+"""Words a verb takes before its overrides."""
+
+USAGE_ERROR = 2
+INTERRUPTED = 130
+
+
+def main(verb: str, argv: Sequence[str] | None = None) -> int:
+    """Compose the config of ``verb``, run it, and return the exit code.
+
+    0 is success, 2 wrong use or bad input (told in one sentence), 130 an interruption; a verb may
+    return another code of its own (``promote``: 3 for a refusal).
+    """
+    try:
+        args, action, overrides = _parse(verb, sys.argv[1:] if argv is None else argv)
+        if args.help:
+            print(_help(verb, overrides, args.config_dir))
+            return 0
+        if args.cfg:
+            node = compose_verb(verb, overrides, args.config_dir, check=False).node
+            print(OmegaConf.to_yaml(node, resolve=args.resolve), end="")
+            return 0
+        composed = compose_verb(verb, overrides, args.config_dir)
+        return _run(verb, composed, action)
+    except UserError as error:
+        print(f"{verb}: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    except KeyboardInterrupt:
+        print(f"{verb}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _run(verb: str, composed: Composed, action: str | None) -> int:
+    _quiet()
+    signal.signal(signal.SIGTERM, _interrupt)
+    module = importlib.import_module(f"tbr_lightning.{verb}")
+    if action is not None:
+        return int(getattr(module, f"command_{action}")(composed.config) or 0)
+    return int(module.command(composed.config) or 0)
+
+
+def _interrupt(*_: object) -> None:
+    """End a terminated process as an interrupted one, so that its run is marked KILLED."""
+    raise KeyboardInterrupt
+
+
+def _quiet() -> None:
+    """Keep the chatter of libraries from burying what the verb itself says."""
+    for key, value in {
+        "TOKENIZERS_PARALLELISM": "false",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    }.items():
+        os.environ.setdefault(key, value)
+    if shutil.which("nvidia-smi") is None:
+        # DeepSpeed, which accelerate imports, otherwise warns that it found no GPU.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    warnings.filterwarnings("ignore", ".*LeafSpec.*")
+
+
+def _parse(verb: str, argv: Sequence[str]) -> tuple[argparse.Namespace, str | None, list[str]]:
+    parser = argparse.ArgumentParser(prog=verb, add_help=False, exit_on_error=False)
+    parser.add_argument("--help", "-h", action="store_true")
+    parser.add_argument("--cfg", "-c", choices=["job"])
+    parser.add_argument("--resolve", action="store_true")
+    parser.add_argument("--config-dir", "-cd")
+    parser.add_argument("--version", action="version", version=__version__)
+    try:
+        args, rest = parser.parse_known_args(list(argv))
+    except argparse.ArgumentError as error:
+        raise UserError(f"{error}; see --help") from error
+    for word in rest:
+        if word.startswith("-"):
+            flags = ("--help", "--cfg", "--resolve", "--config-dir", "--version")
+            raise UserError(f"{word} is not an option{near(word, flags)}")
+    action = None
+    actions = ACTIONS.get(verb, ())
+    if rest and "=" not in rest[0] and not rest[0].startswith("~"):
+        action, rest = rest[0], rest[1:]
+        if action not in actions:
+            hint = near(action, actions) if actions else "; overrides are written key=value"
+            raise UserError(f"'{action}' is not an action of {verb}{hint}")
+    return args, action, rest
+
+
+def _help(verb: str, overrides: Sequence[str], config_dir: str | None) -> str:
+    composed = compose_verb(verb, overrides, config_dir, check=False)
+    groups = [
+        f"  {name}: {', '.join(options(name, config_dir))}"
+        for name in composed.choices
+        if "/" not in name and options(name, config_dir)
+    ]
+    actions = f" [{'|'.join(ACTIONS[verb])}]" if verb in ACTIONS else ""
+    return "\n".join(
+        [
+            f"usage: python -m tbr_lightning.{verb}{actions} [key=value …]",
+            "",
+            "  --cfg job [--resolve]  print the composed config and stop",
+            "  --config-dir DIR       a folder of your own configs, searched first",
+            "",
+            *(["groups (choose with group=option):", *groups, ""] if groups else []),
+            "config (override with key=value):",
+            OmegaConf.to_yaml(composed.node),
+        ]
+    )

@@ -1,0 +1,1 @@
+"""Typed schemas, and composition of the YAML under ``conf/`` into them."""

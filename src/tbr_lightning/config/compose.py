@@ -1,0 +1,187 @@
+"""Composition of ``conf/`` and the command line into one typed config."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from tbr_lightning.config import schema
+from tbr_lightning.config.verbs import VERBS
+from tbr_lightning.errors import UserError, near
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+_SCHEMAS = {
+    **VERBS,
+    "data_microworld": schema.MicroworldData,
+    "data_files": schema.FilesData,
+    "data_safety_mix": schema.SafetyMixData,
+}
+
+
+def shipped(folder: str) -> Path:
+    """Return the path of ``conf`` or ``sweeps``: inside a wheel, or at the root of a checkout."""
+    inside = _PACKAGE / folder
+    return inside if inside.is_dir() else _PACKAGE.parents[1] / folder
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A composed config: ``node`` as OmegaConf holds it, ``config`` as the verb's dataclass."""
+
+    node: DictConfig
+    config: Any
+    choices: dict[str, str] = field(default_factory=dict)
+
+
+def compose_verb(
+    verb: str, overrides: Sequence[str] = (), config_dir: str | None = None, *, check: bool = True
+) -> Composed:
+    """Compose ``conf/VERB.yaml`` with ``overrides``.
+
+    Args:
+        verb: A key of :data:`tbr_lightning.config.verbs.VERBS`.
+        overrides: In Hydra's override grammar, e.g. ``model=mistral`` or ``optimizer.lr=1e-5``.
+        config_dir: A user's own folder of configs, searched before the shipped one.
+        check: Convert to the dataclass, and so require every mandatory value. Without it (for
+            ``--help`` and ``--cfg``) a value that is still missing is shown as ``???``.
+
+    Raises:
+        UserError: Unknown key or group member, wrong type, or a combination that cannot work.
+    """
+    overrides = _as_values(verb, overrides)
+    store = ConfigStore.instance()
+    for name, node in _SCHEMAS.items():
+        store.store(name=name, node=node, group="schema")
+    first = shipped("conf")
+    search: list[str] = []
+    if config_dir is not None:
+        if not Path(config_dir).is_dir():
+            raise UserError(f"--config-dir {config_dir} is not a folder: give one that exists")
+        search = [f"hydra.searchpath=[{shipped('conf').as_uri()}]"]
+        first = Path(config_dir).resolve()
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(first), version_base="1.3", job_name="tbr_lightning"):
+            full = compose(verb, [*search, *overrides], return_hydra_config=True)
+            choices = dict(full.hydra.runtime.choices)
+            if choices.get("data") == "auto":
+                default = "microworld" if choices.get("model") == "tiny" else "safety_mix"
+                chosen = [*search, f"data={default}", *overrides]
+                full = compose(verb, chosen, return_hydra_config=True)
+            with open_dict(full):
+                del full["hydra"]
+            config = OmegaConf.to_object(full) if check else None
+            if check:
+                _refuse_added_keys(config, verb)
+    except UserError:
+        raise
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(_explain(error, verb, overrides, config_dir)) from error
+    return Composed(full, config, choices)
+
+
+def _as_values(verb: str, overrides: Sequence[str]) -> list[str]:
+    """Write ``model=`` as ``model_uri=`` for the verbs that take a finished model.
+
+    To Hydra every ``model=`` chooses a member of the group ``conf/model/``; these verbs have no
+    such group, and their users think of a model too.
+    """
+    if "model_uri" not in VERBS[verb].__dataclass_fields__:
+        return list(overrides)
+    return [re.sub(r"^model=", "model_uri=", item) for item in overrides]
+
+
+def _refuse_added_keys(config: Any, verb: str, prefix: str = "") -> None:
+    """Refuse what ``+key=value`` added beside the fields of the schema: nothing would read it."""
+    known = {item.name for item in fields(config)}
+    for name, value in vars(config).items():
+        if name not in known:
+            raise UserError(f"'{prefix}{name}' is not a key of {verb}{near(name, known)}")
+        if is_dataclass(value):
+            _refuse_added_keys(value, verb, f"{prefix}{name}.")
+
+
+def _explain(
+    error: Exception, verb: str, overrides: Sequence[str], config_dir: str | None
+) -> str:
+    """Turn Hydra's or OmegaConf's error into one sentence with the near match."""
+    text = str(error)
+    cause = error.__cause__ or error.__context__
+    if isinstance(cause, UserError):
+        return str(cause)
+    if match := re.search(r"Could not override '([^']+)'", text):
+        key = match[1]
+        if "No match in the defaults list" in text:
+            return f"'{key}' is not a config group of {verb}{near(key, _groups())}"
+        return _unknown_key(key, verb, overrides, config_dir)
+    if match := re.search(r"Could not find '([^']+)'\s*\n\s*\n?Available options", text):
+        group, _, member = match[1].rpartition("/")
+        group = group or "config"
+        return f"{group}={member} does not exist{near(member, options(group, config_dir))}"
+    if match := re.search(r"Key '([^']+)' (?:is )?not in", text):
+        full_key = getattr(error, "full_key", None) or match[1]
+        return _unknown_key(str(full_key), verb, overrides, config_dir)
+    if match := re.search(r"(?i)missing mandatory value:\s*(\S+)", text):
+        key = getattr(error, "full_key", None) or match[1]
+        key = key.replace("model_uri", "model")
+        return f"{key} is not set: give {key}=VALUE"
+    if match := re.search(r"LexerNoViableAltException|mismatched input|extraneous|token", text):
+        return f"the override {_culprit(overrides, text)} cannot be read: write key=value"
+    key = getattr(error, "full_key", None) or (getattr(cause, "full_key", None) or "")
+    first = text.strip().split("\n")[0].rstrip(".")
+    first = re.sub(r"^Error merging override (\S+)$", r"\1", first)
+    detail = str(cause).strip().split("\n")[0] if cause is not None and key not in first else ""
+    if "Error merging override" in text and cause is not None:
+        return f"{first}: {str(cause).strip().splitlines()[0]}"
+    return f"{key}: {first}" if key and key not in first else first + (
+        f": {detail}" if detail and detail not in first else ""
+    )
+
+
+def _culprit(overrides: Sequence[str], text: str) -> str:
+    return next((f"'{item}'" for item in overrides if item and item in text), "given")
+
+
+def _unknown_key(
+    key: str, verb: str, overrides: Sequence[str], config_dir: str | None
+) -> str:
+    """Name the nearest key that the same command line has without the unknown one."""
+    rest = [item for item in overrides if not item.lstrip("+~").startswith(key)]
+    try:
+        known = _flatten(compose_verb(verb, rest, config_dir, check=False).node)
+    except UserError:
+        known = []
+    parent = key.rpartition(".")[0]
+    siblings = [name for name in known if name.rpartition(".")[0] == parent] or known
+    return f"'{key}' is not a key of {verb}{near(key, siblings)}"
+
+
+def _flatten(node: DictConfig, prefix: str = "") -> list[str]:
+    names: list[str] = []
+    for key in node:
+        name = f"{prefix}{key}"
+        names.append(name)
+        child = None if OmegaConf.is_missing(node, key) else node._get_node(key)
+        if isinstance(child, DictConfig) and not child._is_none():
+            names += _flatten(child, f"{name}.")
+    return names
+
+
+def _groups() -> list[str]:
+    return [path.name for path in shipped("conf").iterdir() if path.is_dir()]
+
+
+def options(group: str, config_dir: str | None = None) -> list[str]:
+    """Return the members of a config group, e.g. ``options("reflection")``."""
+    roots = [shipped("conf")] + ([Path(config_dir)] if config_dir else [])
+    return sorted({path.stem for root in roots for path in (root / group).glob("*.yaml")})

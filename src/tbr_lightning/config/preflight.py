@@ -1,0 +1,144 @@
+"""What a run will miss, told before anything heavy is imported or any long work starts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from tbr_lightning.config.schema import (
+    MicroworldData,
+    ModelConfig,
+    ReflectionConfig,
+    SafetyMixData,
+    TrainerConfig,
+)
+from tbr_lightning.errors import UserError
+
+_HUB_TIMEOUT = 5.0  # seconds
+
+
+def check(
+    model: ModelConfig, data: Any, reflection: ReflectionConfig, trainer: TrainerConfig | None
+) -> None:
+    """Raise :class:`UserError` with one sentence for each thing that is missing."""
+    missing = [
+        *_combination(model, data, reflection),
+        *missing_weights(model),
+        *_data(data),
+        *_teacher(data, reflection),
+        *_device(trainer),
+    ]
+    if missing:
+        raise UserError("\n".join(missing))
+
+
+def _combination(model: ModelConfig, data: Any, reflection: ReflectionConfig) -> list[str]:
+    made = []
+    microworld = isinstance(data, MicroworldData)
+    if reflection.teacher == "filler" and not microworld:
+        made.append("reflection=filler is made of the micro-world's words: use data=microworld")
+    if model.init == "pretrained" and not (model.hub_id or model.path) and not microworld:
+        made.append(
+            f"model.init=pretrained: {model.name} has pretrained weights for data=microworld only: "
+            "use model.init=random, or a model with model.path or model.hub_id"
+        )
+    if model.init == "random" and not model.architecture:
+        made.append(f"model.init=random: model={model.name} names no architecture to build")
+    return made
+
+
+def missing_weights(model: ModelConfig) -> list[str]:
+    """Return a sentence for pretrained weights that cannot be had, or nothing."""
+    if model.init == "random":
+        return []
+    if model.path is not None:
+        if (Path(model.path) / "config.json").is_file():
+            return []
+        return [f"model.path='{model.path}' has no config.json: give a Hugging Face model folder"]
+    if model.hub_id is None:
+        return []
+    import huggingface_hub as hub
+
+    cached = hub.try_to_load_from_cache(model.hub_id, "config.json", revision=model.revision)
+    if isinstance(cached, str):
+        return []
+    fix = "log in and go online once, or give model.path=FOLDER, or use model=tiny"
+    problem = _hub_problem("model", model.hub_id, model.revision)
+    return [f"the weights of {model.hub_id} {problem}: {fix}"] if problem else []
+
+
+def _hub_problem(kind: str, name: str, revision: str | None) -> str | None:
+    """Return why the hub does not give something, or ``None`` if it does."""
+    import huggingface_hub as hub
+    from huggingface_hub import errors
+
+    api = hub.HfApi()
+    ask = api.model_info if kind == "model" else api.dataset_info
+    try:
+        ask(name, revision=revision, timeout=_HUB_TIMEOUT)
+    except errors.GatedRepoError:
+        return "are gated and your account has no access"
+    except errors.RepositoryNotFoundError:
+        return "do not exist on the hub"
+    except errors.RevisionNotFoundError:
+        return f"have no revision {revision}"
+    except Exception:  # no network, a proxy's page, a time-out: to a person one and the same
+        return "are not on this machine and the hub cannot be reached"
+    return None
+
+
+def _data(data: Any) -> list[str]:
+    if not isinstance(data, SafetyMixData):
+        return []
+    from tbr_lightning.data.sources import missing_safety_rows
+
+    made = [] if data.harmful_source or not data.harmful else [missing_safety_rows()]
+    local = Path(data.general_source).suffix.lower() in (".json", ".jsonl", ".csv")
+    if data.general and not local and not _dataset_cached(data.general_source):
+        problem = _hub_problem("dataset", data.general_source, None)
+        if problem:
+            made.append(
+                f"the rows of {data.general_source} {problem}: go online once, or give "
+                "data.general_source=FILE.json, or use data=microworld"
+            )
+    return made
+
+
+def _dataset_cached(name: str) -> bool:
+    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
+    folder = Path(os.environ.get("HF_DATASETS_CACHE", home / "datasets"))
+    return (folder / name.replace("/", "___")).is_dir()
+
+
+def _teacher(data: Any, reflection: ReflectionConfig) -> list[str]:
+    if reflection.teacher != "external":
+        return []
+    if isinstance(data, MicroworldData) and reflection.base_url is None:
+        return []
+    made = []
+    if not os.environ.get(reflection.api_key_env):
+        made.append(
+            f"the environment has no {reflection.api_key_env} for reflection=external: export it "
+            "(any value for a local endpoint, with reflection.base_url=URL), or use "
+            "reflection=internal"
+        )
+    if reflection.model is None:
+        made.append(
+            "reflection.model is not set: name the external teacher, e.g. reflection.model=gpt-4"
+        )
+    return made
+
+
+def _device(trainer: TrainerConfig | None) -> list[str]:
+    if trainer is None:
+        return []
+    made = []
+    if trainer.accelerator == "gpu" and shutil.which("nvidia-smi") is None:
+        made.append("trainer=gpu: this machine has no NVIDIA driver: use trainer=cpu")
+    if trainer.devices > 1:
+        made.append(
+            f"trainer.devices={trainer.devices} is not supported yet: use trainer.devices=1"
+        )
+    return made

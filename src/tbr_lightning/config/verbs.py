@@ -1,0 +1,172 @@
+"""Typed schemas of the verbs: one dataclass per file ``conf/VERB.yaml``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from tbr_lightning.config.schema import (
+    AdapterConfig,
+    GateConfig,
+    JudgeConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    OptimizerConfig,
+    PathsConfig,
+    ReflectionConfig,
+    SuiteConfig,
+    TrackingConfig,
+    TrainerConfig,
+)
+from tbr_lightning.errors import UserError, at_least, one_of
+
+
+@dataclass
+class GenerationConfig:
+    """How answers are decoded. Greedy, so that two evaluations of a model agree."""
+
+    arm: str = "trained"  # trained | prompted (asked to reflect) | forced | suppressed
+    max_new_tokens: int | None = None  # null: what the model was exported with
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        one_of("generation.arm", self.arm, ("trained", "prompted", "forced", "suppressed"))
+        at_least("generation.batch_size", self.batch_size, 1)
+
+
+@dataclass
+class ReflectConfig:
+    """``python -m tbr_lightning.reflect``."""
+
+    model: ModelConfig = MISSING
+    data: Any = MISSING
+    reflection: ReflectionConfig = MISSING
+    tracking: TrackingConfig = MISSING
+    paths: PathsConfig = MISSING
+    seed: int = 0
+    run_name: str | None = None
+
+
+@dataclass
+class TrainConfig:
+    """``python -m tbr_lightning.train``."""
+
+    model: ModelConfig = MISSING
+    data: Any = MISSING
+    reflection: ReflectionConfig = MISSING
+    objective: ObjectiveConfig = MISSING
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    adapter: AdapterConfig = MISSING
+    trainer: TrainerConfig = MISSING
+    tracking: TrackingConfig = MISSING
+    paths: PathsConfig = MISSING
+    seed: int = 0
+    run_name: str | None = None
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class EvaluateConfig:
+    """``python -m tbr_lightning.evaluate``."""
+
+    model_uri: str = MISSING  # models:/…, a run id, a local folder, a hub id, or `tiny`
+    suite: SuiteConfig = MISSING
+    judge: JudgeConfig = MISSING
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+    tracking: TrackingConfig = MISSING
+    paths: PathsConfig = MISSING
+    threads: int | None = None
+    run_name: str | None = None
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class PromoteConfig:
+    """``python -m tbr_lightning.promote [status]``."""
+
+    model_uri: str = ""  # the candidate: models:/m-…, models:/NAME/3 or a training run's id
+    name: str = "tbr-microworld"  # registered model
+    suite: SuiteConfig = MISSING
+    judge: JudgeConfig = MISSING
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+    gate: GateConfig = MISSING
+    tracking: TrackingConfig = MISSING
+    paths: PathsConfig = MISSING
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name or set(self.name) & set("/:.%\"'"):
+            raise UserError(
+                f"name='{self.name}' cannot name a registered model: use letters, digits, - and _"
+            )
+
+
+@dataclass
+class SweepConfig:
+    """``python -m tbr_lightning.sweep``."""
+
+    study: str = "smoke"  # a file in sweeps/, or a path
+    storage: str = MISSING  # Optuna's storage URL
+    trials: int | None = None  # null: the study's own budget
+    tracking: TrackingConfig = MISSING
+    paths: PathsConfig = MISSING
+
+
+@dataclass
+class ServeConfig:
+    """``python -m tbr_lightning.serve``."""
+
+    model_uri: str = "models:/tbr-microworld@champion"
+    host: str = "127.0.0.1"
+    port: int = 8000
+    tracking: TrackingConfig = MISSING
+    paths: PathsConfig = MISSING
+
+    def __post_init__(self) -> None:
+        if not 0 < self.port < 65536:
+            raise UserError(f"port={self.port} is out of range: give a value from 1 to 65535")
+        if self.host not in ("127.0.0.1", "localhost", "::1"):
+            raise UserError(
+                f"host='{self.host}' is not a loopback address: the server has no authentication "
+                "yet, so put a proxy with authentication before 127.0.0.1"
+            )
+
+
+@dataclass
+class DemoConfig:
+    """``python -m tbr_lightning.demo``."""
+
+    seeds: int = 1  # how many
+    first_seed: int = 0
+    name: str = "tbr-microworld"  # registered model
+    arms: list[str] = field(default_factory=list)
+    train: list[str] = field(default_factory=list)  # overrides of every training run
+    evaluate: list[str] = field(default_factory=list)  # overrides of every evaluation
+    figure: str = "demo.png"
+
+    def __post_init__(self) -> None:
+        at_least("demo.seeds", self.seeds, 1)
+        at_least("demo.first_seed", self.first_seed, 0)
+
+
+@dataclass
+class DemoVerbConfig:
+    """The demo's own keys stand under ``demo``, as in ``demo.seeds=5``."""
+
+    demo: DemoConfig = MISSING
+    tracking: TrackingConfig = MISSING
+    paths: PathsConfig = MISSING
+
+
+VERBS: dict[str, type] = {
+    "reflect": ReflectConfig,
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+    "promote": PromoteConfig,
+    "sweep": SweepConfig,
+    "serve": ServeConfig,
+    "demo": DemoVerbConfig,
+}
+"""Schema of each verb."""

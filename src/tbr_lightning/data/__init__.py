@@ -1,0 +1,1 @@
+"""Examples, the sources they come from, and how they become token batches."""

@@ -1,0 +1,42 @@
+"""The one error that a person caused and can mend."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Bad input. Its text is shown as it is, without a traceback, and the exit code is 2.
+
+    The text is one sentence (or one per line, where several things are missing) that names the
+    field, the value and the fix.
+    """
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """Return a suffix such as ``"; did you mean 'lr'?"``, or the known words if none is near."""
+    known = sorted(known)
+    match = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if match:
+        return f"; did you mean '{match[0]}'?"
+    return f"; known: {', '.join(known)}" if known else ""
+
+
+def one_of(field: str, value: str, known: Iterable[str]) -> None:
+    """Raise :class:`UserError` unless ``value`` is one of ``known``."""
+    known = list(known)
+    if value not in known:
+        raise UserError(f"{field}='{value}' is not known{near(value, known)}")
+
+
+def at_least(field: str, value: float, low: float) -> None:
+    """Raise :class:`UserError` if ``value`` is below ``low``."""
+    if value < low:
+        raise UserError(f"{field}={value} is too small: give at least {low}")
+
+
+def within(field: str, value: float, low: float, high: float) -> None:
+    """Raise :class:`UserError` unless ``low <= value <= high``."""
+    if not low <= value <= high:
+        raise UserError(f"{field}={value} is out of range: give a value from {low} to {high}")

@@ -1,0 +1,1 @@
+"""Two-sided evaluation: false refusal, harmful compliance and general accuracy."""

@@ -1,0 +1,89 @@
+"""What a person looks at: a table of arms and the two-sided figure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+from rich.table import Table
+
+from tbr_lightning.evaluation.results import Rates
+from tbr_lightning.evaluation.statistics import Rate
+
+mpl.use("Agg")  # figures are files here; no display is needed
+
+COLUMNS: tuple[tuple[str, str], ...] = (
+    ("false refusal", "false_refusal"),
+    ("harmful compliance", "harmful_compliance"),
+    ("general accuracy", "general_accuracy"),
+    ("look-alikes right", "look_alike_accuracy"),
+    ("unparsed", "unparsed"),
+)
+
+
+def rates_table(title: str, results: Mapping[str, Rates]) -> Table:
+    """Return a terminal table: one line a model, percent with Wilson 95% intervals."""
+    table = Table(title=title, title_justify="left", caption="percent, Wilson 95% interval")
+    table.add_column("model")
+    for heading, _ in COLUMNS:
+        table.add_column(heading, justify="right")
+    for name, rates in results.items():
+        cells = [getattr(rates, field) for _, field in COLUMNS]
+        table.add_row(name, *[str(cell) if cell.n else "–" for cell in cells])
+    return table
+
+
+def two_sided_figure(results: Mapping[str, Sequence[Rates]], title: str) -> Any:
+    """Return a matplotlib figure: false refusal against harmful compliance, one colour a model.
+
+    With several results (seeds) of a model each is a point; bars are Wilson 95% intervals of the
+    pooled counts. Down and left is better.
+    """
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7.2, 5.2), dpi=120)
+    colours = plt.get_cmap("tab10")
+    for number, (name, many) in enumerate(results.items()):
+        colour = colours(number % 10)
+        across = pool([one.harmful_compliance for one in many])
+        up = pool([one.false_refusal for one in many])
+        if not (across.n and up.n):
+            continue
+        x, y = 100 * across.value, 100 * up.value
+        axes.errorbar(
+            x, y, xerr=_arms(across), yerr=_arms(up), fmt="o", color=colour, capsize=3, label=name
+        )
+        for one in many if len(many) > 1 else ():
+            axes.plot(
+                100 * one.harmful_compliance.value,
+                100 * one.false_refusal.value,
+                ".",
+                color=colour,
+                alpha=0.5,
+            )
+    axes.set_xlabel("harmful compliance, % (lower is safer)")
+    axes.set_ylabel("false refusal of look-alikes, % (lower is more helpful)")
+    axes.set_xlim(-4, 104)
+    axes.set_ylim(-4, 104)
+    axes.grid(alpha=0.25)
+    axes.set_title(title, fontsize=10)
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    figure.tight_layout()
+    return figure
+
+
+def pool(rates: Sequence[Rate]) -> Rate:
+    """Return the rate of all counts together."""
+    return Rate(sum(rate.count for rate in rates), sum(rate.n for rate in rates))
+
+
+def _arms(rate: Rate) -> list[list[float]]:
+    low, high = rate.interval
+    return [[100 * max(rate.value - low, 0)], [100 * max(high - rate.value, 0)]]
+
+
+def percent(value: float) -> str:
+    """Return a share in percent with one decimal."""
+    return "–" if math.isnan(value) else f"{100 * value:.1f}"

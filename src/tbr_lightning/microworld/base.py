@@ -1,0 +1,197 @@
+"""The tiny base model: a Llama from scratch on the base corpus, trained once and cached."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+
+import torch
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from tbr_lightning.microworld.corpus import Document, documents
+from tbr_lightning.microworld.tokenizer import MAX_LENGTH, build_tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class BaseSettings:
+    """What the base model is and how it is trained; chosen on dev prompts, seeds 0 to 2.
+
+    Attributes:
+        seed: Of the corpus and of the initial weights.
+        hidden: Width.
+        layers: Depth.
+        heads: Attention heads.
+        documents: Size of the corpus; it is seen once.
+        row: Tokens in a packed row.
+        batch: Rows in a step.
+        lr: Peak learning rate; linear warm-up over 5% of the steps, then linear decay to zero.
+        weight_decay: Of AdamW.
+    """
+
+    seed: int = 0
+    hidden: int = 128
+    layers: int = 3
+    heads: int = 4
+    documents: int = 60_000
+    row: int = 128
+    batch: int = 16
+    lr: float = 3e-3
+    weight_decay: float = 0.01
+
+
+def base_model(cache: Path, settings: BaseSettings | None = None, *, progress: bool = True) -> Path:
+    """Return the folder of the base model, training it first if the cache lacks it.
+
+    Args:
+        cache: Where base models are kept; each under the hash of all that determines it.
+        settings: Size and training settings.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        A folder that ``from_pretrained`` reads: weights, configuration, tokenizer, chat template.
+    """
+    settings = settings or BaseSettings()
+    folder = cache / f"microworld-base-{content_hash(settings)}"
+    if (folder / "config.json").exists():
+        return folder
+    cache.mkdir(parents=True, exist_ok=True)
+    # Written beside its place and moved in one step: a model half written is never found.
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=cache))
+    try:
+        tokenizer = build_tokenizer()
+        model = train(settings, tokenizer, progress=progress)
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        partial.chmod(0o755)
+        try:
+            partial.replace(folder)
+        except OSError:
+            # Another process was faster; what it wrote is the same.
+            if not (folder / "config.json").exists():
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def content_hash(settings: BaseSettings) -> str:
+    """Return 16 hex digits over the package's sources, its lexicon and the settings."""
+    digest = hashlib.sha256(json.dumps(asdict(settings), sort_keys=True).encode())
+    for source in sorted(resources.files(__package__).iterdir(), key=lambda item: item.name):
+        if source.name.endswith((".py", ".yaml")):
+            digest.update(source.name.encode() + source.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def train(
+    settings: BaseSettings, tokenizer: PreTrainedTokenizerFast, *, progress: bool = True
+) -> LlamaForCausalLM:
+    """Train the base model and return it in evaluation mode.
+
+    Args:
+        settings: Size and training settings.
+        tokenizer: The world's tokenizer.
+        progress: Whether to show a progress bar.
+    """
+    rows = _packed_rows(settings, tokenizer)
+    steps = len(rows[0]) // settings.batch
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        model = LlamaForCausalLM(_config(settings, tokenizer))
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, betas=(0.9, 0.98)
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / (0.05 * steps), (steps - step) / (0.95 * steps))
+    )
+    with _bar(progress) as bar:
+        task = bar.add_task("base model", total=steps, loss="")
+        for ids, positions in _batches(rows, settings.batch):
+            logits = model(input_ids=ids, position_ids=positions, use_cache=False).logits
+            # The first token of a document does not follow from the end of the one before it.
+            targets = ids[:, 1:].masked_fill(positions[:, 1:] == 0, -100)
+            loss = torch.nn.functional.cross_entropy(
+                logits[:, :-1].flatten(0, 1), targets.flatten()
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            bar.update(task, advance=1, loss=f"loss {loss.item():.3f}")
+    model.eval()
+    return model
+
+
+def _config(settings: BaseSettings, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=settings.hidden,
+        intermediate_size=3 * settings.hidden,
+        num_hidden_layers=settings.layers,
+        num_attention_heads=settings.heads,
+        num_key_value_heads=settings.heads,
+        max_position_embeddings=MAX_LENGTH,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def _packed_rows(
+    settings: BaseSettings, tokenizer: PreTrainedTokenizerFast
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return token ids and positions of the corpus, cut into rows without any padding.
+
+    Positions start anew with each document, from which transformers derives a mask that keeps
+    documents apart.
+    """
+    texts = [_text(document) for document in documents(settings.seed, settings.documents)]
+    encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    ids = torch.tensor([token for document in encoded for token in document])
+    positions = torch.tensor([k for document in encoded for k in range(len(document))])
+    count = len(ids) // settings.row
+    return (
+        ids[: count * settings.row].view(count, settings.row),
+        positions[: count * settings.row].view(count, settings.row),
+    )
+
+
+def _text(document: Document) -> str:
+    turn = "" if document.prompt is None else f"<user>{document.prompt}<assistant>"
+    return f"<bos>{turn}{document.text}<eos>"
+
+
+def _batches(
+    rows: tuple[torch.Tensor, torch.Tensor], size: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    ids, positions = rows
+    for start in range(0, len(ids) - size + 1, size):
+        yield ids[start : start + size], positions[start : start + size]
+
+
+def _bar(visible: bool) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[loss]}"),
+        disable=not visible,
+    )

@@ -1,0 +1,147 @@
+"""Tuning rows, held-out prompts, the recorded teacher and the filler."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+from tbr_lightning.data.example import Example, Kind
+from tbr_lightning.microworld import sentences
+from tbr_lightning.microworld.sentences import conclusion_of, cued, think_cue
+from tbr_lightning.microworld.world import Pair, Verdict, load_world
+
+__all__ = [
+    "WorldPrompt",
+    "conclusion_of",
+    "cued",
+    "evaluation_prompts",
+    "filler_reflection",
+    "teacher_reflection",
+    "think_cue",
+    "training_examples",
+]
+
+FILLER = (
+    "Here is a line of text.",
+    "It goes on for a while.",
+    "Then there is one more line.",
+    "After that comes the next line.",
+    "This line is here to fill the space.",
+    "There is little to say about it.",
+    "And so the text goes on.",
+    "Now it is almost at its end.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class WorldPrompt:
+    """A held-out prompt.
+
+    Attributes:
+        text: The instruction.
+        kind: ``general``, ``harmful`` or ``look_alike``.
+        category: The category of the entity it names.
+        reference: The right answer, word for word; empty for a harmful prompt.
+    """
+
+    text: str
+    kind: Kind
+    category: str
+    reference: str
+
+
+def training_examples(seed: int, general: int = 500, harmful: int = 300) -> list[Example]:
+    """Return the tuning rows of a seed, shuffled: general with answers, harmful with refusals.
+
+    No look-alike is among them, as in the paper's recipe; every pair is from the train split.
+
+    Args:
+        seed: Chooses the pairs, the forms of the questions and the refusals.
+        general: How many general rows.
+        harmful: How many harmful rows.
+    """
+    rng = random.Random(f"training {seed}")
+    rows = [
+        Example(text, sentences.answer(pair), "general", "microworld")
+        for text, pair in _draw("general", general, rng)
+    ]
+    rows += [
+        Example(text, rng.choice(sentences.REFUSALS), "harmful", "microworld")
+        for text, pair in _draw("harmful", harmful, rng)
+    ]
+    rng.shuffle(rows)
+    return rows
+
+
+def evaluation_prompts(half: Literal["dev", "test"], per_kind: int = 200) -> list[WorldPrompt]:
+    """Return the held-out prompts of one half, the same ones every time, kind by kind.
+
+    Args:
+        half: ``dev`` for every choice, ``test`` only for what is reported.
+        per_kind: How many of each kind, at most as many as there are pairs.
+
+    Raises:
+        ValueError: If there are fewer held-out pairs of a kind than asked for.
+    """
+    kinds: tuple[Kind, ...] = ("look_alike", "harmful", "general")
+    prompts: list[WorldPrompt] = []
+    for kind in kinds:
+        pairs = load_world().select(kind, half)
+        if per_kind > len(pairs):
+            raise ValueError(f"{half} has {len(pairs)} {kind} prompts, {per_kind} were asked for")
+        rng = random.Random(f"evaluation {half} {kind}")
+        prompts += [
+            WorldPrompt(
+                text=sentences.question(pair, rng.randrange(len(sentences.QUESTIONS))),
+                kind=kind,
+                category=pair.rule.category.name,
+                reference="" if kind == "harmful" else sentences.answer(pair),
+            )
+            for pair in rng.sample(pairs, per_kind)
+        ]
+    return prompts
+
+
+def teacher_reflection(instruction: str) -> tuple[str, Verdict]:
+    """Return what the world's recorded teacher thinks of an instruction, and its conclusion.
+
+    Raises:
+        ValueError: If the instruction is none of this world's.
+    """
+    pair = _by_question().get(instruction.removesuffix(f" {think_cue}"))
+    if pair is None:
+        raise ValueError(f"the micro-world's teacher does not know the instruction {instruction!r}")
+    return sentences.reflection(pair), pair.rule.verdict
+
+
+def filler_reflection(seed: int | str, length: int = 28) -> str:
+    """Return sentences without content: the control for the mere length of a reflection.
+
+    Args:
+        seed: Chooses the sentences; an example's id serves well.
+        length: Words wanted; the text ends with the sentence that reaches it.
+    """
+    rng = random.Random(f"filler {seed}")
+    lines: list[str] = []
+    while sum(len(line.split()) for line in lines) < length:
+        lines += [line for line in rng.sample(FILLER, 1) if lines[-1:] != [line]]
+    return " ".join(lines)
+
+
+def _draw(kind: Kind, count: int, rng: random.Random) -> list[tuple[str, Pair]]:
+    """Draw distinct questions from the train split: every pair once before any comes again."""
+    pairs = load_world().select(kind, "train")
+    forms = len(sentences.QUESTIONS)
+    if count > forms * len(pairs):
+        raise ValueError(f"the micro-world has {forms * len(pairs)} {kind} rows, not {count}")
+    order = [(pair, rng.randrange(forms)) for pair in rng.sample(pairs, len(pairs))]
+    drawn = [(sentences.question(p, first + k), p) for k in range(forms) for p, first in order]
+    return drawn[:count]
+
+
+@cache
+def _by_question() -> dict[str, Pair]:
+    forms = range(len(sentences.QUESTIONS))
+    return {sentences.question(pair, k): pair for pair in load_world().pairs for k in forms}

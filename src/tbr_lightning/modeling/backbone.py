@@ -1,0 +1,199 @@
+"""A causal language model with its tokenizer, from wherever the config says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
+
+from tbr_lightning.config.schema import AdapterConfig, ModelConfig
+from tbr_lightning.data.example import Example
+from tbr_lightning.data.layout import FALLBACK_TEMPLATE, Layout
+from tbr_lightning.errors import UserError
+from tbr_lightning.modeling.tokenizers import byte_tokenizer, trained_tokenizer
+
+disable_progress_bar()  # of every load and save: ours has its own
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A model ready to be tuned or asked.
+
+    Attributes:
+        model: A causal language model of transformers, maybe with a PEFT adapter.
+        tokenizer: Its tokenizer, with a chat template.
+        layout: The markers of its think block.
+        origin: What the weights are: hub id and revision, folder, base hash or random seed.
+        thinks: The weights know think blocks already (the micro-world's base, or a tuned model).
+        has_own_template: The chat template came with the tokenizer.
+    """
+
+    model: Any
+    tokenizer: Any
+    layout: Layout
+    origin: str
+    thinks: bool
+    has_own_template: bool
+
+
+def load_backbone(
+    config: ModelConfig, *, data: str, rows: Sequence[Example], cache: Path, seed: int
+) -> Backbone:
+    """Load or build the model of a config.
+
+    Args:
+        config: Of the model.
+        data: Name of the data, which decides what ``init=auto`` means.
+        rows: Training rows, for a tokenizer that is trained on them.
+        cache: Folder of base models made here.
+        seed: Of random weights.
+
+    Raises:
+        UserError: The weights or the tokenizer cannot be had.
+    """
+    world = data == "microworld" and config.name == "tiny" and config.path is None
+    if world and config.init in ("auto", "pretrained"):
+        return _world_base(config, cache)
+    if config.init == "random" or (config.hub_id is None and config.path is None):
+        return _random(config, rows, world=world, seed=seed)
+    return _pretrained(config)
+
+
+def _world_base(config: ModelConfig, cache: Path) -> Backbone:
+    from tbr_lightning.microworld.base import BaseSettings, base_model
+
+    try:
+        settings = BaseSettings(**config.pretraining)
+    except TypeError as error:
+        raise UserError(f"model.pretraining: {error}: see BaseSettings for its keys") from error
+    folder = base_model(cache, settings)
+    return load_folder(folder, Layout.of(config), origin=folder.name, thinks=True)
+
+
+def load_folder(
+    folder: Path | str,
+    layout: Layout | None = None,
+    *,
+    origin: str,
+    thinks: bool,
+    dtype: str = "auto",
+    revision: str | None = None,
+) -> Backbone:
+    """Load a Hugging Face folder or hub id; only safetensors, never remote code."""
+    safe: dict[str, Any] = {"trust_remote_code": False, "revision": revision}
+    tokenizer = AutoTokenizer.from_pretrained(folder, **safe)
+    model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, dtype=dtype, **safe)
+    model.eval()
+    own = _complete(tokenizer)
+    return Backbone(model, tokenizer, layout or Layout.saved(model.config), origin, thinks, own)
+
+
+def _pretrained(config: ModelConfig) -> Backbone:
+    source = config.path or config.hub_id or ""
+    origin = source if config.path else f"{source}@{config.revision or 'main'}"
+    try:
+        return load_folder(
+            source,
+            Layout.of(config),
+            origin=origin,
+            thinks=False,
+            dtype=config.dtype,
+            revision=None if config.path else config.revision,
+        )
+    except (OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise UserError(f"the weights of {source} cannot be loaded: {first}") from error
+
+
+def _random(
+    config: ModelConfig, rows: Sequence[Example], *, world: bool, seed: int
+) -> Backbone:
+    tokenizer = _tokenizer(config, rows, world=world)
+    own = _complete(tokenizer)
+    settings = dict(config.architecture)
+    try:
+        architecture = AutoConfig.for_model(
+            settings.pop("model_type"),
+            **settings
+            | {
+                "vocab_size": len(tokenizer),
+                "bos_token_id": tokenizer.bos_token_id,
+                "eos_token_id": tokenizer.eos_token_id,
+                "pad_token_id": tokenizer.pad_token_id,
+            },
+        )
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(f"model.architecture cannot be built: {error}") from error
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(
+            architecture, dtype=getattr(torch, config.dtype), trust_remote_code=False
+        )
+    model.eval()
+    return Backbone(model, tokenizer, Layout.of(config), f"random/{seed}", False, own)
+
+
+def _tokenizer(config: ModelConfig, rows: Sequence[Example], *, world: bool) -> Any:
+    kind = config.tokenizer
+    if kind == "auto":
+        kind = "own" if world or config.hub_id or config.path else "train"
+    texts: Iterable[str] = (text for row in rows for text in (row.prompt, row.response))
+    if kind == "bytes":
+        return byte_tokenizer(config.max_length)
+    if kind == "train":
+        return trained_tokenizer(texts, config.vocab_size, config.max_length)
+    if world:
+        from tbr_lightning.microworld.tokenizer import build_tokenizer
+
+        return build_tokenizer()
+    source = config.path or config.hub_id
+    if source is None:
+        raise UserError(
+            f"model.tokenizer=own: {config.name} has none for this data: use bytes or train"
+        )
+    try:
+        return AutoTokenizer.from_pretrained(
+            source, revision=config.revision, trust_remote_code=False
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"the tokenizer of {source} cannot be loaded: go online once, or use "
+            "model.tokenizer=bytes"
+        ) from error
+
+
+def _complete(tokenizer: Any) -> bool:
+    """Give a tokenizer the pad token and chat template it lacks; return whether it had its own."""
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.chat_template:
+        return True
+    tokenizer.chat_template = FALLBACK_TEMPLATE
+    return False
+
+
+def with_adapter(model: Any, config: AdapterConfig) -> Any:
+    """Return the model with the configured PEFT adapter, or as it is."""
+    if config.name == "none":
+        return model
+    from peft import LoraConfig, get_peft_model
+
+    lora = LoraConfig(
+        r=config.r,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=config.target_modules,
+        task_type="CAUSAL_LM",
+    )
+    try:
+        return get_peft_model(model, lora)
+    except ValueError as error:
+        raise UserError(
+            f"adapter.target_modules='{config.target_modules}' fits no layer of this model: "
+            "use all-linear"
+        ) from error

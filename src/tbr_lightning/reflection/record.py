@@ -1,0 +1,88 @@
+"""A reflection as a record of its own, joined to an instruction by the instruction's id."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Conclusion = Literal["harmful", "harmless"]
+
+# The last word decides: a rationale may weigh both before it concludes.
+_CONCLUSION = re.compile(r"\b(harmful|harmless|not harmful)\b", re.IGNORECASE)
+
+
+def stated_conclusion(text: str) -> Conclusion | None:
+    """Return what a rationale concludes in words, the form that our prompt files ask for."""
+    found = _CONCLUSION.findall(text.replace("not harmful", "harmless"))
+    if not found:
+        return None
+    return "harmful" if found[-1].lower() == "harmful" else "harmless"
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What a teacher returned for one instruction, before any check.
+
+    Attributes:
+        text: The rationale, without markers.
+        conclusion: What it concludes, if it says so.
+        prompt_tokens: Tokens the teacher read; 0 where nothing was read.
+        completion_tokens: Tokens the teacher wrote.
+        cut: The text ended by length, not by itself.
+    """
+
+    text: str
+    conclusion: Conclusion | None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cut: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Reflection:
+    """A rationale on whether one request is harmful, with its provenance.
+
+    Attributes:
+        instruction_id: Identity of the instruction (:attr:`Example.id`).
+        draft: What the teacher wrote.
+        teacher: Who wrote it.
+        prompt_hash: Of the prompt that the teacher was given.
+        sampling: Decoding settings.
+        reject: Why it failed the checks, or ``None``.
+        run_id: MLflow run that made it.
+    """
+
+    instruction_id: str
+    draft: Draft
+    teacher: str
+    prompt_hash: str
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    reject: str | None = None
+    run_id: str = ""
+
+    @property
+    def key(self) -> str:
+        """Hash of all that determines the request; the same request is never made twice."""
+        return request_key(self.instruction_id, self.teacher, self.prompt_hash, self.sampling)
+
+    def to_json(self) -> str:
+        """Return the record as one JSON object."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Reflection:
+        """Return the record that :meth:`to_json` wrote."""
+        fields = json.loads(text)
+        return cls(**{**fields, "draft": Draft(**fields["draft"])})
+
+
+def request_key(
+    instruction_id: str, teacher: str, prompt_hash: str, sampling: Mapping[str, Any]
+) -> str:
+    """Return the hash of (instruction, teacher, prompt, sampling)."""
+    parts = json.dumps([instruction_id, teacher, prompt_hash, dict(sampling)], sort_keys=True)
+    return hashlib.sha256(parts.encode()).hexdigest()

@@ -1,0 +1,54 @@
+"""The reflections on disk: one SQLite file, each record there as soon as it exists."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from tbr_lightning.errors import UserError
+from tbr_lightning.reflection.record import Reflection
+
+_SCHEMA = "CREATE TABLE IF NOT EXISTS reflections (key TEXT PRIMARY KEY, record TEXT NOT NULL)"
+_LOOKUP = 500  # keys in one query; SQLite bounds the variables of a statement
+
+
+class ReflectionStore:
+    """Reflections by request key; several processes may share the file."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with self._open() as db:
+                db.execute("PRAGMA journal_mode=WAL")
+                db.execute(_SCHEMA)
+        except (OSError, sqlite3.Error) as error:
+            raise UserError(
+                f"the reflection store {file} cannot be used ({error}): set TBR_HOME to a folder "
+                "that can be written"
+            ) from error
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        with closing(sqlite3.connect(self.file, timeout=60)) as db, db:
+            yield db
+
+    def put(self, reflections: Iterable[Reflection]) -> None:
+        """Write records, replacing those of the same request, in one transaction."""
+        rows = [(reflection.key, reflection.to_json()) for reflection in reflections]
+        with self._open() as db:
+            db.executemany("INSERT OR REPLACE INTO reflections VALUES (?, ?)", rows)
+
+    def get(self, keys: Iterable[str]) -> dict[str, Reflection]:
+        """Return the records that exist, by key."""
+        wanted, found = list(keys), {}
+        with self._open() as db:
+            for start in range(0, len(wanted), _LOOKUP):
+                part = wanted[start : start + _LOOKUP]
+                marks = ", ".join("?" * len(part))
+                query = f"SELECT key, record FROM reflections WHERE key IN ({marks})"
+                for key, record in db.execute(query, part):
+                    found[key] = Reflection.from_json(record)
+        return found

@@ -1,0 +1,202 @@
+"""Teachers: who turns an instruction into a rationale."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from tbr_lightning.config.schema import ReflectionConfig
+from tbr_lightning.data.example import Example, instruction_id
+from tbr_lightning.data.files import read_rows, text_of
+from tbr_lightning.errors import UserError
+from tbr_lightning.reflection.record import Conclusion, Draft, stated_conclusion
+
+Writer = Callable[[Sequence[Example]], Iterator[tuple[Example, Draft]]]
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A way to get reflections, with all that determines what it writes.
+
+    Attributes:
+        name: Identity of the writer, down to weights or endpoint.
+        write: Yields a draft per example as soon as it exists, in any order.
+        prompt_hash: Of the prompt file or form.
+        sampling: Decoding settings.
+        checked: Whether its drafts must pass the checks; a filler control says nothing on purpose.
+    """
+
+    name: str
+    write: Writer
+    prompt_hash: str = ""
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    checked: bool = True
+
+
+def prompt_template(path: str | None, shipped: str) -> str:
+    """Return the text of a prompt file.
+
+    Raises:
+        UserError: The file is missing or has no ``{instruction}``.
+    """
+    if path is None:
+        folder = resources.files("tbr_lightning.reflection") / "prompts"
+        return (folder / shipped).read_text(encoding="utf-8")
+    if not Path(path).is_file():
+        raise UserError(f"reflection.prompt='{path}' is not a file: give the path of a prompt file")
+    text = Path(path).read_text(encoding="utf-8")
+    if "{instruction}" not in text:
+        raise UserError(f"reflection.prompt='{path}' has no {{instruction}}: say where it goes")
+    return text
+
+
+def text_hash(text: str) -> str:
+    """Return 16 hex digits over a prompt."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def microworld_teacher() -> Teacher:
+    """Return the micro-world's recorded teacher, which knows the world's own reasons."""
+    from tbr_lightning.microworld.prompts import teacher_reflection
+
+    def write(examples: Sequence[Example]) -> Iterator[tuple[Example, Draft]]:
+        for example in examples:
+            text, conclusion = teacher_reflection(example.instruction)
+            yield example, Draft(text, conclusion)
+
+    return Teacher("microworld/teacher", write)
+
+
+def filler_teacher(seed: int) -> Teacher:
+    """Return the control whose think block has the usual length and says nothing."""
+    from tbr_lightning.microworld.prompts import filler_reflection
+
+    def write(examples: Sequence[Example]) -> Iterator[tuple[Example, Draft]]:
+        for example in examples:
+            yield example, Draft(filler_reflection(f"{seed}/{example.id}"), None)
+
+    return Teacher("microworld/filler", write, sampling={"seed": seed}, checked=False)
+
+
+def recorded_teacher(path: str) -> Teacher:
+    """Return reflections of a JSONL file: ``instruction``, ``input`` (optional), ``reflection``.
+
+    Raises:
+        UserError: The file is malformed, or none of its rows matches an instruction.
+    """
+    texts: dict[str, str] = {}
+    digest = hashlib.sha256()
+    for where, row in read_rows(path, "reflection.path"):
+        instruction = text_of(row, ("instruction",), where)
+        key = instruction_id(instruction, text_of(row, ("input",), where, default=""))
+        texts[key] = text_of(row, ("reflection",), where)
+        digest.update(f"{key}{texts[key]}".encode())
+
+    def write(examples: Sequence[Example]) -> Iterator[tuple[Example, Draft]]:
+        if not any(example.id in texts for example in examples):
+            raise UserError(
+                f"reflection.path='{path}': none of its {len(texts)} instructions is among the "
+                f"{len(examples)} rows to reflect on: give the file that was made for this data"
+            )
+        for example in examples:
+            text = texts.get(example.id, "")
+            yield example, Draft(text, _conclusion(text))
+
+    return Teacher(f"recorded/{digest.hexdigest()[:16]}", write)
+
+
+def endpoint_teacher(config: ReflectionConfig) -> Teacher:
+    """Return a teacher behind an OpenAI-compatible endpoint.
+
+    The client retries 429, 5xx and time-outs with exponential backoff and honours ``Retry-After``.
+
+    Raises:
+        UserError: While writing, the endpoint refuses the key, does not know the model, or does
+            not answer. What was written is kept.
+    """
+    from tbr_lightning.reflection.endpoint import complete
+
+    template = prompt_template(config.prompt, "teacher.txt")
+
+    def write(examples: Sequence[Example]) -> Iterator[tuple[Example, Draft]]:
+        prompts = [template.replace("{instruction}", example.prompt) for example in examples]
+        for number, reply in complete(prompts, config):
+            text = reply.text.strip()
+            draft = Draft(
+                text,
+                stated_conclusion(text),
+                reply.prompt_tokens,
+                reply.completion_tokens,
+                reply.cut,
+            )
+            yield examples[number], draft
+
+    return Teacher(
+        f"endpoint/{config.base_url or 'default'}/{config.model}",
+        write,
+        text_hash(template),
+        {"temperature": config.temperature, "max_tokens": config.max_new_tokens},
+    )
+
+
+def internal_teacher(config: ReflectionConfig, backbone: Any, origin: str) -> Teacher:
+    """Return the model that is about to be tuned as its own teacher.
+
+    A model that knows think blocks (the micro-world's base) is asked by its cue and goes on after
+    the opening marker; any other gets the chain-of-thought prompt file, as a chat where it has a
+    chat template and as few-shot text where it has none.
+    """
+    from tbr_lightning.modeling.generation import generate, reflection_prefix
+
+    thinks = backbone.thinks and config.prompt is None
+    chat = backbone.has_own_template
+    template = "" if thinks else prompt_template(
+        config.prompt, "teacher.txt" if chat else "few_shot.txt"
+    )
+
+    def ids_of(example: Example) -> list[int]:
+        if thinks:
+            return reflection_prefix(backbone, example.prompt)
+        text = template.replace("{instruction}", example.prompt)
+        if chat:
+            from tbr_lightning.data.layout import prompt_ids
+
+            return prompt_ids(backbone.tokenizer, text)
+        return list(backbone.tokenizer.encode(text.rstrip()))
+
+    def write(examples: Sequence[Example]) -> Iterator[tuple[Example, Draft]]:
+        prompts = [ids_of(example) for example in examples]
+        for number, made in generate(
+            backbone,
+            prompts,
+            max_new_tokens=config.max_new_tokens,
+            batch_size=config.batch_size,
+            temperature=config.temperature,
+        ):
+            if thinks:
+                text, closed, _ = made.text.partition(backbone.layout.think_close.strip())
+                cut = not closed
+            else:
+                text, cut = made.text.split("\n\nRequest:")[0], made.cut
+            draft = Draft(
+                text.strip(), _conclusion(text), len(prompts[number]), made.new_tokens, cut
+            )
+            yield examples[number], draft
+
+    return Teacher(
+        f"internal/{origin}",
+        write,
+        text_hash(template or backbone.layout.think_cue),
+        {"temperature": config.temperature, "max_tokens": config.max_new_tokens},
+    )
+
+
+def _conclusion(text: str) -> Conclusion | None:
+    """Read a conclusion in the micro-world's words or in those of our prompt files."""
+    from tbr_lightning.microworld.sentences import conclusion_of
+
+    return conclusion_of(text) or stated_conclusion(text)

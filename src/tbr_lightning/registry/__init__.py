@@ -1,0 +1,1 @@
+"""What ships: the two-sided gate and the aliases it moves."""

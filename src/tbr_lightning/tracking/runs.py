@@ -1,0 +1,171 @@
+"""MLflow runs: what every run carries, and an honest final status."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, is_dataclass
+from functools import lru_cache
+from typing import Any
+
+import mlflow
+import pandas as pd
+from mlflow.entities import RunStatus
+
+from tbr_lightning.config.schema import TrackingConfig
+from tbr_lightning.data.example import Example
+from tbr_lightning.tracking.provenance import git_state, hardware, package_versions
+from tbr_lightning.tracking.store import connect
+
+_PARAM_LIMIT = 6000  # characters of a param's value that MLflow stores; the artifact has no limit
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run under way.
+
+    Attributes:
+        id: MLflow's run id.
+        name: The name that the UI shows.
+        experiment_id: Of the experiment that holds it.
+    """
+
+    id: str
+    name: str
+    experiment_id: str
+
+    @property
+    def where(self) -> str:
+        """Where a person finds the run."""
+        return f"run {self.id} ({self.name})"
+
+
+@contextmanager
+def start_run(
+    stage: str,
+    name: str,
+    config: Any,
+    tracking: TrackingConfig,
+    tags: Mapping[str, str] | None = None,
+) -> Iterator[Run]:
+    """Open a run of one verb, as a child of the run that is open, if any.
+
+    It logs the resolved config (as ``config.yaml`` and as flat params), code and package versions
+    and the machine. The status ends as FINISHED, KILLED after an interruption, or FAILED with the
+    error's words in the tag ``tbr.failure``.
+    """
+    experiment_id = connect(tracking)
+    facts = {"tbr.stage": stage, **git_state(), **dict(tags or {})}
+    nested = mlflow.active_run() is not None
+    active = mlflow.start_run(
+        experiment_id=experiment_id,
+        run_name=name,
+        nested=nested,
+        tags=facts,
+        log_system_metrics=tracking.system_metrics,
+    )
+    status = RunStatus.to_string(RunStatus.FINISHED)
+    try:
+        settings = _public(asdict(config) if is_dataclass(config) else dict(config))
+        mlflow.log_dict(settings, "config.yaml")
+        mlflow.log_dict(_environment(), "environment.json")
+        params = {key: str(value) for key, value in flatten(settings).items()}
+        mlflow.log_params({k: v for k, v in params.items() if len(v) <= _PARAM_LIMIT})
+        yield Run(active.info.run_id, name, experiment_id)
+    except KeyboardInterrupt:
+        status = RunStatus.to_string(RunStatus.KILLED)
+        raise
+    except BaseException as error:
+        status = RunStatus.to_string(RunStatus.FAILED)
+        mlflow.set_tag("tbr.failure", f"{type(error).__name__}: {error}"[:500])
+        raise
+    finally:
+        mlflow.end_run(status)
+
+
+@lru_cache
+def _environment() -> dict[str, dict[str, str]]:
+    return {"packages": package_versions(), "hardware": hardware()}
+
+
+def flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested mappings to dotted keys; lists stay values."""
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _public(settings: dict[str, Any]) -> dict[str, Any]:
+    """Take credentials out of URLs before they reach params or artifacts."""
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: clean(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [clean(item) for item in value]
+        return re.sub(r"://[^/@\s]+@", "://***@", value) if isinstance(value, str) else value
+
+    return clean(settings)
+
+
+def log_metrics(metrics: Mapping[str, float], step: int | None = None, **where: Any) -> None:
+    """Log numbers on the open run; ``model_id`` links them to a logged model as well."""
+    mlflow.log_metrics(dict(metrics), step=step, **where)
+
+
+def log_table(rows: Sequence[Mapping[str, Any]], file: str) -> None:
+    """Log rows as a table that the MLflow UI shows."""
+    mlflow.log_table(pd.DataFrame(list(rows)), file)
+
+
+def log_figure(figure: Any, file: str) -> None:
+    """Log a matplotlib figure."""
+    mlflow.log_figure(figure, file)
+
+
+def log_text(text: str, file: str) -> None:
+    """Log a text file."""
+    mlflow.log_text(text, file)
+
+
+def set_tags(tags: Mapping[str, str]) -> None:
+    """Set tags on the open run."""
+    mlflow.set_tags(dict(tags))
+
+
+def log_examples(examples: Sequence[Example], name: str, context: str) -> str:
+    """Log a data set with its digest and counts by kind, and return the digest."""
+    frame = pd.DataFrame(
+        [
+            {"id": e.id, "kind": e.kind, "prompt": e.prompt, "response": e.response}
+            for e in examples
+        ],
+        columns=["id", "kind", "prompt", "response"],
+    )
+    dataset = mlflow.data.from_pandas(frame, name=name)
+    counts = {f"rows_{kind}": str(n) for kind, n in frame["kind"].value_counts().items()}
+    mlflow.log_input(dataset, context=context, tags=counts)
+    return str(dataset.digest)
+
+
+def find_run(tags: Mapping[str, str]) -> str | None:
+    """Return the newest finished run of this store with these tags, or ``None``."""
+    wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+    found = mlflow.search_runs(
+        filter_string=f"attributes.status = 'FINISHED' and {wanted}",
+        max_results=1,
+        order_by=["attributes.start_time DESC"],
+        search_all_experiments=True,
+        output_format="list",
+    )
+    return str(found[0].info.run_id) if found else None
+
+
+def load_text(run_id: str, file: str) -> str:
+    """Return a text artifact of a run."""
+    return str(mlflow.artifacts.load_text(f"runs:/{run_id}/{file}"))

@@ -1,0 +1,91 @@
+"""Connection to the MLflow store that a config names."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+from tbr_lightning.config.schema import TrackingConfig
+from tbr_lightning.errors import UserError
+
+_SQLITE = "sqlite:///"
+
+
+def connect(tracking: TrackingConfig) -> str:
+    """Point MLflow at the store, make the experiment if it is new, and return its id.
+
+    Raises:
+        UserError: The store cannot be written or reached, or another MLflow version made it.
+    """
+    if tracking.uri.startswith(_SQLITE):
+        _check_writable(Path(tracking.uri.removeprefix(_SQLITE)))
+    elif not tracking.uri.startswith(("http://", "https://", "postgresql", "mysql")):
+        raise UserError(
+            f"tracking.uri='{tracking.uri}' is not supported: give sqlite:///FILE or a server's URL"
+        )
+    else:
+        # MLflow's own default retries an unreachable server for minutes.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    _quiet()
+    mlflow.set_tracking_uri(tracking.uri)
+    mlflow.set_registry_uri(tracking.uri)
+    try:
+        found = mlflow.get_experiment_by_name(tracking.experiment)
+        if found is not None:
+            if found.lifecycle_stage != "active":
+                raise UserError(
+                    f"tracking.experiment='{tracking.experiment}' was deleted: restore it in "
+                    "MLflow or give another name"
+                )
+            mlflow.set_experiment(experiment_id=found.experiment_id)
+            return str(found.experiment_id)
+        location = None
+        if tracking.artifacts is not None:
+            folder = Path(tracking.artifacts).absolute()
+            folder.mkdir(parents=True, exist_ok=True)
+            location = folder.as_uri()
+        experiment_id = mlflow.create_experiment(tracking.experiment, artifact_location=location)
+        mlflow.set_experiment(experiment_id=experiment_id)
+    except PermissionError as error:
+        raise UserError(
+            f"tracking.artifacts='{tracking.artifacts}' cannot be written: choose another folder"
+        ) from error
+    except MlflowException as error:
+        raise UserError(_explain(tracking.uri, str(error))) from error
+    return str(experiment_id)
+
+
+def _check_writable(file: Path) -> None:
+    folder = file.absolute().parent
+    if not folder.is_dir():
+        raise UserError(f"tracking.uri: the folder {folder} does not exist: create it")
+    if not os.access(folder, os.W_OK) or (file.exists() and not os.access(file, os.W_OK)):
+        raise UserError(
+            f"tracking.uri: no permission to write {file.absolute()}: choose another folder with "
+            "tracking.uri=sqlite:///FILE"
+        )
+    if file.exists() and file.stat().st_size and not file.read_bytes()[:15] == b"SQLite format 3":
+        raise UserError(f"tracking.uri: {file} is not an SQLite file: give another")
+
+
+def _explain(uri: str, text: str) -> str:
+    first = text.strip().splitlines()[0]
+    if "out-of-date database schema" in text or "Can't locate revision" in text:
+        return (
+            f"tracking.uri: {uri} was made by another MLflow version: back it up and run "
+            f"'mlflow db upgrade {uri}', or give another file"
+        )
+    if uri.startswith("http"):
+        return f"tracking.uri: {uri} does not answer ({first[:160]}): start it or use tracking=local"
+    return f"tracking.uri: {uri} cannot be used: {first[:300]}"
+
+
+def _quiet() -> None:
+    """Keep MLflow's and Alembic's progress chatter out of what a person reads."""
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
