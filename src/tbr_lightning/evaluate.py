@@ -70,8 +70,8 @@ def run(config: EvaluateConfig) -> EvaluateResult:
     with runs.start_run("evaluate", name, config, config.tracking, tags) as opened:
         rows = respond(subject.backbone, prompts, config.judge, config.generation, name)
         runs.log_table(table_rows(rows), RESPONSES)
-        link = {"model_id": subject.logged.model_id} if subject.logged else {}
-        runs.log_metrics(metrics(rows), **link)
+        model_id = subject.logged.model_id if subject.logged else None
+        runs.log_metrics(metrics(rows), model_id)
         overall = rates(rows)
         figure = report.two_sided_figure({subject.name: [overall]}, config.suite.name)
         runs.log_figure(figure, "two_sided.png")

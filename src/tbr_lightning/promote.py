@@ -60,10 +60,14 @@ def run(config: PromoteConfig) -> PromoteResult:
         version = aliases.version_of(config.name, candidate)
         before = aliases.holder(config.name, aliases.CHAMPION)
         theirs = None
-        if before is not None and before != version:
+        if config.baseline:
+            before = None
+        elif before is not None and before != version:
             theirs = _evaluation(config, f"models:/{config.name}/{before}")
         elif before == version:
-            raise UserError(f"model='{config.model_uri}' is the champion already (version {version})")
+            raise UserError(
+                f"model='{config.model_uri}' is the champion already (version {version})"
+            )
         verdict = gate.judge(ours, theirs, config.gate)
         aliases.move(config.name, aliases.CHALLENGER, version)
         if verdict.promoted:
@@ -106,7 +110,9 @@ def _evaluation(config: PromoteConfig, uri: str) -> list[Judged]:
     key = evaluation_key(
         digest, config.judge, config.generation, token_limit(layout, config.generation)
     )
-    found = find_run({"tbr.stage": "evaluate", "tbr.subject": model.model_id, "tbr.evaluation_key": key})
+    found = find_run(
+        {"tbr.stage": "evaluate", "tbr.subject": model.model_id, "tbr.evaluation_key": key}
+    )
     if found is not None:
         return from_table(load_text(found, evaluate.RESPONSES))
     return evaluate.run(

@@ -11,6 +11,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -96,7 +97,7 @@ def _as_values(verb: str, overrides: Sequence[str]) -> list[str]:
     To Hydra every ``model=`` chooses a member of the group ``conf/model/``; these verbs have no
     such group, and their users think of a model too.
     """
-    if "model_uri" not in VERBS[verb].__dataclass_fields__:
+    if all(item.name != "model_uri" for item in fields(VERBS[verb])):
         return list(overrides)
     return [re.sub(r"^model=", "model_uri=", item) for item in overrides]
 
@@ -111,9 +112,7 @@ def _refuse_added_keys(config: Any, verb: str, prefix: str = "") -> None:
             _refuse_added_keys(value, verb, f"{prefix}{name}.")
 
 
-def _explain(
-    error: Exception, verb: str, overrides: Sequence[str], config_dir: str | None
-) -> str:
+def _explain(error: Exception, verb: str, overrides: Sequence[str], config_dir: str | None) -> str:
     """Turn Hydra's or OmegaConf's error into one sentence with the near match."""
     text = str(error)
     cause = error.__cause__ or error.__context__
@@ -135,26 +134,35 @@ def _explain(
         key = getattr(error, "full_key", None) or match[1]
         key = key.replace("model_uri", "model")
         return f"{key} is not set: give {key}=VALUE"
-    if match := re.search(r"LexerNoViableAltException|mismatched input|extraneous|token", text):
-        return f"the override {_culprit(overrides, text)} cannot be read: write key=value"
+    if re.search(r"LexerNoViable|no viable alternative|mismatched input|extraneous|token rec", text):
+        return (
+            f"the override {_culprit(overrides)} cannot be read: write key=value, and quote a "
+            "value that itself holds = or blanks, as in key='a=b'"
+        )
     key = getattr(error, "full_key", None) or (getattr(cause, "full_key", None) or "")
     first = text.strip().split("\n")[0].rstrip(".")
     first = re.sub(r"^Error merging override (\S+)$", r"\1", first)
     detail = str(cause).strip().split("\n")[0] if cause is not None and key not in first else ""
     if "Error merging override" in text and cause is not None:
         return f"{first}: {str(cause).strip().splitlines()[0]}"
-    return f"{key}: {first}" if key and key not in first else first + (
-        f": {detail}" if detail and detail not in first else ""
+    return (
+        f"{key}: {first}"
+        if key and key not in first
+        else first + (f": {detail}" if detail and detail not in first else "")
     )
 
 
-def _culprit(overrides: Sequence[str], text: str) -> str:
-    return next((f"'{item}'" for item in overrides if item and item in text), "given")
+def _culprit(overrides: Sequence[str]) -> str:
+    """Return the first override that Hydra's grammar refuses."""
+    for item in overrides:
+        try:
+            OverridesParser.create().parse_override(item)
+        except HydraException:
+            return item
+    return "given"
 
 
-def _unknown_key(
-    key: str, verb: str, overrides: Sequence[str], config_dir: str | None
-) -> str:
+def _unknown_key(key: str, verb: str, overrides: Sequence[str], config_dir: str | None) -> str:
     """Name the nearest key that the same command line has without the unknown one."""
     rest = [item for item in overrides if not item.lstrip("+~").startswith(key)]
     try:
@@ -169,7 +177,7 @@ def _unknown_key(
 def _flatten(node: DictConfig, prefix: str = "") -> list[str]:
     names: list[str] = []
     for key in node:
-        name = f"{prefix}{key}"
+        name = f"{prefix}{key!s}"
         names.append(name)
         child = None if OmegaConf.is_missing(node, key) else node._get_node(key)
         if isinstance(child, DictConfig) and not child._is_none():

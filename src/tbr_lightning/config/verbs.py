@@ -88,6 +88,7 @@ class PromoteConfig:
 
     model_uri: str = ""  # the candidate: models:/m-…, models:/NAME/3 or a training run's id
     name: str = "tbr-microworld"  # registered model
+    baseline: bool = False  # start afresh: become champion without meeting the one there is
     suite: SuiteConfig = MISSING
     judge: JudgeConfig = MISSING
     generation: GenerationConfig = field(default_factory=GenerationConfig)
@@ -135,20 +136,38 @@ class ServeConfig:
 
 
 @dataclass
+class DemoArm:
+    """One way to treat the base model."""
+
+    about: str = ""
+    train: list[str] | None = None  # overrides of a training run; null: the base as it is
+    evaluate: list[str] = field(default_factory=list)  # overrides of its evaluation
+
+
+@dataclass
 class DemoConfig:
-    """``python -m tbr_lightning.demo``."""
+    """What ``make demo`` shows."""
 
     seeds: int = 1  # how many
     first_seed: int = 0
     name: str = "tbr-microworld"  # registered model
-    arms: list[str] = field(default_factory=list)
+    arms: dict[str, DemoArm] = field(default_factory=dict)
     train: list[str] = field(default_factory=list)  # overrides of every training run
     evaluate: list[str] = field(default_factory=list)  # overrides of every evaluation
+    baseline: str = MISSING  # arm that becomes the champion first
+    candidate: str = MISSING  # arm that is gated against it
+    unsafe: str = MISSING  # arm that the gate must refuse
     figure: str = "demo.png"
 
     def __post_init__(self) -> None:
         at_least("demo.seeds", self.seeds, 1)
         at_least("demo.first_seed", self.first_seed, 0)
+        for role in ("baseline", "candidate", "unsafe"):
+            one_of(f"demo.{role}", getattr(self, role), self.arms)
+            if self.arms[getattr(self, role)].train is None:
+                raise UserError(
+                    f"demo.{role}={getattr(self, role)} is not trained: name one that is"
+                )
 
 
 @dataclass

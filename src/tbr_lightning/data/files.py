@@ -57,7 +57,9 @@ def text_of(row: Row, columns: Sequence[str], where: str, *, default: str | None
         if value is None:
             continue
         if not isinstance(value, str):
-            raise UserError(f"{where}: '{column}' is {type(value).__name__}, not text: mend the row")
+            raise UserError(
+                f"{where}: '{column}' is {type(value).__name__}, not text: mend the row"
+            )
         if value.strip() or default is not None:
             return value.strip()
         raise UserError(f"{where}: '{column}' is empty: fill it or remove the row")

@@ -1,8 +1,8 @@
 """How a row becomes tokens: prompt, think block, answer, and which token is which.
 
 The tokenizer's chat template renders the prompt only, since some templates strip or insert think
-blocks; think block, answer and end token are appended here, as ``OPEN reflection CLOSE answer END``.
-A row without a reflection has no think block.
+blocks; think block, answer and end token are appended here, as ``OPEN reflection
+CLOSE answer END``. A row without a reflection has no think block.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ def load(config: Any, seed: int) -> list[Example]:
     """Return the training rows of a data config, by calling its ``_target_``."""
     # Hydra's own `call` would wrap a UserError in an exception of its own.
     settings = asdict(config)
-    return get_method(settings.pop("_target_"))(**settings, seed=seed)  # type: ignore[no-any-return]
+    return get_method(settings.pop("_target_"))(**settings, seed=seed)
 
 
 def microworld(*, name: str, general: int, harmful: int, seed: int) -> list[Example]:

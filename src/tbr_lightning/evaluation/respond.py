@@ -125,9 +125,7 @@ def respond(
     return [row for row in rows if row is not None]
 
 
-def _judge(
-    prompt: Prompt, forced: str, response: Generated, layout: Layout, decide: Any
-) -> Judged:
+def _judge(prompt: Prompt, forced: str, response: Generated, layout: Layout, decide: Any) -> Judged:
     reflection, answer = layout.split(forced + response.text)
     verdict = decide(answer, cut=response.cut)
     return Judged(
@@ -144,5 +142,3 @@ def _judge(
         right=answer == prompt.reference if prompt.reference else None,
         new_tokens=response.new_tokens,
     )
-
-

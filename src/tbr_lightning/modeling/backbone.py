@@ -110,9 +110,7 @@ def _pretrained(config: ModelConfig) -> Backbone:
         raise UserError(f"the weights of {source} cannot be loaded: {first}") from error
 
 
-def _random(
-    config: ModelConfig, rows: Sequence[Example], *, world: bool, seed: int
-) -> Backbone:
+def _random(config: ModelConfig, rows: Sequence[Example], *, world: bool, seed: int) -> Backbone:
     tokenizer = _tokenizer(config, rows, world=world)
     own = _complete(tokenizer)
     settings = dict(config.architecture)

@@ -76,7 +76,7 @@ def fit(
     trainer = pl.Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
-        precision=settings.precision,  # type: ignore[arg-type]
+        precision=settings.precision,
         max_epochs=settings.epochs,
         max_steps=settings.max_steps,
         accumulate_grad_batches=settings.accumulate,

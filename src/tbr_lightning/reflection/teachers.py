@@ -154,8 +154,8 @@ def internal_teacher(config: ReflectionConfig, backbone: Any, origin: str) -> Te
 
     thinks = backbone.thinks and config.prompt is None
     chat = backbone.has_own_template
-    template = "" if thinks else prompt_template(
-        config.prompt, "teacher.txt" if chat else "few_shot.txt"
+    template = (
+        "" if thinks else prompt_template(config.prompt, "teacher.txt" if chat else "few_shot.txt")
     )
 
     def ids_of(example: Example) -> list[int]:

@@ -25,7 +25,7 @@ _PACKAGES = (
 
 
 def git_state(folder: Path | None = None) -> dict[str, str]:
-    """Return ``git.commit`` and ``git.dirty`` of the checkout that holds the code, if there is one."""
+    """Return ``git.commit`` and ``git.dirty`` of the code's checkout, if it is in one."""
     folder = folder or Path(__file__).resolve().parent
 
     def git(*words: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -67,7 +67,7 @@ def start_run(
     )
     status = RunStatus.to_string(RunStatus.FINISHED)
     try:
-        settings = _public(asdict(config) if is_dataclass(config) else dict(config))
+        settings = _public(asdict(config))
         mlflow.log_dict(settings, "config.yaml")
         mlflow.log_dict(_environment(), "environment.json")
         params = {key: str(value) for key, value in flatten(settings).items()}
@@ -113,9 +113,9 @@ def _public(settings: dict[str, Any]) -> dict[str, Any]:
     return clean(settings)
 
 
-def log_metrics(metrics: Mapping[str, float], step: int | None = None, **where: Any) -> None:
+def log_metrics(metrics: Mapping[str, float], model_id: str | None = None) -> None:
     """Log numbers on the open run; ``model_id`` links them to a logged model as well."""
-    mlflow.log_metrics(dict(metrics), step=step, **where)
+    mlflow.log_metrics(dict(metrics), model_id=model_id)
 
 
 def log_table(rows: Sequence[Mapping[str, Any]], file: str) -> None:

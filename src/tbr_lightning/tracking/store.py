@@ -81,7 +81,9 @@ def _explain(uri: str, text: str) -> str:
             f"'mlflow db upgrade {uri}', or give another file"
         )
     if uri.startswith("http"):
-        return f"tracking.uri: {uri} does not answer ({first[:160]}): start it or use tracking=local"
+        return (
+            f"tracking.uri: {uri} does not answer ({first[:160]}): start it or use tracking=local"
+        )
     return f"tracking.uri: {uri} cannot be used: {first[:300]}"
 
 

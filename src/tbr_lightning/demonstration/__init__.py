@@ -1,0 +1,1 @@
+"""The demo's arms and how they are shown."""

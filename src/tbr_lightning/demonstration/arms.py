@@ -1,0 +1,72 @@
+"""Every arm of the comparison, trained and evaluated through the ordinary verbs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tbr_lightning import evaluate, train
+from tbr_lightning.config.compose import compose_verb
+from tbr_lightning.config.verbs import DemoArm, DemoVerbConfig
+from tbr_lightning.evaluation.results import Judged
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One arm with one seed.
+
+    Attributes:
+        arm: Its name.
+        seed: Of the tuning; ``None`` for an arm that is not tuned.
+        rows: Its judged answers to the test prompts.
+        model_uri: The logged model, if one was trained.
+        supervised_tokens: Supervised tokens seen in training, all epochs together.
+    """
+
+    arm: str
+    seed: int | None
+    rows: list[Judged]
+    model_uri: str | None = None
+    supervised_tokens: int = 0
+
+
+def plan(config: DemoVerbConfig) -> list[tuple[str, int | None]]:
+    """Return arms with seeds in the order they are run; untuned arms come once."""
+    seeds = range(config.demo.first_seed, config.demo.first_seed + config.demo.seeds)
+    steps: list[tuple[str, int | None]] = []
+    for name, arm in config.demo.arms.items():
+        steps += [(name, None)] if arm.train is None else [(name, seed) for seed in seeds]
+    return steps
+
+
+def outcomes(config: DemoVerbConfig) -> Iterator[Outcome]:
+    """Train and evaluate every arm with every seed."""
+    for name, seed in plan(config):
+        yield _outcome(config, name, config.demo.arms[name], seed)
+
+
+def _outcome(config: DemoVerbConfig, name: str, arm: DemoArm, seed: int | None) -> Outcome:
+    model, trained = "tiny", None
+    if arm.train is not None:
+        overrides = ["model=tiny", "data=microworld", *config.demo.train, *arm.train]
+        settings = _within(config, compose_verb("train", [*overrides, f"seed={seed}"]).config)
+        label = {"run_name": f"train {name} seed {seed}", "tags": {"tbr.arm": name}}
+        trained = train.run(replace(settings, **label))
+        model = trained.model_uri
+    overrides = [f"model='{model}'", "suite=smoke", *config.demo.evaluate, *arm.evaluate]
+    settings = _within(config, compose_verb("evaluate", overrides).config)
+    title = f"evaluate {name}" + (f" seed {seed}" if seed is not None else "")
+    judged = evaluate.run(replace(settings, run_name=title, tags={"tbr.demo_arm": name}))
+    return Outcome(
+        name,
+        seed,
+        judged.rows,
+        trained.model_uri if trained else None,
+        trained.supervised_tokens if trained else 0,
+    )
+
+
+def _within(config: DemoVerbConfig, settings: Any) -> Any:
+    """Write to the demo's own store and folders."""
+    return replace(settings, tracking=config.tracking, paths=config.paths)
