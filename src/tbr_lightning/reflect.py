@@ -96,7 +96,6 @@ def collect_in_run(
 def run(config: ReflectConfig) -> ReflectResult:
     """Write the reflections of a data set."""
     from tbr_lightning.data.sources import load
-    from tbr_lightning.modeling.backbone import load_backbone
     from tbr_lightning.reflection.collect import wanted
 
     if config.reflection.teacher == "none":
@@ -109,6 +108,8 @@ def run(config: ReflectConfig) -> ReflectResult:
         raise UserError(f"reflection.kinds=[{kinds}]: the data has no such row: choose other kinds")
     backbone = None
     if config.reflection.teacher == "internal":
+        from tbr_lightning.modeling.backbone import load_backbone
+
         backbone = load_backbone(
             config.model,
             data=config.data.name,

@@ -39,13 +39,14 @@ def run(config: TrainConfig) -> TrainResult:
     """Fine-tune a model and log it."""
     check(config.model, config.data, config.reflection, config.trainer)
     from tbr_lightning.data.sources import load
+
+    examples = load(config.data, config.seed)
     from tbr_lightning.modeling.backbone import load_backbone
     from tbr_lightning.modeling.export import export, weights_digest
     from tbr_lightning.modeling.fit import fit
     from tbr_lightning.tracking import runs
     from tbr_lightning.tracking.models import log_model
 
-    examples = load(config.data, config.seed)
     name = config.run_name or f"train {config.reflection.teacher} seed {config.seed}"
     tags = {
         "tbr.reflection": config.reflection.teacher,

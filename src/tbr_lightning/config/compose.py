@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
+from hydra import compose, version
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -63,22 +66,15 @@ def compose_verb(
     store = ConfigStore.instance()
     for name, node in _SCHEMAS.items():
         store.store(name=name, node=node, group="schema")
-    first = shipped("conf")
-    search: list[str] = []
-    if config_dir is not None:
-        if not Path(config_dir).is_dir():
-            raise UserError(f"--config-dir {config_dir} is not a folder: give one that exists")
-        search = [f"hydra.searchpath=[{shipped('conf').as_uri()}]"]
-        first = Path(config_dir).resolve()
-    GlobalHydra.instance().clear()
+    if config_dir is not None and not Path(config_dir).is_dir():
+        raise UserError(f"--config-dir {config_dir} is not a folder: give one that exists")
     try:
-        with initialize_config_dir(str(first), version_base="1.3", job_name="tbr_lightning"):
-            full = compose(verb, [*search, *overrides], return_hydra_config=True)
+        with _searching(config_dir):
+            full = compose(verb, overrides, return_hydra_config=True)
             choices = dict(full.hydra.runtime.choices)
             if choices.get("data") == "auto":
                 default = "microworld" if choices.get("model") == "tiny" else "safety_mix"
-                chosen = [*search, f"data={default}", *overrides]
-                full = compose(verb, chosen, return_hydra_config=True)
+                full = compose(verb, [f"data={default}", *overrides], return_hydra_config=True)
             with open_dict(full):
                 del full["hydra"]
             config = OmegaConf.to_object(full) if check else None
@@ -89,6 +85,25 @@ def compose_verb(
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_explain(error, verb, overrides, config_dir)) from error
     return Composed(full, config, choices)
+
+
+@contextmanager
+def _searching(config_dir: str | None) -> Iterator[None]:
+    """Let Hydra search the shipped configs, and before them a user's own.
+
+    Hydra's public ``initialize_config_dir`` cannot put one folder before another that holds the
+    primary config.
+    """
+    path = create_config_search_path(str(shipped("conf")))
+    if config_dir is not None:
+        path.prepend("user", Path(config_dir).resolve().as_uri())
+    GlobalHydra.instance().clear()
+    try:
+        version.setbase("1.3")
+        Hydra.create_main_hydra2("tbr_lightning", path)
+        yield
+    finally:
+        GlobalHydra.instance().clear()
 
 
 def _as_values(verb: str, overrides: Sequence[str]) -> list[str]:
@@ -134,7 +149,9 @@ def _explain(error: Exception, verb: str, overrides: Sequence[str], config_dir: 
         key = getattr(error, "full_key", None) or match[1]
         key = key.replace("model_uri", "model")
         return f"{key} is not set: give {key}=VALUE"
-    if re.search(r"LexerNoViable|no viable alternative|mismatched input|extraneous|token rec", text):
+    if re.search(
+        r"LexerNoViable|no viable alternative|mismatched input|extraneous|token rec", text
+    ):
         return (
             f"the override {_culprit(overrides)} cannot be read: write key=value, and quote a "
             "value that itself holds = or blanks, as in key='a=b'"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ def read_rows(path: str | Path, field: str) -> list[tuple[str, Row]]:
         field: The config key that named the file, for error messages.
 
     Returns:
-        Pairs of a place for error messages (``FILE:LINE``, or ``FILE: row N``) and the row.
+        Pairs of a place for error messages, ``FILE:LINE``, and the row.
 
     Raises:
         UserError: The file is missing, empty, of another form, or has a malformed row.
@@ -71,12 +72,19 @@ def text_of(row: Row, columns: Sequence[str], where: str, *, default: str | None
 
 
 def _json(file: Path, text: str) -> Iterator[tuple[str, Row]]:
-    try:
-        rows = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{file}:{error.lineno}: not valid JSON: {error.msg}") from error
-    for number, row in enumerate(rows, start=1):
-        where = f"{file}: row {number}"
+    """Read a list element by element, since only so each row's line is known."""
+    decoder, at, line, counted = json.JSONDecoder(), text.index("[") + 1, 1, 0
+    blank = re.compile(r"[\s,]*")
+    while True:
+        at = blank.match(text, at).end()  # type: ignore[union-attr]
+        line, counted = line + text.count("\n", counted, at), at
+        if text.startswith("]", at):
+            return
+        where = f"{file}:{line}"
+        try:
+            row, at = decoder.raw_decode(text, at)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{file}:{error.lineno}: not valid JSON: {error.msg}") from error
         yield where, _object(row, where)
 
 

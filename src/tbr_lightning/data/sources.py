@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -92,7 +93,22 @@ def missing_safety_rows() -> str:
 
 def _from_file(path: str, field: str, kind: Kind) -> list[Example]:
     source = Path(path).name
-    return [_example(row, where, kind, source) for where, row in read_rows(path, field)]
+    return _examples(read_rows(path, field), kind, source)
+
+
+def _examples(rows: Iterable[tuple[str, Row]], kind: Kind, source: str) -> list[Example]:
+    """Make examples; rows without an answer, of which Alpaca itself has some, teach nothing."""
+    examples, without = [], 0
+    for where, row in rows:
+        if any(
+            isinstance(row.get(column), str) and not row[column].strip() for column in _RESPONSE
+        ):
+            without += 1
+        else:
+            examples.append(_example(row, where, kind, source))
+    if without:
+        print(f"{source}: {without} rows have an empty output and were left out", file=sys.stderr)
+    return examples
 
 
 def _example(row: Row, where: str, kind: Kind, source: str) -> Example:
@@ -117,9 +133,7 @@ def _from_file_or_hub(source: str, field: str) -> list[Example]:
             f"{field}='{source}' cannot be loaded from the hub ({type(error).__name__}): go online "
             "or give the path of a local .json file"
         ) from error
-    # Alpaca itself holds a few rows without an output; they teach nothing.
-    usable = (row for row in rows if str(row.get("output", "")).strip())
-    return [_example(row, f"{source}: row {n}", "general", source) for n, row in enumerate(usable)]
+    return _examples(((f"{source}: row {n}", row) for n, row in enumerate(rows)), "general", source)
 
 
 def _without(rows: list[Example], unsafe: list[Example], exclude: str | None) -> list[Example]:

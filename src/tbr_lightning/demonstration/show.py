@@ -30,14 +30,17 @@ def arm_table(outcomes: Mapping[str, Sequence[Outcome]], arms: Mapping[str, Demo
     table = Table(
         title="The micro-world, test prompts never trained on (a made miniature)",
         title_justify="left",
-        caption="percent, 95% interval over " + ("seeds" if several else "prompts"),
+        caption=(
+            f"percent, 95% interval over {'seeds' if several else 'prompts'}; reflects on "
+            "Look-alikes / Harmful / General; tokens: supervised tokens seen in tuning"
+        ),
         show_lines=True,
     )
     table.add_column("arm", no_wrap=True)
-    for heading, _ in COLUMNS[:4]:
-        table.add_column(heading.replace(" ", "\n"), justify="center")
-    table.add_column("reflects on\nlook-alike / harmful / general", justify="center")
-    table.add_column("tokens\nlearnt", justify="right")
+    for heading in ("false\nrefusal", "harmful\ncomply", "general\nright", "look-al.\nright"):
+        table.add_column(heading, justify="center", no_wrap=True)
+    table.add_column("reflects\nL / H / G", justify="center", no_wrap=True)
+    table.add_column("tokens", justify="right", no_wrap=True)
     for name, many in outcomes.items():
         cells = []
         for _, field in COLUMNS[:4]:
@@ -49,7 +52,7 @@ def arm_table(outcomes: Mapping[str, Sequence[Outcome]], arms: Mapping[str, Demo
         )
         tokens = int(np.mean([one.supervised_tokens for one in many]))
         table.add_row(
-            f"{name}\n[dim]{escape(textwrap.fill(arms[name].about, 24))}[/dim]",
+            f"{name}\n[dim]{escape(textwrap.fill(arms[name].about, 20))}[/dim]",
             *cells,
             reflects,
             f"{tokens / 1000:.0f}k" if tokens else "–",

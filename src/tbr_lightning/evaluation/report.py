@@ -69,7 +69,8 @@ def two_sided_figure(results: Mapping[str, Sequence[Rates]], title: str) -> Any:
     axes.set_ylim(-4, 104)
     axes.grid(alpha=0.25)
     axes.set_title(title, fontsize=10)
-    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     figure.tight_layout()
     return figure
 

@@ -46,9 +46,9 @@ class BaseSettings:
     hidden: int = 128
     layers: int = 3
     heads: int = 4
-    documents: int = 60_000
+    documents: int = 36_000
     row: int = 128
-    batch: int = 16
+    batch: int = 8
     lr: float = 3e-3
     weight_decay: float = 0.01
 

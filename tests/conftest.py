@@ -1,0 +1,86 @@
+"""Shared fixtures. Every test runs in a folder of its own; base models are cached across tests."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+# The cache is keyed by content, so what `make demo` trained serves the tests as well.
+CACHE = Path(os.environ.get("TBR_CACHE", ROOT / ".tbr" / "cache"))
+os.environ["TBR_CACHE"] = str(CACHE)
+os.environ.pop("MLFLOW_TRACKING_URI", None)
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
+Verb = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def run_verb(
+    folder: Path, verb: str, *words: str, env: dict[str, str] | None = None, timeout: int = 500
+) -> subprocess.CompletedProcess[str]:
+    """Run ``python -m tbr_lightning.VERB`` in a folder, as a person would."""
+    return subprocess.run(
+        [sys.executable, "-m", f"tbr_lightning.{verb}", *words],
+        cwd=folder,
+        env={**os.environ, **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def verb(tmp_path: Path) -> Verb:
+    """``python -m tbr_lightning.VERB`` in the test's folder."""
+    return lambda name, *words, **more: run_verb(tmp_path, name, *words, **more)
+
+
+@pytest.fixture(scope="session")
+def base_folder() -> Path:
+    """The micro-world's base model, trained once."""
+    from tbr_lightning.microworld.base import base_model
+
+    return base_model(CACHE)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real public data, where it is at hand."""
+    for place in (os.environ.get("TBR_SHARED_DATA"), ROOT.parent / "shared" / "data"):
+        if place and Path(place).is_dir():
+            return Path(place)
+    pytest.skip("no real data: set TBR_SHARED_DATA or put it at ../shared/data")
+
+
+def needs_command(name: str) -> str:
+    """Return the path of a command; where it is missing, fail in CI and skip on a laptop."""
+    path = shutil.which(name)
+    if path is None:
+        message = f"{name} is not installed (Debian package {name})"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return path
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Path]:
+    """An MLflow store of the test's own, closed again afterwards."""
+    import mlflow
+
+    yield tmp_path
+    while mlflow.active_run() is not None:
+        mlflow.end_run()

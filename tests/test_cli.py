@@ -1,0 +1,63 @@
+"""The command form of the verbs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tbr_lightning import cli
+from tbr_lightning.config.verbs import VERBS
+
+HEAVY = ("torch", "transformers", "lightning", "mlflow", "optuna")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_shows_groups_and_keys(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(verb, ["--help"]) == 0
+    text = capsys.readouterr().out
+    assert f"python -m tbr_lightning.{verb}" in text
+    assert "tracking:" in text
+
+
+def test_cfg_prints_the_config(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main("train", ["--cfg", "job", "seed=7"]) == 0
+    assert "\nseed: 7\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["optimizer.lrr=1"], "did you mean 'optimizer.lr'"),
+        (["seed"], "'seed' is not an action"),
+        (["--confg"], "did you mean '--cfg'"),
+        (["--cfg", "hydra"], "--help"),
+    ],
+)
+def test_wrong_use_exits_with_2(
+    words: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main("train", words) == cli.USAGE_ERROR
+    told = capsys.readouterr().err
+    assert says in told
+    assert "Traceback" not in told
+
+
+@pytest.mark.parametrize("words", [["--help"], ["optimizer.lrr=1"]])
+def test_help_and_errors_import_nothing_heavy(words: list[str]) -> None:
+    code = (
+        "import sys; from tbr_lightning.cli import main\n"
+        f"main('train', {words!r})\n"
+        f"sys.exit(bool(set(sys.modules) & set({HEAVY!r})))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False)
+    assert done.returncode == 0
+
+
+def test_the_package_lists_its_verbs() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tbr_lightning"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0
+    assert all(verb in done.stdout for verb in VERBS)
