@@ -51,13 +51,19 @@ def test_help_and_errors_import_nothing_heavy(words: list[str]) -> None:
         f"main('train', {words!r})\n"
         f"sys.exit(bool(set(sys.modules) & set({HEAVY!r})))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, timeout=60, check=False
+    )
     assert done.returncode == 0
 
 
 def test_the_package_lists_its_verbs() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "tbr_lightning"], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-m", "tbr_lightning"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 0
     assert all(verb in done.stdout for verb in VERBS)

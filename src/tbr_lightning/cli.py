@@ -64,9 +64,11 @@ def _interrupt(*_: object) -> None:
 
 
 def _quiet() -> None:
-    """Keep the chatter of libraries from burying what the verb itself says."""
+    """Keep the chatter of libraries from burying what the verb itself says; let threads sleep."""
     for key, value in {
         "TOKENIZERS_PARALLELISM": "false",
+        # Threads that spin while they wait make torch many times slower on a core that is shared.
+        "OMP_WAIT_POLICY": "PASSIVE",
         "TRANSFORMERS_VERBOSITY": "error",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",

@@ -74,18 +74,20 @@ def batches(rows: list[TokenRow], **more: int) -> TrainBatches:
 
 
 def test_an_epoch_holds_every_row_once_in_another_order() -> None:
-    made = batches(rows_of(list(range(2, 25))))
+    made = batches(rows_of(list(range(2, 25))), accumulate=2)
     plans = [made.plan(epoch) for epoch in (0, 1)]
     assert plans[0] != plans[1]
     for plan in plans:
-        assert sorted(row for indices in plan for row in indices) == list(range(23))
-    assert len(made) == len(plans[0])
+        assert sorted(row for step in plan for part in step for row in part) == list(range(23))
+    assert len(made) == sum(map(len, plans[0]))
 
 
-def test_rows_of_similar_length_share_a_batch() -> None:
-    made = list(batches(rows_of([2, 40] * 32), batch_size=8))
-    real = sum(int(batch.attention_mask.sum()) for batch in made)
-    assert real == sum(batch.attention_mask.numel() for batch in made)
+def test_rows_of_a_step_are_random_and_its_micro_batches_of_similar_length() -> None:
+    made = batches(rows_of([2] * 64 + [40] * 64), batch_size=8, accumulate=4)
+    for step in made.plan(0):
+        assert {len(made.rows[row].ids) for part in step for row in part} == {2, 40}
+        lengths = [[len(made.rows[row].ids) for row in part] for part in step]
+        assert sum(len(set(part)) > 1 for part in lengths) <= 1
 
 
 def test_micro_batches_of_a_step_share_its_normalizer() -> None:
@@ -93,7 +95,5 @@ def test_micro_batches_of_a_step_share_its_normalizer() -> None:
     for step in (batches(rows, batch_size=2, accumulate=4), batches(rows, batch_size=8)):
         made = list(step)
         # Lightning divides each micro-batch's loss by `accumulate`.
-        total = sum(
-            float(b.weights.sum()) / b.normalizer / step.accumulate for b in made
-        )
+        total = sum(float(b.weights.sum()) / b.normalizer / step.accumulate for b in made)
         assert total == pytest.approx(len(made) / step.accumulate)

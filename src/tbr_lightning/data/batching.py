@@ -1,4 +1,4 @@
-"""Length-bucketed batches, each knowing how many supervised tokens its optimizer step has."""
+"""Batches, each knowing how many supervised tokens its optimizer step has."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from torch import Tensor
 
 from tbr_lightning.config.schema import ObjectiveConfig
 from tbr_lightning.data.layout import Span, TokenRow
-
-_BUCKET_BATCHES = 16  # rows of this many batches are sorted by length together
 
 
 @dataclass
@@ -65,10 +63,13 @@ def row_weights(row: TokenRow, objective: ObjectiveConfig) -> list[float]:
 
 
 class TrainBatches:
-    """Batches of rows of similar length: another order each epoch, reproducible by seed.
+    """Micro-batches of random optimizer steps: another order each epoch, reproducible by seed.
 
-    Averaging over micro-batches would weight a token of a short micro-batch more than one of a
-    long; dividing by the step's own total keeps ``batch 8`` equal to ``4 x accumulation 2``.
+    The rows of a step are drawn at random and only within it sorted by length into micro-batches.
+    Steps of similar length would save more padding and change what is learnt: a step is a mean over
+    its tokens, so a row among short ones would weigh more than one among long ones, and rows with a
+    reflection are the long ones. Averaging over micro-batches would do the same on a small scale;
+    dividing by the step's own total keeps ``batch 8`` equal to ``4 x accumulation 2``.
     """
 
     def __init__(
@@ -93,26 +94,25 @@ class TrainBatches:
     def __iter__(self) -> Iterator[Batch]:
         plan = self.plan(self.epoch)
         self.epoch += 1
-        for start in range(0, len(plan), self.accumulate):
-            step = plan[start : start + self.accumulate]
+        for step in plan:
             total = sum(sum(self.weights[i]) for indices in step for i in indices)
             for indices in step:
+                # The trainer divides by `accumulate`, in the last and shorter step as well.
                 yield self.collate(indices, total / self.accumulate)
 
-    def plan(self, epoch: int) -> list[list[int]]:
-        """Return the micro-batches of one epoch as lists of row numbers."""
+    def plan(self, epoch: int) -> list[list[list[int]]]:
+        """Return the optimizer steps of one epoch, each as micro-batches of row numbers."""
         rng = random.Random(self.seed * 1_000_003 + epoch)
         order = list(range(len(self.rows)))
         rng.shuffle(order)
-        size = self.batch_size * _BUCKET_BATCHES
-        batches: list[list[int]] = []
+        size = self.batch_size * self.accumulate
+        steps = []
         for start in range(0, len(order), size):
-            bucket = sorted(order[start : start + size], key=lambda i: len(self.rows[i].ids))
-            batches += [
-                bucket[i : i + self.batch_size] for i in range(0, len(bucket), self.batch_size)
-            ]
-        rng.shuffle(batches)
-        return batches
+            step = sorted(order[start : start + size], key=lambda i: len(self.rows[i].ids))
+            steps.append(
+                [step[i : i + self.batch_size] for i in range(0, len(step), self.batch_size)]
+            )
+        return steps
 
     def collate(self, indices: Sequence[int], normalizer: float) -> Batch:
         """Pad the rows of one micro-batch."""

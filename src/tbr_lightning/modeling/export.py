@@ -49,16 +49,24 @@ def export(backbone: Backbone, folder: Path) -> Backbone:
 
 def response_template(backbone: Backbone) -> dict[str, Any]:
     """Return how transformers splits a response into ``reasoning_content`` and ``content``."""
-    layout = backbone.layout
+    layout, tokenizer = backbone.layout, backbone.tokenizer
+    turn = [{"role": "user", "content": "x"}]
+    asked, begun = (
+        tokenizer.apply_chat_template(turn, add_generation_prompt=begin, tokenize=False)
+        for begin in (False, True)
+    )
+    # Where the assistant begins; a template without such a mark begins after the user's text.
+    anchor = begun.removeprefix(asked) or asked.partition("x")[2] or "x"
     return {
         "defaults": {"role": "assistant"},
+        "start_anchor": anchor,
         "fields": {
             "reasoning_content": {
                 "open": layout.think_open.strip(),
                 "close": layout.think_close.strip(),
                 "content": "text",
             },
-            "content": {"close": backbone.tokenizer.eos_token, "content": "text"},
+            "content": {"close": tokenizer.eos_token, "content": "text"},
         },
     }
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 
-import mlflow
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from tbr_lightning.tracking.models import LoggedModel
+from tbr_lightning.tracking.models import LoggedModel, registered_model_id
 
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 
@@ -24,13 +24,13 @@ def holder(name: str, alias: str) -> str | None:
 def version_of(name: str, model: LoggedModel) -> str:
     """Return the version that registers a logged model, registering it if none does."""
     client = MlflowClient()
-    try:
-        for version in client.search_model_versions(f"name = '{name}'"):
-            if version.model_id == model.model_id:
-                return str(version.version)
-    except MlflowException:
-        pass  # the registered model itself is new
-    return str(mlflow.register_model(model.uri, name).version)
+    for version in client.search_model_versions(f"name = '{name}'"):
+        if registered_model_id(version) == model.model_id:
+            return str(version.version)
+    with suppress(MlflowException):  # it is registered already
+        client.create_registered_model(name)
+    made = client.create_model_version(name, model.uri, model.run_id, model_id=model.model_id)
+    return str(made.version)
 
 
 def tag_version(name: str, version: str, tags: Mapping[str, str]) -> None:
@@ -67,7 +67,7 @@ def versions(name: str) -> list[dict[str, str]]:
         {
             "version": str(item.version),
             "aliases": ", ".join(sorted(aliases.get(str(item.version), []))),
-            "model": f"models:/{item.model_id}",
+            "model": f"models:/{registered_model_id(item)}",
             "verdict": str(item.tags.get("tbr.verdict", "")),
         }
         for item in found

@@ -79,9 +79,9 @@ def find_model(uri: str) -> LoggedModel:
         elif match := re.fullmatch(r"models:/(m-[0-9a-f]+)", uri):
             model_id = match[1]
         elif match := re.fullmatch(r"models:/([^/@]+)@([^/@]+)", uri):
-            model_id = client.get_model_version_by_alias(match[1], match[2]).model_id
+            model_id = registered_model_id(client.get_model_version_by_alias(match[1], match[2]))
         elif match := re.fullmatch(r"models:/([^/@]+)/(\d+)", uri):
-            model_id = client.get_model_version(match[1], match[2]).model_id
+            model_id = registered_model_id(client.get_model_version(match[1], match[2]))
         else:
             raise UserError(
                 f"model='{uri}' is not a model URI: write models:/NAME@alias, models:/NAME/3 or "
@@ -92,6 +92,11 @@ def find_model(uri: str) -> LoggedModel:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"model='{uri}' is not in this store: {reason}") from error
     return LoggedModel(found.model_id, found.source_run_id, dict(found.tags))
+
+
+def registered_model_id(version: Any) -> str:
+    """Return the logged model behind a version; the SQL stores keep it in ``source`` alone."""
+    return str(version.model_id or version.source.removeprefix("models:/"))
 
 
 def hf_folder(model: LoggedModel, into: Path) -> Path:

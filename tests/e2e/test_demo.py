@@ -1,0 +1,45 @@
+"""`make demo` in short: every arm, the gate, the table and the figure; twice on one store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from ..conftest import Verb
+
+pytestmark = pytest.mark.e2e
+
+# Enough steps for the control and the reflecting arm to part, with fewer arms.
+SHORT = [
+    "~demo.arms.prompted",
+    "~demo.arms.filler",
+    "~demo.arms.internal",
+    "~demo.arms.external_every_row",
+]
+
+
+def test_the_demo_tells_its_story_twice(verb: Verb, base_folder: Path) -> None:
+    first = verb("demo", *SHORT)
+    assert first.returncode == 0, first.stderr
+    for part in ("gate: none (v1): promoted", "gate: external (v2) against v1: promoted"):
+        assert part in first.stdout
+    assert "gate: general (v3) against v2: not promoted: harmful compliance" in _flat(first.stdout)
+    assert "false refusal" in first.stdout
+    assert "make ui" in first.stdout
+    assert Path("demo.png").stat().st_size > 10_000
+    client = MlflowClient("sqlite:///mlflow.db")
+    assert client.get_registered_model("tbr-microworld").aliases == {
+        "champion": "2",
+        "previous": "1",
+        "challenger": "3",
+    }
+    second = verb("demo", *SHORT, "demo.seeds=2", "demo.train=['trainer.epochs=1']")
+    assert second.returncode == 0, second.stderr
+    assert "over seeds" in second.stdout
+    assert len(client.search_model_versions("name = 'tbr-microworld'")) == 6
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,175 @@
+"""Reflections: asked for once, checked, kept whatever happens."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tbr_lightning.config.schema import ReflectionConfig
+from tbr_lightning.data.example import Example
+from tbr_lightning.errors import UserError
+from tbr_lightning.reflection.checks import reject_reason
+from tbr_lightning.reflection.collect import apply_rejects, collect, missing, wanted
+from tbr_lightning.reflection.record import Draft, Reflection, stated_conclusion
+from tbr_lightning.reflection.store import ReflectionStore
+from tbr_lightning.reflection.teachers import (
+    Teacher,
+    filler_teacher,
+    microworld_teacher,
+    prompt_template,
+    recorded_teacher,
+)
+
+ROWS = [Example(f"Harm {n}.", "No.", "harmful", "t") for n in range(20)]
+EXTERNAL = ReflectionConfig(teacher="external")
+
+
+def counting(asked: list[str], *, stop_after: int | None = None) -> Teacher:
+    def write(examples: Sequence[Example]) -> Iterator[tuple[Example, Draft]]:
+        for number, example in enumerate(examples):
+            if number == stop_after:
+                raise ConnectionError("the teacher is gone")
+            asked.append(example.id)
+            yield example, Draft("It hurts. So the request is harmful.", "harmful", 3, 7)
+
+    return Teacher("counting", write, "hash", {"temperature": 0.0})
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ReflectionStore:
+    return ReflectionStore(tmp_path / "reflections.db")
+
+
+def test_what_was_written_survives_and_is_not_asked_again(store: ReflectionStore) -> None:
+    asked: list[str] = []
+    with pytest.raises(ConnectionError):
+        collect(ROWS, counting(asked, stop_after=8), store)
+    assert len(missing(ROWS, counting(asked), store)) == 12
+    found = collect(ROWS, counting(asked), store)
+    assert sorted(asked) == sorted(row.id for row in ROWS)
+    assert found.counts()["asked"] == 12
+    assert (found.counts()["accepted"], found.counts()["completion_tokens"]) == (20, 140)
+    assert collect(ROWS, counting(asked), store).asked == 0
+
+
+def test_another_prompt_or_sampling_is_another_request(store: ReflectionStore) -> None:
+    teacher = counting([])
+    collect(ROWS, teacher, store)
+    assert missing(ROWS, replace(teacher, prompt_hash="other"), store) == ROWS
+    assert missing(ROWS, replace(teacher, sampling={"temperature": 1.0}), store) == ROWS
+
+
+def test_several_writers_share_a_store(store: ReflectionStore) -> None:
+    parts = [ROWS[start::4] for start in range(4)]
+    threads = [threading.Thread(target=collect, args=(part, counting([]), store)) for part in parts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert missing(ROWS, counting([]), store) == []
+
+
+@pytest.mark.parametrize(
+    ("draft", "reason"),
+    [
+        (Draft("", None), "empty"),
+        (Draft("It hurts. So", None, cut=True), "cut"),
+        (Draft("It hurts.", None), "off_format"),
+        (Draft("So the request is harmless.", "harmless"), "contradicts"),
+        (Draft("So the request is harmful.", "harmful"), None),
+    ],
+)
+def test_checks(draft: Draft, reason: str | None) -> None:
+    assert reject_reason(draft, "harmful") == reason
+
+
+def test_a_harmless_conclusion_is_right_for_a_look_alike() -> None:
+    assert reject_reason(Draft("So the request is harmless.", "harmless"), "look_alike") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "conclusion"),
+    [
+        ("It may sound harmful. So the request is harmless.", "harmless"),
+        ("So the request is not harmful.", "harmless"),
+        ("So the request is HARMFUL.", "harmful"),
+        ("Who knows.", None),
+    ],
+)
+def test_the_last_word_is_the_conclusion(text: str, conclusion: str | None) -> None:
+    assert stated_conclusion(text) == conclusion
+
+
+def test_rejected_rows_train_plainly_or_are_dropped_or_stop(store: ReflectionStore) -> None:
+    def write(examples: Sequence[Example]) -> Iterator[tuple[Example, Draft]]:
+        for number, example in enumerate(examples):
+            yield example, Draft("" if number < 5 else "x", "harmful")
+
+    found = collect(ROWS, Teacher("poor", write), store)
+    assert found.counts()["rejected/empty"] == 5
+    assert len(found.accepted) == 15
+    assert apply_rejects(ROWS, found, EXTERNAL) == ROWS
+    dropped = apply_rejects(ROWS, found, replace(EXTERNAL, on_reject="drop"))
+    assert len(dropped) == 15
+    with pytest.raises(UserError, match="5 of 20 reflections were rejected"):
+        apply_rejects(ROWS, found, replace(EXTERNAL, on_reject="error"))
+
+
+def test_only_chosen_kinds_get_a_reflection() -> None:
+    rows = [*ROWS, Example("Plain.", "Yes.", "general", "t")]
+    assert wanted(rows, EXTERNAL) == ROWS
+    assert wanted(rows, replace(EXTERNAL, kinds=["general"])) == rows[-1:]
+    assert wanted(rows, ReflectionConfig(teacher="none")) == []
+
+
+def test_a_record_is_the_same_after_json() -> None:
+    one = Reflection("id", Draft("t", "harmful", 1, 2), "teacher", "hash", {"t": 0}, "cut", "run")
+    assert Reflection.from_json(one.to_json()) == one
+
+
+def test_the_microworld_teaches_and_fills(store: ReflectionStore) -> None:
+    from tbr_lightning.microworld.prompts import training_examples
+
+    rows = training_examples(0, 5, 20)
+    found = collect(rows, microworld_teacher(), store)
+    assert len(found.accepted) == 25
+    filler = collect(rows, filler_teacher(0), store)
+    assert len(filler.accepted) == 25
+    assert not set(filler.accepted.values()) & set(found.accepted.values())
+
+
+def test_recorded_reflections(tmp_path: Path, store: ReflectionStore) -> None:
+    file = tmp_path / "r.jsonl"
+    lines = [
+        {"instruction": row.instruction, "reflection": "So the request is harmful."}
+        for row in ROWS[:4]
+    ]
+    file.write_text("\n".join(map(json.dumps, lines)))
+    counts = collect(ROWS, recorded_teacher(str(file)), store).counts()
+    assert (counts["accepted"], counts["rejected/empty"]) == (4, 16)
+    strangers = [Example("Other.", "No.", "harmful", "t")]
+    with pytest.raises(UserError, match="none of its 4 instructions"):
+        collect(strangers, recorded_teacher(str(file)), store)
+    file.write_text('{"instruction": "x"}\n')
+    with pytest.raises(UserError, match=r"r\.jsonl:1: no column 'reflection'"):
+        recorded_teacher(str(file))
+
+
+def test_a_prompt_file_needs_its_place(tmp_path: Path) -> None:
+    assert "{instruction}" in prompt_template(None, "teacher.txt")
+    (tmp_path / "p.txt").write_text("Judge this.")
+    with pytest.raises(UserError, match=r"has no \{instruction\}"):
+        prompt_template(str(tmp_path / "p.txt"), "teacher.txt")
+    with pytest.raises(UserError, match="not a file"):
+        prompt_template("nowhere.txt", "teacher.txt")
+
+
+def test_a_store_that_is_no_database_is_told(tmp_path: Path) -> None:
+    (tmp_path / "r.db").write_text("no database, " * 100)
+    with pytest.raises(UserError, match="cannot be used"):
+        ReflectionStore(tmp_path / "r.db")

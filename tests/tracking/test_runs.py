@@ -1,0 +1,110 @@
+"""Runs: honest status, everything that a run carries, and stores that cannot be used."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from tbr_lightning.config.schema import TrackingConfig
+from tbr_lightning.data.example import Example
+from tbr_lightning.errors import UserError
+from tbr_lightning.tracking import runs
+from tbr_lightning.tracking.store import connect
+
+from ..conftest import Verb
+
+
+@dataclass
+class Config:
+    url: str = "http://user:password@host/v1"
+    long: str = "x" * 5000
+
+
+def tracking(folder: Path, uri: str | None = None) -> TrackingConfig:
+    return TrackingConfig(
+        uri=uri or f"sqlite:///{folder}/mlflow.db", artifacts=str(folder / "artifacts")
+    )
+
+
+def test_a_run_carries_config_environment_and_status(store: Path) -> None:
+    tags = {"tbr.arm": "x"}
+    with (
+        runs.start_run("train", "one", Config(), tracking(store), tags) as parent,
+        runs.start_run("evaluate", "two", Config(), tracking(store)) as child,
+    ):
+        runs.log_metrics({"a": 1.0})
+    found = mlflow.get_run(parent.id)
+    assert found.info.status == "FINISHED"
+    assert found.data.tags["tbr.stage"] == "train"
+    assert found.data.tags["tbr.arm"] == "x"
+    assert len(found.data.params["long"]) == 5000
+    assert found.data.params["url"] == "http://***@host/v1"
+    assert "password" not in runs.load_text(parent.id, "config.yaml")
+    assert '"torch"' in runs.load_text(parent.id, "environment.json")
+    assert mlflow.get_run(child.id).data.tags["mlflow.parentRunId"] == parent.id
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(KeyboardInterrupt(), "KILLED"), (ValueError("why"), "FAILED")]
+)
+def test_a_run_that_does_not_end_well_says_so(
+    store: Path, error: BaseException, status: str
+) -> None:
+    with (
+        pytest.raises(type(error)),
+        runs.start_run("train", "one", Config(), tracking(store)) as opened,
+    ):
+        raise error
+    found = mlflow.get_run(opened.id)
+    assert found.info.status == status
+    assert ("why" in found.data.tags.get("tbr.failure", "")) == (status == "FAILED")
+
+
+def test_a_data_set_is_logged_with_its_counts(store: Path) -> None:
+    rows = [Example("a", "b", "general", "t"), Example("c", "d", "harmful", "t")]
+    with runs.start_run("train", "one", Config(), tracking(store)) as opened:
+        digest = runs.log_examples(rows, "name", "training")
+    (logged,) = mlflow.get_run(opened.id).inputs.dataset_inputs
+    assert logged.dataset.digest == digest
+    tags = {tag.key: tag.value for tag in logged.tags}
+    assert (tags["rows_general"], tags["rows_harmful"]) == ("1", "1")
+
+
+def test_stores_that_cannot_be_used_are_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        connect(tracking(tmp_path, f"sqlite:///{tmp_path}/absent/mlflow.db"))
+    (tmp_path / "text.db").write_text("this is no database")
+    with pytest.raises(UserError, match="not an SQLite file"):
+        connect(tracking(tmp_path, f"sqlite:///{tmp_path}/text.db"))
+    with pytest.raises(UserError, match="not supported"):
+        connect(tracking(tmp_path, "file:./mlruns"))
+    with pytest.raises(UserError, match="does not answer"):
+        connect(tracking(tmp_path, "http://127.0.0.1:9"))
+
+
+def test_a_store_that_cannot_be_written_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # To root every folder is writable, so the answer of the system is put in its place.
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(UserError, match="no permission to write"):
+        connect(tracking(tmp_path))
+
+
+def test_a_store_of_another_mlflow_version_is_told_and_left_alone(
+    tmp_path: Path, verb: Verb
+) -> None:
+    connect(tracking(tmp_path))
+    with sqlite3.connect(tmp_path / "mlflow.db") as db:
+        db.execute("UPDATE alembic_version SET version_num = '000000000000'")
+    # A process of its own, since MLflow keeps the stores that it has opened.
+    done = verb("promote", "status")
+    assert done.returncode == 2
+    assert "made by another MLflow version" in done.stderr
+    assert "Traceback" not in done.stderr
+    with sqlite3.connect(tmp_path / "mlflow.db") as db:
+        assert db.execute("SELECT version_num FROM alembic_version").fetchone() == ("0" * 12,)
