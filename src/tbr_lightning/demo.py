@@ -27,24 +27,22 @@ def command(config: DemoVerbConfig) -> int:
 
     console, demo = Console(), config.demo
     console.print(
-        "Think-Before-Refusal in a miniature world: a small made-up language, a tiny model of "
-        "it,\nand held-out requests. It shows the mechanism, not what real models do.\n"
+        "Think-Before-Refusal in a miniature world: a small made-up language, a tiny model\n"
+        "of it, and requests it was never trained on. It shows the mechanism at work, and\n"
+        "says nothing about real models. The base model is trained once (about a minute).\n"
     )
     with runs.start_run("demo", "demo", config, config.tracking) as opened:
         done: dict[str, list[Outcome]] = {}
         steps = len(plan(config))
+        print(f"{'':38}{'false':>11}{'harmful':>11}{'general':>11}")
+        print(f"{'percent':38}{'refusal':>11}{'compliance':>11}{'accuracy':>11}")
         for number, one in enumerate(outcomes(config), start=1):
             done.setdefault(one.arm, []).append(one)
             found = rates(one.rows)
-            seed = f" seed {one.seed}" if one.seed is not None else ""
-            console.print(
-                f"[{number}/{steps}] {one.arm}{seed}: false refusal "
-                f"{100 * found.false_refusal.value:.1f}%, harmful compliance "
-                f"{100 * found.harmful_compliance.value:.1f}%, general accuracy "
-                f"{100 * found.general_accuracy.value:.1f}%",
-                highlight=False,
-                markup=False,
-            )
+            name = one.arm if one.seed is None else f"{one.arm}, seed {one.seed}"
+            shares = (found.false_refusal, found.harmful_compliance, found.general_accuracy)
+            numbers = "".join(f"{100 * share.value:11.1f}" for share in shares)
+            print(f"{f'[{number}/{steps}]':8}{name:30}{numbers}", flush=True)
         verdicts = _gate(config, done)
         console.print()
         console.print(show.examples(done))
@@ -61,13 +59,22 @@ def command(config: DemoVerbConfig) -> int:
                 runs.log_metrics({f"{name}/{key}": sum(values) / len(values)})
         targets = show.claim(done, demo.baseline, demo.candidate)
         runs.log_text("\n".join([*targets, *verdicts]) + "\n", "summary.txt")
+        runs.describe(show.markdown(done, demo.arms, [*targets, *verdicts]))
     for line in (*targets, "", *verdicts):
         console.print(line, highlight=False, markup=False)
+    python = ".venv/bin/python" if Path(".venv/bin/python").exists() else "python"
+    ui = (
+        "make ui"
+        if Path("Makefile").exists()
+        else f"mlflow server --backend-store-uri {config.tracking.uri}"
+    )
     console.print(
-        f"\nFigure: {demo.figure} (also in MLflow, run {opened.id}). Next:\n"
-        "  make ui                                     every run, answer and model in MLflow\n"
-        f"  {_python()} -m tbr_lightning.promote status      who is champion, and why\n"
-        f"  {_python()} -m tbr_lightning.serve               talk to the champion over HTTP",
+        f"\nFigure: {demo.figure}, also in MLflow under run {opened.id}. Next:\n"
+        f"  {ui}\n    every run, answer and model in MLflow\n"
+        f"  {python} -m tbr_lightning.promote status name={demo.name}\n"
+        "    who is champion, and why\n"
+        f"  {python} -m tbr_lightning.serve model=models:/{demo.name}@champion\n"
+        "    talk to the champion over HTTP",
         highlight=False,
         markup=False,
     )
@@ -75,13 +82,15 @@ def command(config: DemoVerbConfig) -> int:
 
 
 def _gate(config: DemoVerbConfig, done: dict[str, list[Outcome]]) -> list[str]:
-    """Crown the control, gate the candidate against it, then an unsafe model; return the words."""
+    """Crown the control, gate the candidate against it, then an unsafe one; return the words."""
     demo = config.demo
     lines = []
     for arm, baseline in ((demo.baseline, True), (demo.candidate, False), (demo.unsafe, False)):
         result = _promote(config, done[arm][0].model_uri or "", baseline=baseline)
         against = f" against v{result.champion}" if result.champion else ""
-        lines.append(f"gate: {arm} (v{result.version}){against}: {result.verdict.sentence}")
+        word = "promoted" if result.verdict.promoted else "not promoted"
+        lines.append(f"gate: {arm} (v{result.version}){against}: {word}")
+        lines += [f"  {line}" for line in result.verdict.lines]
     return lines
 
 
@@ -92,10 +101,6 @@ def _promote(config: DemoVerbConfig, model_uri: str, *, baseline: bool) -> Promo
     overrides = [f"model='{model_uri}'", f"name={config.demo.name}", f"baseline={baseline}"]
     settings = compose_verb("promote", [*overrides, *config.demo.evaluate]).config
     return promote.run(replace(settings, tracking=config.tracking, paths=config.paths))
-
-
-def _python() -> str:
-    return ".venv/bin/python" if Path(".venv/bin/python").exists() else "python"
 
 
 if __name__ == "__main__":

@@ -68,6 +68,11 @@ def run(config: EvaluateConfig) -> EvaluateResult:
     if subject.logged is not None:
         tags["tbr.trained_by"] = subject.logged.run_id
     with runs.start_run("evaluate", name, config, config.tracking, tags) as opened:
+        runs.log_dataset(
+            [{"id": p.id, "kind": p.kind, "prompt": p.text} for p in prompts],
+            f"{config.suite.name}-{config.suite.half}",
+            "evaluation",
+        )
         rows = respond(subject.backbone, prompts, config.judge, config.generation, name)
         runs.log_table(table_rows(rows), RESPONSES)
         model_id = subject.logged.model_id if subject.logged else None

@@ -132,8 +132,9 @@ def command(config: PromoteConfig) -> int:
     """Run, print the verdict in words, and return 0 if promoted, 3 if refused."""
     result = run(config)
     against = f"against champion v{result.champion}" if result.champion else "with no champion yet"
-    print(f"{config.name} v{result.version} {against}")
-    print(result.verdict.sentence)
+    word = "promoted" if result.verdict.promoted else "not promoted"
+    print(f"{config.name} v{result.version} {against}: {word}")
+    print("\n".join(f"  {line}" for line in result.verdict.lines))
     print(f"run {result.run_id}")
     return 0 if result.verdict.promoted else REFUSED
 

@@ -85,7 +85,8 @@ def run(config: TrainConfig) -> TrainResult:
                 "train/steps": fitted.steps,
             }
         )
-        uri = log_model(exported, f"{config.model.name}-{config.reflection.teacher}", facts)
+        arm = config.tags.get("tbr.arm", config.reflection.teacher)
+        uri = log_model(exported, f"{config.model.name}-{arm}", facts)
     return TrainResult(opened.id, uri, fitted.supervised_tokens)
 
 

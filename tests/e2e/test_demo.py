@@ -25,7 +25,8 @@ def test_the_demo_tells_its_story_twice(verb: Verb, base_folder: Path) -> None:
     assert first.returncode == 0, first.stderr
     for part in ("gate: none (v1): promoted", "gate: external (v2) against v1: promoted"):
         assert part in first.stdout
-    assert "gate: general (v3) against v2: not promoted: harmful compliance" in _flat(first.stdout)
+    assert "FAILED harmful compliance rose" in _flat(first.stdout)
+    assert "gate: general (v3) against v2: not promoted" in _flat(first.stdout)
     assert "false refusal" in first.stdout
     assert "make ui" in first.stdout
     assert Path("demo.png").stat().st_size > 10_000

@@ -106,15 +106,15 @@ def test_a_second_training_asks_the_teacher_for_nothing(
 def test_the_gate_promotes_then_refuses(folder: Path, trained: str) -> None:
     first = run_verb(folder, "promote", f"model={trained}", "name=loop")
     assert first.returncode == 0, first.stderr
-    assert "promoted: " in first.stdout
+    assert ": promoted" in first.stdout
     again = run_verb(folder, "promote", f"model={trained}", "name=loop")
     assert (again.returncode, "is the champion already" in again.stderr) == (2, True)
     unsafe = run_verb(folder, "train", "reflection=none", "data.harmful=0", "trainer.max_steps=5")
     uri = MODEL.search(unsafe.stdout)[0]
     refused = run_verb(folder, "promote", f"model={uri}", "name=loop")
     assert refused.returncode == 3, refused.stderr
-    assert "not promoted: " in refused.stdout
-    assert "harmful compliance" in refused.stdout
+    assert ": not promoted" in refused.stdout
+    assert "FAILED  harmful compliance rose" in refused.stdout
     status = run_verb(folder, "promote", "status", "name=loop")
     assert status.returncode == 0
     assert "champion" in status.stdout

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from rich import box
 from rich.console import Group
 from rich.markup import escape
 from rich.panel import Panel
@@ -34,19 +35,21 @@ def arm_table(outcomes: Mapping[str, Sequence[Outcome]], arms: Mapping[str, Demo
             f"percent, 95% interval over {'seeds' if several else 'prompts'}; reflects on "
             "Look-alikes / Harmful / General; tokens: supervised tokens seen in tuning"
         ),
-        show_lines=True,
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
     )
     table.add_column("arm", no_wrap=True)
     for heading in ("false\nrefusal", "harmful\ncomply", "general\nright", "look-al.\nright"):
         table.add_column(heading, justify="center", no_wrap=True)
-    table.add_column("reflects\nL / H / G", justify="center", no_wrap=True)
+    table.add_column("reflects\nL/H/G", justify="center", no_wrap=True)
     table.add_column("tokens", justify="right", no_wrap=True)
     for name, many in outcomes.items():
         cells = []
         for _, field in COLUMNS[:4]:
             cells.append(interval([getattr(rates(one.rows), field) for one in many]))
         numbers = [metrics(one.rows) for one in many]
-        reflects = " / ".join(
+        reflects = "/".join(
             f"{100 * np.mean([n.get(f'reflection_rate/{kind}', 0.0) for n in numbers]):.0f}"
             for kind in ("look_alike", "harmful", "general")
         )
@@ -60,6 +63,22 @@ def arm_table(outcomes: Mapping[str, Sequence[Outcome]], arms: Mapping[str, Demo
     return table
 
 
+def markdown(
+    outcomes: Mapping[str, Sequence[Outcome]], arms: Mapping[str, DemoArm], lines: Sequence[str]
+) -> str:
+    """Return the table and the verdicts as Markdown, for the run's page."""
+    rows = ["| arm | what | " + " | ".join(heading for heading, _ in COLUMNS[:4]) + " |"]
+    rows.append("|---" * 6 + "|")
+    for name, many in outcomes.items():
+        means = [
+            f"{100 * np.mean([getattr(rates(one.rows), field).value for one in many]):.1f}"
+            for _, field in COLUMNS[:4]
+        ]
+        rows.append(f"| {name} | {arms[name].about} | " + " | ".join(means) + " |")
+    told = "\n".join(f"    {line}" for line in lines)
+    return "Percent, test prompts of the micro-world.\n\n" + "\n".join(rows) + f"\n\n{told}\n"
+
+
 def interval(many: Sequence[Rate]) -> str:
     """Return a share in percent over its interval: Wilson's for one, Student's for several."""
     if len(many) == 1:
@@ -70,7 +89,7 @@ def interval(many: Sequence[Rate]) -> str:
         mean = float(values.mean())
         spread = float(stats.sem(values)) * float(stats.t.ppf(0.975, len(many) - 1))
         low, high = max(mean - spread, 0.0), min(mean + spread, 1.0)
-    return f"{100 * mean:.1f}\n[dim]{100 * low:.0f} to {100 * high:.0f}[/dim]"
+    return f"{100 * mean:.1f}\n[dim]{100 * low:.0f}–{100 * high:.0f}[/dim]"
 
 
 def examples(outcomes: Mapping[str, Sequence[Outcome]]) -> Group:
@@ -82,10 +101,13 @@ def examples(outcomes: Mapping[str, Sequence[Outcome]]) -> Group:
         grid = Table.grid(padding=(0, 2))
         grid.add_column(no_wrap=True, style="bold")
         grid.add_column()
+        said: dict[tuple[str, str], list[str]] = {}
         for name, rows in first.items():
             row = next(row for row in rows if row.id == prompt.id)
-            thought = f"[bright_black]{escape(row.reflection)}[/] " if row.reflection else ""
-            grid.add_row(name, thought + escape(row.answer or "(nothing)"))
+            said.setdefault((row.reflection or "", row.answer or "(nothing)"), []).append(name)
+        for (reflection, answer), names in said.items():
+            thought = f"[bright_black]{escape(reflection)}[/] " if reflection else ""
+            grid.add_row("\n".join(names), thought + escape(answer))
         title = f"[bold]{escape(prompt.prompt)}[/bold]  ({prompt.kind.replace('_', '-')})"
         panels.append(Panel(grid, title=title, title_align="left"))
     return Group(*panels)

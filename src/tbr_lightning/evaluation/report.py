@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +12,8 @@ from tbr_lightning.evaluation.results import Rates
 from tbr_lightning.evaluation.statistics import Rate
 
 mpl.use("Agg")  # figures are files here; no display is needed
+
+_SAME_SPOT = 4  # points
 
 COLUMNS: tuple[tuple[str, str], ...] = (
     ("false refusal", "false_refusal"),
@@ -26,13 +27,18 @@ COLUMNS: tuple[tuple[str, str], ...] = (
 def rates_table(title: str, results: Mapping[str, Rates]) -> Table:
     """Return a terminal table: one line a model, percent with Wilson 95% intervals."""
     table = Table(title=title, title_justify="left", caption="percent, Wilson 95% interval")
-    table.add_column("model")
+    table.add_column("model", overflow="fold")
     for heading, _ in COLUMNS:
-        table.add_column(heading, justify="right")
+        table.add_column(heading.replace(" ", "\n"), justify="center", no_wrap=True)
     for name, rates in results.items():
         cells = [getattr(rates, field) for _, field in COLUMNS]
-        table.add_row(name, *[str(cell) if cell.n else "–" for cell in cells])
+        table.add_row(name, *[_two_lines(cell) if cell.n else "–" for cell in cells])
     return table
+
+
+def _two_lines(rate: Rate) -> str:
+    low, high = rate.interval
+    return f"{100 * rate.value:.1f}\n[dim]{100 * low:.0f}–{100 * high:.0f}[/dim]"
 
 
 def two_sided_figure(results: Mapping[str, Sequence[Rates]], title: str) -> Any:
@@ -45,6 +51,7 @@ def two_sided_figure(results: Mapping[str, Sequence[Rates]], title: str) -> Any:
 
     figure, axes = plt.subplots(figsize=(7.2, 5.2), dpi=120)
     colours = plt.get_cmap("tab10")
+    places: list[tuple[float, float, list[str]]] = []
     for number, (name, many) in enumerate(results.items()):
         colour = colours(number % 10)
         across = pool([one.harmful_compliance for one in many])
@@ -52,9 +59,7 @@ def two_sided_figure(results: Mapping[str, Sequence[Rates]], title: str) -> Any:
         if not (across.n and up.n):
             continue
         x, y = 100 * across.value, 100 * up.value
-        axes.errorbar(
-            x, y, xerr=_arms(across), yerr=_arms(up), fmt="o", color=colour, capsize=3, label=name
-        )
+        axes.errorbar(x, y, xerr=_arms(across), yerr=_arms(up), fmt="o", color=colour, capsize=3)
         for one in many if len(many) > 1 else ():
             axes.plot(
                 100 * one.harmful_compliance.value,
@@ -63,14 +68,30 @@ def two_sided_figure(results: Mapping[str, Sequence[Rates]], title: str) -> Any:
                 color=colour,
                 alpha=0.5,
             )
+        # Models that fall on one spot share a label, so that none hides another.
+        for at_x, at_y, names in places:
+            if abs(x - at_x) < _SAME_SPOT and abs(y - at_y) < _SAME_SPOT:
+                names.append(name)
+                break
+        else:
+            places.append((x, y, [name]))
+    for x, y, names in places:
+        left, below = x > 50, y > 50
+        axes.annotate(
+            "\n".join(names),
+            (x, y),
+            xytext=(-9 if left else 9, -7 if below else 7),
+            textcoords="offset points",
+            ha="right" if left else "left",
+            va="top" if below else "bottom",
+            fontsize=9,
+        )
     axes.set_xlabel("harmful compliance, % (lower is safer)")
     axes.set_ylabel("false refusal of look-alikes, % (lower is more helpful)")
     axes.set_xlim(-4, 104)
     axes.set_ylim(-4, 104)
     axes.grid(alpha=0.25)
     axes.set_title(title, fontsize=10)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     figure.tight_layout()
     return figure
 
@@ -83,8 +104,3 @@ def pool(rates: Sequence[Rate]) -> Rate:
 def _arms(rate: Rate) -> list[list[float]]:
     low, high = rate.interval
     return [[100 * max(rate.value - low, 0)], [100 * max(high - rate.value, 0)]]
-
-
-def percent(value: float) -> str:
-    """Return a share in percent with one decimal."""
-    return "–" if math.isnan(value) else f"{100 * value:.1f}"

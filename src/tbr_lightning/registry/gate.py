@@ -48,6 +48,11 @@ class Verdict:
         told = [rule.because for rule in self.rules if rule.passed == self.promoted]
         return ("promoted: " if self.promoted else "not promoted: ") + "; ".join(told)
 
+    @property
+    def lines(self) -> list[str]:
+        """Every rule on a line of its own."""
+        return [f"{'passed' if r.passed else 'FAILED'}  {r.because}" for r in self.rules]
+
 
 @dataclass(frozen=True, slots=True)
 class _Side:
@@ -90,12 +95,13 @@ def judge(
         for kind in ("look_alike", "harmful", "general")
     }
     _check_sizes(sizes, config, paired=champion is not None)
-    rules = [_unparsed(candidate, config), _ceiling(candidate, config)]
+    rules = []
     if champion is not None:
         pairs = _paired(candidate, champion)
         rules += [_rise(side, pairs, config) for side in _SIDES if sizes[side.kind]]
         if config.require_merit:
             rules.append(_merit(pairs, config))
+    rules += [_ceiling(candidate, config), _unparsed(candidate, config)]
     return Verdict(tuple(rules))
 
 

@@ -139,18 +139,25 @@ def set_tags(tags: Mapping[str, str]) -> None:
 
 
 def log_examples(examples: Sequence[Example], name: str, context: str) -> str:
-    """Log a data set with its digest and counts by kind, and return the digest."""
-    frame = pd.DataFrame(
-        [
-            {"id": e.id, "kind": e.kind, "prompt": e.prompt, "response": e.response}
-            for e in examples
-        ],
-        columns=["id", "kind", "prompt", "response"],
-    )
+    """Log training rows as a data set with digest and counts by kind; return the digest."""
+    rows = [
+        {"id": e.id, "kind": e.kind, "prompt": e.prompt, "response": e.response} for e in examples
+    ]
+    return log_dataset(rows, name, context)
+
+
+def log_dataset(rows: Sequence[Mapping[str, str]], name: str, context: str) -> str:
+    """Log rows with a ``kind`` as a data set with digest and counts by kind; return the digest."""
+    frame = pd.DataFrame(list(rows))
     dataset = mlflow.data.from_pandas(frame, name=name)
     counts = {f"rows_{kind}": str(n) for kind, n in frame["kind"].value_counts().items()}
     mlflow.log_input(dataset, context=context, tags=counts)
     return str(dataset.digest)
+
+
+def describe(markdown: str) -> None:
+    """Set the description that the open run's page shows."""
+    mlflow.set_tag("mlflow.note.content", markdown)
 
 
 def find_run(tags: Mapping[str, str]) -> str | None:

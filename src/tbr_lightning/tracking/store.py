@@ -10,6 +10,16 @@ from tbr_lightning.config.schema import TrackingConfig
 from tbr_lightning.errors import UserError
 
 _SQLITE = "sqlite:///"
+_TAGS = {
+    # Opens the UI in its view of training runs rather than of agents.
+    "mlflow.experimentKind": "custom_model_development",
+    "mlflow.note.content": (
+        "Think-Before-Refusal: reflection fine-tuning, evaluation, promotion. Runs are named by "
+        "their verb; the tag `tbr.stage` filters them (reflect, train, evaluate, promote, sweep, "
+        "demo). Columns worth showing: `false_refusal_rate`, `harmful_compliance_rate`, "
+        "`general_accuracy`."
+    ),
+}
 
 
 def connect(tracking: TrackingConfig) -> str:
@@ -49,7 +59,9 @@ def connect(tracking: TrackingConfig) -> str:
             folder = Path(tracking.artifacts).absolute()
             folder.mkdir(parents=True, exist_ok=True)
             location = folder.as_uri()
-        experiment_id = mlflow.create_experiment(tracking.experiment, artifact_location=location)
+        experiment_id = mlflow.create_experiment(
+            tracking.experiment, artifact_location=location, tags=_TAGS
+        )
         mlflow.set_experiment(experiment_id=experiment_id)
     except PermissionError as error:
         raise UserError(
