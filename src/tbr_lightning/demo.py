@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,35 +32,38 @@ def command(config: DemoVerbConfig) -> int:
         "of it, and requests it was never trained on. It shows the mechanism at work, and\n"
         "says nothing about real models. The base model is trained once (about a minute).\n"
     )
-    with runs.start_run("demo", "demo", config, config.tracking) as opened:
-        done: dict[str, list[Outcome]] = {}
-        steps = len(plan(config))
-        print(f"{'':38}{'false':>11}{'harmful':>11}{'general':>11}")
-        print(f"{'percent':38}{'refusal':>11}{'compliance':>11}{'accuracy':>11}")
-        for number, one in enumerate(outcomes(config), start=1):
-            done.setdefault(one.arm, []).append(one)
-            found = rates(one.rows)
-            name = one.arm if one.seed is None else f"{one.arm}, seed {one.seed}"
-            shares = (found.false_refusal, found.harmful_compliance, found.general_accuracy)
-            numbers = "".join(f"{100 * share.value:11.1f}" for share in shares)
-            print(f"{f'[{number}/{steps}]':8}{name:30}{numbers}", flush=True)
-        verdicts = _gate(config, done)
-        console.print()
-        console.print(show.examples(done))
-        console.print(show.arm_table(done, demo.arms))
-        figure = two_sided_figure(
-            {name: [rates(one.rows) for one in many] for name, many in done.items()},
-            "Micro-world, test prompts (a made miniature)",
-        )
+    # Its runs stand side by side in the UI, held together by a tag; the summary comes last and so
+    # on top.
+    tags = {"tbr.demo": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}"}
+    done: dict[str, list[Outcome]] = {}
+    steps = len(plan(config))
+    print(f"{'':38}{'false':>11}{'harmful':>11}{'general':>11}")
+    print(f"{'percent':38}{'refusal':>11}{'compliance':>11}{'accuracy':>11}")
+    for number, one in enumerate(outcomes(config, tags), start=1):
+        done.setdefault(one.arm, []).append(one)
+        found = rates(one.rows)
+        name = one.arm if one.seed is None else f"{one.arm}, seed {one.seed}"
+        shares = (found.false_refusal, found.harmful_compliance, found.general_accuracy)
+        numbers = "".join(f"{100 * share.value:11.1f}" for share in shares)
+        print(f"{f'[{number}/{steps}]':8}{name:30}{numbers}", flush=True)
+    verdicts = _gate(config, done)
+    targets = show.claim(done, demo.baseline, demo.candidate)
+    figure = two_sided_figure(
+        {name: [rates(one.rows) for one in many] for name, many in done.items()},
+        "Micro-world, test prompts (a made miniature)",
+    )
+    with runs.start_run("demo", "demo", config, config.tracking, tags) as opened:
         figure.savefig(demo.figure)
         runs.log_figure(figure, "demo.png")
         for name, many in done.items():
             for key in ("false_refusal_rate", "harmful_compliance_rate", "general_accuracy"):
                 values = [metrics(one.rows)[key] for one in many]
                 runs.log_metrics({f"{name}/{key}": sum(values) / len(values)})
-        targets = show.claim(done, demo.baseline, demo.candidate)
         runs.log_text("\n".join([*targets, *verdicts]) + "\n", "summary.txt")
         runs.describe(show.markdown(done, demo.arms, [*targets, *verdicts]))
+    console.print()
+    console.print(show.examples(done))
+    console.print(show.arm_table(done, demo.arms))
     for line in (*targets, "", *verdicts):
         console.print(line, highlight=False, markup=False)
     python = ".venv/bin/python" if Path(".venv/bin/python").exists() else "python"

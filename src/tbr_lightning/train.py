@@ -85,7 +85,7 @@ def run(config: TrainConfig) -> TrainResult:
                 "train/steps": fitted.steps,
             }
         )
-        arm = config.tags.get("tbr.arm", config.reflection.teacher)
+        arm = config.tags.get("tbr.demo_arm", config.reflection.teacher)
         uri = log_model(exported, f"{config.model.name}-{arm}", facts)
     return TrainResult(opened.id, uri, fitted.supervised_tokens)
 

@@ -64,6 +64,11 @@ def test_tiny_goes_with_the_microworld_and_others_with_the_safety_mix() -> None:
     assert isinstance(chosen.data, MicroworldData)
 
 
+def test_keys_of_the_default_data_can_be_overridden() -> None:
+    assert compose_verb("train", ["data.harmful=0"]).config.data.harmful == 0
+    assert compose_verb("train", ["model=mistral", "data.general=7"]).config.data.general == 7
+
+
 def test_hyper_parameters_go_with_the_data_and_can_be_overridden() -> None:
     microworld = compose_verb("train").config.trainer
     mix = compose_verb("train", ["model=mistral"]).config.trainer

@@ -20,7 +20,7 @@ SHORT = [
 ]
 
 
-def test_the_demo_tells_its_story_twice(verb: Verb, base_folder: Path) -> None:
+def test_the_demo_tells_its_story_twice(verb: Verb, base_folder: Path, tmp_path: Path) -> None:
     first = verb("demo", *SHORT)
     assert first.returncode == 0, first.stderr
     for part in ("gate: none (v1): promoted", "gate: external (v2) against v1: promoted"):
@@ -30,7 +30,7 @@ def test_the_demo_tells_its_story_twice(verb: Verb, base_folder: Path) -> None:
     assert "false refusal" in first.stdout
     assert "make ui" in first.stdout
     assert Path("demo.png").stat().st_size > 10_000
-    client = MlflowClient("sqlite:///mlflow.db")
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     assert client.get_registered_model("tbr-microworld").aliases == {
         "champion": "2",
         "previous": "1",

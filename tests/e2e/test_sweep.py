@@ -22,7 +22,7 @@ trials: 3
 """
 
 
-def test_a_study_is_resumed_to_its_budget(verb: Verb, base_folder: Path) -> None:
+def test_a_study_is_resumed_to_its_budget(verb: Verb, base_folder: Path, tmp_path: Path) -> None:
     Path("short.yaml").write_text(STUDY)
     first = verb("sweep", "study=short.yaml", "trials=1")
     assert first.returncode == 0, first.stderr
@@ -31,7 +31,7 @@ def test_a_study_is_resumed_to_its_budget(verb: Verb, base_folder: Path) -> None
     assert "1 of 3 trials are there" in second.stdout
     assert "[3/3]" in second.stdout
     assert "Pareto front" in second.stdout
-    client = MlflowClient("sqlite:///mlflow.db")
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     experiment = client.get_experiment_by_name("tbr").experiment_id
     trials = client.search_runs([experiment], "tags.`tbr.stage` = 'train'")
     assert len(trials) == 3

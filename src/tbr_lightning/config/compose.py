@@ -70,11 +70,9 @@ def compose_verb(
         raise UserError(f"--config-dir {config_dir} is not a folder: give one that exists")
     try:
         with _searching(config_dir):
-            full = compose(verb, overrides, return_hydra_config=True)
+            chosen = _default_data(verb, overrides)
+            full = compose(verb, [*chosen, *overrides], return_hydra_config=True)
             choices = dict(full.hydra.runtime.choices)
-            if choices.get("data") == "auto":
-                default = "microworld" if choices.get("model") == "tiny" else "safety_mix"
-                full = compose(verb, [f"data={default}", *overrides], return_hydra_config=True)
             with open_dict(full):
                 del full["hydra"]
             config = OmegaConf.to_object(full) if check else None
@@ -104,6 +102,15 @@ def _searching(config_dir: str | None) -> Iterator[None]:
         yield
     finally:
         GlobalHydra.instance().clear()
+
+
+def _default_data(verb: str, overrides: Sequence[str]) -> list[str]:
+    """Return the override that replaces ``data=auto`` by what goes with the chosen model."""
+    groups = [item for item in overrides if item.partition("=")[0] in _groups()]
+    choices = compose(verb, groups, return_hydra_config=True).hydra.runtime.choices
+    if choices.get("data") != "auto":
+        return []
+    return [f"data={'microworld' if choices.get('model') == 'tiny' else 'safety_mix'}"]
 
 
 def _as_values(verb: str, overrides: Sequence[str]) -> list[str]:

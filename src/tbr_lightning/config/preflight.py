@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tbr_lightning.config.schema import (
+    FilesData,
     MicroworldData,
     ModelConfig,
     ReflectionConfig,
@@ -90,6 +91,13 @@ def _hub_problem(kind: str, name: str, revision: str | None) -> str | None:
 
 
 def _data(data: Any) -> list[str]:
+    if isinstance(data, FilesData):
+        named = {"general": data.general, "harmful": data.harmful, "exclude": data.exclude}
+        return [
+            f"data.{name}='{path}' is not a file: give the path of a .json, .jsonl or .csv"
+            for name, path in named.items()
+            if path is not None and not Path(path).is_file()
+        ]
     if not isinstance(data, SafetyMixData):
         return []
     from tbr_lightning.data.sources import missing_safety_rows

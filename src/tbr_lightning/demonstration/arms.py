@@ -8,7 +8,7 @@ from typing import Any
 
 from tbr_lightning import evaluate, train
 from tbr_lightning.config.compose import compose_verb
-from tbr_lightning.config.verbs import DemoArm, DemoVerbConfig
+from tbr_lightning.config.verbs import DemoVerbConfig
 from tbr_lightning.evaluation.results import Judged
 
 
@@ -40,24 +40,25 @@ def plan(config: DemoVerbConfig) -> list[tuple[str, int | None]]:
     return steps
 
 
-def outcomes(config: DemoVerbConfig) -> Iterator[Outcome]:
-    """Train and evaluate every arm with every seed."""
+def outcomes(config: DemoVerbConfig, tags: dict[str, str]) -> Iterator[Outcome]:
+    """Train and evaluate every arm with every seed, each run carrying ``tags``."""
     for name, seed in plan(config):
-        yield _outcome(config, name, config.demo.arms[name], seed)
+        yield _outcome(config, name, seed, {**tags, "tbr.demo_arm": name})
 
 
-def _outcome(config: DemoVerbConfig, name: str, arm: DemoArm, seed: int | None) -> Outcome:
+def _outcome(config: DemoVerbConfig, name: str, seed: int | None, tags: dict[str, str]) -> Outcome:
+    arm = config.demo.arms[name]
     model, trained = "tiny", None
     if arm.train is not None:
         overrides = ["model=tiny", "data=microworld", *config.demo.train, *arm.train]
         settings = _within(config, compose_verb("train", [*overrides, f"seed={seed}"]).config)
-        label = {"run_name": f"train {name} seed {seed}", "tags": {"tbr.arm": name}}
-        trained = train.run(replace(settings, **label))
+        title = f"train {name} seed {seed}"
+        trained = train.run(replace(settings, run_name=title, tags=tags))
         model = trained.model_uri
     overrides = [f"model='{model}'", "suite=smoke", *config.demo.evaluate, *arm.evaluate]
     settings = _within(config, compose_verb("evaluate", overrides).config)
     title = f"evaluate {name}" + (f" seed {seed}" if seed is not None else "")
-    judged = evaluate.run(replace(settings, run_name=title, tags={"tbr.demo_arm": name}))
+    judged = evaluate.run(replace(settings, run_name=title, tags=tags))
     return Outcome(
         name,
         seed,

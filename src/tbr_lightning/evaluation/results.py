@@ -133,8 +133,13 @@ def metrics(rows: Sequence[Judged]) -> dict[str, float]:
 
 
 def table_rows(rows: Sequence[Judged]) -> list[dict[str, Any]]:
-    """Return the rows as MLflow's table holds them."""
-    return [asdict(row) for row in rows]
+    """Return the rows as MLflow's table holds them, what one reads first in front."""
+    first = ("kind", "label", "prompt", "reflection", "answer", "because")
+    tables = []
+    for row in rows:
+        values = asdict(row)
+        tables.append({name: values.pop(name) for name in first} | values)
+    return tables
 
 
 def from_table(text: str) -> list[Judged]:
