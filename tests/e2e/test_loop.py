@@ -195,7 +195,15 @@ def test_a_terminated_run_is_marked_killed(tmp_path: Path, base_folder: Path) ->
         env=os.environ,
         stderr=subprocess.PIPE,
     )
-    store = tmp_path / "mlflow.db"
+    try:
+        _terminate_once_it_trains(process, tmp_path / "mlflow.db")
+    finally:
+        process.kill()
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    assert only_run(client, "train").info.status == "KILLED"
+
+
+def _terminate_once_it_trains(process: subprocess.Popen[bytes], store: Path) -> None:
     query = "SELECT count(*) FROM metrics WHERE key = 'train/loss'"
     deadline = time.monotonic() + 120
     logged = False
@@ -210,8 +218,6 @@ def test_a_terminated_run_is_marked_killed(tmp_path: Path, base_folder: Path) ->
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 130
     assert b"Traceback" not in process.stderr.read()
-    client = MlflowClient(f"sqlite:///{store}")
-    assert only_run(client, "train").info.status == "KILLED"
 
 
 def test_real_rows_train_and_the_real_xstest_evaluates(

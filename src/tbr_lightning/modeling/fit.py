@@ -92,13 +92,16 @@ def fit(
     start = time.monotonic()
     try:
         trainer.fit(module, train_dataloaders=batches)
+    except SystemExit as error:
+        # Lightning turns Ctrl-C and SIGTERM into an exit; what is open here must hear of it.
+        if trainer.interrupted or trainer.received_sigterm:
+            raise KeyboardInterrupt from error
+        raise
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"trainer.batch_size={settings.batch_size} does not fit into memory: halve it and "
             "double trainer.accumulate, or use adapter=lora"
         ) from error
-    if trainer.interrupted:
-        raise KeyboardInterrupt
     return Fitted(
         module.model, trainer.global_step, logger.supervised_total, time.monotonic() - start
     )
