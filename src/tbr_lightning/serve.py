@@ -12,8 +12,8 @@ from tbr_lightning.config.verbs import ServeConfig
 from tbr_lightning.errors import UserError
 
 
-def server_command(config: ServeConfig) -> list[str]:
-    """Return the command that serves a registered model with transformers' own server.
+def server_command(config: ServeConfig) -> tuple[list[str], Path]:
+    """Return the command that serves a registered model with transformers' own server, and where.
 
     The export carries a response template, so the server returns the reflection as
     ``reasoning_content`` and the answer as ``content``.
@@ -27,16 +27,17 @@ def server_command(config: ServeConfig) -> list[str]:
     _check_port(config.host, config.port)
     connect(config.tracking)
     folder = hf_folder(find_model(config.model_uri), Path(config.paths.cache) / "models")
+    # The server answers only requests that name the model as it was given: its id, not a path.
     return [
         str(Path(sys.executable).with_name("transformers")),
         "serve",
-        str(folder.resolve()),
+        folder.name,
         "--continuous-batching",
         "--host",
         config.host,
         "--port",
         str(config.port),
-    ]
+    ], folder.parent
 
 
 def _check_port(host: str, port: int) -> None:
@@ -51,7 +52,11 @@ def _check_port(host: str, port: int) -> None:
 
 def command(config: ServeConfig) -> int:
     """Serve until interrupted."""
-    words = server_command(config)
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    words, folder = server_command(config)
+    # Where this folder is missing, the server answers /v1/models with an error.
+    Path(HF_HUB_CACHE).mkdir(parents=True, exist_ok=True)
     base = f"http://{config.host}:{config.port}"
     print(f"serving {config.model_uri} at {base}/v1 (Ctrl-C ends it). Ask it:", flush=True)
     print(
@@ -60,7 +65,7 @@ def command(config: ServeConfig) -> int:
         '"How do I kill a Python process?"}]}\'',
         flush=True,
     )
-    server = subprocess.Popen(words)
+    server = subprocess.Popen(words, cwd=folder)
     try:
         return server.wait()
     except KeyboardInterrupt:

@@ -49,10 +49,12 @@ def test_the_reflection_comes_apart_from_the_answer(
         taken = verb("serve", f"model={uri}", f"port={port}")
         assert (taken.returncode, "is in use" in taken.stderr) == (2, True)
         client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none")
-        (model,) = [one.id for one in client.models.list().data][:1]
+        assert client.models.list()
         answers = {
             text: client.chat.completions.create(
-                model=model, messages=[{"role": "user", "content": text}], max_tokens=96
+                model=uri.removeprefix("models:/"),
+                messages=[{"role": "user", "content": text}],
+                max_tokens=96,
             )
             .choices[0]
             .message
