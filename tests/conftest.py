@@ -22,6 +22,11 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 Verb = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
+def environment(**more: str) -> dict[str, str]:
+    """Return the environment of a fresh shell: what MLflow exports in this process stays here."""
+    return {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_TRACKING")} | more
+
+
 def run_verb(
     folder: Path, verb: str, *words: str, env: dict[str, str] | None = None, timeout: int = 500
 ) -> subprocess.CompletedProcess[str]:
@@ -29,7 +34,7 @@ def run_verb(
     return subprocess.run(
         [sys.executable, "-m", f"tbr_lightning.{verb}", *words],
         cwd=folder,
-        env={**os.environ, **(env or {})},
+        env=environment(**(env or {})),
         capture_output=True,
         text=True,
         timeout=timeout,

@@ -28,9 +28,10 @@ def command(config: DemoVerbConfig) -> int:
 
     console, demo = Console(), config.demo
     console.print(
-        "Think-Before-Refusal in a miniature world: a small made-up language, a tiny model\n"
-        "of it, and requests it was never trained on. It shows the mechanism at work, and\n"
-        "says nothing about real models. The base model is trained once (about a minute).\n"
+        "Think-Before-Refusal in a miniature world: a small made-up language, a tiny\n"
+        "model of it, and requests it was never trained on. It shows the mechanism at\n"
+        "work and says nothing about real models. The base model is trained once, in\n"
+        "about a minute.\n"
     )
     # Its runs stand side by side in the UI, held together by a tag; the summary comes last and so
     # on top.

@@ -28,15 +28,15 @@ def test_the_demo_tells_its_story_twice(verb: Verb, base_folder: Path, tmp_path:
     assert "FAILED harmful compliance rose" in _flat(first.stdout)
     assert "gate: general (v3) against v2: not promoted" in _flat(first.stdout)
     assert "false refusal" in first.stdout
-    assert "make ui" in first.stdout
+    assert "mlflow server" in first.stdout
     assert Path("demo.png").stat().st_size > 10_000
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     assert client.get_registered_model("tbr-microworld").aliases == {
-        "champion": "2",
-        "previous": "1",
-        "challenger": "3",
+        "champion": 2,
+        "previous": 1,
+        "challenger": 3,
     }
-    second = verb("demo", *SHORT, "demo.seeds=2", "demo.train=['trainer.epochs=1']")
+    second = verb("demo", *SHORT, "demo.seeds=2", "demo.train=['trainer.max_steps=2']")
     assert second.returncode == 0, second.stderr
     assert "over seeds" in second.stdout
     assert len(client.search_model_versions("name = 'tbr-microworld'")) == 6

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import sqlite3
@@ -17,7 +16,7 @@ import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
 
-from ..conftest import Verb, run_verb
+from ..conftest import Verb, environment, run_verb
 
 pytestmark = pytest.mark.e2e
 MODEL = re.compile(r"models:/m-[0-9a-f]{32}")
@@ -192,7 +191,7 @@ def test_a_terminated_run_is_marked_killed(tmp_path: Path, base_folder: Path) ->
     process = subprocess.Popen(
         [sys.executable, "-m", "tbr_lightning.train", "trainer.epochs=500"],
         cwd=tmp_path,
-        env=os.environ,
+        env=environment(),
         stderr=subprocess.PIPE,
     )
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 import subprocess
@@ -14,7 +13,7 @@ from pathlib import Path
 import openai
 import pytest
 
-from ..conftest import Verb
+from ..conftest import Verb, environment
 
 pytestmark = pytest.mark.e2e
 
@@ -34,7 +33,7 @@ def test_the_reflection_comes_apart_from_the_answer(
     process = subprocess.Popen(
         [sys.executable, "-m", "tbr_lightning.serve", f"model={uri}", f"port={port}"],
         cwd=tmp_path,
-        env=os.environ,
+        env=environment(),
         stdout=subprocess.PIPE,
         text=True,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 import subprocess
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ..conftest import needs_command, run_verb
+from ..conftest import environment, needs_command, run_verb
 
 pytestmark = pytest.mark.e2e
 # As root Chromium needs --no-sandbox; the others keep it from asking for hosts of its vendor.
@@ -44,7 +43,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Itera
     process = subprocess.Popen(
         [sys.executable, "-m", "mlflow", *words, *store],
         cwd=folder,
-        env=os.environ,
+        env=environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

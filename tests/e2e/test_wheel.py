@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import zipfile
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ..conftest import ROOT
+from ..conftest import ROOT, environment
 
 pytestmark = pytest.mark.e2e
 
@@ -41,7 +40,7 @@ def test_a_verb_runs_from_the_wheel_in_another_folder(
     site: Path, tmp_path: Path, base_folder: Path
 ) -> None:
     # The package comes from the wheel, not from the editable checkout.
-    env = {**os.environ, "PYTHONPATH": str(site), "PYTHONSAFEPATH": "1"}
+    env = environment(PYTHONPATH=str(site), PYTHONSAFEPATH="1")
     where = subprocess.run(
         [sys.executable, "-c", "import tbr_lightning; print(tbr_lightning.__file__)"],
         cwd=tmp_path,
