@@ -41,6 +41,8 @@ def teacher_of(
     if config.teacher == "filler":
         return teachers.filler_teacher(seed)
     if config.teacher == "recorded":
+        if config.run_id:
+            return teachers.run_teacher(config.run_id)
         return teachers.recorded_teacher(config.path or "")
     if config.teacher == "internal":
         assert backbone is not None
@@ -64,33 +66,52 @@ def collect_in_run(
     store: ReflectionStore,
 ) -> ReflectResult:
     """Collect reflections in an MLflow run of stage ``reflect``."""
-    from tbr_lightning.reflection.collect import collect
+    from tbr_lightning.reflection.collect import collect, missing
     from tbr_lightning.tracking import runs
 
     name = f"reflect {config.reflection.teacher} seed {config.seed}"
     tags = {"tbr.teacher": teacher.name, "tbr.prompt_hash": teacher.prompt_hash}
     with runs.start_run("reflect", name, config, config.tracking, tags) as run:
         runs.log_examples(rows, f"{config.data.name}-to-reflect", "reflection")
+        if teacher.prompt:
+            runs.log_text(teacher.prompt, "prompt.txt")
         start = time.monotonic()
-        collected = collect(rows, teacher, store, run.id)
+        try:
+            collected = collect(rows, teacher, store, run.id, attempts=config.reflection.attempts)
+        except UserError as error:
+            kept = len(rows) - len(missing(rows, teacher, store))
+            raise UserError(f"{error} ({kept} of {len(rows)} reflections are kept)") from error
         seconds = time.monotonic() - start
-        runs.log_metrics({**collected.counts(), "seconds": seconds})
-        prompts = {example.id: example for example in rows}
-        runs.log_table(
-            [
-                {
-                    "prompt": prompts[key].prompt,
-                    "kind": prompts[key].kind,
-                    "reflection": item.draft.text,
-                    "conclusion": item.draft.conclusion or "",
-                    "reject": item.reject or "",
-                    "teacher": item.teacher,
-                }
-                for key, item in collected.reflections.items()
-            ],
-            "reflections.json",
-        )
+        counts = collected.counts(config.reflection)
+        runs.log_metrics({**counts, "seconds": seconds})
+        _log_reflections(rows, collected)
     return ReflectResult(run.id, collected, seconds)
+
+
+def _log_reflections(rows: Sequence[Example], collected: Collected) -> None:
+    """Log accepted reflections and rejects as tables, and the accepted ones as a data set."""
+    from tbr_lightning.tracking import runs
+
+    prompts = {example.id: example for example in rows}
+    table = [
+        {
+            "prompt": prompts[key].prompt,
+            "kind": prompts[key].kind,
+            "reflection": item.draft.text,
+            "conclusion": item.draft.conclusion or "",
+            "reject": item.reject or "",
+            "teacher": item.teacher,
+            "id": key,
+        }
+        for key, item in collected.reflections.items()
+    ]
+    accepted = [row for row in table if not row["reject"]]
+    rejected = [row for row in table if row["reject"]]
+    runs.log_table(accepted or [{"id": ""}], runs.REFLECTIONS)
+    if rejected:
+        runs.log_table(rejected, "rejected.json")
+    if accepted:
+        runs.log_dataset(accepted, "reflections", "reflection")
 
 
 def run(config: ReflectConfig) -> ReflectResult:
@@ -124,20 +145,23 @@ def run(config: ReflectConfig) -> ReflectResult:
 def command(config: ReflectConfig) -> int:
     """Run and print the summary."""
     result = run(config)
-    print(summary(result.collected.counts(), result.seconds))
+    print(summary(result.collected.counts(config.reflection), result.seconds))
     print(f"run {result.run_id}; train on them with reflection={config.reflection.teacher}")
     return 0
 
 
-def summary(counts: dict[str, int], seconds: float) -> str:
-    """Return one line with rows, accepted, rejected by reason, tokens and seconds."""
+def summary(counts: dict[str, float], seconds: float) -> str:
+    """Return one line with rows, accepted, rejected by reason, tokens, cost and seconds."""
     rejected = [
-        f"{n} {name.partition('/')[2]}" for name, n in counts.items() if "rejected" in name and n
+        f"{n:.0f} {name.partition('/')[2]}"
+        for name, n in counts.items()
+        if name.startswith("rejected/") and n
     ]
     return (
-        f"reflections: {counts['rows']} rows, {counts['accepted']} accepted, "
-        f"rejected: {', '.join(rejected) or 'none'}; asked for {counts['asked']} now; "
-        f"{counts['prompt_tokens']} + {counts['completion_tokens']} tokens; {seconds:.1f} s"
+        f"reflections: {counts['rows']:.0f} rows, {counts['accepted']:.0f} accepted, "
+        f"rejected: {', '.join(rejected) or 'none'}; asked for {counts['asked']:.0f} now; "
+        f"{counts['prompt_tokens']:.0f} + {counts['completion_tokens']:.0f} tokens, "
+        f"cost {counts['cost']:.4f}; {seconds:.1f} s"
     )
 
 

@@ -63,7 +63,7 @@ def run(config: TrainConfig) -> TrainResult:
             cache=Path(config.paths.cache),
             seed=config.seed,
         )
-        examples, reflections, reflection_runs = _reflect(config, examples, backbone)
+        examples, reflections, reflection_runs = _reflect(config, examples, backbone, opened.id)
         digest = runs.log_examples(examples, config.data.name, "training")
         rows = _tokenise(config, examples, reflections, backbone)
         folder = Path(config.paths.runs) / opened.id
@@ -91,11 +91,12 @@ def run(config: TrainConfig) -> TrainResult:
 
 
 def _reflect(
-    config: TrainConfig, examples: list[Example], backbone: Backbone
+    config: TrainConfig, examples: list[Example], backbone: Backbone, run_id: str
 ) -> tuple[list[Example], dict[str, str], list[str]]:
     """Return the rows to train on, reflections by instruction id, and the runs that made them."""
     from tbr_lightning.reflect import collect_in_run, store_of, teacher_of
     from tbr_lightning.reflection.collect import apply_rejects, collect, missing, wanted
+    from tbr_lightning.tracking import runs
 
     rows = wanted(examples, config.reflection)
     if not rows:
@@ -105,8 +106,20 @@ def _reflect(
     if missing(rows, teacher, store):
         collected = collect_in_run(config, rows, teacher, store).collected
     else:
-        collected = collect(rows, teacher, store)
+        collected = collect(rows, teacher, store, attempts=config.reflection.attempts)
     made_by = sorted({item.run_id for item in collected.reflections.values() if item.run_id})
+    for reflection_run in made_by:
+        runs.add_to_tag(reflection_run, "tbr.used_by", run_id)
+    if collected.accepted:
+        runs.log_dataset(
+            [
+                {"id": row.id, "kind": row.kind, "reflection": collected.accepted[row.id]}
+                for row in rows
+                if row.id in collected.accepted
+            ],
+            "reflections",
+            "training",
+        )
     return apply_rejects(examples, collected, config.reflection), collected.accepted, made_by
 
 

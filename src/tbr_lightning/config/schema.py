@@ -102,7 +102,9 @@ class ReflectionConfig:
     teacher: str = MISSING  # none | internal | external | recorded | filler
     kinds: list[str] = field(default_factory=lambda: ["harmful"])
     on_reject: str = "plain"  # plain: train on the bare refusal | drop: leave the row out | error
+    attempts: int = 1  # a rejected row is asked for again with a new seed, up to this often
     path: str | None = None  # recorded: JSONL file
+    run_id: str | None = None  # recorded: an earlier reflection run
     prompt: str | None = None  # internal and external: prompt file; null for the shipped one
     base_url: str | None = None  # external: OpenAI-compatible endpoint
     model: str | None = None  # external: the teacher's name at that endpoint
@@ -112,6 +114,13 @@ class ReflectionConfig:
     batch_size: int = 64  # internal
     concurrency: int = 8  # external
     timeout: float = 60.0  # external, seconds
+    requests_per_minute: float | None = None  # external; null: no limit
+    tokens_per_minute: float | None = None  # external, prompt and completion; null: no limit
+    max_requests: int | None = None  # external: stop after this many in one run
+    max_cost: float | None = None  # external: stop at this cost in one run, in the prices' currency
+    prompt_price: float = 0.0  # external, per million tokens
+    completion_price: float = 0.0  # external, per million tokens
+    traces: int = 100  # external: how many calls are traced in MLflow; a trace takes some 65 ms
 
     def __post_init__(self) -> None:
         teachers = ("none", "internal", "external", "recorded", "filler")
@@ -119,9 +128,31 @@ class ReflectionConfig:
         one_of("reflection.on_reject", self.on_reject, ("plain", "drop", "error"))
         for kind in self.kinds:
             one_of("reflection.kinds", kind, KINDS)
-        if self.teacher == "recorded" and not self.path:
-            raise UserError("reflection.path is not set: name the JSONL file of the reflections")
-        for name in ("max_new_tokens", "batch_size", "concurrency"):
+        if self.teacher == "recorded" and not (self.path or self.run_id):
+            raise UserError(
+                "reflection.path is not set: name the JSONL file of the reflections, or their run "
+                "with reflection.run_id"
+            )
+        if self.attempts > 1 and self.temperature == 0 and self.teacher in ("internal", "external"):
+            raise UserError(
+                f"reflection.attempts={self.attempts} with reflection.temperature=0 would get the "
+                "same answer again: raise the temperature"
+            )
+        for name in ("requests_per_minute", "tokens_per_minute", "max_cost"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise UserError(f"reflection.{name}={value} is too small: give a value above 0")
+        if self.max_cost is not None and not (self.prompt_price or self.completion_price):
+            raise UserError(
+                f"reflection.max_cost={self.max_cost} needs reflection.prompt_price and "
+                "reflection.completion_price, per million tokens"
+            )
+        at_least(
+            "reflection.max_requests", 1 if self.max_requests is None else self.max_requests, 1
+        )
+        for name in ("prompt_price", "completion_price", "traces"):
+            at_least(f"reflection.{name}", getattr(self, name), 0)
+        for name in ("max_new_tokens", "batch_size", "concurrency", "attempts"):
             at_least(f"reflection.{name}", getattr(self, name), 1)
         within("reflection.temperature", self.temperature, 0, 2)
 

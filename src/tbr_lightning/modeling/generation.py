@@ -40,6 +40,7 @@ def generate(
     batch_size: int,
     temperature: float = 0.0,
     suppress_first: Sequence[int] = (),
+    seed: int | None = None,
 ) -> Iterator[tuple[int, Generated]]:
     """Yield (number of the prompt, what was written), batch by batch.
 
@@ -50,10 +51,13 @@ def generate(
         batch_size: Prompts decoded together.
         temperature: 0 decodes greedily.
         suppress_first: Tokens that must not come first.
+        seed: Of sampling; matters only with a temperature.
     """
     model, tokenizer = backbone.model, backbone.tokenizer
     order = sorted(range(len(prompts)), key=lambda n: len(prompts[n]))
     sampling = {"do_sample": True, "temperature": temperature} if temperature else {}
+    if sampling:
+        torch.manual_seed(seed or 0)
     for start in range(0, len(order), batch_size):
         numbers = order[start : start + batch_size]
         width = max(len(prompts[n]) for n in numbers)

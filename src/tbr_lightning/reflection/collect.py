@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tbr_lightning.config.schema import ReflectionConfig
-from tbr_lightning.data.example import Example
+from tbr_lightning.data.example import Example, Kind
 from tbr_lightning.errors import UserError
 from tbr_lightning.progress import track
-from tbr_lightning.reflection.checks import REASONS, reject_reason
+from tbr_lightning.reflection.checks import REASONS, boilerplate, reject_reason
 from tbr_lightning.reflection.record import Reflection, request_key
 from tbr_lightning.reflection.store import ReflectionStore
-from tbr_lightning.reflection.teachers import Teacher
+from tbr_lightning.reflection.teachers import Request, Teacher
 
 
 @dataclass(frozen=True)
@@ -35,16 +35,23 @@ class Collected:
             key: found.draft.text for key, found in self.reflections.items() if not found.reject
         }
 
-    def counts(self) -> dict[str, int]:
-        """Return rows, accepted, rejected by reason, tokens, and how many were asked for now."""
+    def counts(self, config: ReflectionConfig) -> dict[str, float]:
+        """Return rows, accepted, rejected by reason, tokens, cost, and how many were asked now.
+
+        Tokens and cost are of the reflections that are here, whenever they were written; replies
+        that a later attempt replaced are not among them.
+        """
         rejected = Counter(found.reject for found in self.reflections.values() if found.reject)
         drafts = [found.draft for found in self.reflections.values()]
+        read = sum(draft.prompt_tokens for draft in drafts)
+        written = sum(draft.completion_tokens for draft in drafts)
         return {
             "rows": len(self.reflections),
             "accepted": len(self.accepted),
             **{f"rejected/{reason}": rejected[reason] for reason in REASONS},
-            "prompt_tokens": sum(draft.prompt_tokens for draft in drafts),
-            "completion_tokens": sum(draft.completion_tokens for draft in drafts),
+            "prompt_tokens": read,
+            "completion_tokens": written,
+            "cost": (read * config.prompt_price + written * config.completion_price) / 1e6,
             "asked": self.asked,
         }
 
@@ -56,44 +63,79 @@ def wanted(examples: Sequence[Example], config: ReflectionConfig) -> list[Exampl
     return [example for example in examples if example.kind in config.kinds]
 
 
-def missing(rows: Sequence[Example], teacher: Teacher, store: ReflectionStore) -> list[Example]:
+def missing(
+    rows: Sequence[Example], teacher: Teacher, store: ReflectionStore, seed: int | None = None
+) -> list[Example]:
     """Return the rows whose reflection is not in the store yet."""
-    keys = {_key(example, teacher): example for example in rows}
+    keys = {_key(example, teacher, seed): example for example in rows}
     found = store.get(keys)
     return [example for key, example in keys.items() if key not in found]
 
 
 def collect(
-    rows: Sequence[Example], teacher: Teacher, store: ReflectionStore, run_id: str = ""
+    rows: Sequence[Example],
+    teacher: Teacher,
+    store: ReflectionStore,
+    run_id: str = "",
+    *,
+    attempts: int = 1,
 ) -> Collected:
     """Return a reflection for each row, from the store or else from the teacher.
 
-    Each is on disk as soon as the teacher has written it, so nothing is lost or asked twice.
+    Each is on disk as soon as the teacher has written it, so nothing is lost or asked twice. Rows
+    whose reflection is rejected are asked for again with a new seed, up to ``attempts`` times.
     """
-    absent = missing(rows, teacher, store)
-    if absent:
-        for example, draft in track(teacher.write(absent), "reflections", len(absent)):
-            reject = reject_reason(draft, example.kind) if teacher.checked else None
-            made = Reflection(
-                example.id,
-                draft,
-                teacher.name,
-                teacher.prompt_hash,
-                teacher.sampling,
-                reject,
-                run_id,
-            )
-            store.put([made])
-    found = store.get(_key(example, teacher) for example in rows)
-    by_id = {reflection.instruction_id: reflection for reflection in found.values()}
-    # The verdict depends on the row's label, so it is made anew for what the store held.
     kinds = {example.id: example.kind for example in rows}
-    if teacher.checked:
-        by_id = {
-            key: replace(item, reject=reject_reason(item.draft, kinds[key]))
-            for key, item in by_id.items()
-        }
-    return Collected(by_id, len(absent))
+    by_id: dict[str, Reflection] = {}
+    asked, wanting = 0, list(rows)
+    for attempt in range(attempts if teacher.repeats else 1):
+        seed = attempt or None
+        asked += _ask(missing(wanting, teacher, store, seed), teacher, store, run_id, seed)
+        found = store.get(_key(example, teacher, seed) for example in wanting)
+        by_id |= {item.instruction_id: item for item in found.values()}
+        if teacher.checked:
+            by_id = _checked(by_id, kinds)
+        wanting = [example for example in rows if by_id[example.id].reject]
+        if not wanting:
+            break
+    return Collected(by_id, asked)
+
+
+def _ask(
+    rows: Sequence[Example],
+    teacher: Teacher,
+    store: ReflectionStore,
+    run_id: str,
+    seed: int | None,
+) -> int:
+    """Let the teacher write, store each draft at once, and return how many there are."""
+    if not rows:
+        return 0
+    request = Request(rows, seed, run_id or None)
+    for example, draft in track(teacher.write(request), "reflections", len(rows)):
+        made = Reflection(
+            example.id,
+            draft,
+            teacher.name,
+            teacher.prompt_hash,
+            teacher.sampling_of(seed),
+            run_id=run_id,
+        )
+        store.put([made])
+    return len(rows)
+
+
+def _checked(by_id: dict[str, Reflection], kinds: dict[str, Kind]) -> dict[str, Reflection]:
+    """Return the reflections with their verdicts, which depend on labels and on each other."""
+    same = boilerplate({key: item.draft.text for key, item in by_id.items()})
+    return {
+        key: replace(
+            item,
+            reject=reject_reason(item.draft, kinds[key])
+            or ("boilerplate" if key in same else None),
+        )
+        for key, item in by_id.items()
+    }
 
 
 def apply_rejects(
@@ -116,5 +158,5 @@ def apply_rejects(
     )
 
 
-def _key(example: Example, teacher: Teacher) -> str:
-    return request_key(example.id, teacher.name, teacher.prompt_hash, teacher.sampling)
+def _key(example: Example, teacher: Teacher, seed: int | None) -> str:
+    return request_key(example.id, teacher.name, teacher.prompt_hash, teacher.sampling_of(seed))

@@ -1,35 +1,116 @@
-"""Requests to an OpenAI-compatible endpoint, several at once."""
+"""Requests to an OpenAI-compatible endpoint: several at once, paced, within a budget."""
 
 from __future__ import annotations
 
 import os
+import time
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import Any
 
 import openai
 
 from tbr_lightning.config.schema import ReflectionConfig
 from tbr_lightning.errors import UserError
+from tbr_lightning.tracking.traces import traced_call
 
 _RETRIES = 6
+_MILLION = 1_000_000
+_CHARACTERS_PER_TOKEN = 4  # a guess before the endpoint has counted, for pacing only
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One completion."""
+    """One completion.
+
+    Attributes:
+        text: What was written.
+        prompt_tokens: Tokens read, as the endpoint counts.
+        completion_tokens: Tokens written.
+        cut: It ended by length.
+    """
 
     text: str
     prompt_tokens: int
     completion_tokens: int
     cut: bool
 
+    def cost(self, config: ReflectionConfig) -> float:
+        """Return what the reply cost, in the currency of the prices."""
+        return (
+            self.prompt_tokens * config.prompt_price
+            + self.completion_tokens * config.completion_price
+        ) / _MILLION
 
-def complete(prompts: Sequence[str], config: ReflectionConfig) -> Iterator[tuple[int, Reply]]:
+
+@dataclass
+class Pace:
+    """Keeps a rate by waiting before what would exceed it.
+
+    Attributes:
+        per_minute: Units a minute; ``None`` for no limit.
+    """
+
+    per_minute: float | None
+    _free_at: float = field(default=0.0, init=False)
+
+    def wait(self, units: float = 1.0) -> None:
+        """Wait until ``units`` more are within the rate."""
+        if self.per_minute is None:
+            return
+        now = time.monotonic()
+        if self._free_at > now:
+            time.sleep(self._free_at - now)
+        self._free_at = max(self._free_at, now) + 60 * units / self.per_minute
+
+
+@dataclass
+class Budget:
+    """What one run may still ask for.
+
+    Attributes:
+        config: Limits and prices.
+        started: Requests sent so far.
+        cost: Of the replies so far.
+    """
+
+    config: ReflectionConfig
+    started: int = 0
+    cost: float = 0.0
+
+    @property
+    def spent(self) -> str:
+        """The limit that is reached, as its key and value, or an empty text."""
+        most, cost = self.config.max_requests, self.config.max_cost
+        if most is not None and self.started >= most:
+            return f"reflection.max_requests={most}"
+        return f"reflection.max_cost={cost}" if cost is not None and self.cost >= cost else ""
+
+
+def complete(
+    prompts: Sequence[str],
+    config: ReflectionConfig,
+    *,
+    seed: int | None = None,
+    run_id: str | None = None,
+) -> Iterator[tuple[int, Reply]]:
     """Yield (number of the prompt, reply) as replies come in.
 
+    At most ``concurrency`` requests are under way, so no more than those are lost by a kill. The
+    client retries 429, 5xx and time-outs with exponential backoff and jitter, and honours
+    ``Retry-After``.
+
+    Args:
+        prompts: What to ask, each a request of its own.
+        config: Endpoint, pace and budget.
+        seed: Sent along, so that a repeated request may get another reply.
+        run_id: MLflow run that the first calls are traced in; ``None`` traces none.
+
     Raises:
-        UserError: The endpoint refuses the key, does not know the model, or does not answer.
+        UserError: The endpoint refuses the key, does not know the model, or does not answer, or
+            the budget is spent. Every reply that came before was yielded.
     """
     client = openai.OpenAI(
         api_key=os.environ[config.api_key_env],
@@ -38,43 +119,81 @@ def complete(prompts: Sequence[str], config: ReflectionConfig) -> Iterator[tuple
         max_retries=_RETRIES,
     )
 
-    def ask(prompt: str) -> Reply:
-        done = client.chat.completions.create(
-            model=config.model or "",
-            messages=[{"role": "user", "content": prompt}],
-            temperature=config.temperature,
-            max_tokens=config.max_new_tokens,
-        )
-        choice = done.choices[0]
-        return Reply(
-            choice.message.content or "",
-            done.usage.prompt_tokens if done.usage else 0,
-            done.usage.completion_tokens if done.usage else 0,
-            choice.finish_reason == "length",
+    def ask(number: int) -> Reply:
+        messages = [{"role": "user", "content": prompts[number]}]
+        traced = run_id if number < config.traces else None
+        with traced_call(messages, config.model or "", traced) as record:
+            done = client.chat.completions.create(
+                model=config.model or "",
+                messages=messages,  # type: ignore[arg-type]
+                temperature=config.temperature,
+                max_tokens=config.max_new_tokens,
+                seed=openai.omit if seed is None else seed,
+            )
+            reply = _reply(done)
+            record(reply.text)
+        return reply
+
+    requests, tokens = Pace(config.requests_per_minute), Pace(config.tokens_per_minute)
+    budget, todo = Budget(config), deque(range(len(prompts)))
+    under_way: dict[Future[Reply], int] = {}
+    pool = ThreadPoolExecutor(config.concurrency)
+    try:
+        while under_way or (todo and not budget.spent):
+            while todo and len(under_way) < config.concurrency and not budget.spent:
+                number = todo.popleft()
+                requests.wait()
+                tokens.wait(len(prompts[number]) / _CHARACTERS_PER_TOKEN + config.max_new_tokens)
+                under_way[pool.submit(ask, number)] = number
+                budget.started += 1
+            for future in wait(under_way, return_when=FIRST_COMPLETED).done:
+                number, reply = under_way.pop(future), future.result()
+                budget.cost += reply.cost(config)
+                yield number, reply
+    except openai.OpenAIError as error:
+        # What others have answered meanwhile is paid for.
+        for future in wait(under_way).done:
+            if future.exception() is None:
+                yield under_way[future], future.result()
+        raise UserError(_explain(error, config)) from error
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+    if todo:
+        raise UserError(
+            f"{budget.spent} is spent after {budget.started} requests (cost {budget.cost:.4f}): "
+            "raise it and run again for the rest"
         )
 
+
+def _reply(done: Any) -> Reply:
+    try:
+        choice, usage = done.choices[0], done.usage
+        return Reply(
+            choice.message.content or "",
+            usage.prompt_tokens if usage else 0,
+            usage.completion_tokens if usage else 0,
+            choice.finish_reason == "length",
+        )
+    except (AttributeError, IndexError, TypeError) as error:
+        raise openai.OpenAIError("no choice in the reply") from error
+
+
+def _explain(error: openai.OpenAIError, config: ReflectionConfig) -> str:
     where = config.base_url or "the default endpoint"
-    with ThreadPoolExecutor(config.concurrency) as pool:
-        futures: dict[Future[Reply], int] = {pool.submit(ask, p): n for n, p in enumerate(prompts)}
-        try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-            raise UserError(
-                f"{where} refused the key in {config.api_key_env}: give a valid one"
-            ) from error
-        except openai.NotFoundError as error:
-            raise UserError(
-                f"reflection.model='{config.model}' is not known at {where}: give another"
-            ) from error
-        except openai.APIConnectionError as error:
-            raise UserError(
-                f"reflection.base_url: {where} does not answer: start it or give another"
-            ) from error
-        except openai.APIStatusError as error:
-            raise UserError(
-                f"{where} answered {error.status_code} after {_RETRIES} retries: run again to go "
-                "on from here"
-            ) from error
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
+        return f"{where} refused the key in {config.api_key_env}: give a valid one"
+    if isinstance(error, openai.NotFoundError):
+        return f"reflection.model='{config.model}' is not known at {where}: give another"
+    if isinstance(error, openai.APITimeoutError):
+        return (
+            f"{where} did not answer within reflection.timeout={config.timeout} s in "
+            f"{_RETRIES + 1} tries: raise it, or run again to go on from here"
+        )
+    if isinstance(error, openai.APIConnectionError):
+        return f"reflection.base_url: {where} does not answer: start it or give another"
+    if isinstance(error, openai.APIStatusError):
+        return (
+            f"{where} answered {error.status_code} after {_RETRIES + 1} tries: run again to go on "
+            "from here"
+        )
+    return f"{where} sent what is no chat completion ({type(error).__name__}): check the endpoint"

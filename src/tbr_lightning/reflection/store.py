@@ -33,6 +33,8 @@ class ReflectionStore:
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
         with closing(sqlite3.connect(self.file, timeout=60)) as db, db:
+            # Safe against a kill of the process; a power cut may take the last few.
+            db.execute("PRAGMA synchronous=NORMAL")
             yield db
 
     def put(self, reflections: Iterable[Reflection]) -> None:

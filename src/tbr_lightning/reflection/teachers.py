@@ -15,7 +15,22 @@ from tbr_lightning.data.files import read_rows, text_of
 from tbr_lightning.errors import UserError
 from tbr_lightning.reflection.record import Conclusion, Draft, stated_conclusion
 
-Writer = Callable[[Sequence[Example]], Iterator[tuple[Example, Draft]]]
+Writer = Callable[["Request"], Iterator[tuple[Example, Draft]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a teacher is asked for at once.
+
+    Attributes:
+        examples: Rows that want a reflection.
+        seed: ``None`` at first; a number when rejected rows are asked for again.
+        run_id: MLflow run that asks.
+    """
+
+    examples: Sequence[Example]
+    seed: int | None = None
+    run_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -28,6 +43,8 @@ class Teacher:
         prompt_hash: Of the prompt file or form.
         sampling: Decoding settings.
         checked: Whether its drafts must pass the checks; a filler control says nothing on purpose.
+        repeats: Whether asking again may get another answer.
+        prompt: Text of the prompt file, logged with the run.
     """
 
     name: str
@@ -35,6 +52,12 @@ class Teacher:
     prompt_hash: str = ""
     sampling: Mapping[str, Any] = field(default_factory=dict)
     checked: bool = True
+    repeats: bool = False
+    prompt: str = ""
+
+    def sampling_of(self, seed: int | None) -> dict[str, Any]:
+        """Return the decoding settings of a request, its seed among them."""
+        return {**self.sampling, **({} if seed is None else {"seed": seed})}
 
 
 def prompt_template(path: str | None, shipped: str) -> str:
@@ -63,8 +86,8 @@ def microworld_teacher() -> Teacher:
     """Return the micro-world's recorded teacher, which knows the world's own reasons."""
     from tbr_lightning.microworld.prompts import teacher_reflection
 
-    def write(examples: Sequence[Example]) -> Iterator[tuple[Example, Draft]]:
-        for example in examples:
+    def write(request: Request) -> Iterator[tuple[Example, Draft]]:
+        for example in request.examples:
             text, conclusion = teacher_reflection(example.instruction)
             yield example, Draft(text, conclusion)
 
@@ -75,8 +98,8 @@ def filler_teacher(seed: int) -> Teacher:
     """Return the control whose think block has the usual length and says nothing."""
     from tbr_lightning.microworld.prompts import filler_reflection
 
-    def write(examples: Sequence[Example]) -> Iterator[tuple[Example, Draft]]:
-        for example in examples:
+    def write(request: Request) -> Iterator[tuple[Example, Draft]]:
+        for example in request.examples:
             yield example, Draft(filler_reflection(f"{seed}/{example.id}"), None)
 
     return Teacher("microworld/filler", write, sampling={"seed": seed}, checked=False)
@@ -86,27 +109,43 @@ def recorded_teacher(path: str) -> Teacher:
     """Return reflections of a JSONL file: ``instruction``, ``input`` (optional), ``reflection``.
 
     Raises:
-        UserError: The file is malformed, or none of its rows matches an instruction.
+        UserError: The file is malformed; while writing, none of its rows matches an instruction.
     """
     texts: dict[str, str] = {}
-    digest = hashlib.sha256()
     for where, row in read_rows(path, "reflection.path"):
         instruction = text_of(row, ("instruction",), where)
         key = instruction_id(instruction, text_of(row, ("input",), where, default=""))
         texts[key] = text_of(row, ("reflection",), where)
-        digest.update(f"{key}{texts[key]}".encode())
+    return _given(texts, f"reflection.path='{path}'")
 
-    def write(examples: Sequence[Example]) -> Iterator[tuple[Example, Draft]]:
-        if not any(example.id in texts for example in examples):
+
+def run_teacher(run_id: str) -> Teacher:
+    """Return the accepted reflections of an earlier reflection run.
+
+    Raises:
+        UserError: There is no such run, or it is not of stage ``reflect``; while writing, none of
+            its rows matches an instruction.
+    """
+    from tbr_lightning.tracking.runs import reflections_of
+
+    return _given(reflections_of(run_id), f"reflection.run_id='{run_id}'")
+
+
+def _given(texts: Mapping[str, str], where: str) -> Teacher:
+    """Return a teacher that hands out texts by the instruction's id."""
+
+    def write(request: Request) -> Iterator[tuple[Example, Draft]]:
+        if not any(example.id in texts for example in request.examples):
             raise UserError(
-                f"reflection.path='{path}': none of its {len(texts)} instructions is among the "
-                f"{len(examples)} rows to reflect on: give the file that was made for this data"
+                f"{where}: none of its {len(texts)} instructions is among the "
+                f"{len(request.examples)} rows to reflect on: give what was made for this data"
             )
-        for example in examples:
+        for example in request.examples:
             text = texts.get(example.id, "")
             yield example, Draft(text, _conclusion(text))
 
-    return Teacher(f"recorded/{digest.hexdigest()[:16]}", write)
+    digest = text_hash("".join(f"{key}{texts[key]}" for key in sorted(texts)))
+    return Teacher(f"recorded/{digest}", write)
 
 
 def endpoint_teacher(config: ReflectionConfig) -> Teacher:
@@ -122,9 +161,11 @@ def endpoint_teacher(config: ReflectionConfig) -> Teacher:
 
     template = prompt_template(config.prompt, "teacher.txt")
 
-    def write(examples: Sequence[Example]) -> Iterator[tuple[Example, Draft]]:
-        prompts = [template.replace("{instruction}", example.prompt) for example in examples]
-        for number, reply in complete(prompts, config):
+    def write(request: Request) -> Iterator[tuple[Example, Draft]]:
+        prompts = [
+            template.replace("{instruction}", example.prompt) for example in request.examples
+        ]
+        for number, reply in complete(prompts, config, seed=request.seed, run_id=request.run_id):
             text = reply.text.strip()
             draft = Draft(
                 text,
@@ -133,13 +174,15 @@ def endpoint_teacher(config: ReflectionConfig) -> Teacher:
                 reply.completion_tokens,
                 reply.cut,
             )
-            yield examples[number], draft
+            yield request.examples[number], draft
 
     return Teacher(
         f"endpoint/{config.base_url or 'default'}/{config.model}",
         write,
         text_hash(template),
         {"temperature": config.temperature, "max_tokens": config.max_new_tokens},
+        repeats=True,
+        prompt=template,
     )
 
 
@@ -168,14 +211,15 @@ def internal_teacher(config: ReflectionConfig, backbone: Any, origin: str) -> Te
             return prompt_ids(backbone.tokenizer, text)
         return list(backbone.tokenizer.encode(text.rstrip()))
 
-    def write(examples: Sequence[Example]) -> Iterator[tuple[Example, Draft]]:
-        prompts = [ids_of(example) for example in examples]
+    def write(request: Request) -> Iterator[tuple[Example, Draft]]:
+        prompts = [ids_of(example) for example in request.examples]
         for number, made in generate(
             backbone,
             prompts,
             max_new_tokens=config.max_new_tokens,
             batch_size=config.batch_size,
             temperature=config.temperature,
+            seed=request.seed,
         ):
             if thinks:
                 text, closed, _ = made.text.partition(backbone.layout.think_close.strip())
@@ -185,13 +229,15 @@ def internal_teacher(config: ReflectionConfig, backbone: Any, origin: str) -> Te
             draft = Draft(
                 text.strip(), _conclusion(text), len(prompts[number]), made.new_tokens, cut
             )
-            yield examples[number], draft
+            yield request.examples[number], draft
 
     return Teacher(
         f"internal/{origin}",
         write,
         text_hash(template or backbone.layout.think_cue),
         {"temperature": config.temperature, "max_tokens": config.max_new_tokens},
+        repeats=True,
+        prompt=template or backbone.layout.think_cue,
     )
 
 

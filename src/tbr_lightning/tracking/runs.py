@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,11 +13,17 @@ from typing import Any
 import mlflow
 import pandas as pd
 from mlflow.entities import RunStatus
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
 
 from tbr_lightning.config.schema import TrackingConfig
 from tbr_lightning.data.example import Example
+from tbr_lightning.errors import UserError
 from tbr_lightning.tracking.provenance import git_state, hardware, package_versions
 from tbr_lightning.tracking.store import connect
+
+REFLECTIONS = "reflections.json"
+"""Artifact of a reflection run: the accepted reflections, with their instructions' ids."""
 
 _PARAM_LIMIT = 6000  # characters of a param's value that MLflow stores; the artifact has no limit
 
@@ -176,3 +183,32 @@ def find_run(tags: Mapping[str, str]) -> str | None:
 def load_text(run_id: str, file: str) -> str:
     """Return a text artifact of a run."""
     return str(mlflow.artifacts.load_text(f"runs:/{run_id}/{file}"))
+
+
+def reflections_of(run_id: str) -> dict[str, str]:
+    """Return the accepted reflections of a reflection run, by the instruction's id.
+
+    Raises:
+        UserError: There is no such run in this store, or it is not one of stage ``reflect``.
+    """
+    try:
+        stage = mlflow.get_run(run_id).data.tags.get("tbr.stage")
+        table = json.loads(load_text(run_id, REFLECTIONS)) if stage == "reflect" else None
+    except MlflowException as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"reflection.run_id='{run_id}' cannot be read: {reason}") from error
+    if table is None:
+        raise UserError(f"reflection.run_id='{run_id}' is a run of stage {stage}, not reflect")
+    rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+    return {row["id"]: row["reflection"] for row in rows if row["id"]}
+
+
+def add_to_tag(run_id: str, key: str, value: str) -> None:
+    """Add a value to a comma-separated tag of another run, if that run is in this store."""
+    client = MlflowClient()
+    try:
+        there = client.get_run(run_id).data.tags.get(key, "")
+    except MlflowException:
+        return
+    if value not in there.split(","):
+        client.set_tag(run_id, key, f"{there},{value}".strip(","))
