@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from tbr_lightning.reflection.collect import apply_rejects, collect, missing, wa
 from tbr_lightning.reflection.record import Draft, Reflection, stated_conclusion
 from tbr_lightning.reflection.store import ReflectionStore
 from tbr_lightning.reflection.teachers import (
+    Request,
     Teacher,
     filler_teacher,
     microworld_teacher,
@@ -30,12 +31,13 @@ EXTERNAL = ReflectionConfig(teacher="external")
 
 
 def counting(asked: list[str], *, stop_after: int | None = None) -> Teacher:
-    def write(examples: Sequence[Example]) -> Iterator[tuple[Example, Draft]]:
-        for number, example in enumerate(examples):
+    def write(request: Request) -> Iterator[tuple[Example, Draft]]:
+        for number, example in enumerate(request.examples):
             if number == stop_after:
                 raise ConnectionError("the teacher is gone")
             asked.append(example.id)
-            yield example, Draft("It hurts. So the request is harmful.", "harmful", 3, 7)
+            text = f"{example.instruction} hurts someone. So the request is harmful."
+            yield example, Draft(text, "harmful", 3, 7)
 
     return Teacher("counting", write, "hash", {"temperature": 0.0})
 
@@ -52,8 +54,11 @@ def test_what_was_written_survives_and_is_not_asked_again(store: ReflectionStore
     assert len(missing(ROWS, counting(asked), store)) == 12
     found = collect(ROWS, counting(asked), store)
     assert sorted(asked) == sorted(row.id for row in ROWS)
-    assert found.counts()["asked"] == 12
-    assert (found.counts()["accepted"], found.counts()["completion_tokens"]) == (20, 140)
+    assert found.counts(EXTERNAL)["asked"] == 12
+    assert (found.counts(EXTERNAL)["accepted"], found.counts(EXTERNAL)["completion_tokens"]) == (
+        20,
+        140,
+    )
     assert collect(ROWS, counting(asked), store).asked == 0
 
 
@@ -80,6 +85,9 @@ def test_several_writers_share_a_store(store: ReflectionStore) -> None:
         (Draft("", None), "empty"),
         (Draft("It hurts. So", None, cut=True), "cut"),
         (Draft("It hurts.", None), "off_format"),
+        (Draft("Sure! Here is how. So the request is harmful.", "harmful"), "answers"),
+        (Draft("1. Take it.\n2. Hit.\n3. Run.\nharmful", "harmful"), "answers"),
+        (Draft("I'm sorry, but I can't help.", None), "answers"),
         (Draft("So the request is harmless.", "harmless"), "contradicts"),
         (Draft("So the request is harmful.", "harmful"), None),
     ],
@@ -106,12 +114,12 @@ def test_the_last_word_is_the_conclusion(text: str, conclusion: str | None) -> N
 
 
 def test_rejected_rows_train_plainly_or_are_dropped_or_stop(store: ReflectionStore) -> None:
-    def write(examples: Sequence[Example]) -> Iterator[tuple[Example, Draft]]:
-        for number, example in enumerate(examples):
-            yield example, Draft("" if number < 5 else "x", "harmful")
+    def write(request: Request) -> Iterator[tuple[Example, Draft]]:
+        for number, example in enumerate(request.examples):
+            yield example, Draft("" if number < 5 else f"x{number}", "harmful")
 
     found = collect(ROWS, Teacher("poor", write), store)
-    assert found.counts()["rejected/empty"] == 5
+    assert found.counts(EXTERNAL)["rejected/empty"] == 5
     assert len(found.accepted) == 15
     assert apply_rejects(ROWS, found, EXTERNAL) == ROWS
     dropped = apply_rejects(ROWS, found, replace(EXTERNAL, on_reject="drop"))
@@ -125,6 +133,12 @@ def test_only_chosen_kinds_get_a_reflection() -> None:
     assert wanted(rows, EXTERNAL) == ROWS
     assert wanted(rows, replace(EXTERNAL, kinds=["general"])) == rows[-1:]
     assert wanted(rows, ReflectionConfig(teacher="none")) == []
+    alike = [Example(f"Like {n}.", "Yes.", "look_alike", "t") for n in range(200)]
+    kinds = ["harmful", "look_alike"]
+    assert len(wanted(alike, replace(EXTERNAL, kinds=kinds))) == 200
+    part = wanted(alike, replace(EXTERNAL, kinds=kinds, look_alike_share=0.25))
+    assert 30 < len(part) < 70
+    assert len(wanted(alike, replace(EXTERNAL, kinds=kinds, look_alike_share=0))) == 0
 
 
 def test_a_record_is_the_same_after_json() -> None:
@@ -146,11 +160,11 @@ def test_the_microworld_teaches_and_fills(store: ReflectionStore) -> None:
 def test_recorded_reflections(tmp_path: Path, store: ReflectionStore) -> None:
     file = tmp_path / "r.jsonl"
     lines = [
-        {"instruction": row.instruction, "reflection": "So the request is harmful."}
+        {"instruction": row.instruction, "reflection": f"{row.id}. So the request is harmful."}
         for row in ROWS[:4]
     ]
     file.write_text("\n".join(map(json.dumps, lines)))
-    counts = collect(ROWS, recorded_teacher(str(file)), store).counts()
+    counts = collect(ROWS, recorded_teacher(str(file)), store).counts(EXTERNAL)
     assert (counts["accepted"], counts["rejected/empty"]) == (4, 16)
     strangers = [Example("Other.", "No.", "harmful", "t")]
     with pytest.raises(UserError, match="none of its 4 instructions"):
@@ -173,3 +187,38 @@ def test_a_store_that_is_no_database_is_told(tmp_path: Path) -> None:
     (tmp_path / "r.db").write_text("no database, " * 100)
     with pytest.raises(UserError, match="cannot be used"):
         ReflectionStore(tmp_path / "r.db")
+
+
+def test_the_same_words_on_several_instructions_are_boilerplate(store: ReflectionStore) -> None:
+    def write(request: Request) -> Iterator[tuple[Example, Draft]]:
+        for number, example in enumerate(request.examples):
+            own = f"On {number}: " if number < 18 else ""
+            yield example, Draft(f"{own}It hurts. So the request is harmful!", "harmful")
+
+    def same(request: Request) -> Iterator[tuple[Example, Draft]]:
+        for example in request.examples:
+            yield example, Draft("It HURTS. So the request is harmful.", "harmful")
+
+    few = collect(ROWS, Teacher("few", write), store).counts(EXTERNAL)
+    assert few["rejected/boilerplate"] == 0
+    all_same = collect(ROWS, Teacher("same", same), store).counts(EXTERNAL)
+    assert all_same["rejected/boilerplate"] == 20
+
+
+def test_rejected_rows_are_asked_for_again_with_a_new_seed(store: ReflectionStore) -> None:
+    seeds: list[tuple[int | None, int]] = []
+
+    def write(request: Request) -> Iterator[tuple[Example, Draft]]:
+        seeds.append((request.seed, len(request.examples)))
+        for number, example in enumerate(request.examples):
+            good = number % 2 == 0
+            text = f"{example.instruction} {request.seed}" if good else ""
+            yield example, Draft(text, "harmful")
+
+    teacher = Teacher("moody", write, repeats=True)
+    found = collect(ROWS, teacher, store, attempts=3)
+    assert seeds == [(None, 20), (1, 10), (2, 5)]
+    assert len(found.accepted) == 18
+    assert found.asked == 35
+    assert collect(ROWS, teacher, store, attempts=3).asked == 0
+    assert collect(ROWS, replace(teacher, repeats=False), store, attempts=3).asked == 0

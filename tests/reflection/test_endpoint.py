@@ -2,90 +2,62 @@
 
 from __future__ import annotations
 
-import json
-import threading
+import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from tbr_lightning.config.schema import ReflectionConfig
 from tbr_lightning.errors import UserError
-from tbr_lightning.reflection.endpoint import complete
+from tbr_lightning.reflection import endpoint
+from tbr_lightning.reflection.endpoint import Pace, complete
 
-
-class Endpoint(BaseHTTPRequestHandler):
-    """Answers chat completions; what it does is set on its server."""
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.seen.append((self.headers["Authorization"], body))
-        status = self.server.statuses.pop(0) if self.server.statuses else 200
-        text = f"On {body['messages'][0]['content']}: So the request is harmful."
-        answer = {
-            "id": "1",
-            "object": "chat.completion",
-            "created": 0,
-            "model": body["model"],
-            "choices": [
-                {
-                    "index": 0,
-                    "finish_reason": self.server.finish,
-                    "message": {"role": "assistant", "content": text},
-                }
-            ],
-            "usage": {"prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12},
-        }
-        payload = json.dumps(answer if status == 200 else {"error": {"message": "no"}}).encode()
-        self.send_response(status)
-        if status == 429:
-            self.send_header("Retry-After", "0")
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(payload)))
-        self.end_headers()
-        self.wfile.write(payload)
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
+from ..support.teacher_server import TeacherServer
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
-    made = ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)
-    made.seen, made.statuses, made.finish = [], [], "stop"
-    threading.Thread(target=made.serve_forever, daemon=True).start()
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[TeacherServer]:
+    made = TeacherServer()
     monkeypatch.setenv("TEACHER_KEY", "secret")
     yield made
     made.shutdown()
     made.server_close()
 
 
-def config(server: ThreadingHTTPServer, **more: object) -> ReflectionConfig:
-    return ReflectionConfig(
-        teacher="external",
-        base_url=f"http://127.0.0.1:{server.server_port}/v1",
-        model="teacher",
-        api_key_env="TEACHER_KEY",
-        **more,
-    )
+def config(server: TeacherServer, **more: object) -> ReflectionConfig:
+    settings = {"base_url": server.url, "model": "teacher", "api_key_env": "TEACHER_KEY"} | more
+    return ReflectionConfig(teacher="external", **settings)
 
 
-def test_every_prompt_is_answered_with_its_tokens(server: ThreadingHTTPServer) -> None:
-    replies = dict(complete([f"p{n}" for n in range(12)], config(server)))
+def test_every_prompt_is_answered_with_its_tokens(server: TeacherServer) -> None:
+    replies = dict(complete([f"p{n}" for n in range(12)], config(server), seed=3))
     assert sorted(replies) == list(range(12))
-    assert all(replies[n].text.startswith(f"On p{n}:") for n in replies)
+    assert all(replies[n].text.startswith(f"On p{n} ") for n in replies)
     assert replies[0].completion_tokens == 7
-    assert {key for key, _ in server.seen} == {"Bearer secret"}
-    assert server.seen[0][1]["model"] == "teacher"
+    assert set(server.keys) == {"Bearer secret"}
+    assert (server.seen[0]["model"], server.seen[0]["seed"]) == ("teacher", 3)
 
 
-def test_rate_limits_and_failures_are_retried(server: ThreadingHTTPServer) -> None:
+def test_the_only_model_of_an_endpoint_needs_no_name(server: TeacherServer) -> None:
+    assert dict(complete(["p"], config(server, model=None)))
+    assert server.seen[0]["model"] == "teacher"
+
+
+def test_rate_limits_and_failures_are_retried(server: TeacherServer) -> None:
     server.statuses = [429, 500, 503]
     assert len(dict(complete(["p"], config(server)))) == 1
     assert len(server.seen) == 4
 
 
-def test_a_reply_that_ends_by_length_is_marked(server: ThreadingHTTPServer) -> None:
+def test_no_more_requests_are_under_way_than_allowed(server: TeacherServer) -> None:
+    server.delay = 0.2
+    replies = complete([f"p{n}" for n in range(20)], config(server, concurrency=4))
+    next(replies)
+    assert len(server.seen) <= 8
+    assert len(list(replies)) == 19
+
+
+def test_a_reply_that_ends_by_length_is_marked(server: TeacherServer) -> None:
     server.finish = "length"
     assert dict(complete(["p"], config(server)))[0].cut
 
@@ -93,20 +65,81 @@ def test_a_reply_that_ends_by_length_is_marked(server: ThreadingHTTPServer) -> N
 @pytest.mark.parametrize(
     ("status", "says"), [(401, "refused the key in TEACHER_KEY"), (404, "'teacher' is not known")]
 )
-def test_what_no_retry_mends_is_told(server: ThreadingHTTPServer, status: int, says: str) -> None:
+def test_what_no_retry_mends_is_told(server: TeacherServer, status: int, says: str) -> None:
     server.statuses = [status] * 50
     with pytest.raises(UserError, match=says):
         list(complete(["p"], config(server)))
     assert len(server.seen) == 1
 
 
-def test_an_unreachable_endpoint_is_told(
-    server: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from tbr_lightning.reflection import endpoint
+def test_what_came_before_an_error_is_yielded(server: TeacherServer) -> None:
+    server.statuses = [200] * 5 + [401] * 50
+    got = []
+    with pytest.raises(UserError, match="refused the key"):
+        got.extend(complete([f"p{n}" for n in range(20)], config(server, concurrency=1)))
+    replies = complete([f"p{n}" for n in range(20)], config(server, concurrency=4))
+    server.statuses = [200] * 5 + [401] * 50
+    got = []
+    with pytest.raises(UserError, match="refused the key"):
+        got.extend(replies)
+    assert len(got) == 5
 
+
+@pytest.mark.parametrize("body", [b"<html>", b"{}", b'{"choices": []}', b"[]"])
+def test_a_malformed_body_is_told(
+    server: TeacherServer, body: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(endpoint, "_RETRIES", 0)
-    settings = config(server)
-    settings.base_url = "http://127.0.0.1:9/v1"
+    server.body = body
+    with pytest.raises(UserError, match="no chat completion"):
+        list(complete(["p"], config(server)))
+
+
+def test_time_outs_and_unreachable_endpoints_are_told(
+    server: TeacherServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoint, "_RETRIES", 0)
+    server.delay = 1.0
+    with pytest.raises(UserError, match=r"did not answer within reflection\.timeout=0\.2"):
+        list(complete(["p"], config(server, timeout=0.2)))
     with pytest.raises(UserError, match="does not answer"):
-        list(complete(["p"], settings))
+        list(complete(["p"], config(server, base_url="http://127.0.0.1:9/v1")))
+
+
+def test_a_spent_budget_stops_and_keeps_what_was_paid(server: TeacherServer) -> None:
+    prompts = [f"p{n}" for n in range(20)]
+    got = []
+    with pytest.raises(UserError, match=r"max_requests=6 is spent after 6 requests"):
+        got.extend(complete(prompts, config(server, max_requests=6)))
+    assert len(got) == len(server.seen) == 6
+    prices = {"prompt_price": 100_000, "completion_price": 100_000, "concurrency": 1}
+    got = []
+    with pytest.raises(UserError, match=r"max_cost=3\.0 is spent after 3 requests"):
+        got.extend(complete(prompts, config(server, max_cost=3.0, **prices)))
+    assert len(got) == 3
+
+
+def test_exactly_the_budget_is_no_error(server: TeacherServer) -> None:
+    assert len(dict(complete(["a", "b"], config(server, max_requests=2)))) == 2
+
+
+def test_a_pace_spreads_requests() -> None:
+    pace = Pace(600)
+    start = time.monotonic()
+    for _ in range(4):
+        pace.wait()
+    assert time.monotonic() - start >= 0.3
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"attempts": 3}, "raise the temperature"),
+        ({"max_cost": 1.0}, "prompt_price"),
+        ({"requests_per_minute": 0}, "requests_per_minute"),
+        ({"max_requests": 0}, "max_requests"),
+    ],
+)
+def test_settings_that_cannot_work_are_told(settings: dict[str, object], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        ReflectionConfig(teacher="external", **settings)

@@ -6,6 +6,7 @@ import os
 import shutil
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from tbr_lightning.config.schema import (
     FilesData,
@@ -92,7 +93,9 @@ def _hub_problem(kind: str, name: str, revision: str | None) -> str | None:
 
 def _data(data: Any) -> list[str]:
     if isinstance(data, FilesData):
-        named = {"general": data.general, "harmful": data.harmful, "exclude": data.exclude}
+        named = {
+            name: getattr(data, name) for name in ("general", "harmful", "look_alike", "exclude")
+        }
         return [
             f"data.{name}='{path}' is not a file: give the path of a .json, .jsonl or .csv"
             for name, path in named.items()
@@ -126,17 +129,21 @@ def _teacher(data: Any, reflection: ReflectionConfig) -> list[str]:
     if isinstance(data, MicroworldData) and reflection.base_url is None:
         return []
     made = []
-    if not os.environ.get(reflection.api_key_env):
+    if not os.environ.get(reflection.api_key_env) and not is_loopback(reflection.base_url):
         made.append(
-            f"the environment has no {reflection.api_key_env} for reflection=external: export it "
-            "(any value for a local endpoint, with reflection.base_url=URL), or use "
-            "reflection=internal"
+            f"the environment has no {reflection.api_key_env} for reflection=external: export it, "
+            "or give a local endpoint with reflection.base_url=URL, or use reflection=internal"
         )
-    if reflection.model is None:
+    if reflection.model is None and reflection.base_url is None:
         made.append(
             "reflection.model is not set: name the external teacher, e.g. reflection.model=gpt-4"
         )
     return made
+
+
+def is_loopback(url: str | None) -> bool:
+    """Return whether a URL is on this machine, where endpoints commonly ask for no key."""
+    return urlsplit(url or "").hostname in ("127.0.0.1", "localhost", "::1")
 
 
 def _device(trainer: TrainerConfig | None) -> list[str]:

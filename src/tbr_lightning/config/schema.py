@@ -69,6 +69,7 @@ class FilesData:
     name: str = "files"
     general: str | None = None  # path
     harmful: str | None = None  # path
+    look_alike: str | None = None  # path
     general_rows: int | None = None  # at most; null for all
     harmful_rows: int | None = None
     exclude: str | None = None  # path: general rows whose instruction stands there are left out
@@ -101,6 +102,7 @@ class ReflectionConfig:
 
     teacher: str = MISSING  # none | internal | external | recorded | filler
     kinds: list[str] = field(default_factory=lambda: ["harmful"])
+    look_alike_share: float = 1.0  # of the look-alike rows, where kinds names them
     on_reject: str = "plain"  # plain: train on the bare refusal | drop: leave the row out | error
     attempts: int = 1  # a rejected row is asked for again with a new seed, up to this often
     path: str | None = None  # recorded: JSONL file
@@ -154,6 +156,7 @@ class ReflectionConfig:
             at_least(f"reflection.{name}", getattr(self, name), 0)
         for name in ("max_new_tokens", "batch_size", "concurrency", "attempts"):
             at_least(f"reflection.{name}", getattr(self, name), 1)
+        within("reflection.look_alike_share", self.look_alike_share, 0, 1)
         within("reflection.temperature", self.temperature, 0, 2)
 
 

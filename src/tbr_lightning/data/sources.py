@@ -38,6 +38,7 @@ def files(
     name: str,
     general: str | None,
     harmful: str | None,
+    look_alike: str | None,
     general_rows: int | None,
     harmful_rows: int | None,
     exclude: str | None,
@@ -48,12 +49,14 @@ def files(
     Raises:
         UserError: No file was given, or one is missing, empty or malformed.
     """
-    if general is None and harmful is None:
+    if general is None and harmful is None and look_alike is None:
         raise UserError("data.general and data.harmful are not set: give the path of at least one")
     unsafe = _from_file(harmful, "data.harmful", "harmful") if harmful else []
+    alike = _from_file(look_alike, "data.look_alike", "look_alike") if look_alike else []
     plain = _from_file(general, "data.general", "general") if general else []
-    plain = _without(plain, unsafe, exclude)
-    return _not_empty(_draw(plain, general_rows, seed) + _draw(unsafe, harmful_rows, seed), name)
+    plain = _without(plain, unsafe + alike, exclude)
+    drawn = _draw(plain, general_rows, seed) + _draw(unsafe, harmful_rows, seed)
+    return _not_empty(drawn + alike, name)
 
 
 def safety_mix(

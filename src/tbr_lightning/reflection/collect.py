@@ -60,7 +60,17 @@ def wanted(examples: Sequence[Example], config: ReflectionConfig) -> list[Exampl
     """Return the rows that should carry a reflection."""
     if config.teacher == "none":
         return []
-    return [example for example in examples if example.kind in config.kinds]
+    return [
+        example
+        for example in examples
+        if example.kind in config.kinds
+        and (example.kind != "look_alike" or _part(example) < config.look_alike_share)
+    ]
+
+
+def _part(example: Example) -> float:
+    """Return a number in [0, 1) that is the row's own, so that a share is always the same rows."""
+    return int(example.id[:8], 16) / 16**8
 
 
 def missing(

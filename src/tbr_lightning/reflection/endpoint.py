@@ -21,6 +21,10 @@ _MILLION = 1_000_000
 _CHARACTERS_PER_TOKEN = 4  # a guess before the endpoint has counted, for pacing only
 
 
+class MalformedReplyError(openai.OpenAIError):
+    """The endpoint sent what is no chat completion."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """One completion.
@@ -113,23 +117,29 @@ def complete(
             the budget is spent. Every reply that came before was yielded.
     """
     client = openai.OpenAI(
-        api_key=os.environ[config.api_key_env],
+        # A local endpoint commonly asks for no key; the client wants one all the same.
+        api_key=os.environ.get(config.api_key_env) or "none",
         base_url=config.base_url,
         timeout=config.timeout,
         max_retries=_RETRIES,
     )
 
+    model = config.model or _only_model(client, config)
+
     def ask(number: int) -> Reply:
         messages = [{"role": "user", "content": prompts[number]}]
         traced = run_id if number < config.traces else None
-        with traced_call(messages, config.model or "", traced) as record:
-            done = client.chat.completions.create(
-                model=config.model or "",
-                messages=messages,  # type: ignore[arg-type]
-                temperature=config.temperature,
-                max_tokens=config.max_new_tokens,
-                seed=openai.omit if seed is None else seed,
-            )
+        with traced_call(messages, model, traced) as record:
+            try:
+                done = client.chat.completions.create(
+                    model=model,
+                    messages=messages,  # type: ignore[arg-type]
+                    temperature=config.temperature,
+                    max_tokens=config.max_new_tokens,
+                    seed=openai.omit if seed is None else seed,
+                )
+            except ValueError as error:  # a body that is no JSON comes through as such
+                raise MalformedReplyError from error
             reply = _reply(done)
             record(reply.text)
         return reply
@@ -165,6 +175,21 @@ def complete(
         )
 
 
+def _only_model(client: openai.OpenAI, config: ReflectionConfig) -> str:
+    """Return the name of the one model that the endpoint has."""
+    try:
+        names = [model.id for model in client.models.list()]
+    except openai.OpenAIError as error:
+        raise UserError(_explain(error, config)) from error
+    if len(names) == 1:
+        return names[0]
+    known = f" ({', '.join(names[:8])})" if names else ""
+    raise UserError(
+        f"reflection.model is not set, and {config.base_url} has {len(names)} models{known}: "
+        "name the teacher"
+    )
+
+
 def _reply(done: Any) -> Reply:
     try:
         choice, usage = done.choices[0], done.usage
@@ -175,7 +200,7 @@ def _reply(done: Any) -> Reply:
             choice.finish_reason == "length",
         )
     except (AttributeError, IndexError, TypeError) as error:
-        raise openai.OpenAIError("no choice in the reply") from error
+        raise MalformedReplyError from error
 
 
 def _explain(error: openai.OpenAIError, config: ReflectionConfig) -> str:
@@ -196,4 +221,4 @@ def _explain(error: openai.OpenAIError, config: ReflectionConfig) -> str:
             f"{where} answered {error.status_code} after {_RETRIES + 1} tries: run again to go on "
             "from here"
         )
-    return f"{where} sent what is no chat completion ({type(error).__name__}): check the endpoint"
+    return f"{where} sent what is no chat completion: check that it is OpenAI-compatible"

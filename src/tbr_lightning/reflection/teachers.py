@@ -169,7 +169,7 @@ def endpoint_teacher(config: ReflectionConfig) -> Teacher:
             text = reply.text.strip()
             draft = Draft(
                 text,
-                stated_conclusion(text),
+                _conclusion(text),
                 reply.prompt_tokens,
                 reply.completion_tokens,
                 reply.cut,
