@@ -64,6 +64,18 @@ def test_the_reflection_comes_apart_from_the_answer(
         assert "can't help" in harmful.content or "won't help" in harmful.content
         assert "harmful" in harmful.reasoning_content
         assert "<think>" not in harmful.content
+        # The same server as a teacher: it answers in the world's words, which the checks reject.
+        done = verb(
+            "reflect",
+            "data.harmful=8",
+            "reflection=external",
+            f"reflection.base_url=http://127.0.0.1:{port}/v1",
+            f"reflection.model={uri.removeprefix('models:/')}",
+            "reflection.max_new_tokens=32",
+        )
+        assert done.returncode == 0, done.stderr
+        assert "8 rows" in done.stdout
+        assert "asked for 8 now" in done.stdout
     finally:
         process.terminate()
         process.wait(timeout=60)

@@ -122,16 +122,17 @@ def _ask(
     if not rows:
         return 0
     request = Request(rows, seed, run_id or None)
-    for example, draft in track(teacher.write(request), "reflections", len(rows)):
-        made = Reflection(
-            example.id,
-            draft,
-            teacher.name,
-            teacher.prompt_hash,
-            teacher.sampling_of(seed),
-            run_id=run_id,
-        )
-        store.put([made])
+    with store.writing() as put:
+        for example, draft in track(teacher.write(request), "reflections", len(rows)):
+            made = Reflection(
+                example.id,
+                draft,
+                teacher.name,
+                teacher.prompt_hash,
+                teacher.sampling_of(seed),
+                run_id=run_id,
+            )
+            put(made)
     return len(rows)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -37,11 +37,17 @@ class ReflectionStore:
             db.execute("PRAGMA synchronous=NORMAL")
             yield db
 
-    def put(self, reflections: Iterable[Reflection]) -> None:
-        """Write records, replacing those of the same request, in one transaction."""
-        rows = [(reflection.key, reflection.to_json()) for reflection in reflections]
+    @contextmanager
+    def writing(self) -> Iterator[Callable[[Reflection], None]]:
+        """Hand over a function that puts a record on disk, replacing one of the same request."""
         with self._open() as db:
-            db.executemany("INSERT OR REPLACE INTO reflections VALUES (?, ?)", rows)
+
+            def put(reflection: Reflection) -> None:
+                record = (reflection.key, reflection.to_json())
+                db.execute("INSERT OR REPLACE INTO reflections VALUES (?, ?)", record)
+                db.commit()
+
+            yield put
 
     def get(self, keys: Iterable[str]) -> dict[str, Reflection]:
         """Return the records that exist, by key."""
