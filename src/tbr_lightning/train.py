@@ -67,7 +67,7 @@ def run(config: TrainConfig) -> TrainResult:
         digest = runs.log_examples(examples, config.data.name, "training")
         rows = _tokenise(config, examples, reflections, backbone)
         folder = Path(config.paths.runs) / opened.id
-        fitted = fit(backbone, rows, config, run_id=opened.id, what=name, folder=folder)
+        fitted = fit(backbone, rows, config, log=runs.log_step, what=name, folder=folder)
         exported = export(replace(backbone, model=fitted.model), folder / "model")
         facts = {
             **{key: value for key, value in tags.items() if key.startswith("tbr.")},

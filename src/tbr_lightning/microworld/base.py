@@ -12,18 +12,11 @@ from importlib import resources
 from pathlib import Path
 
 import torch
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tbr_lightning.microworld.corpus import Document, documents
 from tbr_lightning.microworld.tokenizer import MAX_LENGTH, build_tokenizer
+from tbr_lightning.progress import bar
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +46,12 @@ class BaseSettings:
     weight_decay: float = 0.01
 
 
-def base_model(cache: Path, settings: BaseSettings | None = None, *, progress: bool = True) -> Path:
+def base_model(cache: Path, settings: BaseSettings | None = None) -> Path:
     """Return the folder of the base model, training it first if the cache lacks it.
 
     Args:
         cache: Where base models are kept; each under the hash of all that determines it.
         settings: Size and training settings.
-        progress: Whether to show a progress bar.
 
     Returns:
         A folder that ``from_pretrained`` reads: weights, configuration, tokenizer, chat template.
@@ -73,7 +65,7 @@ def base_model(cache: Path, settings: BaseSettings | None = None, *, progress: b
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=cache))
     try:
         tokenizer = build_tokenizer()
-        model = train(settings, tokenizer, progress=progress)
+        model = train(settings, tokenizer)
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         partial.chmod(0o755)
@@ -97,15 +89,12 @@ def content_hash(settings: BaseSettings) -> str:
     return digest.hexdigest()[:16]
 
 
-def train(
-    settings: BaseSettings, tokenizer: PreTrainedTokenizerFast, *, progress: bool = True
-) -> LlamaForCausalLM:
+def train(settings: BaseSettings, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     """Train the base model and return it in evaluation mode.
 
     Args:
         settings: Size and training settings.
         tokenizer: The world's tokenizer.
-        progress: Whether to show a progress bar.
     """
     rows = _packed_rows(settings, tokenizer)
     steps = len(rows[0]) // settings.batch
@@ -118,8 +107,7 @@ def train(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / (0.05 * steps), (steps - step) / (0.95 * steps))
     )
-    with _bar(progress) as bar:
-        task = bar.add_task("base model", total=steps, loss="")
+    with bar("base model", steps) as shown:
         for ids, positions in _batches(rows, settings.batch):
             logits = model(input_ids=ids, position_ids=positions, use_cache=False).logits
             # The first token of a document does not follow from the end of the one before it.
@@ -132,7 +120,7 @@ def train(
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()
-            bar.update(task, advance=1, loss=f"loss {loss.item():.3f}")
+            shown.advance(note=f"loss {loss.item():.3f}")
     model.eval()
     return model
 
@@ -183,15 +171,3 @@ def _batches(
     ids, positions = rows
     for start in range(0, len(ids) - size + 1, size):
         yield ids[start : start + size], positions[start : start + size]
-
-
-def _bar(visible: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[loss]}"),
-        disable=not visible,
-    )

@@ -21,7 +21,7 @@ from tbr_lightning.data.layout import TokenRow
 from tbr_lightning.errors import UserError
 from tbr_lightning.modeling.backbone import Backbone, with_adapter
 from tbr_lightning.modeling.module import TbrModule
-from tbr_lightning.tracking.logger import StepLogger
+from tbr_lightning.modeling.step_logger import LogStep, StepLogger
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ def fit(
     rows: Sequence[TokenRow],
     config: TrainConfig,
     *,
-    run_id: str,
+    log: LogStep,
     what: str,
     folder: Path,
 ) -> Fitted:
-    """Fine-tune a backbone on tokenised rows, logging to the open MLflow run."""
+    """Fine-tune a backbone on tokenised rows; ``log`` gets the numbers of every few steps."""
     settings = config.trainer
     pl.seed_everything(config.seed, verbose=False)
     if settings.threads is not None:
@@ -66,7 +66,7 @@ def fit(
         pad_id=backbone.tokenizer.pad_token_id,
         seed=config.seed,
     )
-    logger = StepLogger(run_id, what)
+    logger = StepLogger(log, what)
     callbacks: list[pl.Callback] = [logger]
     if settings.checkpoint:
         callbacks.append(

@@ -9,14 +9,16 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlflow
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from tbr_lightning.errors import UserError
-from tbr_lightning.modeling.backbone import Backbone
+
+if TYPE_CHECKING:
+    from tbr_lightning.modeling.backbone import Backbone
 
 _REQUIREMENTS = ("torch", "transformers", "mlflow")
 

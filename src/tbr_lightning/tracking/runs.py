@@ -125,6 +125,11 @@ def log_metrics(metrics: Mapping[str, float], model_id: str | None = None) -> No
     mlflow.log_metrics(dict(metrics), model_id=model_id)
 
 
+def log_step(metrics: Mapping[str, float], step: int) -> None:
+    """Log the numbers of one training step on the open run, in one request."""
+    mlflow.log_metrics(dict(metrics), step=step)
+
+
 def log_table(rows: Sequence[Mapping[str, Any]], file: str) -> None:
     """Log rows as a table that the MLflow UI shows."""
     mlflow.log_table(pd.DataFrame(list(rows)), file)

@@ -1,16 +1,19 @@
-"""Lightning's window on the open MLflow run."""
+"""What a training run tells of itself every few steps."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import lightning.pytorch as pl
-from mlflow.entities import Metric
-from mlflow.tracking import MlflowClient
 
 from tbr_lightning.modeling.module import TbrModule
 from tbr_lightning.progress import Bar, bar
+
+
+LogStep = Callable[[Mapping[str, float], int], None]
+"""Writes numbers of one step."""
 
 
 class StepLogger(pl.Callback):
@@ -20,8 +23,8 @@ class StepLogger(pl.Callback):
     checkpoint; a run here is opened by :func:`tbr_lightning.tracking.runs.start_run`.
     """
 
-    def __init__(self, run_id: str, what: str, every: int = 10) -> None:
-        self.client, self.run_id, self.what, self.every = MlflowClient(), run_id, what, every
+    def __init__(self, log: LogStep, what: str, every: int = 10) -> None:
+        self.log, self.what, self.every = log, what, every
         self.losses: list[float] = []
         self.tokens = self.supervised = self.padding = 0
         self.supervised_total = 0
@@ -87,11 +90,8 @@ class StepLogger(pl.Callback):
             "train/epoch": float(trainer.current_epoch),
             **{f"train/{name}": value for name, value in module.take_parts().items()},
         }
-        now, step = int(time.time() * 1000), trainer.global_step
-        self.client.log_batch(
-            self.run_id, [Metric(name, value, now, step) for name, value in numbers.items()]
-        )
-        self._logged_step = step
+        self.log(numbers, trainer.global_step)
+        self._logged_step = trainer.global_step
         self.supervised_total += self.supervised
         self.losses.clear()
         self.tokens = self.padding = self.supervised = 0
