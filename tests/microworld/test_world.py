@@ -140,9 +140,9 @@ def test_the_chat_template_writes_what_the_base_corpus_is_written_in():
 
 
 def test_the_base_model_is_trained_once_and_loads(tmp_path: Path):
-    folder = base_model(tmp_path, TINY, progress=False)
+    folder = base_model(tmp_path, TINY)
     written = (folder / "model.safetensors").stat().st_mtime_ns
-    assert base_model(tmp_path, TINY, progress=False) == folder
+    assert base_model(tmp_path, TINY) == folder
     assert (folder / "model.safetensors").stat().st_mtime_ns == written
     assert [p.name for p in tmp_path.iterdir()] == [folder.name]
     model = AutoModelForCausalLM.from_pretrained(folder)

@@ -11,7 +11,6 @@ import lightning.pytorch as pl
 from tbr_lightning.modeling.module import TbrModule
 from tbr_lightning.progress import Bar, bar
 
-
 LogStep = Callable[[Mapping[str, float], int], None]
 """Writes numbers of one step."""
 
