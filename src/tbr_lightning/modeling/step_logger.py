@@ -23,7 +23,7 @@ class StepLogger(pl.Callback):
     """
 
     def __init__(self, log: LogStep, what: str, every: int = 10) -> None:
-        self.log, self.what, self.every = log, what, every
+        self._write, self.what, self.every = log, what, every
         self.losses: list[float] = []
         self.tokens = self.supervised = self.padding = 0
         self.supervised_total = 0
@@ -89,7 +89,7 @@ class StepLogger(pl.Callback):
             "train/epoch": float(trainer.current_epoch),
             **{f"train/{name}": value for name, value in module.take_parts().items()},
         }
-        self.log(numbers, trainer.global_step)
+        self._write(numbers, trainer.global_step)
         self._logged_step = trainer.global_step
         self.supervised_total += self.supervised
         self.losses.clear()
