@@ -10,12 +10,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[1]
 # The cache is keyed by content, so what `make demo` trained serves the tests as well.
 CACHE = Path(os.environ.get("TBR_CACHE", ROOT / ".tbr" / "cache"))
 os.environ["TBR_CACHE"] = str(CACHE)
 os.environ.pop("MLFLOW_TRACKING_URI", None)
+# Two workers share the cores, each test's processes one of them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
@@ -58,7 +62,9 @@ def base_folder() -> Path:
     """The micro-world's base model, trained once."""
     from tbr_lightning.microworld.base import base_model
 
-    return base_model(CACHE)
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with FileLock(CACHE / "tests.lock"):
+        return base_model(CACHE)
 
 
 @pytest.fixture(scope="session")
