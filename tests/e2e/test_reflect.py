@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -99,6 +100,16 @@ def test_a_killed_run_goes_on_and_repeats_nothing(
     assert max(asked.values()) <= 2
     again = verb("reflect", *words)
     assert "asked for 0 now" in again.stdout
+    whole = verb("reflect", *words, env={"TBR_HOME": str(tmp_path / "whole")})
+    assert "asked for 100 now" in whole.stdout, whole.stderr
+    assert texts(tmp_path / ".tbr") == texts(tmp_path / "whole")
+
+
+def texts(home: Path) -> dict[str, str]:
+    """Return what a store holds, by request."""
+    with sqlite3.connect(home / "runs" / "reflections.db") as db:
+        rows = db.execute("SELECT key, record FROM reflections").fetchall()
+    return {key: json.loads(record)["draft"]["text"] for key, record in rows}
 
 
 def test_a_spent_budget_exits_with_2_and_keeps_the_rest(verb: Verb, teacher: TeacherServer) -> None:

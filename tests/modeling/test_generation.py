@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
 import torch
 
+from tbr_lightning.config.schema import ReflectionConfig
 from tbr_lightning.data.layout import prompt_ids
 from tbr_lightning.modeling.backbone import Backbone
 from tbr_lightning.modeling.generation import generate
+from tbr_lightning.reflection.checks import reject_reason
+from tbr_lightning.reflection.teachers import Request, internal_teacher
+
+from .conftest import ROWS
 
 
 def test_batches_decode_what_single_prompts_decode(backbone: Backbone) -> None:
@@ -43,3 +51,25 @@ def test_a_cut_answer_is_marked_and_an_ended_one_is_not(backbone: Backbone) -> N
         )
     ]
     assert (made.cut, made.text) == (False, "")
+
+
+@pytest.mark.parametrize("chat", [True, False])
+def test_any_model_can_be_asked_to_reflect(backbone: Backbone, chat: bool) -> None:
+    asked: list[str] = []
+
+    def encode(text: str, **more: bool) -> list[int]:
+        asked.append(text)
+        return original(text, **more)
+
+    original = backbone.tokenizer.encode
+    backbone.tokenizer.encode = encode
+    config = ReflectionConfig(teacher="internal", max_new_tokens=4, batch_size=2)
+    teacher = internal_teacher(config, replace(backbone, has_own_template=chat), "random")
+    drafts = dict(teacher.write(Request(ROWS)))
+    assert set(drafts) == set(ROWS)
+    assert {reject_reason(draft, "harmful") for draft in drafts.values()} <= {"cut", "empty"}
+    assert all(draft.prompt_tokens > 100 for draft in drafts.values())
+    (first, *_) = (text for text in asked if ROWS[0].instruction in text)
+    # An instruct model is asked in its chat form, a base model by examples that it goes on from.
+    assert first.startswith("<s>[user]" if chat else "Each request is followed by")
+    assert first.endswith("[assistant]\n" if chat else "Reflection:")
