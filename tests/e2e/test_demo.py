@@ -30,7 +30,8 @@ def test_the_demo_tells_its_story_twice(verb: Verb, base_folder: Path, tmp_path:
     assert "false refusal" in first.stdout
     assert "mlflow server" in first.stdout
     assert Path("demo.png").stat().st_size > 10_000
-    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    client = MlflowClient(store, registry_uri=store)
     assert client.get_registered_model("tbr-microworld").aliases == {
         "champion": 2,
         "previous": 1,
