@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +63,7 @@ def command(config: SweepConfig) -> int:
         )
         if len(study.objectives) == 2:
             names = list(study.objectives)
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             axes = optuna.visualization.matplotlib.plot_pareto_front(storage, target_names=names)
             axes.figure.set_size_inches(8, 6)
             runs.log_figure(axes.figure, "pareto.png")
