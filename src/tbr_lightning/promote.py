@@ -79,7 +79,7 @@ def run(config: PromoteConfig) -> PromoteResult:
             "tbr.trained_by": candidate.run_id,
         }
         aliases.tag_version(config.name, version, facts)
-        runs.set_tags({"mlflow.runName": f"promote {config.name} v{version}"})
+        runs.set_tags({"mlflow.runName": f"promote v{version}"})
         runs.set_tags({**facts, "tbr.candidate": version, "tbr.champion_before": before or ""})
         runs.log_table(
             [{"rule": r.name, "passed": r.passed, "because": r.because} for r in verdict.rules],
