@@ -199,6 +199,15 @@ def test_the_same_words_on_several_instructions_are_boilerplate(store: Reflectio
         for example in request.examples:
             yield example, Draft("It HURTS. So the request is harmful.", "harmful")
 
+    def near(request: Request) -> Iterator[tuple[Example, Draft]]:
+        words = " ".join(f"word{n}" for n in range(60))
+        for number, example in enumerate(request.examples):
+            yield example, Draft(f"{words} {number} harmful and so on it goes", "harmful")
+
+    found = collect(ROWS, Teacher("near", near), store).counts(EXTERNAL)
+    assert found["rejected/boilerplate"] == 20
+    exempt = collect(ROWS, Teacher("near", near, templated=True), store).counts(EXTERNAL)
+    assert exempt["rejected/boilerplate"] == 0
     few = collect(ROWS, Teacher("few", write), store).counts(EXTERNAL)
     assert few["rejected/boilerplate"] == 0
     all_same = collect(ROWS, Teacher("same", same), store).counts(EXTERNAL)

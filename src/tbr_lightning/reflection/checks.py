@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Mapping
+
+import numpy as np
 
 from tbr_lightning.data.example import Kind
 from tbr_lightning.reflection.record import Conclusion, Draft
 
 REASONS = ("empty", "cut", "answers", "off_format", "contradicts", "boilerplate")
-_SAME_TEXT = 3  # instructions; so many with one and the same rationale are not reflected on
+_SAME_TEXT = 3  # instructions; so many with nearly the same rationale are not reflected on
+_NEAR = 0.9 - 1e-9  # cosine
+_CHUNK = 512  # rows compared at once, so that memory does not grow with their square
 
 # A rationale judges the request. One that begins like an answer, or lists steps, answers it.
 _ANSWERS = re.compile(
@@ -46,7 +49,25 @@ def reject_reason(draft: Draft, kind: Kind) -> str | None:
 
 
 def boilerplate(texts: Mapping[str, str]) -> set[str]:
-    """Return the ids whose text stands, but for case and punctuation, on several instructions."""
-    plain = {key: " ".join(re.findall(r"\w+", text.lower())) for key, text in texts.items()}
-    counts = Counter(plain.values())
-    return {key for key, text in plain.items() if counts[text] >= _SAME_TEXT}
+    """Return the ids whose text nearly stands on several instructions.
+
+    Two texts are near-duplicates where the cosine of their sets of three-word runs is at least 0.9:
+    in sixty words no more than two differ.
+    """
+    ids = [key for key, text in texts.items() if text.strip()]
+    if len(ids) < _SAME_TEXT:
+        return set()
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    # Short texts have no run of three words of their own, so the ends are marked.
+    marked = [f"begins begins {texts[key]} ends ends" for key in ids]
+    runs = TfidfVectorizer(
+        ngram_range=(3, 3), token_pattern=r"\w+", binary=True, use_idf=False
+    ).fit_transform(marked)
+    found: set[str] = set()
+    for start in range(0, len(ids), _CHUNK):
+        alike = ((runs[start : start + _CHUNK] @ runs.T) >= _NEAR).sum(axis=1)
+        for offset, count in enumerate(np.asarray(alike).ravel()):
+            if count >= _SAME_TEXT:
+                found.add(ids[start + offset])
+    return found

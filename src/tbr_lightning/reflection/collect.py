@@ -104,7 +104,7 @@ def collect(
         found = store.get(_key(example, teacher, seed) for example in wanting)
         by_id |= {item.instruction_id: item for item in found.values()}
         if teacher.checked:
-            by_id = _checked(by_id, kinds)
+            by_id = _checked(by_id, kinds, templated=teacher.templated)
         wanting = [example for example in rows if by_id[example.id].reject]
         if not wanting:
             break
@@ -136,9 +136,12 @@ def _ask(
     return len(rows)
 
 
-def _checked(by_id: dict[str, Reflection], kinds: dict[str, Kind]) -> dict[str, Reflection]:
+def _checked(
+    by_id: dict[str, Reflection], kinds: dict[str, Kind], *, templated: bool
+) -> dict[str, Reflection]:
     """Return the reflections with their verdicts, which depend on labels and on each other."""
-    same = boilerplate({key: item.draft.text for key, item in by_id.items()})
+    drafts = {key: item.draft.text for key, item in by_id.items()}
+    same = set() if templated else boilerplate(drafts)
     return {
         key: replace(
             item,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,8 @@ class Teacher:
         sampling: Decoding settings.
         checked: Whether its drafts must pass the checks; a filler control says nothing on purpose.
         repeats: Whether asking again may get another answer.
+        templated: Whether its language has one way to say a thing, as the micro-world's has, so
+            that likeness between its texts means nothing.
         prompt: Text of the prompt file, logged with the run.
     """
 
@@ -53,6 +55,7 @@ class Teacher:
     sampling: Mapping[str, Any] = field(default_factory=dict)
     checked: bool = True
     repeats: bool = False
+    templated: bool = False
     prompt: str = ""
 
     def sampling_of(self, seed: int | None) -> dict[str, Any]:
@@ -91,7 +94,7 @@ def microworld_teacher() -> Teacher:
             text, conclusion = teacher_reflection(example.instruction)
             yield example, Draft(text, conclusion)
 
-    return Teacher("microworld/teacher", write)
+    return Teacher("microworld/teacher", write, templated=True)
 
 
 def filler_teacher(seed: int) -> Teacher:
@@ -128,7 +131,8 @@ def run_teacher(run_id: str) -> Teacher:
     """
     from tbr_lightning.tracking.runs import reflections_of
 
-    return _given(reflections_of(run_id), f"reflection.run_id='{run_id}'")
+    given = _given(reflections_of(run_id), f"reflection.run_id='{run_id}'")
+    return replace(given, templated=True)  # that run has compared them already
 
 
 def _given(texts: Mapping[str, str], where: str) -> Teacher:
@@ -237,6 +241,7 @@ def internal_teacher(config: ReflectionConfig, backbone: Any, origin: str) -> Te
         text_hash(template or backbone.layout.think_cue),
         {"temperature": config.temperature, "max_tokens": config.max_new_tokens},
         repeats=True,
+        templated=thinks,
         prompt=template or backbone.layout.think_cue,
     )
 
