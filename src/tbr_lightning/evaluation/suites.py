@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 from hydra.utils import get_method
@@ -103,8 +103,3 @@ def half_of(prompt: Prompt) -> Half:
 
 def _of_kind(prompts: Sequence[Prompt], kind: Kind) -> list[Prompt]:
     return [prompt for prompt in prompts if prompt.kind == kind]
-
-
-def settings_of(config: SuiteConfig) -> dict[str, object]:
-    """Return the settings that name a suite, for the record."""
-    return {k: v for k, v in asdict(config).items() if k in ("name", "half", "limit", "path")}

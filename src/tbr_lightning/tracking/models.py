@@ -127,8 +127,3 @@ def hf_folder(model: LoggedModel, into: Path) -> Path:
             if not target.is_dir():  # otherwise another process was faster
                 raise
     return target
-
-
-def set_model_tags(model_id: str, tags: Mapping[str, Any]) -> None:
-    """Set tags on a logged model."""
-    MlflowClient().set_logged_model_tags(model_id, {k: str(v) for k, v in tags.items()})

@@ -42,11 +42,6 @@ class Run:
     name: str
     experiment_id: str
 
-    @property
-    def where(self) -> str:
-        """Where a person finds the run."""
-        return f"run {self.id} ({self.name})"
-
 
 @contextmanager
 def start_run(
