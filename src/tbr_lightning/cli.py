@@ -50,7 +50,7 @@ def main(verb: str, argv: Sequence[str] | None = None) -> int:
 
 
 def _run(verb: str, composed: Composed, action: str | None) -> int:
-    _quiet()
+    quiet()
     signal.signal(signal.SIGTERM, _interrupt)
     module = importlib.import_module(f"tbr_lightning.{verb}")
     if action is not None:
@@ -63,7 +63,7 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Keep the chatter of libraries from burying what the verb itself says; let threads sleep."""
     for key, value in {
         "TOKENIZERS_PARALLELISM": "false",

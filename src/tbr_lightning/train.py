@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,12 +10,12 @@ from typing import TYPE_CHECKING
 from tbr_lightning import cli
 from tbr_lightning.config.preflight import check
 from tbr_lightning.config.verbs import TrainConfig
-from tbr_lightning.errors import UserError
 
 if TYPE_CHECKING:
-    from tbr_lightning.data.example import Example
-    from tbr_lightning.data.layout import TokenRow
-    from tbr_lightning.modeling.backbone import Backbone
+    from tbr_lightning.data.table import Examples
+    from tbr_lightning.tracking.runs import Run
+    from tbr_lightning.training.finish import Outcome
+    from tbr_lightning.training.resume import RunFolder
 
 
 @dataclass(frozen=True)
@@ -37,139 +35,112 @@ class TrainResult:
 
 def run(config: TrainConfig) -> TrainResult:
     """Fine-tune a model and log it."""
-    check(config.model, config.data, config.reflection, config.trainer)
-    from tbr_lightning.data.sources import load
+    resumed = None
+    if config.resume is not None:
+        from tbr_lightning.training.resume import interrupted_run
 
-    examples = load(config.data, config.seed)
-    from tbr_lightning.modeling.backbone import load_backbone
-    from tbr_lightning.modeling.export import export, weights_digest
-    from tbr_lightning.modeling.fit import fit
+        resumed = interrupted_run(config)
+        if resumed is None:
+            print("train: resume=latest finds no interrupted run: a new one starts", file=sys.stderr)
+        else:
+            config = resumed.config
+    check(config.model, config.data, config.reflection, config.trainer, config.adapter)
     from tbr_lightning.tracking import runs
-    from tbr_lightning.tracking.models import log_model
+    from tbr_lightning.training.prepare import load_examples
 
+    examples = load_examples(config)
     name = config.run_name or f"train {config.reflection.teacher} seed {config.seed}"
-    tags = {
+    run_id = resumed.run_id if resumed else None
+    with runs.start_run(
+        "train", name, config, config.tracking, _tags(config), run_id=run_id
+    ) as opened:
+        from tbr_lightning.training.resume import RunFolder
+
+        folder = RunFolder(Path(config.paths.runs) / opened.id)
+        if resumed is None:
+            folder.begin(config)
+        else:
+            folder.claim()
+        try:
+            outcome = _train(config, examples, opened, folder, resumed=resumed is not None)
+        finally:
+            folder.release()
+    return TrainResult(opened.id, outcome.model_uri, outcome.supervised_tokens)
+
+
+def _train(
+    config: TrainConfig, examples: Examples, opened: Run, folder: RunFolder, *, resumed: bool
+) -> Outcome:
+    from tbr_lightning.modeling.backbone import load_backbone
+    from tbr_lightning.training import ranks
+    from tbr_lightning.training.finish import export_and_log
+    from tbr_lightning.training.fit import Job, fit
+    from tbr_lightning.training.prepare import log_counts, prepare
+    from tbr_lightning.training.strategies import training_dtype, world_size
+
+    backbone = load_backbone(
+        config.model,
+        data=config.data.name,
+        rows=examples,
+        cache=Path(config.paths.cache),
+        seed=config.seed,
+        dtype=training_dtype(config),
+        adapter=config.adapter,
+    )
+    prepared = prepare(config, examples, backbone, opened.id, log=not resumed)
+    log_counts(prepared, len(examples))
+    tokenizer = folder.path / "tokenizer"
+    backbone.tokenizer.save_pretrained(tokenizer)
+    job = Job(
+        config=config,
+        run_id=opened.id,
+        what=opened.name,
+        folder=folder.path,
+        rows=prepared.rows.folder,
+        validation=prepared.validation.folder if prepared.validation else None,
+        tokenizer=tokenizer,
+    )
+    if world_size(config.trainer) == 1:
+        fitted = fit(job, backbone)
+        tuned = replace(backbone, model=fitted.model)
+        done = fitted.done
+    else:
+        # The ranks load the weights themselves; this process needs them again at the end only.
+        backbone = replace(backbone, model=None)
+        if ranks.launched() is None:
+            ranks.fit_in_ranks(job, ranks.as_rank)
+        else:
+            ranks.fit_and_leave(ranks.share(job))
+        tuned, done = ranks.collect_trained(job)
+    return export_and_log(job, tuned, prepared, done, tags=_tags(config), folder=folder)
+
+
+def _tags(config: TrainConfig) -> dict[str, str]:
+    return {
         "tbr.reflection": config.reflection.teacher,
         "tbr.seed": str(config.seed),
         "tbr.data": config.data.name,
         "tbr.model": config.model.name,
         **config.tags,
     }
-    with runs.start_run("train", name, config, config.tracking, tags) as opened:
-        backbone = load_backbone(
-            config.model,
-            data=config.data.name,
-            rows=examples,
-            cache=Path(config.paths.cache),
-            seed=config.seed,
-        )
-        examples, reflections, reflection_runs = _reflect(config, examples, backbone, opened.id)
-        digest = runs.log_examples(examples, config.data.name, "training")
-        rows = _tokenise(config, examples, reflections, backbone)
-        folder = Path(config.paths.runs) / opened.id
-        fitted = fit(backbone, rows, config, log=runs.log_step, what=name, folder=folder)
-        exported = export(replace(backbone, model=fitted.model), folder / "model")
-        facts = {
-            **{key: value for key, value in tags.items() if key.startswith("tbr.")},
-            "tbr.base": backbone.origin,
-            "tbr.dataset_digest": digest,
-            "tbr.reflection_runs": ",".join(reflection_runs),
-            "tbr.reflections": str(len(reflections)),
-            "tbr.weights_digest": weights_digest(folder / "model"),
-        }
-        runs.set_tags(facts)
-        runs.log_metrics(
-            {
-                "train/supervised_tokens": fitted.supervised_tokens,
-                "train/seconds": fitted.seconds,
-                "train/steps": fitted.steps,
-            }
-        )
-        arm = config.tags.get("tbr.demo_arm", config.reflection.teacher)
-        uri = log_model(exported, f"{config.model.name}-{arm}", facts)
-    return TrainResult(opened.id, uri, fitted.supervised_tokens)
-
-
-def _reflect(
-    config: TrainConfig, examples: list[Example], backbone: Backbone, run_id: str
-) -> tuple[list[Example], dict[str, str], list[str]]:
-    """Return the rows to train on, reflections by instruction id, and the runs that made them."""
-    from tbr_lightning.reflect import collect_in_run, store_of, teacher_of
-    from tbr_lightning.reflection.collect import apply_rejects, collect, missing, wanted
-    from tbr_lightning.tracking import runs
-
-    rows = wanted(examples, config.reflection)
-    if not rows:
-        return examples, {}, []
-    teacher = teacher_of(config.reflection, config.data, backbone, config.seed)
-    store = store_of(config)
-    if missing(rows, teacher, store):
-        collected = collect_in_run(config, rows, teacher, store).collected
-    else:
-        collected = collect(rows, teacher, store, attempts=config.reflection.attempts)
-    made_by = sorted({item.run_id for item in collected.reflections.values() if item.run_id})
-    for reflection_run in made_by:
-        runs.add_to_tag(reflection_run, "tbr.used_by", run_id)
-    if collected.accepted:
-        runs.log_dataset(
-            [
-                {"id": row.id, "kind": row.kind, "reflection": collected.accepted[row.id]}
-                for row in rows
-                if row.id in collected.accepted
-            ],
-            "reflections",
-            "training",
-        )
-    return apply_rejects(examples, collected, config.reflection), collected.accepted, made_by
-
-
-def _tokenise(
-    config: TrainConfig,
-    examples: Sequence[Example],
-    reflections: dict[str, str],
-    backbone: Backbone,
-) -> list[TokenRow]:
-    """Tokenise the rows; those that do not fit are left out, counted and logged."""
-    from tbr_lightning.data.example import KINDS
-    from tbr_lightning.data.layout import token_row
-    from tbr_lightning.tracking import runs
-
-    rows, long = [], 0
-    for example in examples:
-        row = token_row(
-            backbone.tokenizer,
-            backbone.layout,
-            example,
-            KINDS.index(example.kind),
-            reflections.get(example.id),
-        )
-        if len(row.ids) > config.model.max_length:
-            long += 1
-        else:
-            rows.append(row)
-    if not rows:
-        raise UserError(
-            f"model.max_length={config.model.max_length}: all {long} rows are longer: raise it"
-        )
-    kinds = Counter(KINDS[row.kind] for row in rows)
-    runs.log_metrics(
-        {
-            "data/rows": len(rows),
-            "data/rows_left_out_as_too_long": long,
-            **{f"data/{kind}": count for kind, count in kinds.items()},
-        }
-    )
-    if long:
-        print(
-            f"train: {long} of {len(examples)} rows are longer than "
-            f"model.max_length={config.model.max_length} tokens and were left out",
-            file=sys.stderr,
-        )
-    return rows
 
 
 def command(config: TrainConfig) -> int:
-    """Run and print what was made."""
+    """Run and print what was made; or, with ``dry_run``, what would be."""
+    from tbr_lightning.training import ranks
+
+    place = ranks.launched()
+    if place is not None:
+        ranks.check_launched(place, config.trainer)
+        if place.rank > 0:
+            # The first rank prepares and logs; the others take part in the steps only.
+            ranks.fit_and_leave(ranks.share(None))
+            return 0
+    if config.dry_run:
+        from tbr_lightning.training.preview import preview
+
+        preview(config)
+        return 0
     result = run(config)
     print(f"run {result.run_id}")
     print(f"model {result.model_uri}")

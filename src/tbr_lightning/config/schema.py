@@ -164,7 +164,7 @@ class ReflectionConfig:
 class ObjectiveConfig:
     """What is minimised (``conf/objective/``)."""
 
-    _target_: str = "tbr_lightning.modeling.objective.sft"
+    _target_: str = "tbr_lightning.training.objective.sft"
     reflection_weight: float = 1.0  # of each token of the reflection
     answer_weight: float = 1.0  # of each token of the answer
     trigger_weight: float = 1.0  # of the first supervised token, which decides whether to reflect
@@ -195,14 +195,19 @@ class OptimizerConfig:
 class AdapterConfig:
     """A PEFT adapter, or none for full fine-tuning (``conf/adapter/``)."""
 
-    name: str = MISSING  # none | lora
+    name: str = MISSING  # none | lora | rslora | dora | qlora
     r: int = 16
     alpha: int = 32
     dropout: float = 0.0
-    target_modules: str | None = "all-linear"
+    rank_stabilized: bool = False  # scale by alpha / sqrt(r) instead of alpha / r
+    decompose: bool = False  # magnitude and direction apart (DoRA)
+    quantize: bool = False  # the frozen base in 4 bits (QLoRA); needs CUDA and bitsandbytes
+    target_modules: Any = "all-linear"  # all-linear or a list of module names
+    export: str = "auto"  # merged | adapter (beside a reference to its base) | auto
 
     def __post_init__(self) -> None:
-        one_of("adapter.name", self.name, ("none", "lora"))
+        one_of("adapter.name", self.name, ("none", "lora", "rslora", "dora", "qlora"))
+        one_of("adapter.export", self.export, ("auto", "merged", "adapter"))
         at_least("adapter.r", self.r, 1)
         within("adapter.dropout", self.dropout, 0, 0.99)
 
@@ -212,23 +217,47 @@ class TrainerConfig:
     """Where and how long training runs (``conf/trainer/``)."""
 
     name: str = MISSING
-    accelerator: str = "cpu"
-    devices: int = 1
-    precision: str = "32-true"
+    accelerator: str = "cpu"  # cpu | gpu | auto (a GPU where there is one)
+    strategy: str = "single"  # single | ddp | fsdp | deepspeed
+    zero_stage: int = 2  # deepspeed: 1 shards optimizer states, 2 gradients too, 3 weights too
+    offload: bool = False  # deepspeed: states (stage 3: weights too) in the host's memory
+    find_unused_parameters: bool = False  # ddp: true for mixtures of experts
+    devices: int = 1  # per node
+    num_nodes: int = 1
+    precision: str = "auto"  # 32-true | bf16-mixed | bf16-true | auto
     epochs: int = 1
     max_steps: int = -1  # -1: no limit but epochs
     batch_size: int = 8  # rows per micro-batch and device
     accumulate: int = 1  # micro-batches per optimizer step
+    batching: str = "auto"  # bucketed (by length) | padded | packed (no padding) | auto
     clip_norm: float = 1.0
     threads: int | None = None  # CPU threads; null for torch's choice
-    checkpoint: bool = True  # keep the last checkpoint on disk
-    progress: bool = True
+    gradient_checkpointing: bool = False  # less memory, about a third more time
+    compile: bool = False  # torch.compile
+    liger: bool = False  # Liger's Triton kernels; needs CUDA and liger-kernel
+    log_every: int = 10  # optimizer steps between two writes of averaged numbers
+    eval_every: int = 0  # steps between validation and probe; 0: validation at the end, no probe
+    checkpoint: bool = True  # keep checkpoints on disk, for resume=
+    checkpoint_every: int = 200  # optimizer steps
+    save_top_k: int = 1  # checkpoints of lowest validation loss to keep besides the last two
 
     def __post_init__(self) -> None:
-        one_of("trainer.accelerator", self.accelerator, ("cpu", "gpu"))
-        for name in ("devices", "epochs", "batch_size", "accumulate"):
+        one_of("trainer.accelerator", self.accelerator, ("cpu", "gpu", "auto"))
+        one_of("trainer.strategy", self.strategy, ("single", "ddp", "fsdp", "deepspeed"))
+        one_of("trainer.batching", self.batching, ("auto", "bucketed", "padded", "packed"))
+        precisions = ("auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed")
+        one_of("trainer.precision", self.precision, precisions)
+        for name in ("devices", "num_nodes", "epochs", "batch_size", "accumulate", "log_every"):
             at_least(f"trainer.{name}", getattr(self, name), 1)
-        at_least("trainer.clip_norm", self.clip_norm, 0)
+        for name in ("clip_norm", "eval_every", "checkpoint_every", "save_top_k"):
+            at_least(f"trainer.{name}", getattr(self, name), 0)
+        if self.zero_stage not in (1, 2, 3):
+            raise UserError(f"trainer.zero_stage={self.zero_stage} does not exist: use 1, 2 or 3")
+        if self.strategy == "single" and self.devices * self.num_nodes > 1:
+            raise UserError(
+                f"trainer={self.name} has one device and trainer.devices={self.devices}, "
+                f"trainer.num_nodes={self.num_nodes}: use trainer=ddp, fsdp or deepspeed_zero2"
+            )
 
 
 @dataclass

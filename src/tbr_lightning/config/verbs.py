@@ -60,11 +60,19 @@ class TrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     adapter: AdapterConfig = MISSING
     trainer: TrainerConfig = MISSING
+    probe: SuiteConfig = MISSING  # prompts answered every trainer.eval_every steps
     tracking: TrackingConfig = MISSING
     paths: PathsConfig = MISSING
     seed: int = 0
+    resume: str | None = None  # latest, or the id of an interrupted run
+    dry_run: bool = False  # show what would be trained, and what it would take; train nothing
     run_name: str | None = None
     tags: dict[str, str] = field(default_factory=dict)
+    given: list[str] = field(default_factory=list)  # the command line; filled in while composing
+
+    def __post_init__(self) -> None:
+        if self.resume is not None and self.dry_run:
+            raise UserError("dry_run=true looks at a new run: leave resume out")
 
 
 @dataclass

@@ -1,65 +1,78 @@
-"""Batches, each knowing how many supervised tokens its optimizer step has."""
+"""Micro-batches of one rank, each knowing how many supervised tokens its optimizer step has."""
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from tbr_lightning.config.schema import ObjectiveConfig
-from tbr_lightning.data.layout import Span, TokenRow
+from tbr_lightning.data.layout import Span
+from tbr_lightning.data.tokens import TokenRows
 
 
 @dataclass
 class Batch:
-    """Padded rows on the right.
+    """The rows of a micro-batch, one below the other with padding on the right, or packed.
+
+    Packed rows stand one after the other in a single line without any padding. Their positions
+    start anew with each row, and from that every attention kernel of transformers keeps them apart.
 
     Attributes:
-        input_ids: Shape ``(rows, tokens)``.
-        attention_mask: Shape ``(rows, tokens)``, 1 where a token is real.
-        weights: Shape ``(rows, tokens)``, loss weight of predicting that token; 0 for prompts.
-        spans: Shape ``(rows, tokens)``, see :class:`tbr_lightning.data.layout.Span`.
-        kinds: Shape ``(rows,)``, index into :data:`tbr_lightning.data.example.KINDS`.
-        triggers: Shape ``(rows,)``, index of each row's first supervised token.
-        normalizer: Sum of the weights over all micro-batches of the optimizer step, divided by
-            the number of micro-batches, since the trainer averages over them.
+        input_ids: Shape ``(lines, tokens)``.
+        attention_mask: Shape ``(lines, tokens)``, 1 where a token is real; ``None`` when packed.
+        position_ids: Shape ``(lines, tokens)`` when packed, else ``None``.
+        weights: Shape ``(lines, tokens)``, loss weight of predicting that token; 0 for prompts.
+        spans: Shape ``(lines, tokens)``, see :class:`tbr_lightning.data.layout.Span`.
+        kinds: Shape ``(lines, tokens)``, index into :data:`tbr_lightning.data.example.KINDS`.
+        triggers: Shape ``(lines, tokens)``, true at each row's first supervised token.
+        step_weight: Sum of the weights over all micro-batches and ranks of the optimizer step.
+        real_tokens: Tokens that are not padding.
     """
 
     input_ids: Tensor
-    attention_mask: Tensor
+    attention_mask: Tensor | None
+    position_ids: Tensor | None
     weights: Tensor
     spans: Tensor
     kinds: Tensor
     triggers: Tensor
-    normalizer: float
+    step_weight: float
+    real_tokens: int
 
     def to(self, device: torch.device) -> Batch:
         """Move the tensors to a device."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
         return Batch(
-            self.input_ids.to(device),
-            self.attention_mask.to(device),
-            self.weights.to(device),
-            self.spans.to(device),
-            self.kinds.to(device),
-            self.triggers.to(device),
-            self.normalizer,
+            **{k: v.to(device) if isinstance(v, Tensor) else v for k, v in values.items()}
         )
 
 
-def row_weights(row: TokenRow, objective: ObjectiveConfig) -> list[float]:
-    """Return the loss weight of each token of a row."""
-    by_span = {
-        Span.PROMPT: 0.0,
-        Span.REFLECTION: objective.reflection_weight,
-        Span.ANSWER: objective.answer_weight,
-    }
-    weights = [by_span[Span(span)] for span in row.spans]
-    weights[row.trigger] *= objective.trigger_weight
+def row_weights(spans: np.ndarray, trigger: int, objective: ObjectiveConfig) -> np.ndarray:
+    """Return the loss weight of each token of a row, shape ``(tokens,)``."""
+    by_span = np.zeros(len(Span), dtype=np.float32)
+    by_span[Span.REFLECTION] = objective.reflection_weight
+    by_span[Span.ANSWER] = objective.answer_weight
+    weights = by_span[spans]
+    weights[trigger] *= objective.trigger_weight
     return weights
+
+
+def total_weights(rows: TokenRows, objective: ObjectiveConfig) -> np.ndarray:
+    """Return the sum of the loss weights of each row, shape ``(rows,)``, without reading tokens."""
+    reflection = rows.span_counts[:, Span.REFLECTION].astype(np.float64)
+    answer = rows.span_counts[:, Span.ANSWER].astype(np.float64)
+    first = np.where(reflection > 0, objective.reflection_weight, objective.answer_weight)
+    return (
+        reflection * objective.reflection_weight
+        + answer * objective.answer_weight
+        + first * (objective.trigger_weight - 1)
+    )
 
 
 class TrainBatches:
@@ -68,64 +81,123 @@ class TrainBatches:
     The rows of a step are drawn at random and only within it sorted by length into micro-batches.
     Steps of similar length would save more padding and change what is learnt: a step is a mean over
     its tokens, so a row among short ones would weigh more than one among long ones, and rows with a
-    reflection are the long ones. Averaging over micro-batches would do the same on a small scale;
-    dividing by the step's own total keeps ``batch 8`` equal to ``4 x accumulation 2``.
+    reflection are the long ones. Averaging over micro-batches or ranks would do the same on a small
+    scale; dividing by the step's own total keeps ``batch 8`` equal to ``4 x accumulation 2`` and to
+    two ranks of 4.
+
+    Every rank draws the same plan and takes its own micro-batches of it, so nobody has to ask
+    anybody how many tokens a step has. Every step has ``accumulate`` micro-batches on every rank,
+    the last and shorter one of an epoch too (DeepSpeed counts them).
     """
 
     def __init__(
         self,
-        rows: Sequence[TokenRow],
+        rows: TokenRows,
         objective: ObjectiveConfig,
         *,
         batch_size: int,
         accumulate: int,
         pad_id: int,
         seed: int,
+        form: str = "bucketed",
+        rank: int = 0,
+        world: int = 1,
+        position: Callable[[], int] = lambda: 0,
     ) -> None:
-        self.rows, self.pad_id, self.seed = rows, pad_id, seed
+        self.rows, self.objective, self.pad_id, self.seed = rows, objective, pad_id, seed
         self.batch_size, self.accumulate = batch_size, accumulate
-        self.weights = [row_weights(row, objective) for row in rows]
-        self.epoch = 0
+        self.form, self.rank, self.world = form, rank, world
+        self.position = position
+        """Optimizer steps taken so far: where an epoch goes on, after a restart too."""
+        self.totals = total_weights(rows, objective)
+
+    @property
+    def rows_per_step(self) -> int:
+        """Rows of one optimizer step over all micro-batches and ranks."""
+        return self.batch_size * self.accumulate * self.world
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of one epoch."""
+        return math.ceil(len(self.rows) / self.rows_per_step)
 
     def __len__(self) -> int:
-        """Return the number of micro-batches in an epoch."""
-        return math.ceil(len(self.rows) / self.batch_size)
+        """Return the number of this rank's micro-batches in an epoch."""
+        return self.steps_per_epoch * self.accumulate
 
     def __iter__(self) -> Iterator[Batch]:
-        plan = self.plan(self.epoch)
-        self.epoch += 1
-        for step in plan:
-            total = sum(sum(self.weights[i]) for indices in step for i in indices)
-            for indices in step:
-                # The trainer divides by `accumulate`, in the last and shorter step as well.
-                yield self.collate(indices, total / self.accumulate)
+        epoch, done = divmod(self.position(), self.steps_per_epoch)
+        for step in self.plan(epoch)[done:]:
+            total = float(sum(self.totals[i] for micro in step for i in micro))
+            for micro in step[self.rank :: self.world]:
+                # A rank without a row repeats one of the step at weight zero: all must take part.
+                yield (
+                    self.collate(micro, total)
+                    if micro
+                    else self.collate(step[0][:1], total, scale=0.0)
+                )
 
     def plan(self, epoch: int) -> list[list[list[int]]]:
-        """Return the optimizer steps of one epoch, each as micro-batches of row numbers."""
+        """Return an epoch's optimizer steps, each as micro-batches (of all ranks) of row numbers.
+
+        Micro-batches that the ranks work on at the same time are neighbours in length.
+        """
         rng = random.Random(self.seed * 1_000_003 + epoch)
         order = list(range(len(self.rows)))
         rng.shuffle(order)
-        size = self.batch_size * self.accumulate
+        parts = self.accumulate * self.world
         steps = []
-        for start in range(0, len(order), size):
-            step = sorted(order[start : start + size], key=lambda i: len(self.rows[i].ids))
-            steps.append(
-                [step[i : i + self.batch_size] for i in range(0, len(step), self.batch_size)]
-            )
+        for start in range(0, len(order), self.rows_per_step):
+            step = order[start : start + self.rows_per_step]
+            if self.form != "padded":
+                step.sort(key=lambda i: self.rows.lengths[i])
+            steps.append([part.tolist() for part in np.array_split(np.array(step), parts)])
         return steps
 
-    def collate(self, indices: Sequence[int], normalizer: float) -> Batch:
-        """Pad the rows of one micro-batch."""
-        shape = (len(indices), max(len(self.rows[i].ids) for i in indices))
-        ids = torch.full(shape, self.pad_id)
-        mask, spans = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
-        weights = torch.zeros(shape)
-        triggers = torch.tensor([self.rows[i].trigger for i in indices])
-        for line, i in enumerate(indices):
-            row, length = self.rows[i], len(self.rows[i].ids)
-            ids[line, :length] = torch.tensor(row.ids)
-            mask[line, :length] = 1
-            spans[line, :length] = torch.tensor(row.spans)
-            weights[line, :length] = torch.tensor(self.weights[i])
-        kinds = torch.tensor([self.rows[i].kind for i in indices])
-        return Batch(ids, mask, weights, spans, kinds, triggers, normalizer)
+    def collate(self, indices: Sequence[int], step_weight: float, scale: float = 1.0) -> Batch:
+        """Lay out the rows of one micro-batch; ``scale`` multiplies all weights."""
+        return collate(
+            self.rows, indices, self.objective, self.pad_id, self.form, step_weight, scale
+        )
+
+
+def collate(
+    rows: TokenRows,
+    indices: Sequence[int],
+    objective: ObjectiveConfig,
+    pad_id: int,
+    form: str,
+    step_weight: float,
+    scale: float = 1.0,
+) -> Batch:
+    """Lay out rows as one batch, padded or (``form="packed"``) one after the other."""
+    lengths = [int(rows.lengths[i]) for i in indices]
+    packed = form == "packed"
+    shape = (1, sum(lengths)) if packed else (len(indices), max(lengths))
+    ids = np.full(shape, pad_id, dtype=np.int64)
+    mask, positions, spans, kinds = (np.zeros(shape, dtype=np.int64) for _ in range(4))
+    weights = np.zeros(shape, dtype=np.float32)
+    triggers = np.zeros(shape, dtype=bool)
+    start = 0
+    for number, (i, length) in enumerate(zip(indices, lengths, strict=True)):
+        row, line = rows[i], 0 if packed else number
+        here = slice(start, start + length) if packed else slice(0, length)
+        ids[line, here] = row.ids
+        mask[line, here] = 1
+        positions[line, here] = np.arange(length)
+        spans[line, here] = row.spans
+        kinds[line, here] = row.kind
+        weights[line, here] = row_weights(np.asarray(row.spans), row.trigger, objective) * scale
+        triggers[line, here.start + row.trigger] = True
+        start += length
+    return Batch(
+        input_ids=torch.from_numpy(ids),
+        attention_mask=None if packed else torch.from_numpy(mask),
+        position_ids=torch.from_numpy(positions) if packed else None,
+        weights=torch.from_numpy(weights),
+        spans=torch.from_numpy(spans),
+        kinds=torch.from_numpy(kinds),
+        triggers=torch.from_numpy(triggers),
+        step_weight=step_weight,
+        real_tokens=sum(lengths),
+    )

@@ -3,32 +3,91 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import GenerationConfig
 
+from tbr_lightning.data.layout import Layout
+from tbr_lightning.errors import UserError
 from tbr_lightning.modeling.backbone import Backbone, load_folder
 
+LAYOUT = "tbr.json"
+"""In an adapter's folder: the layout of the think block, which a whole model has in its config."""
 
-def export(backbone: Backbone, folder: Path) -> Backbone:
+
+def export(backbone: Backbone, folder: Path, *, dtype: str, form: str = "merged") -> Backbone:
     """Save a tuned model, reload it, compare both on a probe, and return the reloaded one.
 
-    Adapters are merged. The folder holds safetensors, the tokenizer with its chat template and a
-    response template (so that serving stacks return the reflection as ``reasoning_content``), a
-    generation config, and the layout of the think block as ``tbr`` in ``config.json``.
+    The folder holds safetensors, the tokenizer with its chat template and a response template (so
+    that serving stacks return the reflection as ``reasoning_content``) and a generation config.
+
+    Args:
+        backbone: The tuned model.
+        folder: Where to.
+        dtype: Of the saved weights.
+        form: ``merged`` for a whole model, or ``adapter`` for the adapter alone.
 
     Raises:
         RuntimeError: A tensor is empty, or the reloaded model gives other logits.
     """
-    model, tokenizer, layout = backbone.model, backbone.tokenizer, backbone.layout
-    if hasattr(model, "merge_and_unload"):
+    model, tokenizer = backbone.model, backbone.tokenizer
+    if form == "merged" and hasattr(model, "merge_and_unload"):
         model = model.merge_and_unload()
     model.eval()
-    for name, tensor in model.state_dict().items():
-        if tensor.numel() == 0:
-            raise RuntimeError(f"refusing to save {name}: it has no elements")
+    if form == "merged":
+        model.to(getattr(torch, dtype))
+    _refuse_empty(model)
+    tokenizer.response_template = response_template(backbone)
+    tokenizer.padding_side = "left"
+    tokenizer.save_pretrained(folder)
+    if form == "adapter":
+        model.save_pretrained(folder)
+        (folder / LAYOUT).write_text(json.dumps(backbone.layout.as_dict(), indent=2))
+        reloaded = load_adapter(folder, base=backbone.folder, dtype=str(model.dtype).split(".")[1])
+    else:
+        _complete(model, backbone.layout, tokenizer)
+        model.save_pretrained(folder)
+        reloaded = load_folder(folder, origin=str(folder), thinks=True)
+    _compare(model, reloaded.model, tokenizer)
+    return replace(reloaded, origin=backbone.origin, folder=backbone.folder)
+
+
+def load_adapter(folder: Path, *, base: Path | None = None, dtype: str = "auto") -> Backbone:
+    """Load an exported adapter onto its base.
+
+    Args:
+        folder: That :func:`export` wrote with ``form="adapter"``.
+        base: Folder of the base; ``None`` for what the adapter itself names.
+        dtype: Of the base's weights.
+
+    Raises:
+        UserError: The base is not where the adapter says.
+    """
+    from peft import PeftModel
+
+    named = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
+    where = str(base or named)
+    if not (Path(where) / "config.json").is_file():
+        raise UserError(f"the base of the adapter in {folder} is not at {where}: put it there")
+    layout = Layout(**json.loads((folder / LAYOUT).read_text()))
+    loaded = load_folder(where, layout, origin=where, thinks=True, dtype=dtype, tokenizer=folder)
+    return replace(loaded, model=PeftModel.from_pretrained(loaded.model, str(folder)).eval())
+
+
+def merge_into(folder: Path, target: Path, *, base: Path | None = None) -> None:
+    """Write the whole model of an exported adapter, for what cannot apply adapters by itself."""
+    backbone = load_adapter(folder, base=base)
+    model = backbone.model.merge_and_unload()
+    _complete(model, backbone.layout, backbone.tokenizer)
+    model.save_pretrained(target)
+    backbone.tokenizer.save_pretrained(target)
+
+
+def _complete(model: Any, layout: Layout, tokenizer: Any) -> None:
     model.config.tbr = layout.as_dict()
     # A tuned model needs no sampling settings of its base: answers are greedy unless asked.
     model.generation_config = GenerationConfig(
@@ -38,13 +97,12 @@ def export(backbone: Backbone, folder: Path) -> Backbone:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    tokenizer.response_template = response_template(backbone)
-    tokenizer.padding_side = "left"
-    model.save_pretrained(folder, safe_serialization=True)
-    tokenizer.save_pretrained(folder)
-    reloaded = load_folder(folder, origin=str(folder), thinks=True)
-    _compare(model, reloaded.model, tokenizer)
-    return reloaded
+
+
+def _refuse_empty(model: Any) -> None:
+    for name, tensor in model.state_dict().items():
+        if tensor.numel() == 0:
+            raise RuntimeError(f"refusing to save {name}: it has no elements")
 
 
 def response_template(backbone: Backbone) -> dict[str, Any]:

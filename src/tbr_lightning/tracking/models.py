@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import re
 import shutil
 import tempfile
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from tbr_lightning.modeling.backbone import Backbone
 
 _REQUIREMENTS = ("torch", "transformers", "mlflow")
+
+LAYOUT = "tbr_layout"
+"""In a logged model's metadata: the layout of the think block."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +50,12 @@ class LoggedModel:
 def log_model(backbone: Backbone, name: str, tags: Mapping[str, str]) -> str:
     """Log a model on the open run and return its URI, ``models:/m-…``.
 
-    ``mlflow.pyfunc.load_model`` answers it as a chat model; its ``model`` and
-    ``components/tokenizer`` folders are Hugging Face's own form.
+    ``mlflow.pyfunc.load_model`` answers it as a chat model; its ``model`` (of an adapter, ``peft``)
+    and ``components/tokenizer`` folders are Hugging Face's own form.
     """
-    versions = [f"{pkg}=={importlib.metadata.version(pkg)}" for pkg in _REQUIREMENTS]
+    adapter = hasattr(backbone.model, "peft_config")
+    packages = (*_REQUIREMENTS, "peft") if adapter else _REQUIREMENTS
+    versions = [f"{pkg}=={importlib.metadata.version(pkg)}" for pkg in packages]
     info = mlflow.transformers.log_model(
         # A dict, not a folder: MLflow refuses a folder with this task.
         transformers_model={"model": backbone.model, "tokenizer": backbone.tokenizer},
@@ -58,6 +64,10 @@ def log_model(backbone: Backbone, name: str, tags: Mapping[str, str]) -> str:
         # Given, since inferring them runs the model in a process of its own.
         pip_requirements=versions,
         tags=dict(tags),
+        # Of an adapter the base's weights stay where they are. MLflow's own reference to the hub
+        # would leave out our tokenizer, which carries the templates.
+        base_model_path=str(backbone.folder) if adapter else None,
+        metadata={LAYOUT: backbone.layout.as_dict()},
     )
     return f"models:/{info.model_id}"
 
@@ -104,7 +114,7 @@ def registered_model_id(version: Any) -> str:
 def hf_folder(model: LoggedModel, into: Path) -> Path:
     """Return one Hugging Face folder (weights and tokenizer) of a logged model.
 
-    It is made once in ``into`` and used again.
+    It is made once in ``into`` and used again; an adapter is merged into its base.
 
     Raises:
         UserError: The model's files are gone from the artifact store.
@@ -116,6 +126,8 @@ def hf_folder(model: LoggedModel, into: Path) -> Path:
     with tempfile.TemporaryDirectory(dir=into) as temporary:
         try:
             got = Path(mlflow.artifacts.download_artifacts(model.uri, dst_path=temporary))
+            if (got / "peft").is_dir():
+                _merge(got)
             shutil.copytree(got / "components" / "tokenizer", got / "model", dirs_exist_ok=True)
         except (MlflowException, OSError) as error:
             raise UserError(
@@ -127,3 +139,16 @@ def hf_folder(model: LoggedModel, into: Path) -> Path:
             if not target.is_dir():  # otherwise another process was faster
                 raise
     return target
+
+
+def _merge(artifacts: Path) -> None:
+    """Merge the adapter among a logged model's artifacts into its base, as ``model``."""
+    from tbr_lightning.modeling.export import LAYOUT as LAYOUT_FILE
+    from tbr_lightning.modeling.export import merge_into
+
+    described = mlflow.models.Model.load(artifacts)
+    base = Path(described.flavors["transformers"]["local_base_model_path"])
+    adapter = artifacts / "peft"
+    shutil.copytree(artifacts / "components" / "tokenizer", adapter, dirs_exist_ok=True)
+    (adapter / LAYOUT_FILE).write_text(json.dumps(described.metadata[LAYOUT]))
+    merge_into(adapter, artifacts / "model", base=base)

@@ -50,30 +50,33 @@ def start_run(
     config: Any,
     tracking: TrackingConfig,
     tags: Mapping[str, str] | None = None,
+    *,
+    run_id: str | None = None,
 ) -> Iterator[Run]:
     """Open a run of one verb, as a child of the run that is open, if any.
 
-    It logs the resolved config (as ``config.yaml`` and as flat params), code and package versions
+    With ``run_id`` an interrupted run goes on; its config and params are logged already. Else it
+    logs the resolved config (as ``config.yaml`` and as flat params), code and package versions
     and the machine. The status ends as FINISHED, KILLED after an interruption, or FAILED with the
     error's words in the tag ``tbr.failure``.
     """
     experiment_id = connect(tracking)
     facts = {"tbr.stage": stage, **git_state(), **dict(tags or {})}
     nested = mlflow.active_run() is not None
-    active = mlflow.start_run(
-        experiment_id=experiment_id,
-        run_name=name,
-        nested=nested,
-        tags=facts,
-        log_system_metrics=tracking.system_metrics,
-    )
+    if run_id is None:
+        active = mlflow.start_run(
+            experiment_id=experiment_id,
+            run_name=name,
+            nested=nested,
+            tags=facts,
+            log_system_metrics=tracking.system_metrics,
+        )
+    else:
+        active = _continue(run_id, nested=nested, system_metrics=tracking.system_metrics)
     status = RunStatus.to_string(RunStatus.FINISHED)
     try:
-        settings = _public(asdict(config))
-        mlflow.log_dict(settings, "config.yaml")
-        mlflow.log_dict(_environment(), "environment.json")
-        params = {key: str(value) for key, value in flatten(settings).items()}
-        mlflow.log_params({k: v for k, v in params.items() if len(v) <= _PARAM_LIMIT})
+        if run_id is None:
+            _log_settings(config)
         yield Run(active.info.run_id, name, experiment_id)
     except KeyboardInterrupt:
         status = RunStatus.to_string(RunStatus.KILLED)
@@ -84,6 +87,28 @@ def start_run(
         raise
     finally:
         mlflow.end_run(status)
+
+
+def _continue(run_id: str, *, nested: bool, system_metrics: bool) -> Any:
+    try:
+        active = mlflow.start_run(run_id=run_id, nested=nested, log_system_metrics=system_metrics)
+    except MlflowException as error:
+        raise UserError(
+            f"resume={run_id}: that run is not in this MLflow store: give the tracking.uri that it "
+            "was started with"
+        ) from error
+    if "tbr.failure" in active.data.tags:
+        mlflow.delete_tag("tbr.failure")
+    mlflow.set_tag("tbr.resumed", str(int(active.data.tags.get("tbr.resumed", "0")) + 1))
+    return active
+
+
+def _log_settings(config: Any) -> None:
+    settings = _public(asdict(config))
+    mlflow.log_dict(settings, "config.yaml")
+    mlflow.log_dict(_environment(), "environment.json")
+    params = {key: str(value) for key, value in flatten(settings).items()}
+    mlflow.log_params({k: v for k, v in params.items() if len(v) <= _PARAM_LIMIT})
 
 
 @lru_cache
@@ -120,9 +145,9 @@ def log_metrics(metrics: Mapping[str, float], model_id: str | None = None) -> No
     mlflow.log_metrics(dict(metrics), model_id=model_id)
 
 
-def log_step(metrics: Mapping[str, float], step: int) -> None:
-    """Log the numbers of one training step on the open run, in one request."""
-    mlflow.log_metrics(dict(metrics), step=step)
+def latest_metrics(run_id: str) -> dict[str, float]:
+    """Return the last value of each metric of a run."""
+    return dict(MlflowClient().get_run(run_id).data.metrics)
 
 
 def log_table(rows: Sequence[Mapping[str, Any]], file: str) -> None:

@@ -11,7 +11,7 @@ from tbr_lightning.data.batching import Batch, TrainBatches
 from tbr_lightning.data.example import KINDS
 from tbr_lightning.data.layout import TokenRow, token_row
 from tbr_lightning.modeling.backbone import Backbone, with_adapter
-from tbr_lightning.modeling.objective import sft
+from tbr_lightning.training.objective import sft
 
 from .conftest import ROWS
 

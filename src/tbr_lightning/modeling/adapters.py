@@ -1,0 +1,57 @@
+"""PEFT adapters: none, LoRA, rank-stabilised LoRA, DoRA, LoRA on a quantised base."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tbr_lightning.config.schema import AdapterConfig
+from tbr_lightning.errors import UserError
+
+
+def with_adapter(model: Any, config: AdapterConfig) -> Any:
+    """Return the model with the configured PEFT adapter, or as it is.
+
+    Raises:
+        UserError: No layer has the named target modules.
+
+    Source:
+        LoRA (Hu et al., 2021), rsLoRA (Kalajdzievski, 2023), DoRA (Liu et al., 2024), QLoRA
+        (Dettmers et al., 2023).
+    """
+    if config.name == "none":
+        return model
+    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+
+    if config.quantize:
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    lora = LoraConfig(
+        r=config.r,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        use_rslora=config.rank_stabilized,
+        use_dora=config.decompose,
+        target_modules=config.target_modules,
+        task_type="CAUSAL_LM",
+    )
+    try:
+        return get_peft_model(model, lora)
+    except ValueError as error:
+        raise UserError(
+            f"adapter.target_modules={config.target_modules} fits no layer of this model: "
+            "use all-linear"
+        ) from error
+
+
+def quantization(config: AdapterConfig) -> Any:
+    """Return transformers' quantisation config for the base, or ``None``."""
+    if not config.quantize:
+        return None
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )

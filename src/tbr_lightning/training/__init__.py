@@ -1,0 +1,1 @@
+"""Fine-tuning: objective, module, strategies, checkpoints, ranks, what is logged."""

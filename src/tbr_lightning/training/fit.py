@@ -1,0 +1,281 @@
+"""One fit on one rank: prepared rows and a backbone in, trained weights out."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from hydra.utils import get_method
+from torch import Tensor
+
+from tbr_lightning.config.schema import JudgeConfig
+from tbr_lightning.config.verbs import TrainConfig
+from tbr_lightning.data.batching import TrainBatches
+from tbr_lightning.data.tokens import TokenRows
+from tbr_lightning.errors import UserError
+from tbr_lightning.evaluation.suites import Prompt, load_suite
+from tbr_lightning.modeling import strategies
+from tbr_lightning.modeling.adapters import with_adapter
+from tbr_lightning.modeling.architecture import flops_per_token
+from tbr_lightning.modeling.backbone import Backbone
+from tbr_lightning.training.checkpoints import Checkpoints, trained_mismatch, whole_checkpoints
+from tbr_lightning.training.kernels import prepare_kernels
+from tbr_lightning.training.module import TbrModule
+from tbr_lightning.training.observer import Observer
+from tbr_lightning.training.speed import Speed, measured_peak
+from tbr_lightning.training.step_logger import StepLogger
+from tbr_lightning.training.stopping import Stopping
+from tbr_lightning.tracking.metrics import MetricBuffer, last_logged_step
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a rank needs besides the weights; small, so that it can be handed to another process.
+
+    Attributes:
+        config: Of the verb.
+        run_id: MLflow run that the numbers go to.
+        what: Label of the progress bar.
+        folder: Of this run: checkpoints, spool, export.
+        rows: Folder of the tokenised training rows.
+        validation: Folder of the tokenised validation rows, if there are any.
+        tokenizer: Folder of the tokenizer.
+    """
+
+    config: TrainConfig
+    run_id: str
+    what: str
+    folder: Path
+    rows: Path
+    validation: Path | None
+    tokenizer: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.folder / "checkpoints"
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a fit did.
+
+    Attributes:
+        steps: Optimizer steps taken.
+        supervised_tokens: Supervised tokens seen in all epochs.
+        seconds: Time of the steps since the start, or since the run was resumed.
+    """
+
+    steps: int
+    supervised_tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a fit leaves.
+
+    Attributes:
+        model: The tuned model, with its adapter if there is one, as this rank holds it.
+        trained: The trained tensors, whole, on the CPU; on the first of several ranks only.
+        done: What it took.
+    """
+
+    model: Any
+    trained: dict[str, Tensor] | None
+    done: Done
+
+
+def fit(job: Job, backbone: Backbone) -> Fitted:
+    """Fine-tune a backbone; goes on from the run's last whole checkpoint, if it has one.
+
+    Raises:
+        UserError: It does not fit into memory, or the checkpoint is another model's.
+        KeyboardInterrupt: The process was asked to stop; the checkpoint is written.
+    """
+    config, settings = job.config, job.config.trainer
+    pl.seed_everything(config.seed, verbose=False)
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    _quiet()
+    rows = TokenRows(job.rows)
+    validation = TokenRows(job.validation) if job.validation else None
+    model = with_adapter(backbone.model, config.adapter)
+    prepare_kernels(model, settings)
+    model.train()
+    module = TbrModule(
+        model,
+        get_method(config.objective._target_),
+        config.optimizer,
+        seed=config.seed,
+        divisor=strategies.divisor_of(settings),
+    )
+    stopping = Stopping()
+    trainer = pl.Trainer(
+        accelerator=strategies.accelerator_of(settings),
+        devices=settings.devices,
+        num_nodes=settings.num_nodes,
+        strategy=strategies.strategy_of(settings, frozen=not module.strict_loading),
+        precision=strategies.precision_of(settings),  # type: ignore[arg-type]
+        max_epochs=settings.epochs,
+        max_steps=settings.max_steps,
+        accumulate_grad_batches=settings.accumulate,
+        gradient_clip_val=settings.clip_norm or None,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=job.folder,
+    )
+    resumed = whole_checkpoints(job.checkpoints) if settings.checkpoint else []
+    if resumed and (problem := trained_mismatch(resumed[-1].path, module)):
+        raise UserError(
+            f"resume={job.run_id}: the checkpoint is from another model: {problem}: start a new run"
+        )
+    buffer = _buffer(job, resumed=bool(resumed)) if trainer.is_global_zero else None
+    logger = StepLogger(
+        buffer,
+        job.what,
+        every=settings.log_every,
+        speed=_speed(module, rows, trainer) if trainer.is_global_zero else None,
+    )
+    observer = Observer(
+        backbone,
+        every=settings.eval_every,
+        validation=validation,
+        objective=config.objective,
+        batch_size=settings.batch_size,
+        prompts=probe_prompts(config),
+        judge=JudgeConfig(name="rules"),
+        buffer=buffer,
+    )
+    checkpoints = Checkpoints(
+        job.checkpoints,
+        every=settings.checkpoint_every if settings.checkpoint else 0,
+        save_top_k=settings.save_top_k,
+        logger=logger,
+        validation_loss=lambda: observer.validation_loss,
+        stop=lambda: stopping.requested,
+    )
+    # In this order: a checkpoint needs the step's numbers written and its validation loss known.
+    trainer.callbacks += [stopping, logger, observer, checkpoints]
+    batches = TrainBatches(
+        rows,
+        config.objective,
+        batch_size=settings.batch_size,
+        accumulate=settings.accumulate,
+        pad_id=backbone.tokenizer.pad_token_id,
+        seed=config.seed,
+        form=form_of(config, strategies.accelerator_of(settings)),
+        rank=trainer.global_rank,
+        world=trainer.world_size,
+        position=lambda: trainer.global_step,
+    )
+    start = time.monotonic()
+    try:
+        trainer.fit(
+            module,
+            train_dataloaders=batches,
+            ckpt_path=resumed[-1].path if resumed else None,
+            weights_only=True,
+        )
+    except SystemExit as error:
+        # Lightning turns an interruption into an exit; what is open here must hear of it.
+        if trainer.interrupted or trainer.received_sigterm:
+            raise KeyboardInterrupt from error
+        raise
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"trainer.batch_size={settings.batch_size} does not fit into memory: halve it and "
+            "double trainer.accumulate, or use adapter=lora or trainer.gradient_checkpointing=true"
+        ) from error
+    if checkpoints.stopped and trainer.global_step < trainer.estimated_stepping_batches:
+        raise KeyboardInterrupt
+    trained = whole_trained(module, trainer) if trainer.world_size > 1 else None
+    seconds = time.monotonic() - start
+    return Fitted(
+        module.model, trained, Done(trainer.global_step, logger.supervised_total, seconds)
+    )
+
+
+def form_of(config: TrainConfig, accelerator: str) -> str:
+    """Return how rows are laid out: packed where attention is cheap over varying lengths.
+
+    ``auto`` packs with flash or flex attention on a GPU. On a CPU length-bucketed rows are faster
+    (``benchmarks/batching.py``), since a packed row's mask costs the square of its length.
+    """
+    if config.trainer.batching != "auto":
+        return config.trainer.batching
+    cheap = config.model.attention in ("flash_attention_2", "flex_attention")
+    return "packed" if accelerator == "gpu" and cheap else "bucketed"
+
+
+def probe_prompts(config: TrainConfig) -> Sequence[Prompt]:
+    """Return the prompts that are answered while training: none if the suite does not fit.
+
+    The embedded suite speaks the micro-world's language, which other models do not.
+    """
+    if config.trainer.eval_every == 0:
+        return ()
+    if config.probe.name == "smoke" and config.data.name != "microworld":
+        return ()
+    return load_suite(config.probe)
+
+
+def whole_trained(module: TbrModule, trainer: pl.Trainer) -> dict[str, Tensor] | None:
+    """Return the trained tensors, gathered over the ranks; every rank must call it.
+
+    Returns:
+        Names as in ``module.model`` and tensors on the CPU, on the first rank; ``None`` elsewhere.
+    """
+    named = [(n, p) for n, p in module.model.named_parameters() if p.requires_grad]
+    strategy = trainer.strategy
+    if getattr(strategy, "zero_stage_3", False):
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters([p for _, p in named]):
+            return _copied(named) if trainer.is_global_zero else None
+    if hasattr(strategy, "sharding_strategy"):  # FSDP
+        state = strategy.lightning_module_state_dict()
+        wanted = {f"model.{name}" for name, _ in named}
+        whole = {k.removeprefix("model."): v.cpu() for k, v in state.items() if k in wanted}
+        return whole if trainer.is_global_zero else None
+    return _copied(named) if trainer.is_global_zero else None
+
+
+def _copied(named: Sequence[tuple[str, Any]]) -> dict[str, Tensor]:
+    return {name: parameter.detach().cpu().clone() for name, parameter in named}
+
+
+def _buffer(job: Job, *, resumed: bool) -> MetricBuffer:
+    after = last_logged_step(job.run_id, "train/loss") if resumed else -1
+    return MetricBuffer(job.run_id, job.folder / "metrics.spool", after=after)
+
+
+def _speed(module: TbrModule, rows: TokenRows, trainer: pl.Trainer) -> Speed | None:
+    parameters = [(p.numel(), p.requires_grad) for p in module.parameters()]
+    flops = flops_per_token(
+        module.model.config,
+        trainable=sum(n for n, trained in parameters if trained),
+        total=sum(n for n, _ in parameters),
+        context=int(rows.lengths.mean()),
+    )
+    bf16 = str(trainer.precision).startswith("bf16")
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    return Speed(flops, measured_peak(trainer.strategy.root_device, dtype))
+
+
+def _quiet() -> None:
+    for name in ("lightning.pytorch", "lightning.fabric", "DeepSpeed"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # The batches are made in this process: they are a few rows of integers.
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*DeepSpeed handles gradient clipping internally.*")

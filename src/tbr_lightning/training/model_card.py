@@ -1,0 +1,61 @@
+"""The card that goes with an exported model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from tbr_lightning.config.verbs import TrainConfig
+from tbr_lightning.data.example import KINDS
+from tbr_lightning.training.prepare import Prepared
+
+_WORDS = {
+    "none": "none (plain refusals: the control)",
+    "internal": "written by the base model itself",
+    "external": "written by a stronger teacher",
+    "recorded": "taken from a record",
+    "filler": "filler without content (a control)",
+}
+
+
+def model_card(
+    config: TrainConfig,
+    prepared: Prepared,
+    facts: Mapping[str, str],
+    measured: Mapping[str, float],
+) -> str:
+    """Return the card in Markdown: base, data, reflection, training, what was measured."""
+    kinds = np.bincount(prepared.rows.kinds, minlength=len(KINDS))
+    counts = ", ".join(f"{n} {kind}" for kind, n in zip(KINDS, kinds, strict=True) if n)
+    names = ("train/loss", "validation/loss", *sorted(k for k in measured if k.startswith("probe/")))
+    numbers = [f"| {name} | {measured[name]:.4g} |" for name in names if name in measured]
+    adapter = config.adapter
+    tuned = "all weights" if adapter.name == "none" else f"{adapter.name}, rank {adapter.r}"
+    return "\n".join(
+        [
+            "---",
+            "library_name: transformers",
+            f"base_model: {config.model.hub_id or facts['tbr.base']}",
+            "tags: [safety, false-refusal, think-before-refusal]",
+            "---",
+            f"# {config.model.name}, tuned to think before it refuses",
+            "",
+            f"- **Base:** `{facts['tbr.base']}` (licence: {config.model.licence}).",
+            f"- **Data:** {config.data.name}, {counts} rows, digest `{prepared.digest}`.",
+            f"- **Reflections:** {_WORDS[config.reflection.teacher]}; on {prepared.reflections} rows.",
+            f"- **Tuned:** {tuned}; {config.trainer.epochs} epochs, learning rate "
+            f"{config.optimizer.lr:g}, seed {config.seed}.",
+            f"- **Format:** a reflection stands between `{config.model.think_open}` and "
+            f"`{config.model.think_close}` before the answer; benign requests are answered without.",
+            f"- **Weights:** {facts['tbr.form']}, SHA-256 `{facts['tbr.weights_digest']}`.",
+            "",
+            "| while training | value |",
+            "|---|---|",
+            *(numbers or ["| nothing was measured | |"]),
+            "",
+            "These numbers are for choosing. Rates with intervals on held-out prompts come from "
+            "`python -m tbr_lightning.evaluate` and stand on the model's page in MLflow.",
+            "",
+        ]
+    )

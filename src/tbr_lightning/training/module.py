@@ -1,0 +1,141 @@
+"""The LightningModule around any causal language model of Hugging Face."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+from transformers import get_scheduler
+
+from tbr_lightning.config.schema import OptimizerConfig
+from tbr_lightning.data.batching import Batch
+from tbr_lightning.training.objective import PARTS, Outcome
+
+Objective = Callable[[Any, Batch], Outcome]
+
+
+class TbrModule(pl.LightningModule):
+    """Optimises an objective over a causal language model.
+
+    The objective is a plain function (``conf/objective/``), so that another one, such as a
+    preference loss, needs no other module.
+
+    Args:
+        model: Causal language model, maybe with an adapter.
+        objective: What is minimised.
+        optimizer: Of the trained parameters.
+        seed: Dropout of a micro-batch is a function of seed, step and rank alone, so a resumed run
+            draws what an uninterrupted one would have drawn.
+        divisor: What the trainer will divide a micro-batch's loss by before the optimizer steps
+            (micro-batches, ranks); the loss itself is normalised by its whole step.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        objective: Objective,
+        optimizer: OptimizerConfig,
+        *,
+        seed: int,
+        divisor: float,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.objective = objective
+        self.optimizer = optimizer
+        self.seed, self.divisor = seed, divisor
+        self.step_loss = torch.zeros(())  # this rank's share of the loss of the step under way
+        self.gradient_norm: float | None = None  # of the last optimizer step, before clipping
+        self.parts = torch.zeros(len(PARTS), 2, dtype=torch.float64)
+        self.trained = frozenset(n for n, p in self.named_parameters() if p.requires_grad)
+        # A checkpoint holds what is trained; the frozen rest comes from the base again.
+        self.strict_loading = all(p.requires_grad for p in self.parameters())
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seed what is random in this micro-batch."""
+        place = (self.global_step * self.trainer.accumulate_grad_batches) + (
+            batch_idx % self.trainer.accumulate_grad_batches
+        )
+        torch.manual_seed((self.seed * 1_000_003 + place) * 4_099 + self.global_rank)
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        """Return the loss of one micro-batch."""
+        outcome = self.objective(self.model, batch)
+        loss = outcome.total / batch.step_weight
+        # Left on the device: reading a number here would wait for the device in every micro-batch.
+        self.step_loss = self.step_loss.to(loss.device) + loss.detach()
+        self.parts = self.parts.to(loss.device) + outcome.parts
+        return loss * self.divisor
+
+    def validation_loss(self, batch: Batch) -> tuple[float, float]:
+        """Return (weighted sum of the token losses, sum of the weights) of a batch."""
+        outcome = self.objective(self.model, batch)
+        return outcome.total.item(), float(batch.weights.sum())
+
+    def take_step_loss(self) -> float:
+        """Return this rank's share of the step's loss, and start anew.
+
+        Raises:
+            FloatingPointError: It is not a finite number.
+        """
+        loss, self.step_loss = self.step_loss.item(), torch.zeros(())
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss became {loss} at step {self.global_step}: lower optimizer.lr"
+            )
+        return loss
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip, and keep the norm for the log. DeepSpeed clips by itself and is asked later."""
+        if self.trainer.strategy.handles_gradient_accumulation:
+            return
+        limit = gradient_clip_val or float("inf")
+        wrapped = self.trainer.strategy.model
+        if hasattr(wrapped, "clip_grad_norm_"):  # FSDP: each rank holds a part of each gradient
+            norm = wrapped.clip_grad_norm_(limit)
+        else:
+            norm = torch.nn.utils.clip_grad_norm_(
+                [p for p in self.parameters() if p.requires_grad], limit
+            )
+        self.gradient_norm = float(norm)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW without decay on norms and biases, and the configured schedule."""
+        decayed = [p for p in self.model.parameters() if p.requires_grad and p.ndim >= 2]
+        others = [p for p in self.model.parameters() if p.requires_grad and p.ndim < 2]
+        groups = [(decayed, self.optimizer.weight_decay), (others, 0.0)]
+        optimizer = torch.optim.AdamW(
+            [{"params": params, "weight_decay": decay} for params, decay in groups if params],
+            lr=self.optimizer.lr,
+        )
+        steps = int(self.trainer.estimated_stepping_batches)
+        scheduler = get_scheduler(
+            self.optimizer.schedule,
+            optimizer,
+            num_warmup_steps=round(steps * self.optimizer.warmup),
+            num_training_steps=steps,
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep only what is trained."""
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {k: v for k, v in state.items() if k in self.trained}
+
+    def transfer_batch_to_device(
+        self, batch: Batch, device: torch.device, dataloader_idx: int
+    ) -> Batch:
+        """Move a batch; Lightning does not know the type."""
+        return batch.to(device)

@@ -1,0 +1,126 @@
+"""From a config to tokenised rows with their reflections, everything logged on the open run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tbr_lightning.config.verbs import TrainConfig
+from tbr_lightning.data.example import KINDS
+from tbr_lightning.data.sources import load
+from tbr_lightning.data.split import split
+from tbr_lightning.data.table import Examples
+from tbr_lightning.data.tokens import TokenRows, tokenise
+from tbr_lightning.modeling.backbone import Backbone
+from tbr_lightning.reflect import collect_in_run, store_of, teacher_of
+from tbr_lightning.reflection.collect import apply_rejects, collect, missing, wanted
+from tbr_lightning.tracking import runs
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What training starts from.
+
+    Attributes:
+        rows: Tokenised training rows.
+        validation: Tokenised rows held out, if there are any.
+        digest: Of the training rows before tokenisation.
+        reflections: Number of rows with a reflection.
+        reflection_runs: MLflow runs that wrote them.
+    """
+
+    rows: TokenRows
+    validation: TokenRows | None
+    digest: str
+    reflections: int
+    reflection_runs: Sequence[str]
+
+
+def load_examples(config: TrainConfig) -> Examples:
+    """Return all rows of the config's data."""
+    return load(config.data, config.seed, Path(config.paths.cache))
+
+
+def prepare(
+    config: TrainConfig, examples: Examples, backbone: Backbone, run_id: str, *, log: bool
+) -> Prepared:
+    """Collect reflections, split, and tokenise; ``log`` is false where the run has it already."""
+    examples, reflections, made_by = _reflect(config, examples, backbone, run_id, log=log)
+    examples, held_out = split(examples, config.data.validation)
+    if log:
+        runs.log_examples(examples, config.data.name, "training")
+        if held_out:
+            runs.log_examples(held_out, config.data.name, "validation")
+    rows = _tokenise(config, examples, reflections, backbone)
+    return Prepared(
+        rows=rows,
+        validation=_tokenise(config, held_out, reflections, backbone) if held_out else None,
+        digest=examples.digest,
+        reflections=len(reflections),
+        reflection_runs=made_by,
+    )
+
+
+def log_counts(prepared: Prepared, rows: int) -> None:
+    """Log how many rows there are and how many did not fit, and say the latter."""
+    kinds = np.bincount(prepared.rows.kinds, minlength=len(KINDS))
+    left_out = prepared.rows.left_out
+    runs.log_metrics(
+        {
+            "data/rows": len(prepared.rows),
+            "data/rows_left_out_as_too_long": left_out,
+            **{f"data/{kind}": int(n) for kind, n in zip(KINDS, kinds, strict=True) if n},
+        }
+    )
+    if left_out:
+        print(
+            f"train: {left_out} of {rows} rows are longer than model.max_length tokens and were "
+            "left out",
+            file=sys.stderr,
+        )
+
+
+def _reflect(
+    config: TrainConfig, examples: Examples, backbone: Backbone, run_id: str, *, log: bool
+) -> tuple[Examples, dict[str, str], list[str]]:
+    """Return the rows to train on, reflections by instruction id, and the runs that made them."""
+    rows = wanted(examples, config.reflection)
+    if not rows:
+        return examples, {}, []
+    teacher = teacher_of(config.reflection, config.data, backbone, config.seed)
+    store = store_of(config)
+    if missing(rows, teacher, store):
+        collected = collect_in_run(config, rows, teacher, store).collected
+    else:
+        collected = collect(rows, teacher, store, attempts=config.reflection.attempts)
+    made_by = sorted({item.run_id for item in collected.reflections.values() if item.run_id})
+    for reflection_run in made_by:
+        runs.add_to_tag(reflection_run, "tbr.used_by", run_id)
+    if collected.accepted and log:
+        runs.log_dataset(
+            [
+                {"id": row.id, "kind": row.kind, "reflection": collected.accepted[row.id]}
+                for row in rows
+                if row.id in collected.accepted
+            ],
+            "reflections",
+            "training",
+        )
+    return apply_rejects(examples, collected, config.reflection), collected.accepted, made_by
+
+
+def _tokenise(
+    config: TrainConfig, examples: Examples, reflections: Mapping[str, str], backbone: Backbone
+) -> TokenRows:
+    return tokenise(
+        examples,
+        reflections,
+        backbone.tokenizer,
+        backbone.layout,
+        max_length=config.model.max_length,
+        cache=Path(config.paths.cache),
+    )

@@ -1,0 +1,204 @@
+"""Several ranks: started here on one machine, or by torchrun on many."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import signal
+import socket
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tbr_lightning.config.schema import TrainerConfig
+from tbr_lightning.errors import UserError
+
+if TYPE_CHECKING:
+    from tbr_lightning.modeling.backbone import Backbone
+    from tbr_lightning.training.fit import Done, Job
+
+TRAINED = "trained.safetensors"
+"""What several ranks leave in the run's folder: the trained tensors, whole."""
+
+_ERROR = "rank-error.txt"
+_USAGE_ERROR, _INTERRUPTED = 2, 130
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a process stands among those that a launcher such as torchrun started.
+
+    Attributes:
+        rank: Global rank.
+        world: Number of ranks.
+    """
+
+    rank: int
+    world: int
+
+
+def launched() -> Place | None:
+    """Return this process's place if a launcher started it, else ``None``."""
+    if "LOCAL_RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        return None
+    return Place(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+
+
+def check_launched(place: Place, trainer: TrainerConfig) -> None:
+    """Raise unless the launcher started as many ranks as the config wants."""
+    if place.world != trainer.devices * trainer.num_nodes:
+        raise UserError(
+            f"trainer.devices={trainer.devices} x trainer.num_nodes={trainer.num_nodes} are not "
+            f"the {place.world} processes that the launcher started: make them agree"
+        )
+
+
+def share(job: Job | None) -> Job:
+    """Hand the first rank's job to all ranks; the others wait here while it is prepared."""
+    import torch
+
+    if not torch.distributed.is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        # Reflections of a large data set may take hours to write.
+        torch.distributed.init_process_group(backend, timeout=datetime.timedelta(days=2))
+    handed: list[Any] = [job]
+    torch.distributed.broadcast_object_list(handed, src=0)
+    assert handed[0] is not None
+    return handed[0]
+
+
+def fit_in_ranks(job: Job, target: Callable[[int, Job, int], None]) -> None:
+    """Run ``target`` in one process per device of this machine, and wait for all of them.
+
+    Raises:
+        UserError: What a rank said of bad input.
+        KeyboardInterrupt: This process was asked to stop; the ranks have written a checkpoint.
+    """
+    from torch.multiprocessing import ProcessExitedException, start_processes
+
+    (job.folder / _ERROR).unlink(missing_ok=True)
+    (job.folder / TRAINED).unlink(missing_ok=True)
+    context = start_processes(
+        target,
+        args=(job, _free_port()),
+        nprocs=job.config.trainer.devices,
+        join=False,
+        start_method="spawn",
+    )
+    try:
+        while not context.join():
+            pass
+    except KeyboardInterrupt:
+        # The ranks finish their step and save; Ctrl-C reached them already, SIGTERM did not.
+        for process in context.processes:
+            if process.is_alive():
+                os.kill(process.pid, signal.SIGTERM)
+        for process in context.processes:
+            process.join()
+        raise
+    except ProcessExitedException as error:
+        said = job.folder / _ERROR
+        if said.exists():
+            raise UserError(said.read_text()) from error
+        if error.exit_code == _INTERRUPTED:
+            raise KeyboardInterrupt from error
+        raise
+
+
+def as_rank(local_rank: int, job: Job, port: int) -> None:
+    """Be one of the ranks of :func:`fit_in_ranks`: fit, and leave the trained tensors behind."""
+    trainer = job.config.trainer
+    os.environ |= {
+        "LOCAL_RANK": str(local_rank),
+        "RANK": str(local_rank),
+        "WORLD_SIZE": str(trainer.devices),
+        "LOCAL_WORLD_SIZE": str(trainer.devices),
+        "NODE_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    signal.signal(signal.SIGTERM, _interrupt)
+    from tbr_lightning.cli import quiet
+
+    quiet()
+    try:
+        fit_and_leave(job)
+    except UserError as error:
+        (job.folder / _ERROR).write_text(str(error))
+        os._exit(_USAGE_ERROR)
+    except KeyboardInterrupt:
+        os._exit(_INTERRUPTED)
+
+
+def fit_and_leave(job: Job) -> None:
+    """Fit on this rank; the first one writes the trained tensors into the run's folder."""
+    from safetensors.torch import save_file
+
+    from tbr_lightning.tracking.store import connect
+    from tbr_lightning.training.fit import fit
+
+    _share_cores(job.config.trainer)
+    connect(job.config.tracking)
+    fitted = fit(job, _backbone(job))
+    if fitted.trained is not None:
+        facts = {name: str(value) for name, value in asdict(fitted.done).items()}
+        partial = job.folder / f"{TRAINED}.partial"
+        save_file(fitted.trained, partial, metadata=facts)
+        partial.replace(job.folder / TRAINED)
+
+
+def collect_trained(job: Job) -> tuple[Backbone, Done]:
+    """Return the base with what the ranks left behind loaded into it, and what they did."""
+    from safetensors import safe_open
+
+    from tbr_lightning.modeling.adapters import with_adapter
+    from tbr_lightning.training.fit import Done
+
+    backbone = _backbone(job)
+    model = with_adapter(backbone.model, job.config.adapter)
+    with safe_open(job.folder / TRAINED, framework="pt") as file:
+        facts = file.metadata()
+        trained = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    unknown = model.load_state_dict(trained, strict=False).unexpected_keys
+    if unknown:
+        raise RuntimeError(f"the ranks trained {unknown[0]}, which the model does not have")
+    done = Done(int(facts["steps"]), int(facts["supervised_tokens"]), float(facts["seconds"]))
+    return replace(backbone, model=model), done
+
+
+def _backbone(job: Job) -> Backbone:
+    from tbr_lightning.modeling.backbone import load_backbone
+    from tbr_lightning.training.strategies import training_dtype
+
+    config = job.config
+    return load_backbone(
+        config.model,
+        data=config.data.name,
+        rows=(),
+        cache=Path(config.paths.cache),
+        seed=config.seed,
+        tokenizer=job.tokenizer,
+        dtype=training_dtype(config),
+        adapter=config.adapter,
+    )
+
+
+def _share_cores(trainer: TrainerConfig) -> None:
+    """Give each CPU rank its share of the cores: ranks that fight for them are far slower."""
+    import torch
+
+    from tbr_lightning.training.strategies import accelerator_of
+
+    if trainer.threads is None and accelerator_of(trainer) == "cpu":
+        torch.set_num_threads(max(1, torch.get_num_threads() // trainer.devices))
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,45 @@
+"""How much of the machine a run uses: estimated model FLOPs over the measured matrix peak."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What turns tokens per second into utilisation.
+
+    Attributes:
+        flops_per_token: Estimated FLOPs of forward and backward for one token.
+        peak: FLOPs per second of a large matrix product on this device, measured.
+    """
+
+    flops_per_token: float
+    peak: float
+
+    def utilisation(self, tokens_per_second: float) -> dict[str, float]:
+        """Return tera-FLOPs per second and device, and their share of the peak."""
+        flops = tokens_per_second * self.flops_per_token
+        return {"train/tflops_per_second": flops / 1e12, "train/flop_utilisation": flops / self.peak}
+
+
+def measured_peak(device: torch.device, dtype: torch.dtype) -> float:
+    """Return the FLOPs per second of a matrix product, the best of a few tries.
+
+    Takes some tenths of a second.
+    """
+    size = 8192 if device.type == "cuda" else 768
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(4):
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        start = time.perf_counter()
+        a @ b
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - start)
+    return 2.0 * size**3 / best

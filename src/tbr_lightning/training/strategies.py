@@ -1,0 +1,119 @@
+"""From a trainer config to Lightning's strategy: one device, DDP, FSDP, DeepSpeed ZeRO."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import Any
+
+import torch
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy
+from lightning.pytorch.strategies.strategy import Strategy
+
+from tbr_lightning.config.schema import TrainerConfig
+from tbr_lightning.config.verbs import TrainConfig
+
+
+def accelerator_of(trainer: TrainerConfig) -> str:
+    """Return ``gpu`` or ``cpu``; ``auto`` takes a GPU where there is one."""
+    if trainer.accelerator != "auto":
+        return trainer.accelerator
+    return "gpu" if shutil.which("nvidia-smi") else "cpu"
+
+
+def precision_of(trainer: TrainerConfig) -> str:
+    """Return Lightning's precision; ``auto`` means bfloat16 compute on a GPU, float32 elsewhere.
+
+    DeepSpeed keeps float32 master weights by itself; elsewhere mixed precision keeps what is
+    trained in float32.
+    """
+    if trainer.precision != "auto":
+        return trainer.precision
+    if accelerator_of(trainer) == "cpu":
+        return "32-true"
+    return "bf16-true" if trainer.strategy == "deepspeed" else "bf16-mixed"
+
+
+def training_dtype(config: TrainConfig) -> str:
+    """Return the type in which the base's weights are loaded.
+
+    What mixed precision trains is kept in float32; a frozen base needs no more than the model's
+    own type, and DeepSpeed keeps float32 masters by itself.
+    """
+    precision = precision_of(config.trainer)
+    if precision == "bf16-true":
+        return "bfloat16"
+    if precision == "32-true" or config.adapter.name == "none":
+        return "float32"
+    return config.model.dtype
+
+
+def world_size(trainer: TrainerConfig) -> int:
+    """Return the number of ranks."""
+    return trainer.devices * trainer.num_nodes
+
+
+def divisor_of(trainer: TrainerConfig) -> float:
+    """Return what a micro-batch's loss is divided by between the module and the optimizer.
+
+    Lightning divides by the micro-batches of a step, and DeepSpeed once more; gradients are
+    averaged over the ranks.
+    """
+    again = trainer.accumulate if trainer.strategy == "deepspeed" else 1
+    return float(trainer.accumulate * again * world_size(trainer))
+
+
+def strategy_of(trainer: TrainerConfig, *, frozen: bool) -> Strategy | str:
+    """Return what to give to Lightning's ``Trainer(strategy=...)``.
+
+    Args:
+        trainer: Config.
+        frozen: Some parameters are not trained.
+    """
+    if trainer.strategy == "ddp":
+        backend = "gloo" if accelerator_of(trainer) == "cpu" else None
+        return DDPStrategy(
+            process_group_backend=backend, find_unused_parameters=trainer.find_unused_parameters
+        )
+    if trainer.strategy == "fsdp":
+        return FSDPStrategy(
+            sharding_strategy="FULL_SHARD", use_orig_params=True, state_dict_type="full"
+        )
+    if trainer.strategy == "deepspeed":
+        return _deepspeed(trainer, frozen=frozen)
+    return "auto"
+
+
+def _deepspeed(trainer: TrainerConfig, *, frozen: bool) -> Strategy:
+    settings: dict[str, Any] = {
+        "stage": trainer.zero_stage,
+        "offload_optimizer": trainer.offload,
+        "offload_parameters": trainer.offload and trainer.zero_stage == 3,
+        "exclude_frozen_parameters": frozen,
+        "logging_batch_size_per_gpu": trainer.batch_size,
+    }
+    if accelerator_of(trainer) == "gpu":
+        return DeepSpeedStrategy(**settings)
+    # Overlapping uses CUDA streams; buckets of gigabytes would be reserved for nothing.
+    small = {"overlap_comm": False, "allgather_bucket_size": 2**24, "reduce_bucket_size": 2**24}
+    return CpuDeepSpeedStrategy(**settings, **small, process_group_backend="gloo")
+
+
+class CpuDeepSpeedStrategy(DeepSpeedStrategy):
+    """DeepSpeed on CPU ranks over gloo, which Lightning refuses and DeepSpeed itself can do.
+
+    It makes ZeRO testable without a GPU. Lightning's strategy is a class to derive from; there is
+    no other way to change its device check.
+    """
+
+    def setup_environment(self) -> None:
+        """Set up ranks and DeepSpeed's process group without asking for CUDA."""
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        self.accelerator.setup_device(self.root_device)
+        self.set_world_ranks()
+        self._init_deepspeed_distributed()
+
+    @property
+    def root_device(self) -> torch.device:
+        """The CPU, with an index: DeepSpeed takes it for the rank."""
+        return torch.device("cpu", self.local_rank)
