@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import importlib.util
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from tbr_lightning.config.schema import (
+    TINY_CONTEXT,
     FilesData,
     MicroworldData,
     ModelConfig,
@@ -18,7 +22,9 @@ from tbr_lightning.config.schema import (
 )
 from tbr_lightning.errors import UserError
 
+_WEIGHTS_FIX = "log in and go online once, or give model.path=FOLDER, or use model=tiny"
 _HUB_TIMEOUT = 5.0  # seconds
+_OUT_OF_REACH = "are not on this machine and the hub cannot be reached"
 
 
 def check(
@@ -27,6 +33,8 @@ def check(
     """Raise :class:`UserError` with one sentence for each thing that is missing."""
     missing = [
         *_combination(model, data, reflection),
+        *_too_long(model),
+        *missing_attention(model.attention),
         *missing_weights(model),
         *_data(data),
         *_teacher(data, reflection),
@@ -51,6 +59,30 @@ def _combination(model: ModelConfig, data: Any, reflection: ReflectionConfig) ->
     return made
 
 
+def _too_long(model: ModelConfig) -> list[str]:
+    context = model.architecture.get("max_position_embeddings")
+    if context is None or model.path is not None:  # a folder's own config says, once it is read
+        return []
+    if model.scale == "tiny":
+        context = min(context, TINY_CONTEXT)
+    if model.max_length <= context:
+        return []
+    return [
+        f"model.max_length={model.max_length} is longer than the context of {model.name} "
+        f"({context} tokens): lower it"
+    ]
+
+
+def missing_attention(attention: str) -> list[str]:
+    """Return a sentence for an implementation of attention whose package is not installed."""
+    if attention != "flash_attention_2" or importlib.util.find_spec("flash_attn") is not None:
+        return []
+    return [
+        "model.attention=flash_attention_2 needs the package flash_attn, which is not installed: "
+        "install it, or use model.attention=sdpa"
+    ]
+
+
 def missing_weights(model: ModelConfig) -> list[str]:
     """Return a sentence for pretrained weights that cannot be had, or nothing."""
     if model.init == "random":
@@ -66,29 +98,64 @@ def missing_weights(model: ModelConfig) -> list[str]:
     cached = hub.try_to_load_from_cache(model.hub_id, "config.json", revision=model.revision)
     if isinstance(cached, str):
         return []
-    fix = "log in and go online once, or give model.path=FOLDER, or use model=tiny"
-    problem = _hub_problem("model", model.hub_id, model.revision)
-    return [f"the weights of {model.hub_id} {problem}: {fix}"] if problem else []
+    problem = _hub_problem("model", model.hub_id, model.revision, gated=model.gated)
+    return [f"the weights of {model.hub_id} {problem}: {_WEIGHTS_FIX}"] if problem else []
 
 
-def _hub_problem(kind: str, name: str, revision: str | None) -> str | None:
+def _hub_problem(kind: str, name: str, revision: str | None, *, gated: bool = False) -> str | None:
     """Return why the hub does not give something, or ``None`` if it does."""
     import huggingface_hub as hub
-    from huggingface_hub import errors
 
     api = hub.HfApi()
     ask = api.model_info if kind == "model" else api.dataset_info
     try:
         ask(name, revision=revision, timeout=_HUB_TIMEOUT)
-    except errors.GatedRepoError:
-        return "are gated and your account has no access"
-    except errors.RepositoryNotFoundError:
-        return "do not exist on the hub"
-    except errors.RevisionNotFoundError:
-        return f"have no revision {revision}"
-    except Exception:  # no network, a proxy's page, a time-out: to a person one and the same
-        return "are not on this machine and the hub cannot be reached"
+        if gated:  # whose description is public, unlike its files
+            api.auth_check(name)
+    except Exception as error:  # a proxy's page, a time-out: to a person the same as no network
+        return hub_problem(error, revision) or _OUT_OF_REACH
     return None
+
+
+def hub_problem(error: BaseException, revision: str | None) -> str | None:
+    """Return what the hub refused, or ``None`` if an error does not come from it.
+
+    Args:
+        error: What was raised; libraries wrap the hub's own error, so its causes are read too.
+        revision: That was asked for.
+    """
+    from huggingface_hub import errors
+
+    for cause in _causes(error):
+        if isinstance(cause, errors.GatedRepoError):
+            return "are gated and your account has no access (accept their terms on the hub)"
+        if isinstance(cause, errors.RevisionNotFoundError):
+            return f"have no revision {revision}"
+        if isinstance(cause, errors.RepositoryNotFoundError):
+            return "do not exist on the hub"
+        if isinstance(cause, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
+            return _OUT_OF_REACH
+    return None
+
+
+def weights_problem(source: str, error: BaseException, revision: str | None) -> str:
+    """Return the sentence for weights whose loading failed with ``error``."""
+    full = os.strerror(errno.ENOSPC)  # some downloaders pass on the text alone
+    if any(full in str(cause) for cause in _causes(error)):
+        return (
+            f"the weights of {source} do not fit on the disk: free some of it, or set HF_HOME to "
+            "a folder on a larger one"
+        )
+    problem = hub_problem(error, revision)
+    if problem:
+        return f"the weights of {source} {problem}: {_WEIGHTS_FIX}"
+    return f"the weights of {source} cannot be loaded: {' '.join(str(error).split())}"
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _data(data: Any) -> list[str]:

@@ -14,6 +14,8 @@ from omegaconf import MISSING
 from tbr_lightning.data.example import KINDS
 from tbr_lightning.errors import UserError, at_least, one_of, within
 
+TINY_CONTEXT = 2048  # positions that model.scale=tiny keeps at most
+
 
 @dataclass
 class ModelConfig:
@@ -27,9 +29,12 @@ class ModelConfig:
     verified: bool = False  # true only where the project has loaded the real weights
     path: str | None = None  # local Hugging Face folder; comes before hub_id
     init: str = "auto"  # pretrained | random | auto (what the model has for this data)
+    scale: str = "full"  # full | tiny (same architecture, few layers and heads; random weights)
     tokenizer: str = "auto"  # own | bytes | train (BPE on the training rows) | auto
     vocab_size: int = 4096  # of a tokenizer trained here
     dtype: str = "float32"
+    attention: str = "auto"  # auto | sdpa | eager | flash_attention_2 | flex_attention
+    adapter_targets: Any = "all-linear"  # of adapter=lora: all-linear or a list of module names
     max_length: int = 2048  # tokens of prompt, reflection and answer together
     max_new_tokens: int = 512  # enough for reflection and answer
     think_open: str = "<think>"
@@ -40,11 +45,29 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         one_of("model.init", self.init, ("auto", "pretrained", "random"))
+        one_of("model.scale", self.scale, ("full", "tiny"))
+        one_of(
+            "model.attention",
+            self.attention,
+            ("auto", "sdpa", "eager", "flash_attention_2", "flex_attention"),
+        )
         one_of("model.tokenizer", self.tokenizer, ("auto", "own", "bytes", "train"))
         one_of("model.dtype", self.dtype, ("float32", "bfloat16", "float16"))
         at_least("model.vocab_size", self.vocab_size, 300)
         at_least("model.max_length", self.max_length, 16)
         at_least("model.max_new_tokens", self.max_new_tokens, 1)
+        targets = self.adapter_targets
+        names = isinstance(targets, list) and all(isinstance(name, str) for name in targets)
+        if targets != "all-linear" and not (names and targets):
+            raise UserError(
+                f"model.adapter_targets={targets} is not known: give all-linear or a list of "
+                "module names such as [q_proj,v_proj]"
+            )
+        if self.scale == "tiny" and self.init != "random":
+            raise UserError(
+                f"model.scale=tiny needs model.init=random, not model.init={self.init}: no "
+                "pretrained weights fit the smaller layers"
+            )
 
 
 @dataclass

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
+from tbr_lightning.config.preflight import missing_attention, weights_problem
 from tbr_lightning.config.schema import AdapterConfig, ModelConfig
 from tbr_lightning.data.example import Example
 from tbr_lightning.data.layout import FALLBACK_TEMPLATE, Layout
 from tbr_lightning.errors import UserError
+from tbr_lightning.modeling.architecture import build_config
 from tbr_lightning.modeling.tokenizers import byte_tokenizer, trained_tokenizer
 
 disable_progress_bar()  # of every load and save: ours has its own
@@ -83,11 +85,15 @@ def load_folder(
     thinks: bool,
     dtype: str = "auto",
     revision: str | None = None,
+    attention: str = "auto",
 ) -> Backbone:
     """Load a Hugging Face folder or hub id; only safetensors, never remote code."""
     safe: dict[str, Any] = {"trust_remote_code": False, "revision": revision}
+    how = _attention(attention)
     tokenizer = AutoTokenizer.from_pretrained(folder, **safe)
-    model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, dtype=dtype, **safe)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, use_safetensors=True, dtype=dtype, **safe, **how
+    )
     model.eval()
     own = _complete(tokenizer)
     return Backbone(model, tokenizer, layout or Layout.saved(model.config), origin, thinks, own)
@@ -104,34 +110,38 @@ def _pretrained(config: ModelConfig) -> Backbone:
             thinks=False,
             dtype=config.dtype,
             revision=None if config.path else config.revision,
+            attention=config.attention,
         )
-    except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise UserError(f"the weights of {source} cannot be loaded: {first}") from error
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        raise UserError(weights_problem(source, error, config.revision)) from error
+
+
+def _attention(name: str) -> dict[str, str]:
+    """Return the argument of transformers for ``model.attention``; none lets it choose."""
+    for problem in missing_attention(name):
+        raise UserError(problem)
+    return {} if name == "auto" else {"attn_implementation": name}
 
 
 def _random(config: ModelConfig, rows: Sequence[Example], *, world: bool, seed: int) -> Backbone:
     tokenizer = _tokenizer(config, rows, world=world)
     own = _complete(tokenizer)
-    settings = dict(config.architecture)
-    try:
-        architecture = AutoConfig.for_model(
-            settings.pop("model_type"),
-            **settings
-            | {
-                "vocab_size": len(tokenizer),
-                "bos_token_id": tokenizer.bos_token_id,
-                "eos_token_id": tokenizer.eos_token_id,
-                "pad_token_id": tokenizer.pad_token_id,
-            },
-        )
-    except (KeyError, ValueError, TypeError) as error:
-        raise UserError(f"model.architecture cannot be built: {error}") from error
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    architecture = build_config(
+        config,
+        vocab_size=len(tokenizer),
+        special={name: getattr(tokenizer, name) for name in names},
+    )
+    how = _attention(config.attention)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(
-            architecture, dtype=getattr(torch, config.dtype), trust_remote_code=False
-        )
+        try:
+            model = AutoModelForCausalLM.from_config(
+                architecture, dtype=getattr(torch, config.dtype), trust_remote_code=False, **how
+            )
+        except (ValueError, ImportError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"model={config.name} cannot be built: {reason}") from error
     model.eval()
     return Backbone(model, tokenizer, Layout.of(config), f"random/{seed}", False, own)
 

@@ -1,0 +1,149 @@
+"""From a model's config to a transformers config, and what follows from it without weights."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING as CAUSAL
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+
+from tbr_lightning.config.schema import TINY_CONTEXT, ModelConfig
+from tbr_lightning.errors import UserError
+
+_LAYERS, _HIDDEN, _WIDE, _HEADS, _HEAD, _EXPERTS, _ACTIVE = 2, 64, 128, 4, 16, 4, 2  # scale=tiny
+_SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+def build_config(
+    model: ModelConfig,
+    *,
+    vocab_size: int | None = None,
+    special: Mapping[str, int | None] | None = None,
+) -> PretrainedConfig:
+    """Return the transformers config of ``model.architecture`` at ``model.scale``.
+
+    Args:
+        model: Whose architecture to build.
+        vocab_size: Of the tokenizer in use; ``None`` for the published one.
+        special: Ids of that tokenizer: ``bos_token_id``, ``eos_token_id``, ``pad_token_id``. An id
+            that is not given is none once ``vocab_size`` is: the default belongs to another
+            vocabulary.
+
+    Raises:
+        UserError: The architecture cannot be built.
+    """
+    settings = dict(model.architecture)
+    if vocab_size is not None:
+        settings |= dict.fromkeys(_SPECIAL) | {"vocab_size": vocab_size}
+    settings |= special or {}
+    try:
+        config = AutoConfig.for_model(**settings)
+        if model.scale == "tiny":
+            config = AutoConfig.for_model(**settings | _tiny(config))
+    except (KeyError, ValueError, TypeError, StrictDataclassError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"model.architecture cannot be built: {reason}") from error
+    if type(config) not in CAUSAL:
+        raise UserError(
+            f"model.architecture cannot be built: model_type={config.model_type} is no causal "
+            "language model: name one such as llama"
+        )
+    return config
+
+
+def _tiny(full: PretrainedConfig) -> dict[str, Any]:
+    """Return the sizes that make a config tiny; what they leave out makes the architecture."""
+    context = min(context_length(full), TINY_CONTEXT)
+    shared = _of(full, "num_key_value_heads", "num_kv_heads", default=full.num_attention_heads)
+    ratio = _HEADS * shared // full.num_attention_heads
+    kv = next(heads for heads in (4, 2, 1) if heads <= max(ratio, 1))  # divides the query heads
+    known: dict[str, Any] = {
+        "num_hidden_layers": _LAYERS,
+        "hidden_size": _HIDDEN,
+        "num_attention_heads": _HEADS,
+        "head_dim": _HEAD,
+        "query_pre_attn_scalar": _HEAD,
+        "max_position_embeddings": context,
+    }
+    known |= dict.fromkeys(("num_key_value_heads", "num_kv_heads"), kv)
+    wide = ("intermediate_size", "ffn_hidden_size", "moe_intermediate_size")
+    known |= dict.fromkeys((*wide, "shared_expert_intermediate_size"), _WIDE)
+    known |= dict.fromkeys(("num_local_experts", "num_experts"), _EXPERTS)
+    known["num_experts_per_tok"] = min(_of(full, "num_experts_per_tok", default=1), _ACTIVE)
+    stated = full.to_dict()  # without what a class computes, such as the head_dim of some
+    sizes = {name: value for name, value in known.items() if stated.get(name) is not None}
+    if stated.get("sliding_window"):
+        sizes["sliding_window"] = min(stated["sliding_window"], context // 2)
+    for name, value in stated.items():  # one entry a layer
+        if isinstance(value, list) and len(value) == full.num_hidden_layers:
+            sizes[name] = [*dict.fromkeys(value), *value][:_LAYERS]
+    rope = dict(stated.get("rope_parameters") or {})
+    if "original_max_position_embeddings" in rope:
+        before = rope["original_max_position_embeddings"] * context // context_length(full)
+        sizes["rope_parameters"] = rope | {"original_max_position_embeddings": max(before, 1)}
+    return sizes
+
+
+def _of(config: PretrainedConfig, *names: str, default: int) -> int:
+    """Return the first of some attributes that is set."""
+    values = (getattr(config, name, None) for name in names)
+    return next((int(value) for value in values if value), default)
+
+
+def context_length(config: PretrainedConfig) -> int:
+    """Return how many tokens a model has positions for; ``sys.maxsize`` where none are counted."""
+    return _of(config, "max_position_embeddings", default=sys.maxsize)
+
+
+def count_parameters(config: PretrainedConfig) -> int:
+    """Return the number of parameters, tied ones once; no memory is taken."""
+    return sum(weight.numel() for weight in _on_meta(config).parameters())
+
+
+def _on_meta(config: PretrainedConfig) -> Any:
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+
+
+def flops_per_token(config: PretrainedConfig, trainable: int, total: int, context: int) -> float:
+    """Return the usual estimate of the floating point operations of training, per token.
+
+    Each weight costs two operations (multiply, add) in the forward pass, two for the gradient of
+    its input and, if it is trained, two for its own (Kaplan et al., 2020, section 2.1). The
+    products of queries with keys and of weights with values come on top (Chowdhery et al., 2022,
+    PaLM, appendix B), here over the positions that a causal or sliding mask leaves. Left out:
+    embedding look-ups, which multiply nothing, and the experts that a token is not routed to;
+    also norms, activations, the soft-max, and what recomputation adds.
+
+    Args:
+        config: Of the model.
+        trainable: Parameters that get a gradient.
+        total: All parameters, adapters included.
+        context: Tokens of a row, padding included.
+    """
+    model = _on_meta(config)
+    idle = 0.0
+    if not config.tie_word_embeddings:  # a tied matrix also computes the logits
+        idle += model.get_input_embeddings().weight.numel()
+    experts = _of(config, "num_local_experts", "num_experts", default=1)
+    active = _of(config, "num_experts_per_tok", default=experts)
+    routed = (weight.numel() for name, weight in model.named_parameters() if ".experts." in name)
+    idle += sum(routed) * (1 - active / experts)
+    used = total - idle
+    width = config.num_attention_heads * _of(
+        config, "head_dim", default=config.hidden_size // config.num_attention_heads
+    )
+    # Query i of a causal mask sees i keys, at most a window's: half the context without one.
+    kinds = getattr(config, "layer_types", None)
+    window = getattr(config, "sliding_window", None) or context
+    seen = 0.0
+    for layer in range(config.num_hidden_layers):
+        full = kinds is not None and kinds[layer] == "full_attention"
+        span = context if full else min(window, context)
+        seen += span - span**2 / (2 * context)
+    attention = 2 * 2 * seen * width  # forward; its gradients cost twice as much
+    return 4 * used + 2 * min(trainable, used) + 3 * attention
