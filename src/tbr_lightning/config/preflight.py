@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from tbr_lightning.config.schema import (
     TINY_CONTEXT,
+    AdapterConfig,
     FilesData,
     MicroworldData,
     ModelConfig,
@@ -28,10 +29,26 @@ _OUT_OF_REACH = "are not on this machine and the hub cannot be reached"
 
 
 def check(
-    model: ModelConfig, data: Any, reflection: ReflectionConfig, trainer: TrainerConfig | None
+    model: ModelConfig,
+    data: Any,
+    reflection: ReflectionConfig,
+    trainer: TrainerConfig | None = None,
+    adapter: AdapterConfig | None = None,
 ) -> None:
     """Raise :class:`UserError` with one sentence for each thing that is missing."""
-    missing = [
+    if missing := missing_for(model, data, reflection, trainer, adapter):
+        raise UserError("\n".join(missing))
+
+
+def missing_for(
+    model: ModelConfig,
+    data: Any,
+    reflection: ReflectionConfig,
+    trainer: TrainerConfig | None = None,
+    adapter: AdapterConfig | None = None,
+) -> list[str]:
+    """Return one sentence for each thing that is missing."""
+    return [
         *_combination(model, data, reflection),
         *_too_long(model),
         *missing_attention(model.attention),
@@ -39,9 +56,8 @@ def check(
         *_data(data),
         *_teacher(data, reflection),
         *_device(trainer),
+        *_packages(trainer, adapter),
     ]
-    if missing:
-        raise UserError("\n".join(missing))
 
 
 def _combination(model: ModelConfig, data: Any, reflection: ReflectionConfig) -> list[str]:
@@ -53,6 +69,11 @@ def _combination(model: ModelConfig, data: Any, reflection: ReflectionConfig) ->
         made.append(
             f"model.init=pretrained: {model.name} has pretrained weights for data=microworld only: "
             "use model.init=random, or a model with model.path or model.hub_id"
+        )
+    if model.tokenizer == "bytes" and model.init != "random" and (model.hub_id or model.path):
+        made.append(
+            "model.tokenizer=bytes cannot feed pretrained weights, whose vocabulary is another: "
+            "use model.tokenizer=own, or model.init=random, or look only, with dry_run=true"
         )
     if model.init == "random" and not model.architecture:
         made.append(f"model.init=random: model={model.name} names no architecture to build")
@@ -214,13 +235,24 @@ def is_loopback(url: str | None) -> bool:
 
 
 def _device(trainer: TrainerConfig | None) -> list[str]:
-    if trainer is None:
+    if trainer is None or trainer.accelerator != "gpu" or shutil.which("nvidia-smi"):
         return []
+    other = "trainer=ddp or deepspeed_zero2" if trainer.devices > 1 else "trainer=cpu"
+    return [f"trainer={trainer.name}: this machine has no NVIDIA driver: use {other}"]
+
+
+def _packages(trainer: TrainerConfig | None, adapter: AdapterConfig | None) -> list[str]:
     made = []
-    if trainer.accelerator == "gpu" and shutil.which("nvidia-smi") is None:
-        made.append("trainer=gpu: this machine has no NVIDIA driver: use trainer=cpu")
-    if trainer.devices > 1:
-        made.append(
-            f"trainer.devices={trainer.devices} is not supported yet: use trainer.devices=1"
-        )
+    gpu = shutil.which("nvidia-smi") is not None
+    wanted = {
+        "adapter=qlora": ("bitsandbytes", adapter is not None and adapter.quantize),
+        "trainer.liger=true": ("liger_kernel", trainer is not None and trainer.liger),
+    }
+    for setting, (package, chosen) in wanted.items():
+        if not chosen:
+            continue
+        if not gpu:
+            made.append(f"{setting} needs an NVIDIA GPU, which is not here: leave it out")
+        elif importlib.util.find_spec(package) is None:
+            made.append(f"{setting} needs the package {package}: pip install {package}")
     return made

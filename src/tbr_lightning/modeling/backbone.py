@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
@@ -16,6 +17,7 @@ from tbr_lightning.config.schema import AdapterConfig, ModelConfig
 from tbr_lightning.data.example import Example
 from tbr_lightning.data.layout import FALLBACK_TEMPLATE, Layout
 from tbr_lightning.errors import UserError
+from tbr_lightning.modeling.adapters import quantization
 from tbr_lightning.modeling.architecture import build_config
 from tbr_lightning.modeling.tokenizers import byte_tokenizer, trained_tokenizer
 
@@ -33,6 +35,7 @@ class Backbone:
         origin: What the weights are: hub id and revision, folder, base hash or random seed.
         thinks: The weights know think blocks already (the micro-world's base, or a tuned model).
         has_own_template: The chat template came with the tokenizer.
+        folder: Where the same weights can be loaded from again; ``None`` if they were made here.
     """
 
     model: Any
@@ -41,10 +44,19 @@ class Backbone:
     origin: str
     thinks: bool
     has_own_template: bool
+    folder: Path | None = None
 
 
 def load_backbone(
-    config: ModelConfig, *, data: str, rows: Sequence[Example], cache: Path, seed: int
+    config: ModelConfig,
+    *,
+    data: str,
+    rows: Iterable[Example],
+    cache: Path,
+    seed: int,
+    tokenizer: Path | None = None,
+    dtype: str | None = None,
+    adapter: AdapterConfig | None = None,
 ) -> Backbone:
     """Load or build the model of a config.
 
@@ -54,16 +66,21 @@ def load_backbone(
         rows: Training rows, for a tokenizer that is trained on them.
         cache: Folder of base models made here.
         seed: Of random weights.
+        tokenizer: Folder of the tokenizer, if the rows were tokenised before.
+        dtype: Of the weights; ``None`` for the model's own.
+        adapter: That will be put on it, which may want the base quantised.
 
     Raises:
         UserError: The weights or the tokenizer cannot be had.
     """
+    config = config if dtype is None else replace(config, dtype=dtype)
     world = data == "microworld" and config.name == "tiny" and config.path is None
     if world and config.init in ("auto", "pretrained"):
         return _world_base(config, cache)
     if config.init == "random" or (config.hub_id is None and config.path is None):
-        return _random(config, rows, world=world, seed=seed)
-    return _pretrained(config)
+        ready = None if tokenizer is None else AutoTokenizer.from_pretrained(tokenizer)
+        return _random(config, ready or _tokenizer(config, rows, world=world), seed)
+    return _pretrained(config, None if adapter is None else quantization(adapter))
 
 
 def _world_base(config: ModelConfig, cache: Path) -> Backbone:
@@ -74,7 +91,9 @@ def _world_base(config: ModelConfig, cache: Path) -> Backbone:
     except TypeError as error:
         raise UserError(f"model.pretraining: {error}: see BaseSettings for its keys") from error
     folder = base_model(cache, settings)
-    return load_folder(folder, Layout.of(config), origin=folder.name, thinks=True)
+    loaded = load_folder(folder, Layout.of(config), origin=folder.name, thinks=True)
+    # A cache may be emptied: nothing that lasts may point into it.
+    return replace(loaded, folder=None)
 
 
 def load_folder(
@@ -86,20 +105,33 @@ def load_folder(
     dtype: str = "auto",
     revision: str | None = None,
     attention: str = "auto",
+    tokenizer: Path | None = None,
+    quantized: Any = None,
 ) -> Backbone:
     """Load a Hugging Face folder or hub id; only safetensors, never remote code."""
     safe: dict[str, Any] = {"trust_remote_code": False, "revision": revision}
     how = _attention(attention)
-    tokenizer = AutoTokenizer.from_pretrained(folder, **safe)
+    if quantized is not None:
+        how["quantization_config"] = quantized
+    reader = AutoTokenizer.from_pretrained(tokenizer or folder, **safe)
     model = AutoModelForCausalLM.from_pretrained(
         folder, use_safetensors=True, dtype=dtype, **safe, **how
     )
     model.eval()
-    own = _complete(tokenizer)
-    return Backbone(model, tokenizer, layout or Layout.saved(model.config), origin, thinks, own)
+    own = _complete(reader)
+    layout = layout or Layout.saved(model.config)
+    return Backbone(model, reader, layout, origin, thinks, own, _local(folder, revision))
 
 
-def _pretrained(config: ModelConfig) -> Backbone:
+def _local(source: Path | str, revision: str | None) -> Path | None:
+    """Return the folder on this machine that weights were loaded from."""
+    if Path(source).is_dir():
+        return Path(source)
+    found = try_to_load_from_cache(str(source), "config.json", revision=revision)
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def _pretrained(config: ModelConfig, quantized: Any) -> Backbone:
     source = config.path or config.hub_id or ""
     origin = source if config.path else f"{source}@{config.revision or 'main'}"
     try:
@@ -111,20 +143,20 @@ def _pretrained(config: ModelConfig) -> Backbone:
             dtype=config.dtype,
             revision=None if config.path else config.revision,
             attention=config.attention,
+            quantized=quantized,
         )
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise UserError(weights_problem(source, error, config.revision)) from error
 
 
-def _attention(name: str) -> dict[str, str]:
+def _attention(name: str) -> dict[str, Any]:
     """Return the argument of transformers for ``model.attention``; none lets it choose."""
     for problem in missing_attention(name):
         raise UserError(problem)
     return {} if name == "auto" else {"attn_implementation": name}
 
 
-def _random(config: ModelConfig, rows: Sequence[Example], *, world: bool, seed: int) -> Backbone:
-    tokenizer = _tokenizer(config, rows, world=world)
+def _random(config: ModelConfig, tokenizer: Any, seed: int) -> Backbone:
     own = _complete(tokenizer)
     names = ("bos_token_id", "eos_token_id", "pad_token_id")
     architecture = build_config(
@@ -146,7 +178,15 @@ def _random(config: ModelConfig, rows: Sequence[Example], *, world: bool, seed: 
     return Backbone(model, tokenizer, Layout.of(config), f"random/{seed}", False, own)
 
 
-def _tokenizer(config: ModelConfig, rows: Sequence[Example], *, world: bool) -> Any:
+def load_tokenizer(config: ModelConfig, *, data: str, rows: Iterable[Example]) -> Any:
+    """Return a model's tokenizer, with a chat template, without loading any weights."""
+    world = data == "microworld" and config.name == "tiny" and config.path is None
+    tokenizer = _tokenizer(config, rows, world=world)
+    _complete(tokenizer)
+    return tokenizer
+
+
+def _tokenizer(config: ModelConfig, rows: Iterable[Example], *, world: bool) -> Any:
     kind = config.tokenizer
     if kind == "auto":
         kind = "own" if world or config.hub_id or config.path else "train"
@@ -183,25 +223,3 @@ def _complete(tokenizer: Any) -> bool:
         return True
     tokenizer.chat_template = FALLBACK_TEMPLATE
     return False
-
-
-def with_adapter(model: Any, config: AdapterConfig) -> Any:
-    """Return the model with the configured PEFT adapter, or as it is."""
-    if config.name == "none":
-        return model
-    from peft import LoraConfig, get_peft_model
-
-    lora = LoraConfig(
-        r=config.r,
-        lora_alpha=config.alpha,
-        lora_dropout=config.dropout,
-        target_modules=config.target_modules,
-        task_type="CAUSAL_LM",
-    )
-    try:
-        return get_peft_model(model, lora)
-    except ValueError as error:
-        raise UserError(
-            f"adapter.target_modules='{config.target_modules}' fits no layer of this model: "
-            "use all-linear"
-        ) from error

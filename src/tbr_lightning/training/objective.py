@@ -21,7 +21,8 @@ PARTS = (
 """What is told apart while training: the mean loss of each span, and the probability of the right
 first token, which decides whether the model reflects at all."""
 
-_CHUNK = 1024  # supervised positions whose logits are in memory at once
+CHUNK = 1024
+"""Supervised positions whose logits are in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,9 @@ def _token_losses(model: Any, hidden: Tensor, targets: Tensor) -> Tensor:
     def losses(states: Tensor, wanted: Tensor) -> Tensor:
         return functional.cross_entropy(logits_of(model, states), wanted, reduction="none")
 
-    if len(targets) <= _CHUNK:
+    if len(targets) <= CHUNK:
         return losses(hidden, targets)
-    pieces = zip(hidden.split(_CHUNK), targets.split(_CHUNK), strict=True)
+    pieces = zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True)
     return torch.cat([checkpoint(losses, a, b, use_reentrant=False) for a, b in pieces])
 
 

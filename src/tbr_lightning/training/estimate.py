@@ -1,0 +1,123 @@
+"""What a training run will take, by arithmetic: parameters, memory a device, time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tbr_lightning.config.schema import AdapterConfig, TrainerConfig
+from tbr_lightning.config.verbs import TrainConfig
+from tbr_lightning.modeling.architecture import flops_per_token
+from tbr_lightning.training.objective import CHUNK
+from tbr_lightning.training.strategies import precision_of, training_dtype, world_size
+
+_BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
+_QUANTIZED = 0.55  # bytes of a 4-bit weight with its scales
+_SUSTAINED = 0.4  # of the measured matrix peak; what a well fed transformer reaches
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of one training run.
+
+    Attributes:
+        parameters: All of the model's.
+        trained: Of them or of the adapter.
+        weights: Bytes per device of the weights.
+        states: Bytes per device of gradients, optimizer moments and master weights.
+        activations: Bytes per device at the largest micro-batch.
+        host: Bytes of the host's memory for what is offloaded, per rank.
+        flops: Of the whole run, over all devices.
+        seconds: On devices like this one; ``None`` if the run wants another kind.
+    """
+
+    parameters: int
+    trained: int
+    weights: float
+    states: float
+    activations: float
+    host: float
+    flops: float
+    seconds: float | None
+
+
+def estimate(
+    config: TrainConfig,
+    architecture: Any,
+    *,
+    tokens: int,
+    longest: int,
+    peak: float | None,
+) -> Estimate:
+    """Return the estimate.
+
+    Activations follow Korthikanti et al. (2022): 34 bytes a token, layer and unit of width at 16
+    bits without attention scores, or the layers' inputs alone with gradient checkpointing; the
+    logits of one chunk come on top.
+
+    Args:
+        config: Of the verb.
+        architecture: transformers' config of the model.
+        tokens: Of the whole run, all epochs.
+        longest: Tokens of the longest row.
+        peak: FLOPs per second of one device, measured; ``None`` if there is none like it here.
+    """
+    total, trained = parameter_counts(architecture, config.adapter)
+    trainer, world = config.trainer, world_size(config.trainer)
+    weight = _BYTES[training_dtype(config)]
+    full = config.adapter.name == "none"
+    frozen = 0 if full else total
+    # A float32 weight is its own master; bf16 weights under DeepSpeed have one beside them.
+    states = 8.0 + (weight if full else 4.0) + (4.0 if precision_of(trainer) == "bf16-true" else 0)
+    weights = frozen * (_QUANTIZED if config.adapter.quantize else weight) + trained * weight
+    moments = trained * states
+    host = 0.0
+    if trainer.strategy in ("deepspeed", "fsdp"):
+        stage = 3 if trainer.strategy == "fsdp" else trainer.zero_stage
+        weights /= world if stage == 3 else 1
+        gradients = trained * (states - 8.0 - 4.0)
+        moments = (
+            (moments - gradients) / world + gradients if stage == 1 else moments / world
+        )
+        if trainer.offload:
+            host, moments = moments, 0.0
+            if stage == 3:
+                host, weights = host + weights, 0.0
+    width, layers = architecture.hidden_size, architecture.num_hidden_layers
+    unit = 2.0 if precision_of(trainer).startswith("bf16") else 4.0
+    cells = trainer.batch_size * longest * width * layers
+    activations = cells * (unit if trainer.gradient_checkpointing else 17 * unit)
+    activations += 3 * 4.0 * min(CHUNK, trainer.batch_size * longest) * architecture.vocab_size
+    flops = tokens * flops_per_token(architecture, trained, total, longest // 2)
+    if trainer.gradient_checkpointing:
+        flops *= 4 / 3
+    seconds = None if peak is None else flops / (peak * _SUSTAINED * world)
+    return Estimate(total, trained, weights, moments, activations, host, flops, seconds)
+
+
+def parameter_counts(architecture: Any, adapter: AdapterConfig) -> tuple[int, int]:
+    """Return (all parameters of the base, trained parameters), built without any memory."""
+    from transformers import AutoModelForCausalLM
+
+    from tbr_lightning.modeling.adapters import with_adapter
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(architecture)
+        total = sum(p.numel() for p in model.parameters())
+        if adapter.name == "none":
+            return total, total
+        from dataclasses import replace
+
+        tuned = with_adapter(model, replace(adapter, quantize=False))
+    return total, sum(p.numel() for p in tuned.parameters() if p.requires_grad)
+
+
+def describe_devices(trainer: TrainerConfig) -> str:
+    """Return how many devices of what kind, and the strategy."""
+    world = world_size(trainer)
+    kind = trainer.strategy
+    if kind == "deepspeed":
+        kind = f"DeepSpeed ZeRO {trainer.zero_stage}{' with offload' if trainer.offload else ''}"
+    return f"{world} device{'s' if world > 1 else ''}, {kind}"

@@ -1,0 +1,228 @@
+"""``train dry_run=true``: everything but the weights and the steps."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tbr_lightning.config.preflight import missing_for
+from tbr_lightning.config.schema import MicroworldData
+from tbr_lightning.config.verbs import TrainConfig
+from tbr_lightning.data.batching import row_weights
+from tbr_lightning.data.example import KINDS
+from tbr_lightning.data.layout import Layout, Span
+from tbr_lightning.data.split import split
+from tbr_lightning.data.table import Examples
+from tbr_lightning.data.tokens import TokenRows, tokenise
+from tbr_lightning.errors import UserError
+from tbr_lightning.modeling.architecture import build_config
+from tbr_lightning.modeling.backbone import load_tokenizer
+from tbr_lightning.reflect import store_of, teacher_of
+from tbr_lightning.reflection.collect import apply_rejects, collect, wanted
+from tbr_lightning.training.estimate import Estimate, describe_devices, estimate
+from tbr_lightning.training.prepare import load_examples
+from tbr_lightning.training.speed import measured_peak
+from tbr_lightning.training.strategies import accelerator_of, world_size
+
+_STYLES = {Span.PROMPT: "dim", Span.REFLECTION: "cyan", Span.ANSWER: "green"}
+_PLACEHOLDER = "(its teacher has not written this reflection yet)"
+
+
+def preview(config: TrainConfig) -> None:
+    """Print config, examples with their loss mask, counts and estimates; load no weights.
+
+    Raises:
+        UserError: The data or the tokenizer cannot be had.
+    """
+    console = Console(soft_wrap=True, highlight=False)
+    _print_config(console, config)
+    examples = load_examples(config)
+    tokenizer = load_tokenizer(config.model, data=config.data.name, rows=examples)
+    layout = Layout.of(config.model)
+    examples, reflections, unwritten = _reflections(config, examples)
+    training, held_out = split(examples, config.data.validation)
+    rows = tokenise(
+        training,
+        reflections,
+        tokenizer,
+        layout,
+        max_length=config.model.max_length,
+        cache=Path(config.paths.cache),
+    )
+    _print_examples(console, config, training, rows, tokenizer)
+    estimated = config.model.tokenizer == "bytes" and config.model.hub_id is not None
+    _print_counts(console, config, rows, len(held_out), unwritten, estimated=estimated)
+    _print_estimate(console, config, _estimate(config, rows, len(tokenizer)))
+    if sentences := missing_for(
+        config.model, config.data, config.reflection, config.trainer, config.adapter
+    ):
+        console.print("\n[bold]A real run will need[/bold]")
+        for sentence in sentences:
+            console.print(f"  {sentence}", markup=False)
+
+
+def _print_config(console: Console, config: TrainConfig) -> None:
+    import yaml
+    from rich.syntax import Syntax
+
+    settings = {k: v for k, v in asdict(config).items() if k != "given"}
+    console.print("[bold]Config[/bold]")
+    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+    console.print(Syntax(text, "yaml", background_color="default"))
+
+
+def _reflections(
+    config: TrainConfig, examples: Examples
+) -> tuple[Examples, dict[str, str], int]:
+    """Return rows and reflections as far as they can be had for nothing, and how many cannot."""
+    rows = wanted(examples, config.reflection)
+    if not rows:
+        return examples, {}, 0
+    free = isinstance(config.data, MicroworldData) and config.reflection.base_url is None
+    if config.reflection.teacher == "internal" or (
+        config.reflection.teacher == "external" and not free
+    ):
+        # Asking the teacher would load weights or spend money.
+        return examples, {row.id: _PLACEHOLDER for row in rows}, len(rows)
+    teacher = teacher_of(config.reflection, config.data, None, config.seed)
+    collected = collect(rows, teacher, store_of(config))
+    return apply_rejects(examples, collected, config.reflection), collected.accepted, 0
+
+
+def _print_examples(
+    console: Console, config: TrainConfig, examples: Examples, rows: TokenRows, tokenizer: Any
+) -> None:
+    console.print("\n[bold]Examples[/bold] (loss on:", end=" ")
+    console.print("[cyan]reflection[/cyan], [green]answer[/green]; none on: [dim]prompt[/dim])")
+    for index in _one_of_each(rows):
+        row = rows[index]
+        spans, ids = np.asarray(row.spans), np.asarray(row.ids)
+        weights = row_weights(spans, row.trigger, config.objective)
+        text = Text()
+        for span in Span:
+            where = np.flatnonzero(spans == span)
+            if len(where):
+                text.append(tokenizer.decode(ids[where].tolist()), style=_STYLES[span])
+        trained = int((weights > 0).sum())
+        console.print(
+            f"\n[bold]{KINDS[row.kind]}[/bold], {len(ids)} tokens, {trained} with loss", style=""
+        )
+        console.print(text)
+
+
+def _one_of_each(rows: TokenRows) -> list[int]:
+    """Return three rows, of as many kinds as there are, short ones of their kind."""
+    chosen: list[int] = []
+    order = np.argsort(rows.lengths, kind="stable")
+    for kind in range(len(KINDS)):
+        of_kind = [int(i) for i in order if rows.kinds[i] == kind]
+        if of_kind:
+            chosen.append(of_kind[len(of_kind) // 4])
+    rest = [int(i) for i in order[len(order) // 2 :] if int(i) not in chosen]
+    return (chosen + rest)[:3]
+
+
+def _print_counts(
+    console: Console,
+    config: TrainConfig,
+    rows: TokenRows,
+    held_out: int,
+    unwritten: int,
+    *,
+    estimated: bool,
+) -> None:
+    table = Table("kind", "rows", "prompt", "reflection", "answer", title="Rows and tokens")
+    for number, kind in enumerate(KINDS):
+        counts = rows.span_counts[rows.kinds == number]
+        if len(counts):
+            table.add_row(kind, f"{len(counts):,}", *(f"{int(n):,}" for n in counts.sum(axis=0)))
+    console.print()
+    console.print(table)
+    steps, trainer = step_count(config, len(rows)), config.trainer
+    console.print(
+        f"{len(rows):,} training rows ({rows.left_out:,} left out as longer than "
+        f"model.max_length), {held_out:,} for validation; {int(rows.lengths.sum()):,} tokens an "
+        f"epoch, longest row {int(rows.lengths.max()):,}"
+    )
+    console.print(
+        f"{steps:,} optimizer steps of {trainer.batch_size} x {trainer.accumulate} x "
+        f"{world_size(trainer)} rows (batch x accumulate x devices), {trainer.epochs} epochs"
+    )
+    if estimated:
+        console.print(
+            "token counts are estimates: model.tokenizer=bytes stands in for the model's own, "
+            "which makes some four times fewer tokens of English"
+        )
+    if unwritten:
+        console.print(
+            f"{unwritten:,} reflections are not written yet: their tokens are not counted"
+        )
+
+
+def step_count(config: TrainConfig, rows: int) -> int:
+    """Return the optimizer steps of a run."""
+    trainer = config.trainer
+    per_step = trainer.batch_size * trainer.accumulate * world_size(trainer)
+    steps = trainer.epochs * math.ceil(rows / per_step)
+    return steps if trainer.max_steps < 0 else min(steps, trainer.max_steps)
+
+
+def _estimate(config: TrainConfig, rows: TokenRows, vocabulary: int) -> Estimate:
+    import torch
+
+    if not config.model.architecture:
+        raise UserError(f"model={config.model.name} names no architecture to estimate from")
+    # With a stand-in tokenizer the published vocabulary is the one that matters.
+    stand_in = config.model.tokenizer == "bytes" and config.model.init != "random"
+    architecture = build_config(config.model, vocab_size=None if stand_in else vocabulary)
+    wanted_device = accelerator_of(config.trainer)
+    here = "gpu" if torch.cuda.is_available() else "cpu"
+    peak = None
+    if wanted_device == here:
+        device = torch.device("cuda" if here == "gpu" else "cpu")
+        peak = measured_peak(device, torch.bfloat16 if here == "gpu" else torch.float32)
+    trainer = config.trainer
+    epochs: float = trainer.epochs
+    if trainer.max_steps >= 0:
+        per_step = trainer.batch_size * trainer.accumulate * world_size(trainer)
+        epochs = min(epochs, trainer.max_steps * per_step / len(rows))
+    return estimate(
+        config,
+        architecture,
+        tokens=int(rows.lengths.sum() * epochs),
+        longest=int(rows.lengths.max()),
+        peak=peak,
+    )
+
+
+def _print_estimate(console: Console, config: TrainConfig, it: Estimate) -> None:
+    gib = 2**30
+    table = Table("what", "estimate", title=f"Estimates ({describe_devices(config.trainer)})")
+    table.add_row("parameters", f"{it.parameters:,}")
+    table.add_row("trained", f"{it.trained:,} ({it.trained / it.parameters:.2%})")
+    table.add_row("memory a device", f"{(it.weights + it.states + it.activations) / gib:.2f} GiB")
+    table.add_row("  weights", f"{it.weights / gib:.2f} GiB")
+    table.add_row("  gradients, optimizer", f"{it.states / gib:.2f} GiB")
+    table.add_row("  activations, at most", f"{it.activations / gib:.2f} GiB")
+    if it.host:
+        table.add_row("memory of the host, a rank", f"{it.host / gib:.2f} GiB")
+    table.add_row("computation", f"{it.flops:.3g} FLOPs")
+    table.add_row("time", _time(it))
+    console.print(table)
+
+
+def _time(it: Estimate) -> str:
+    if it.seconds is None:
+        hours = it.flops / 1e14 / 3600
+        return f"{hours:.2g} hours of one device at 100 tera-FLOPs per second"
+    if it.seconds < 120:
+        return f"about {max(it.seconds, 1):.0f} s on devices like this one"
+    return f"about {it.seconds / 3600:.2g} hours on devices like this one"
+
