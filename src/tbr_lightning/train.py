@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,11 +10,10 @@ from typing import TYPE_CHECKING
 from tbr_lightning import cli
 from tbr_lightning.config.preflight import check
 from tbr_lightning.config.verbs import TrainConfig
-from tbr_lightning.errors import UserError
 
 if TYPE_CHECKING:
-    from tbr_lightning.data.example import Example
-    from tbr_lightning.data.layout import TokenRow
+    from tbr_lightning.data.table import Examples
+    from tbr_lightning.data.tokens import TokenRows
     from tbr_lightning.modeling.backbone import Backbone
 
 
@@ -39,8 +36,10 @@ def run(config: TrainConfig) -> TrainResult:
     """Fine-tune a model and log it."""
     check(config.model, config.data, config.reflection, config.trainer)
     from tbr_lightning.data.sources import load
+    from tbr_lightning.data.split import split
 
-    examples = load(config.data, config.seed)
+    cache = Path(config.paths.cache)
+    examples = load(config.data, config.seed, cache)
     from tbr_lightning.modeling.backbone import load_backbone
     from tbr_lightning.modeling.export import export, weights_digest
     from tbr_lightning.modeling.fit import fit
@@ -60,11 +59,14 @@ def run(config: TrainConfig) -> TrainResult:
             config.model,
             data=config.data.name,
             rows=examples,
-            cache=Path(config.paths.cache),
+            cache=cache,
             seed=config.seed,
         )
         examples, reflections, reflection_runs = _reflect(config, examples, backbone, opened.id)
+        examples, held_out = split(examples, config.data.validation)
         digest = runs.log_examples(examples, config.data.name, "training")
+        if held_out:
+            runs.log_examples(held_out, config.data.name, "validation")
         rows = _tokenise(config, examples, reflections, backbone)
         folder = Path(config.paths.runs) / opened.id
         fitted = fit(backbone, rows, config, log=runs.log_step, what=name, folder=folder)
@@ -91,8 +93,8 @@ def run(config: TrainConfig) -> TrainResult:
 
 
 def _reflect(
-    config: TrainConfig, examples: list[Example], backbone: Backbone, run_id: str
-) -> tuple[list[Example], dict[str, str], list[str]]:
+    config: TrainConfig, examples: Examples, backbone: Backbone, run_id: str
+) -> tuple[Examples, dict[str, str], list[str]]:
     """Return the rows to train on, reflections by instruction id, and the runs that made them."""
     from tbr_lightning.reflect import collect_in_run, store_of, teacher_of
     from tbr_lightning.reflection.collect import apply_rejects, collect, missing, wanted
@@ -124,44 +126,34 @@ def _reflect(
 
 
 def _tokenise(
-    config: TrainConfig,
-    examples: Sequence[Example],
-    reflections: dict[str, str],
-    backbone: Backbone,
-) -> list[TokenRow]:
+    config: TrainConfig, examples: Examples, reflections: dict[str, str], backbone: Backbone
+) -> TokenRows:
     """Tokenise the rows; those that do not fit are left out, counted and logged."""
+    import numpy as np
+
     from tbr_lightning.data.example import KINDS
-    from tbr_lightning.data.layout import token_row
+    from tbr_lightning.data.tokens import tokenise
     from tbr_lightning.tracking import runs
 
-    rows, long = [], 0
-    for example in examples:
-        row = token_row(
-            backbone.tokenizer,
-            backbone.layout,
-            example,
-            KINDS.index(example.kind),
-            reflections.get(example.id),
-        )
-        if len(row.ids) > config.model.max_length:
-            long += 1
-        else:
-            rows.append(row)
-    if not rows:
-        raise UserError(
-            f"model.max_length={config.model.max_length}: all {long} rows are longer: raise it"
-        )
-    kinds = Counter(KINDS[row.kind] for row in rows)
+    rows = tokenise(
+        examples,
+        reflections,
+        backbone.tokenizer,
+        backbone.layout,
+        max_length=config.model.max_length,
+        cache=Path(config.paths.cache),
+    )
+    kinds = np.bincount(rows.kinds, minlength=len(KINDS))
     runs.log_metrics(
         {
             "data/rows": len(rows),
-            "data/rows_left_out_as_too_long": long,
-            **{f"data/{kind}": count for kind, count in kinds.items()},
+            "data/rows_left_out_as_too_long": rows.left_out,
+            **{f"data/{kind}": int(n) for kind, n in zip(KINDS, kinds, strict=True) if n},
         }
     )
-    if long:
+    if rows.left_out:
         print(
-            f"train: {long} of {len(examples)} rows are longer than "
+            f"train: {rows.left_out} of {len(examples)} rows are longer than "
             f"model.max_length={config.model.max_length} tokens and were left out",
             file=sys.stderr,
         )
