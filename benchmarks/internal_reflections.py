@@ -53,7 +53,7 @@ def main() -> None:
     args = parser.parse_args()
     cache = Path(os.environ.get("TBR_CACHE", ".tbr/cache"))
     config = compose_verb("reflect", [f"data.harmful={args.rows}", "data.general=0"]).config
-    rows = load(config.data, 0)
+    rows = load(config.data, 0, cache)
     backbone = load_backbone(config.model, data="microworld", rows=rows, cache=cache, seed=0)
     prompts = [reflection_prefix(backbone, row.prompt) for row in rows]
     one_by_one(backbone, prompts[:4])  # warm-up

@@ -122,7 +122,7 @@ def run(config: ReflectConfig) -> ReflectResult:
     if config.reflection.teacher == "none":
         raise UserError("reflection=none writes nothing: use internal, external or recorded")
     check(config.model, config.data, config.reflection, None)
-    examples = load(config.data, config.seed)
+    examples = load(config.data, config.seed, Path(config.paths.cache))
     rows = wanted(examples, config.reflection)
     if not rows:
         kinds = ", ".join(config.reflection.kinds)

@@ -44,7 +44,8 @@ def test_every_member_of_every_group_composes(group: str, member: str) -> None:
 @pytest.mark.parametrize("member", ["microworld", "files", "safety_mix"])
 def test_data_targets_take_what_their_schema_holds(member: str) -> None:
     config = compose_verb("train", [f"data={member}", "reflection=none"]).config.data
-    names = {item.name for item in fields(config)} - {"_target_"} | {"seed"}
+    names = {item.name for item in fields(config)} - {"_target_", "validation"}
+    names |= {"seed", "cache"}
     assert set(inspect.signature(get_method(config._target_)).parameters) == names
 
 

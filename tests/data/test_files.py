@@ -1,14 +1,16 @@
-"""Local files: what is read, and how a bad row is told."""
+"""Local files: what is read, how lazily, and how a bad row is told."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
-from tbr_lightning.config.schema import FilesData, MicroworldData, SafetyMixData
-from tbr_lightning.data.files import read_rows
+from tbr_lightning.config.schema import FilesData
+from tbr_lightning.data.files import is_file_name, read_rows
 from tbr_lightning.data.sources import load
 from tbr_lightning.errors import UserError
 
@@ -20,12 +22,40 @@ def written(folder: Path, name: str, text: str) -> str:
     return str(folder / name)
 
 
-def test_json_jsonl_and_csv_hold_the_same_rows(tmp_path: Path) -> None:
-    listed = written(tmp_path, "a.json", json.dumps([ROW, ROW], indent=2))
-    lines = written(tmp_path, "a.jsonl", f"{json.dumps(ROW)}\n\n{json.dumps(ROW)}\n")
-    table = written(tmp_path, "a.csv", "instruction,input,output\nSay hello.,,Hello.\n" * 1)
-    for path, count in ((listed, 2), (lines, 2), (table, 1)):
-        assert [row for _, row in read_rows(path, "data.general")] == [ROW] * count
+def test_every_form_holds_the_same_rows(tmp_path: Path) -> None:
+    parquet.write_table(pyarrow.Table.from_pylist([ROW, ROW]), tmp_path / "a.parquet")
+    lines = f"{json.dumps(ROW)}\n\n{json.dumps(ROW)}\n"
+    paths = [
+        written(tmp_path, "a.json", json.dumps([ROW, ROW], indent=2)),
+        written(tmp_path, "lines.json", f"\n{lines}"),
+        written(tmp_path, "a.jsonl", f"\ufeff{lines}"),
+        written(tmp_path, "a.csv", "instruction,input,output\n" + "Say hello.,,Hello.\n" * 2),
+        str(tmp_path / "a.parquet"),
+    ]
+    for path in paths:
+        assert [row for _, row in read_rows(path, "data.general")] == [ROW, ROW]
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "tail"),
+    [
+        ("a.json", '[{"output": "y"},\n', "oops]"),
+        ("a.jsonl", '{"output": "y"}\n', "oops\n"),
+        ("a.csv", "output\ny\n", "a,b\n"),
+    ],
+)
+def test_rows_come_before_the_file_is_at_its_end(
+    tmp_path: Path, name: str, head: str, tail: str
+) -> None:
+    rows = read_rows(written(tmp_path, name, head + tail), "data.general")
+    assert next(rows)[1] == {"output": "y"}
+    with pytest.raises(UserError, match=name):
+        next(rows)
+
+
+def test_quoted_line_breaks_are_kept_and_the_line_is_the_row_s_last(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.csv", 'instruction,output\n"a\nb",c\n')
+    assert list(read_rows(path, "x")) == [(f"{path}:3", {"instruction": "a\nb", "output": "c"})]
 
 
 @pytest.mark.parametrize(
@@ -38,69 +68,39 @@ def test_json_jsonl_and_csv_hold_the_same_rows(tmp_path: Path) -> None:
         ("a.jsonl", '{"prompt": "x", "answer": "y"}\n', "no column 'output' or 'response'"),
         ("a.jsonl", '{"instruction": 5, "output": "y"}\n', "a.jsonl:1: 'instruction' is int"),
         ("a.jsonl", '{"instruction": " ", "output": "y"}\n', "'instruction' is empty"),
+        ("a.jsonl", '{"instruction": "x\\ud800", "output": "y"}\n', "a.jsonl:1: 'instruction'"),
         ("a.csv", "instruction,output\na,b,c\n", "a.csv:2"),
         ("a.json", "[]", "no rows"),
+        ("a.json", " \n", "no rows"),
         ("a.csv", "instruction,output\n", "no rows"),
+        ("a.parquet", "this is none", "a.parquet:1: not valid Parquet"),
         ("a.txt", "x", "unknown form"),
     ],
 )
 def test_a_bad_row_names_file_and_line(tmp_path: Path, name: str, text: str, says: str) -> None:
     config = FilesData(general=written(tmp_path, name, text))
     with pytest.raises(UserError) as caught:
-        load(config, 0)
+        load(config, 0, tmp_path)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert not list(tmp_path.glob("examples/*"))
 
 
-def test_a_missing_file_names_the_key() -> None:
+def test_text_that_is_not_utf8_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'{"instruction": "\xff"}')
+    with pytest.raises(UserError, match="cannot be read as UTF-8"):
+        load(FilesData(general=str(tmp_path / "a.jsonl")), 0, tmp_path)
+
+
+def test_a_missing_file_names_the_key(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data\.harmful='nowhere\.json'"):
-        load(FilesData(harmful="nowhere.json"), 0)
+        load(FilesData(harmful="nowhere.json"), 0, tmp_path)
 
 
-def test_no_file_at_all_is_told() -> None:
-    with pytest.raises(UserError, match=r"data\.general and data\.harmful"):
-        load(FilesData(), 0)
-
-
-def test_safety_rows_and_duplicates_leave_the_general_rows(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    general = [
-        ROW,
-        ROW,
-        {"instruction": "Harm.", "output": "No."},
-        {"instruction": "Excluded.", "input": "with input", "output": "No."},
-        {"instruction": "Nothing.", "output": ""},
-    ]
-    config = FilesData(
-        general=written(tmp_path, "g.json", json.dumps(general)),
-        harmful=written(tmp_path, "h.json", json.dumps([general[2]])),
-        exclude=written(tmp_path, "e.json", json.dumps([{"instruction": "Excluded."}])),
-    )
-    rows = load(config, 0)
-    assert [(row.instruction, row.kind) for row in rows] == [
-        ("Say hello.", "general"),
-        ("Harm.", "harmful"),
-    ]
-    assert "1 rows have an empty output" in capsys.readouterr().err
-
-
-def test_the_seed_draws_the_rows(tmp_path: Path) -> None:
-    many = [{"instruction": f"Say {n}.", "output": str(n)} for n in range(50)]
-    path = written(tmp_path, "g.json", json.dumps(many))
-    draw = [[r.id for r in load(FilesData(general=path, general_rows=5), s)] for s in (0, 0, 1)]
-    assert draw[0] == draw[1] != draw[2]
-    assert len(draw[0]) == 5
-
-
-def test_the_microworld_and_the_mix_load_by_their_targets(tmp_path: Path) -> None:
-    kinds = [row.kind for row in load(MicroworldData(general=4, harmful=3), 0)]
-    assert (kinds.count("general"), kinds.count("harmful")) == (4, 3)
-    with pytest.raises(UserError, match="no training rows"):
-        load(MicroworldData(general=0, harmful=0), 0)
-    alpaca = written(tmp_path, "g.json", json.dumps([ROW]))
-    harm = written(tmp_path, "h.json", json.dumps([{"instruction": "Harm.", "output": "No."}]))
-    mix = SafetyMixData(general_source=alpaca, harmful_source=harm)
-    assert len(load(mix, 0)) == 2
-    with pytest.raises(UserError, match=r"data\.harmful_source is not set"):
-        load(SafetyMixData(general_source=alpaca), 0)
+def test_a_hub_id_is_told_from_a_file(tmp_path: Path) -> None:
+    assert not is_file_name("tatsu-lab/alpaca")
+    assert not is_file_name("tatsu-lab/alpaca:train")
+    (tmp_path / "rows").mkdir()
+    written(tmp_path / "rows", "plain", "x")
+    for name in ("rows/plain", "rows/absent.jsonl", "plain", "a/b/c"):
+        assert is_file_name(name)

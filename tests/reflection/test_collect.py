@@ -12,6 +12,7 @@ import pytest
 
 from tbr_lightning.config.schema import ReflectionConfig
 from tbr_lightning.data.example import Example
+from tbr_lightning.data.table import Examples
 from tbr_lightning.errors import UserError
 from tbr_lightning.reflection.checks import reject_reason
 from tbr_lightning.reflection.collect import apply_rejects, collect, missing, wanted
@@ -121,11 +122,13 @@ def test_rejected_rows_train_plainly_or_are_dropped_or_stop(store: ReflectionSto
     found = collect(ROWS, Teacher("poor", write), store)
     assert found.counts(EXTERNAL)["rejected/empty"] == 5
     assert len(found.accepted) == 15
-    assert apply_rejects(ROWS, found, EXTERNAL) == ROWS
-    dropped = apply_rejects(ROWS, found, replace(EXTERNAL, on_reject="drop"))
+    rows = Examples.of(ROWS)
+    assert apply_rejects(rows, found, EXTERNAL) is rows
+    dropped = apply_rejects(rows, found, replace(EXTERNAL, on_reject="drop"))
+    assert [row.id for row in dropped if row.id in found.accepted] == dropped.ids()
     assert len(dropped) == 15
     with pytest.raises(UserError, match="5 of 20 reflections were rejected"):
-        apply_rejects(ROWS, found, replace(EXTERNAL, on_reject="error"))
+        apply_rejects(rows, found, replace(EXTERNAL, on_reject="error"))
 
 
 def test_only_chosen_kinds_get_a_reflection() -> None:

@@ -78,6 +78,8 @@ def compose_verb(
             config = OmegaConf.to_object(full) if check else None
             if check:
                 _refuse_added_keys(config, verb)
+                if hasattr(config, "given"):
+                    config.given = list(overrides)
     except UserError:
         raise
     except (HydraException, OmegaConfBaseException) as error:

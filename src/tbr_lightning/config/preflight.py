@@ -6,7 +6,7 @@ import errno
 import importlib.util
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -181,26 +181,40 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def _data(data: Any) -> list[str]:
     if isinstance(data, FilesData):
-        named = {
-            name: getattr(data, name) for name in ("general", "harmful", "look_alike", "exclude")
-        }
-        return [
-            f"data.{name}='{path}' is not a file: give the path of a .json, .jsonl or .csv"
-            for name, path in named.items()
-            if path is not None and not Path(path).is_file()
-        ]
+        sources = {name: getattr(data, name) for name in ("general", "harmful", "look_alike")}
+        return _sources(sources, data.exclude)
     if not isinstance(data, SafetyMixData):
         return []
     from tbr_lightning.data.sources import missing_safety_rows
 
     made = [] if data.harmful_source or not data.harmful else [missing_safety_rows()]
-    local = Path(data.general_source).suffix.lower() in (".json", ".jsonl", ".csv")
-    if data.general and not local and not _dataset_cached(data.general_source):
-        problem = _hub_problem("dataset", data.general_source, None)
+    used = {
+        "general_source": data.general_source if data.general else None,
+        "harmful_source": data.harmful_source if data.harmful else None,
+        "look_alike_source": data.look_alike_source,
+    }
+    return made + _sources(used, data.exclude)
+
+
+def _sources(named: Mapping[str, str | None], exclude: str | None) -> list[str]:
+    from tbr_lightning.data.files import FORMS, is_file_name
+
+    made = []
+    for name, source in {**named, "exclude": exclude}.items():
+        if source is None:
+            continue
+        if name == "exclude" or is_file_name(source):
+            if not Path(source).is_file():
+                made.append(
+                    f"data.{name}='{source}' is not a file: give the path of a {FORMS} file"
+                )
+            continue
+        hub_id = source.partition(":")[0]
+        problem = None if _dataset_cached(hub_id) else _hub_problem("dataset", hub_id, None)
         if problem:
             made.append(
-                f"the rows of {data.general_source} {problem}: go online once, or give "
-                "data.general_source=FILE.json, or use data=microworld"
+                f"the rows of {hub_id} {problem}: go online once, or give data.{name}=FILE.json, "
+                "or use data=microworld"
             )
     return made
 

@@ -1,50 +1,72 @@
-"""Rows of local JSON, JSONL and CSV files, with errors that name file and line."""
+"""Rows of local JSON, JSONL, CSV and Parquet files, with errors that name file and line."""
 
 from __future__ import annotations
 
 import csv
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from tbr_lightning.errors import UserError
 
 Row = dict[str, Any]
 
+FORMS = ".json, .jsonl, .csv or .parquet"
+_BATCH = 1000  # rows of a Parquet file in memory at a time
 
-def read_rows(path: str | Path, field: str) -> list[tuple[str, Row]]:
-    """Read a file of rows.
+
+def read_rows(path: str | Path, field: str) -> Iterator[tuple[str, Row]]:
+    """Read a file row by row; only a JSON list is held in memory, as text.
 
     Args:
-        path: ``.json`` (a list of objects, or JSON lines), ``.jsonl`` or ``.csv``.
+        path: ``.json`` (a list of objects, or JSON lines), ``.jsonl``, ``.csv`` or ``.parquet``.
         field: The config key that named the file, for error messages.
 
     Returns:
         Pairs of a place for error messages, ``FILE:LINE``, and the row.
 
     Raises:
-        UserError: The file is missing, empty, of another form, or has a malformed row.
+        UserError: The file is missing or of another form; while reading, it is empty or has a
+            malformed row.
+    """
+    return _checked(checked_file(path, field), field)
+
+
+def is_file_name(source: str) -> bool:
+    """Return whether a source is meant as a local file rather than a hub id ``owner/name``."""
+    return (
+        Path(source).suffix.lower() in _READERS
+        or Path(source).exists()
+        or not re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", source)
+    )
+
+
+def checked_file(path: str | Path, field: str) -> Path:
+    """Return the path of a file of rows.
+
+    Raises:
+        UserError: It is missing or its form is not known.
     """
     file = Path(path)
     if not file.is_file():
-        raise UserError(f"{field}='{path}' is not a file: give the path of a .json, .jsonl or .csv")
+        raise UserError(f"{field}='{path}' is not a file: give the path of a {FORMS} file")
+    if file.suffix.lower() not in _READERS:
+        raise UserError(f"{field}='{path}' has an unknown form: give a {FORMS} file")
+    return file
+
+
+def _checked(file: Path, field: str) -> Iterator[tuple[str, Row]]:
+    empty = True
     try:
-        # utf-8-sig: files that passed through a spreadsheet begin with a byte-order mark.
-        text = file.read_text(encoding="utf-8-sig")
+        for pair in _READERS[file.suffix.lower()](file):
+            empty = False
+            yield pair
     except (UnicodeDecodeError, PermissionError) as error:
         raise UserError(f"{field}: {file} cannot be read as UTF-8 text: {error}") from error
-    suffix = file.suffix.lower()
-    if suffix == ".csv":
-        rows = list(_csv(file, text))
-    elif suffix in (".json", ".jsonl"):
-        rows = list(_json(file, text) if text.lstrip().startswith("[") else _jsonl(file, text))
-    else:
-        raise UserError(f"{field}='{path}' has an unknown form: give .json, .jsonl or .csv")
-    if not rows:
+    if empty:
         raise UserError(f"{field}: {file} has no rows: give a file with at least one")
-    return rows
 
 
 def text_of(row: Row, columns: Sequence[str], where: str, *, default: str | None = None) -> str:
@@ -61,6 +83,8 @@ def text_of(row: Row, columns: Sequence[str], where: str, *, default: str | None
             raise UserError(
                 f"{where}: '{column}' is {type(value).__name__}, not text: mend the row"
             )
+        if not value.isascii() and _unwritable(value):
+            raise UserError(f"{where}: '{column}' holds a lone \\ud800 to \\udfff: mend it")
         if value.strip() or default is not None:
             return value.strip()
         raise UserError(f"{where}: '{column}' is empty: fill it or remove the row")
@@ -71,8 +95,32 @@ def text_of(row: Row, columns: Sequence[str], where: str, *, default: str | None
     raise UserError(f"{where}: no column '{names}' (it has {has})")
 
 
-def _json(file: Path, text: str) -> Iterator[tuple[str, Row]]:
-    """Read a list element by element, since only so each row's line is known."""
+def _unwritable(text: str) -> bool:
+    r"""Return whether a text cannot be UTF-8, as JSON's escapes allow (``"\ud800"``)."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def _open(file: Path) -> TextIO:
+    # utf-8-sig: files that passed through a spreadsheet begin with a byte-order mark.
+    return file.open(encoding="utf-8-sig", newline="")
+
+
+def _json(file: Path) -> Iterator[tuple[str, Row]]:
+    """Read a list element by element, since only so each row's line is known; or JSON lines."""
+    with _open(file) as stream:
+        first = next((line for line in stream if line.strip()), "")
+        if first.lstrip().startswith("["):
+            stream.seek(0)
+            yield from _listed(file, stream.read())
+            return
+    yield from _jsonl(file)
+
+
+def _listed(file: Path, text: str) -> Iterator[tuple[str, Row]]:
     decoder, at, line, counted = json.JSONDecoder(), text.index("[") + 1, 1, 0
     blank = re.compile(r"[\s,]*")
     while True:
@@ -88,32 +136,59 @@ def _json(file: Path, text: str) -> Iterator[tuple[str, Row]]:
         yield where, _object(row, where)
 
 
-def _jsonl(file: Path, text: str) -> Iterator[tuple[str, Row]]:
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
-        where = f"{file}:{number}"
+def _jsonl(file: Path) -> Iterator[tuple[str, Row]]:
+    with _open(file) as stream:
+        for number, line in enumerate(stream, start=1):
+            if not line.strip():
+                continue
+            where = f"{file}:{number}"
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise UserError(f"{where}: not valid JSON: {error.msg}") from error
+            yield where, _object(row, where)
+
+
+def _csv(file: Path) -> Iterator[tuple[str, Row]]:
+    with _open(file) as stream:
+        reader = csv.DictReader(stream, strict=True)
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{where}: not valid JSON: {error.msg}") from error
-        yield where, _object(row, where)
+            for row in reader:
+                where = f"{file}:{reader.line_num}"
+                if None in row or None in row.values():
+                    width = len(reader.fieldnames or ())
+                    raise UserError(f"{where}: the row does not have the header's {width} columns")
+                yield where, dict(row)
+        except csv.Error as error:
+            raise UserError(f"{file}:{reader.line_num}: not valid CSV: {error}") from error
 
 
-def _csv(file: Path, text: str) -> Iterator[tuple[str, Row]]:
-    reader = csv.DictReader(text.splitlines(keepends=True), strict=True)
+def _parquet(file: Path) -> Iterator[tuple[str, Row]]:
+    """Read row groups in batches; a row's place is its number, since the form has no lines."""
+    import pyarrow
+    from pyarrow import parquet
+
+    number = 0
     try:
-        for row in reader:
-            where = f"{file}:{reader.line_num}"
-            if None in row or None in row.values():
-                width = len(reader.fieldnames or ())
-                raise UserError(f"{where}: the row does not have the header's {width} columns")
-            yield where, dict(row)
-    except csv.Error as error:
-        raise UserError(f"{file}:{reader.line_num}: not valid CSV: {error}") from error
+        with parquet.ParquetFile(file) as table:
+            for batch in table.iter_batches(_BATCH):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{file}:{number}", row
+    except pyarrow.ArrowException as error:
+        first = str(error).strip().splitlines()[0]
+        raise UserError(f"{file}:{number + 1}: not valid Parquet: {first}") from error
 
 
 def _object(row: Any, where: str) -> Row:
     if not isinstance(row, dict):
         raise UserError(f"{where}: {type(row).__name__}, not an object with columns: mend the row")
     return row
+
+
+_READERS: dict[str, Callable[[Path], Iterator[tuple[str, Row]]]] = {
+    ".json": _json,
+    ".jsonl": _jsonl,
+    ".csv": _csv,
+    ".parquet": _parquet,
+}

@@ -12,8 +12,12 @@ from dataclasses import asdict, dataclass
 from enum import IntEnum
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from tbr_lightning.config.schema import ModelConfig
 from tbr_lightning.data.example import Example
+from tbr_lightning.errors import UserError
 
 # A plain dialogue form for base models whose tokenizer has no template.
 FALLBACK_TEMPLATE = (
@@ -80,19 +84,19 @@ class TokenRow:
     """A tokenised training row.
 
     Attributes:
-        ids: Token ids, shape ``(tokens,)``.
-        spans: :class:`Span` of each token, shape ``(tokens,)``.
+        ids: Token ids, shape ``(tokens,)``; int32 if an array, maybe read-only.
+        spans: :class:`Span` of each token, shape ``(tokens,)``; uint8 if an array.
         kind: Index into :data:`tbr_lightning.data.example.KINDS`.
     """
 
-    ids: list[int]
-    spans: list[int]
+    ids: list[int] | npt.NDArray[np.int32]
+    spans: list[int] | npt.NDArray[np.uint8]
     kind: int
 
     @property
     def trigger(self) -> int:
         """Index of the first supervised token, which decides whether the model reflects."""
-        return next(i for i, span in enumerate(self.spans) if span != Span.PROMPT)
+        return int(np.flatnonzero(np.asarray(self.spans) != int(Span.PROMPT))[0])
 
 
 def prompt_ids(tokenizer: Any, text: str, cue: str | None = None) -> list[int]:
@@ -107,16 +111,36 @@ def prompt_ids(tokenizer: Any, text: str, cue: str | None = None) -> list[int]:
     return list(tokenizer.encode(rendered, add_special_tokens=False))
 
 
+def think_block(layout: Layout, reflection: str) -> str:
+    """Return a reflection between its markers."""
+    return f"{layout.think_open}{reflection}{layout.think_close}"
+
+
+def end_token(tokenizer: Any) -> int:
+    """Return the id of the token that ends an answer.
+
+    Raises:
+        UserError: The tokenizer has none.
+    """
+    if tokenizer.eos_token_id is None:
+        name = tokenizer.name_or_path or type(tokenizer).__name__
+        raise UserError(
+            f"the tokenizer of {name} has no end token, so a model could not learn where an answer "
+            "ends: set eos_token in its tokenizer_config.json, or use model.tokenizer=train"
+        )
+    return int(tokenizer.eos_token_id)
+
+
 def token_row(
     tokenizer: Any, layout: Layout, example: Example, kind: int, reflection: str | None
 ) -> TokenRow:
     """Tokenise one example, each span by itself so that spans and tokens cannot disagree."""
     parts = [(prompt_ids(tokenizer, example.prompt), Span.PROMPT)]
     if reflection is not None:
-        block = f"{layout.think_open}{reflection}{layout.think_close}"
-        parts.append((tokenizer.encode(block, add_special_tokens=False), Span.REFLECTION))
+        block = tokenizer.encode(think_block(layout, reflection), add_special_tokens=False)
+        parts.append((block, Span.REFLECTION))
     answer = tokenizer.encode(example.response, add_special_tokens=False)
-    parts.append(([*answer, tokenizer.eos_token_id], Span.ANSWER))
+    parts.append(([*answer, end_token(tokenizer)], Span.ANSWER))
     return TokenRow(
         ids=[token for ids, _ in parts for token in ids],
         spans=[int(span) for ids, span in parts for _ in ids],

@@ -1,36 +1,60 @@
-"""Where training rows come from: the micro-world, local files, or the safety mix."""
+"""Where training rows come from: the micro-world, files and hub data sets, or the safety mix."""
 
 from __future__ import annotations
 
-import random
 import sys
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from hydra.utils import get_method
 
-from tbr_lightning.data.example import Example, Kind, instruction_id
-from tbr_lightning.data.files import Row, read_rows, text_of
+from tbr_lightning.data.cache import content_key
+from tbr_lightning.data.example import Example
+from tbr_lightning.data.mix import Columns, Mix, mixed, pool
+from tbr_lightning.data.table import FORMAT, Examples, stored
 from tbr_lightning.errors import UserError
 
-_INSTRUCTION = ("instruction", "prompt")
-_RESPONSE = ("output", "response")
 
+def load(config: Any, seed: int, cache: Path) -> Examples:
+    """Return the training rows of a data config, by calling its ``_target_``.
 
-def load(config: Any, seed: int) -> list[Example]:
-    """Return the training rows of a data config, by calling its ``_target_``."""
+    Args:
+        config: A data schema of :mod:`tbr_lightning.config.schema`.
+        seed: Chooses the rows.
+        cache: Folder of all caches; rows that are there already are only opened.
+
+    Raises:
+        UserError: A source is missing, cannot be reached or is malformed, or no row is left.
+    """
     # Hydra's own `call` would wrap a UserError in an exception of its own.
     settings = asdict(config)
-    return get_method(settings.pop("_target_"))(**settings, seed=seed)
+    del settings["validation"]  # which side a row is on does not shape the rows
+    examples: Examples = get_method(settings.pop("_target_"))(**settings, seed=seed, cache=cache)
+    _tell(examples.left_out, config.name)
+    return examples
 
 
-def microworld(*, name: str, general: int, harmful: int, seed: int) -> list[Example]:
-    """Return rows of the embedded micro-world; ``seed`` chooses them."""
+def microworld(*, name: str, general: int, harmful: int, seed: int, cache: Path) -> Examples:
+    """Return rows of the embedded micro-world; ``seed`` chooses them.
+
+    Raises:
+        UserError: No row is wanted, or more than the world has.
+    """
     from tbr_lightning.microworld.prompts import training_examples
 
-    return _not_empty(training_examples(seed, general, harmful), name)
+    def make(_: Counter[str]) -> Iterator[Example]:
+        try:
+            rows = training_examples(seed, general, harmful)
+        except ValueError as error:
+            raise UserError(f"{error}: lower data.general or data.harmful") from error
+        return _not_empty(iter(rows), name)
+
+    key = content_key(FORMAT, "microworld", _microworld_sources(), general, harmful, seed)
+    return stored(cache, key, make)
 
 
 def files(
@@ -42,21 +66,30 @@ def files(
     general_rows: int | None,
     harmful_rows: int | None,
     exclude: str | None,
+    drop_refusals: bool,
+    columns: Columns,
     seed: int,
-) -> list[Example]:
-    """Return rows of local files: Alpaca's columns ``instruction``, ``input`` and ``output``.
+    cache: Path,
+) -> Examples:
+    """Return rows of local files or hub data sets, with Alpaca's columns or those that are named.
 
     Raises:
-        UserError: No file was given, or one is missing, empty or malformed.
+        UserError: No source was given, or one is missing, empty or malformed.
     """
     if general is None and harmful is None and look_alike is None:
         raise UserError("data.general and data.harmful are not set: give the path of at least one")
-    unsafe = _from_file(harmful, "data.harmful", "harmful") if harmful else []
-    alike = _from_file(look_alike, "data.look_alike", "look_alike") if look_alike else []
-    plain = _from_file(general, "data.general", "general") if general else []
-    plain = _without(plain, unsafe + alike, exclude)
-    drawn = _draw(plain, general_rows, seed) + _draw(unsafe, harmful_rows, seed)
-    return _not_empty(drawn + alike, name)
+    mix = Mix(
+        general=pool(general, "data.general", "general", columns, cache),
+        harmful=pool(harmful, "data.harmful", "harmful", columns, cache),
+        look_alike=pool(look_alike, "data.look_alike", "look_alike", columns, cache),
+        general_rows=general_rows,
+        harmful_rows=harmful_rows,
+        exclude=exclude,
+        drop_refusals=drop_refusals,
+        instruction=columns["instruction"],
+        seed=seed,
+    )
+    return stored(cache, mix.key, lambda left_out: _not_empty(mixed(mix, left_out), name))
 
 
 def safety_mix(
@@ -66,9 +99,13 @@ def safety_mix(
     harmful: int,
     general_source: str,
     harmful_source: str | None,
+    look_alike_source: str | None,
     exclude: str | None,
+    drop_refusals: bool,
+    columns: Columns,
     seed: int,
-) -> list[Example]:
+    cache: Path,
+) -> Examples:
     """Return Alpaca rows cleaned of safety rows, and Safety-Tuned-LLaMAs rows.
 
     The mix follows Bianchi et al. (2024); it is our assumption of the paper's.
@@ -76,14 +113,28 @@ def safety_mix(
     Raises:
         UserError: A source is missing or cannot be reached.
     """
-    unsafe = []
-    if harmful:
-        if harmful_source is None:
-            raise UserError(missing_safety_rows())
-        unsafe = _from_file(harmful_source, "data.harmful_source", "harmful")
-    plain = _from_file_or_hub(general_source, "data.general_source") if general else []
-    plain = _without(plain, unsafe, exclude)
-    return _not_empty(_draw(plain, general, seed) + _draw(unsafe, harmful, seed), name)
+    if harmful and harmful_source is None:
+        raise UserError(missing_safety_rows())
+    plain = general_source if general else None
+    unsafe = harmful_source if harmful else None
+    mix = Mix(
+        general=pool(plain, "data.general_source", "general", columns, cache),
+        harmful=pool(unsafe, "data.harmful_source", "harmful", columns, cache),
+        look_alike=pool(look_alike_source, "data.look_alike_source", "look_alike", columns, cache),
+        general_rows=general,
+        harmful_rows=harmful,
+        exclude=exclude,
+        drop_refusals=drop_refusals,
+        instruction=columns["instruction"],
+        seed=seed,
+    )
+    rows = stored(cache, mix.key, lambda left_out: _not_empty(mixed(mix, left_out), name))
+    counts = rows.counts()
+    for field, kind, wanted in (("general", "general", general), ("harmful", "harmful", harmful)):
+        found = counts.get(kind, 0)  # type: ignore[call-overload]
+        if found < wanted:
+            print(f"data={name}: data.{field}={wanted}, but there are {found}", file=sys.stderr)
+    return rows
 
 
 def missing_safety_rows() -> str:
@@ -94,77 +145,28 @@ def missing_safety_rows() -> str:
     )
 
 
-def _from_file(path: str, field: str, kind: Kind) -> list[Example]:
-    source = Path(path).name
-    return _examples(read_rows(path, field), kind, source)
-
-
-def _examples(rows: Iterable[tuple[str, Row]], kind: Kind, source: str) -> list[Example]:
-    """Make examples; rows without an answer, of which Alpaca itself has some, teach nothing."""
-    examples, without = [], 0
-    for where, row in rows:
-        if any(
-            isinstance(row.get(column), str) and not row[column].strip() for column in _RESPONSE
-        ):
-            without += 1
-        else:
-            examples.append(_example(row, where, kind, source))
-    if without:
-        print(f"{source}: {without} rows have an empty output and were left out", file=sys.stderr)
-    return examples
-
-
-def _example(row: Row, where: str, kind: Kind, source: str) -> Example:
-    return Example(
-        instruction=text_of(row, _INSTRUCTION, where),
-        input=text_of(row, ("input",), where, default=""),
-        response=text_of(row, _RESPONSE, where),
-        kind=kind,
-        source=source,
+def _microworld_sources() -> str:
+    """Return a hash of the package that makes the rows."""
+    package = sorted(
+        resources.files("tbr_lightning.microworld").iterdir(), key=lambda item: item.name
     )
+    texts = {f.name: f.read_text("utf-8") for f in package if f.name.endswith((".py", ".yaml"))}
+    return content_key(texts)
 
 
-def _from_file_or_hub(source: str, field: str) -> list[Example]:
-    if Path(source).suffix.lower() in (".json", ".jsonl", ".csv"):
-        return _from_file(source, field, "general")
-    import datasets
-
-    try:
-        rows: Iterable[dict[str, Any]] = datasets.load_dataset(source, split="train")
-    except Exception as error:  # the hub client raises a dozen kinds for one fact: not to be had
-        raise UserError(
-            f"{field}='{source}' cannot be loaded from the hub ({type(error).__name__}): go online "
-            "or give the path of a local .json file"
-        ) from error
-    return _examples(((f"{source}: row {n}", row) for n, row in enumerate(rows)), "general", source)
-
-
-def _without(rows: list[Example], unsafe: list[Example], exclude: str | None) -> list[Example]:
-    """Leave out general rows that are safety rows, and rows that stand there twice."""
-    seen = {example.id for example in unsafe}
-    instructions = set()
-    if exclude is not None:
-        for where, row in read_rows(exclude, "data.exclude"):
-            instruction = text_of(row, _INSTRUCTION, where)
-            instructions.add(instruction_id(instruction, ""))
-    kept = []
-    for example in rows:
-        if example.id in seen or instruction_id(example.instruction, "") in instructions:
-            continue
-        seen.add(example.id)
-        kept.append(example)
-    return kept
-
-
-def _draw(rows: list[Example], count: int | None, seed: int) -> list[Example]:
-    if count is None or count >= len(rows):
-        return rows
-    return random.Random(seed).sample(rows, count)
-
-
-def _not_empty(rows: list[Example], name: str) -> list[Example]:
-    if not rows:
+def _not_empty(rows: Iterator[Example], name: str) -> Iterator[Example]:
+    empty = True
+    for row in rows:
+        empty = False
+        yield row
+    if empty:
         raise UserError(
             f"data={name} has no training rows: raise data.general or data.harmful above 0"
         )
-    return rows
+
+
+def _tell(left_out: dict[str, int], name: str) -> None:
+    """Print what was left out, whether it was left out now or when the rows were stored."""
+    if left_out:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+        print(f"data={name}: rows left out: {reasons}", file=sys.stderr)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from tbr_lightning.config.schema import ReflectionConfig
 from tbr_lightning.data.example import Example, Kind
+from tbr_lightning.data.table import Examples
 from tbr_lightning.errors import UserError
 from tbr_lightning.progress import track
 from tbr_lightning.reflection.checks import REASONS, boilerplate, reject_reason
@@ -152,9 +153,7 @@ def _checked(
     }
 
 
-def apply_rejects(
-    examples: Sequence[Example], collected: Collected, config: ReflectionConfig
-) -> list[Example]:
+def apply_rejects(examples: Examples, collected: Collected, config: ReflectionConfig) -> Examples:
     """Return the rows to train on, after ``reflection.on_reject``.
 
     Raises:
@@ -162,9 +161,9 @@ def apply_rejects(
     """
     rejected = {key: item.reject for key, item in collected.reflections.items() if item.reject}
     if not rejected or config.on_reject == "plain":
-        return list(examples)
+        return examples
     if config.on_reject == "drop":
-        return [example for example in examples if example.id not in rejected]
+        return examples.select([i for i, key in enumerate(examples.ids()) if key not in rejected])
     reasons = ", ".join(f"{n} {reason}" for reason, n in Counter(rejected.values()).items())
     raise UserError(
         f"{len(rejected)} of {len(collected.reflections)} reflections were rejected ({reasons}): "

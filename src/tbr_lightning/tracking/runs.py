@@ -18,6 +18,7 @@ from mlflow.tracking import MlflowClient
 
 from tbr_lightning.config.schema import TrackingConfig
 from tbr_lightning.data.example import Example
+from tbr_lightning.data.table import Examples
 from tbr_lightning.errors import UserError
 from tbr_lightning.tracking.provenance import git_state, hardware, package_versions
 from tbr_lightning.tracking.store import connect
@@ -172,10 +173,14 @@ def set_tags(tags: Mapping[str, str]) -> None:
 
 def log_examples(examples: Sequence[Example], name: str, context: str) -> str:
     """Log training rows as a data set with digest and counts by kind; return the digest."""
-    rows = [
-        {"id": e.id, "kind": e.kind, "prompt": e.prompt, "response": e.response} for e in examples
-    ]
-    return log_dataset(rows, name, context)
+    rows = examples if isinstance(examples, Examples) else Examples.of(examples)
+    # Without `rejected`: MLflow cannot name the type of a column that holds nothing.
+    columns = ["id", "kind", "source", "instruction", "input", "response"]
+    shown = rows.dataset.select_columns(columns)
+    dataset = mlflow.data.from_huggingface(shown, name=name, digest=rows.digest)
+    counts = {f"rows_{kind}": str(n) for kind, n in rows.counts().items()}
+    mlflow.log_input(dataset, context=context, tags=counts)
+    return rows.digest
 
 
 def log_dataset(rows: Sequence[Mapping[str, str]], name: str, context: str) -> str:

@@ -1,0 +1,47 @@
+"""Folders named by the hash of what they were made from, so that a found one is the right one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def content_key(*parts: Any) -> str:
+    """Return 16 hex digits over values that JSON can write; mappings count without their order."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_key(path: Path) -> str:
+    """Return 64 hex digits over a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def built(folder: Path, write: Callable[[Path], None]) -> Path:
+    """Return a folder, letting ``write`` fill it first if it is not there.
+
+    It is written beside its place and moved in one step: a process that is killed leaves nothing
+    that a later one would find.
+    """
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        write(partial)
+        partial.chmod(0o755)
+        try:
+            partial.replace(folder)
+        except OSError:
+            # Another process was faster; what it wrote is the same.
+            if not folder.is_dir():
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder

@@ -1,0 +1,232 @@
+"""Sources parsed once each, then cleaned, drawn from and mixed."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tbr_lightning.data.cache import content_key, file_key
+from tbr_lightning.data.example import Example, Kind, instruction_id
+from tbr_lightning.data.files import Row, checked_file, is_file_name, read_rows, text_of
+from tbr_lightning.data.refusals import is_refusal
+from tbr_lightning.data.table import FORMAT, Examples, stored
+from tbr_lightning.errors import UserError
+
+Columns = Mapping[str, str | None]
+"""Name of the columns ``instruction``, ``input`` and ``response``; ``None`` for the known names."""
+
+EMPTY, SAFETY = "with an empty response", "safety rows"
+DUPLICATES, REFUSALS = "duplicates", "refusals"
+
+_KNOWN = {
+    "instruction": ("instruction", "prompt"),
+    "input": ("input",),
+    "response": ("output", "response"),
+}
+_RULES = 1  # version of the cleaning; part of the key of what it gives
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Parsed sources, and how rows are drawn from them.
+
+    Attributes:
+        general: Rows of ordinary instructions, or none.
+        harmful: Rows to refuse, or none.
+        look_alike: Benign rows that sound harmful, or none; all of them are taken.
+        general_rows: At most this many; ``None`` for all.
+        harmful_rows: The same of the harmful ones.
+        exclude: File of instructions that leave the general rows.
+        drop_refusals: General rows whose response begins as a refusal are left out.
+        instruction: Named column of the instruction, in ``exclude`` too if it is there.
+        seed: Of the draws.
+    """
+
+    general: Examples | None
+    harmful: Examples | None
+    look_alike: Examples | None
+    general_rows: int | None
+    harmful_rows: int | None
+    exclude: str | None
+    drop_refusals: bool
+    instruction: str | None
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """Hash of all that determines the mixed rows."""
+        pools = [
+            None if rows is None else [rows.digest, rows.left_out]
+            for rows in (self.general, self.harmful, self.look_alike)
+        ]
+        exclude = self.exclude and file_key(checked_file(self.exclude, "data.exclude"))
+        return content_key(
+            FORMAT,
+            "mix",
+            _RULES,
+            pools,
+            exclude,
+            self.general_rows,
+            self.harmful_rows,
+            self.drop_refusals,
+            self.instruction,
+            self.seed,
+        )
+
+
+def pool(
+    source: str | None, field: str, kind: Kind, columns: Columns, cache: Path
+) -> Examples | None:
+    """Return all rows of one source that have a response, parsing it only the first time.
+
+    Args:
+        source: A local file, a hub id ``owner/name`` or ``owner/name:split``, or ``None``.
+        field: The config key that named it, for error messages.
+        kind: Of every row.
+        columns: Their names.
+        cache: Folder of all caches.
+
+    Raises:
+        UserError: The source is missing or cannot be reached, or a row is malformed.
+    """
+    if source is None:
+        return None
+    if is_file_name(source):
+        file = checked_file(source, field)
+        name, origin = file.name, [file.suffix.lower(), file_key(file)]
+    else:
+        dataset = _hub(source, field)
+        name, origin = source, [source, dataset._fingerprint]
+
+    def make(left_out: Counter[str]) -> Iterator[Example]:
+        rows = read_rows(source, field) if is_file_name(source) else _hub_rows(dataset, source)
+        for where, row in rows:
+            # Alpaca itself has rows without an answer; they teach nothing.
+            if _has_empty(row, _names(columns, "response")):
+                left_out[EMPTY] += 1
+            else:
+                yield _example(row, where, columns, kind, name)
+
+    key = content_key(FORMAT, "source", _RULES, name, origin, kind, dict(columns))
+    return stored(cache, key, make)
+
+
+def mixed(mix: Mix, left_out: Counter[str]) -> Iterator[Example]:
+    """Give the rows of a mix, counting those that are left out in ``left_out``.
+
+    An instruction is there once. Where sources share one, the harmful row stays, then the
+    look-alike; what is left of general rows after cleaning is drawn from.
+    """
+    for rows in (mix.general, mix.harmful, mix.look_alike):
+        left_out.update({} if rows is None else rows.left_out)
+    seen: set[str] = set()
+    unsafe = _new(mix.harmful, seen, left_out)
+    alike = _new(mix.look_alike, seen, left_out)
+    plain = _clean(mix, seen, left_out)
+    yield from _drawn(mix.general, _draw(plain, mix.general_rows, mix.seed))
+    yield from _drawn(mix.harmful, _draw(unsafe, mix.harmful_rows, mix.seed))
+    yield from _drawn(mix.look_alike, alike)
+
+
+def _new(rows: Examples | None, seen: set[str], left_out: Counter[str]) -> list[int]:
+    """Return the places of rows whose instruction was not seen yet."""
+    kept = []
+    for place, key in enumerate(rows.ids() if rows is not None else ()):
+        if key in seen:
+            left_out[DUPLICATES] += 1
+        else:
+            seen.add(key)
+            kept.append(place)
+    return kept
+
+
+def _clean(mix: Mix, unsafe: set[str], left_out: Counter[str]) -> list[int]:
+    """Return the places of general rows that are no safety rows, refusals or duplicates."""
+    excluded = _excluded(mix)
+    seen: set[str] = set()
+    kept = []
+    for place, example in enumerate(mix.general or ()):
+        key = example.id
+        if key in unsafe or (excluded and instruction_id(example.instruction) in excluded):
+            left_out[SAFETY] += 1
+        elif key in seen:
+            left_out[DUPLICATES] += 1
+        elif mix.drop_refusals and is_refusal(example.response):
+            left_out[REFUSALS] += 1
+        else:
+            seen.add(key)
+            kept.append(place)
+    return kept
+
+
+def _excluded(mix: Mix) -> set[str]:
+    if mix.exclude is None:
+        return set()
+    names = (*filter(None, [mix.instruction]), *_KNOWN["instruction"])
+    return {
+        instruction_id(text_of(row, names, where))
+        for where, row in read_rows(mix.exclude, "data.exclude")
+    }
+
+
+def _draw(places: list[int], count: int | None, seed: int) -> list[int]:
+    if count is None or count >= len(places):
+        return places
+    return random.Random(seed).sample(places, count)
+
+
+def _drawn(rows: Examples | None, places: Sequence[int]) -> Iterator[Example]:
+    if rows is not None:
+        yield from rows.select(places)
+
+
+def _names(columns: Columns, field: str) -> tuple[str, ...]:
+    named = columns[field]
+    return _KNOWN[field] if named is None else (named,)
+
+
+def _has_empty(row: Row, names: Sequence[str]) -> bool:
+    return any(isinstance(row.get(name), str) and not row[name].strip() for name in names)
+
+
+def _example(row: Row, where: str, columns: Columns, kind: Kind, source: str) -> Example:
+    for field, named in columns.items():
+        if named is not None and named not in row:
+            has = ", ".join(str(name) for name in row)
+            raise UserError(
+                f"data.columns.{field}='{named}': {where} has no such column: name one of {has}"
+            )
+    return Example(
+        instruction=text_of(row, _names(columns, "instruction"), where),
+        input=text_of(row, _names(columns, "input"), where, default=""),
+        response=text_of(row, _names(columns, "response"), where),
+        kind=kind,
+        source=source,
+    )
+
+
+def _hub(source: str, field: str) -> Any:
+    """Return a hub data set; the library keeps it on disk and asks the hub whether it is new."""
+    import datasets
+
+    name, _, split = source.partition(":")
+    try:
+        return datasets.load_dataset(name, split=split or "train")
+    except Exception as error:  # the hub client raises a dozen kinds for one fact: not to be had
+        raise UserError(
+            f"{field}='{source}' cannot be loaded from the hub ({type(error).__name__}: "
+            f"{str(error).strip().splitlines()[0] if str(error).strip() else 'no reason given'}): "
+            "go online or give the path of a local .json file"
+        ) from error
+
+
+def _hub_rows(dataset: Any, source: str) -> Iterator[tuple[str, Row]]:
+    number = 0
+    for batch in dataset.with_format("arrow").iter(1000):
+        for row in batch.to_pylist():
+            number += 1
+            yield f"{source}:{number}", row

@@ -1,0 +1,218 @@
+"""Tokenised rows on disk: made once for rows, reflections and tokenizer, then only mapped."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from tbr_lightning.data.cache import built, content_key, file_key
+from tbr_lightning.data.example import KINDS, Example
+from tbr_lightning.data.layout import Layout, Span, TokenRow, end_token, think_block
+from tbr_lightning.data.table import Examples
+from tbr_lightning.errors import UserError
+from tbr_lightning.progress import bar
+
+_FORMAT = 1
+_CHUNK = 1000  # rows tokenised together
+_IDS, _META = "ids.bin", "meta.json"
+_SPANS = np.arange(len(Span), dtype=np.uint8)
+
+
+class TokenRows(Sequence[TokenRow]):
+    """Read-only tokenised rows; the files are mapped, so memory does not grow with them.
+
+    Attributes:
+        lengths: Tokens of each row, int32, shape ``(rows,)``.
+        kinds: Index into :data:`tbr_lightning.data.example.KINDS`, uint8, shape ``(rows,)``.
+        triggers: Index of each row's first supervised token, int32, shape ``(rows,)``.
+        span_counts: Tokens of each row's prompt, reflection and answer, int32, shape ``(rows, 3)``;
+            they follow each other in this order, so they are the row's spans in short.
+        digest: Hash of all that determines the rows.
+        left_out: Rows that were longer than the limit.
+        folder: That holds the files.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        meta = json.loads((folder / _META).read_text(encoding="utf-8"))
+        self.digest: str = meta["digest"]
+        self.left_out: int = meta["left_out"]
+        self.lengths: npt.NDArray[np.int32] = _mapped(folder, "lengths")
+        self.kinds: npt.NDArray[np.uint8] = _mapped(folder, "kinds")
+        self.span_counts: npt.NDArray[np.int32] = _mapped(folder, "span_counts")
+        self.triggers: npt.NDArray[np.int32] = self.span_counts[:, Span.PROMPT]
+        self._offsets: npt.NDArray[np.int64] = _mapped(folder, "offsets")
+        self._ids = np.asarray(np.memmap(folder / _IDS, dtype=np.int32, mode="r"))
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[type[TokenRows], tuple[Path]]:
+        # Else a worker process would be sent a copy of every token.
+        return type(self), (self.folder,)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @overload
+    def __getitem__(self, index: int) -> TokenRow: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[TokenRow]: ...
+    def __getitem__(self, index: int | slice) -> TokenRow | list[TokenRow]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
+        start = int(self._offsets[index])
+        return TokenRow(
+            ids=self._ids[start : start + int(self.lengths[index])],
+            spans=np.repeat(_SPANS, self.span_counts[index]),
+            kind=int(self.kinds[index]),
+        )
+
+
+def tokenise(
+    examples: Examples,
+    reflections: Mapping[str, str],
+    tokenizer: Any,
+    layout: Layout,
+    *,
+    max_length: int,
+    cache: Path,
+) -> TokenRows:
+    """Return the tokenised rows, from the cache if it has them.
+
+    Each row is what :func:`tbr_lightning.data.layout.token_row` makes of it; rows that are too long
+    are left out.
+
+    Args:
+        examples: The rows.
+        reflections: Texts by the instruction's id; rows without one get no think block.
+        tokenizer: With chat template and end token.
+        layout: The markers of the think block.
+        max_length: Tokens of prompt, reflection and answer together.
+        cache: Folder of all caches.
+
+    Raises:
+        UserError: The tokenizer has no end token, a response has no tokens, or every row is longer
+            than ``max_length``.
+    """
+    end = end_token(tokenizer)
+    used = {key: reflections[key] for key in set(examples.ids()) & reflections.keys()}
+    key = content_key(
+        _FORMAT,
+        examples.digest,
+        used,
+        tokenizer_digest(tokenizer),
+        layout.think_open,
+        layout.think_close,
+        max_length,
+    )
+
+    def write(folder: Path) -> None:
+        writer = _Writer(folder, max_length)
+        with bar("tokenise", len(examples)) as shown, (folder / _IDS).open("wb") as stream:
+            for chunk in _chunks(examples):
+                for example, parts in zip(
+                    chunk, _tokens(chunk, used, tokenizer, layout), strict=True
+                ):
+                    if not parts[Span.ANSWER]:
+                        raise UserError(
+                            f"row {example.id}: its response has no tokens in this tokenizer: "
+                            "mend or remove the row"
+                        )
+                    parts[Span.ANSWER].append(end)
+                    writer.add(stream, parts, KINDS.index(example.kind))
+                shown.advance(len(chunk))
+        writer.finish(key)
+
+    return TokenRows(built(cache / "tokens" / key, write))
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """Return 16 hex digits over everything of a tokenizer that shapes a row."""
+    if getattr(tokenizer, "is_fast", False):
+        core = json.loads(tokenizer.backend_tokenizer.to_str())
+        # These are left behind by whoever used it last, and set anew with each call.
+        core["truncation"] = core["padding"] = None
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            tokenizer.save_pretrained(folder)
+            core = {file.name: file_key(file) for file in Path(folder).iterdir() if file.is_file()}
+    return content_key(core, tokenizer.chat_template, tokenizer.bos_token, tokenizer.eos_token)
+
+
+class _Writer:
+    """Appends token ids to a file, and keeps what is a few numbers a row until the end."""
+
+    def __init__(self, folder: Path, max_length: int) -> None:
+        self._folder, self._max_length = folder, max_length
+        self._counts: list[list[int]] = []
+        self._kinds: list[int] = []
+        self._left_out = 0
+
+    def add(self, stream: Any, parts: Sequence[list[int]], kind: int) -> None:
+        counts = [len(part) for part in parts]
+        if sum(counts) > self._max_length:
+            self._left_out += 1
+            return
+        stream.write(np.array([token for part in parts for token in part], np.int32).tobytes())
+        self._counts.append(counts)
+        self._kinds.append(kind)
+
+    def finish(self, digest: str) -> None:
+        if not self._counts:
+            raise UserError(
+                f"model.max_length={self._max_length}: all {self._left_out} rows are longer: "
+                "raise it"
+            )
+        counts = np.array(self._counts, np.int32)
+        lengths = counts.sum(axis=1, dtype=np.int32)
+        np.save(self._folder / "span_counts.npy", counts)
+        np.save(self._folder / "lengths.npy", lengths)
+        np.save(self._folder / "kinds.npy", np.array(self._kinds, np.uint8))
+        np.save(self._folder / "offsets.npy", lengths.cumsum(dtype=np.int64) - lengths)
+        meta = {"digest": digest, "left_out": self._left_out}
+        (self._folder / _META).write_text(json.dumps(meta), encoding="utf-8")
+
+
+def _chunks(examples: Examples) -> Iterator[list[Example]]:
+    chunk: list[Example] = []
+    for example in examples:
+        chunk.append(example)
+        if len(chunk) == _CHUNK:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _tokens(
+    chunk: Sequence[Example], reflections: Mapping[str, str], tokenizer: Any, layout: Layout
+) -> Iterator[tuple[list[int], list[int], list[int]]]:
+    """Give the tokens of each row's prompt, think block and answer (without its end)."""
+    turns = [[{"role": "user", "content": example.prompt}] for example in chunk]
+    prompts = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    found = [reflections.get(example.id) for example in chunk]
+    blocks = iter(
+        _encoded(tokenizer, [think_block(layout, text) for text in found if text is not None])
+    )
+    answers = _encoded(tokenizer, [example.response for example in chunk])
+    for prompt, text, answer in zip(_encoded(tokenizer, prompts), found, answers, strict=True):
+        yield prompt, [] if text is None else next(blocks), answer
+
+
+def _encoded(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    if not texts:
+        return []
+    # All at once: a fast tokenizer then uses every core.
+    found: list[list[int]] = tokenizer(
+        texts, add_special_tokens=False, return_attention_mask=False, verbose=False
+    )["input_ids"]
+    return found
+
+
+def _mapped(folder: Path, name: str) -> Any:
+    # A plain view of the mapped file: taking rows of `np.memmap` itself is many times slower.
+    return np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r"))
