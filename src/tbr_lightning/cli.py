@@ -77,7 +77,8 @@ def quiet() -> None:
     if shutil.which("nvidia-smi") is None:
         # DeepSpeed, which accelerate imports, otherwise warns that it found no GPU.
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    warnings.filterwarnings("ignore", ".*LeafSpec.*")
+    for chatter in (".*LeafSpec.*", ".*is_gradient_checkpointing.*", ".*all_gather_into_tensor.*"):
+        warnings.filterwarnings("ignore", chatter)
 
 
 def _parse(verb: str, argv: Sequence[str]) -> tuple[argparse.Namespace, str | None, list[str]]:

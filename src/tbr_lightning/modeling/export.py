@@ -39,7 +39,9 @@ def export(backbone: Backbone, folder: Path, *, dtype: str, form: str = "merged"
         model = model.merge_and_unload()
     model.eval()
     if form == "merged":
-        model.to(getattr(torch, dtype))
+        # Not the buffers: rotary frequencies stay in float32, as when the model is loaded.
+        for parameter in model.parameters():
+            parameter.data = parameter.data.to(getattr(torch, dtype))
     _refuse_empty(model)
     tokenizer.response_template = response_template(backbone)
     tokenizer.padding_side = "left"

@@ -21,7 +21,7 @@ from tbr_lightning.data.batching import TrainBatches
 from tbr_lightning.data.tokens import TokenRows
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.suites import Prompt, load_suite
-from tbr_lightning.modeling import strategies
+from tbr_lightning.training import strategies
 from tbr_lightning.modeling.adapters import with_adapter
 from tbr_lightning.modeling.architecture import flops_per_token
 from tbr_lightning.modeling.backbone import Backbone
