@@ -56,7 +56,7 @@ def run(config: TrainConfig) -> TrainResult:
     ) as opened:
         from tbr_lightning.training.resume import RunFolder
 
-        folder = RunFolder(Path(config.paths.runs) / opened.id)
+        folder = RunFolder(Path(config.paths.runs).absolute() / opened.id)
         if resumed is None:
             folder.begin(config)
         else:
@@ -73,7 +73,7 @@ def _train(
 ) -> Outcome:
     from tbr_lightning.modeling.backbone import load_backbone
     from tbr_lightning.training import ranks
-    from tbr_lightning.training.finish import export_and_log
+    from tbr_lightning.training.finish import export_and_log, keep_base
     from tbr_lightning.training.fit import Job, fit
     from tbr_lightning.training.prepare import log_counts, prepare
     from tbr_lightning.training.strategies import training_dtype, world_size
@@ -91,6 +91,7 @@ def _train(
     log_counts(prepared, len(examples))
     tokenizer = folder.path / "tokenizer"
     backbone.tokenizer.save_pretrained(tokenizer)
+    keep_base(config, backbone, folder.path)
     job = Job(
         config=config,
         run_id=opened.id,

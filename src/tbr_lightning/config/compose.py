@@ -62,7 +62,7 @@ def compose_verb(
     Raises:
         UserError: Unknown key or group member, wrong type, or a combination that cannot work.
     """
-    overrides = _as_values(verb, overrides)
+    overrides = [_quoted_id(item) for item in _as_values(verb, overrides)]
     store = ConfigStore.instance()
     for name, node in _SCHEMAS.items():
         store.store(name=name, node=node, group="schema")
@@ -124,6 +124,11 @@ def _as_values(verb: str, overrides: Sequence[str]) -> list[str]:
     if all(item.name != "model_uri" for item in fields(VERBS[verb])):
         return list(overrides)
     return [re.sub(r"^model=", "model_uri=", item) for item in overrides]
+
+
+def _quoted_id(override: str) -> str:
+    """Quote a run's id, which Hydra's grammar may take for the beginning of a number."""
+    return re.sub(r"=([0-9a-f]{32})$", r"='\1'", override)
 
 
 def _refuse_added_keys(config: Any, verb: str, prefix: str = "") -> None:

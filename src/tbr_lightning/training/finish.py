@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.modeling.backbone import Backbone
@@ -14,6 +15,9 @@ from tbr_lightning.training.fit import Done, Job
 from tbr_lightning.training.model_card import model_card
 from tbr_lightning.training.prepare import Prepared
 from tbr_lightning.training.resume import RunFolder
+
+
+_BASE = "base"
 
 
 @dataclass(frozen=True)
@@ -37,8 +41,7 @@ def export_and_log(
     config = job.config
     form = export_form(config, tuned)
     if form == "adapter" and tuned.folder is None:
-        # A base that was made here is nowhere to be found again: it is kept beside the adapter.
-        tuned = replace(tuned, folder=job.folder / "base")
+        tuned = replace(tuned, folder=job.folder / _BASE)
     exported = export(tuned, job.folder / "model", dtype=config.model.dtype, form=form)
     facts = {
         **{key: value for key, value in tags.items() if key.startswith("tbr.")},
@@ -58,6 +61,12 @@ def export_and_log(
     uri = log_model(exported, f"{config.model.name}-{arm}", facts)
     folder.finish(uri)
     return Outcome(uri, done.supervised_tokens)
+
+
+def keep_base(config: TrainConfig, backbone: Backbone, folder: Path) -> None:
+    """Keep a base that was made here beside its adapter: it is nowhere else to be found again."""
+    if export_form(config, backbone) == "adapter" and backbone.folder is None:
+        backbone.model.save_pretrained(folder / _BASE)
 
 
 def export_form(config: TrainConfig, tuned: Backbone) -> str:

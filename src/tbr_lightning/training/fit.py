@@ -26,7 +26,7 @@ from tbr_lightning.modeling.adapters import with_adapter
 from tbr_lightning.modeling.architecture import flops_per_token
 from tbr_lightning.modeling.backbone import Backbone
 from tbr_lightning.training.checkpoints import Checkpoints, trained_mismatch, whole_checkpoints
-from tbr_lightning.training.kernels import prepare_kernels
+from tbr_lightning.training.kernels import prepare_kernels, release_kernels
 from tbr_lightning.training.module import TbrModule
 from tbr_lightning.training.observer import Observer
 from tbr_lightning.training.speed import Speed, measured_peak
@@ -116,6 +116,7 @@ def fit(job: Job, backbone: Backbone) -> Fitted:
         config.optimizer,
         seed=config.seed,
         divisor=strategies.divisor_of(settings),
+        offload=settings.offload,
     )
     stopping = Stopping()
     trainer = pl.Trainer(
@@ -197,6 +198,7 @@ def fit(job: Job, backbone: Backbone) -> Fitted:
             f"trainer.batch_size={settings.batch_size} does not fit into memory: halve it and "
             "double trainer.accumulate, or use adapter=lora or trainer.gradient_checkpointing=true"
         ) from error
+    release_kernels(model)
     if checkpoints.stopped and trainer.global_step < trainer.estimated_stepping_batches:
         raise KeyboardInterrupt
     trained = whole_trained(module, trainer) if trainer.world_size > 1 else None

@@ -25,3 +25,8 @@ def prepare_kernels(model: Any, trainer: TrainerConfig) -> None:
         )
     if trainer.compile:
         model.get_decoder().compile(dynamic=True)
+
+
+def release_kernels(model: Any) -> None:
+    """Undo the compilation, whose rounding differs from what the exported model will do."""
+    model.get_decoder()._compiled_call_impl = None

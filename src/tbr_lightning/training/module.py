@@ -32,6 +32,8 @@ class TbrModule(pl.LightningModule):
             draws what an uninterrupted one would have drawn.
         divisor: What the trainer will divide a micro-batch's loss by before the optimizer steps
             (micro-batches, ranks); the loss itself is normalised by its whole step.
+        offload: The optimizer's states are in the host's memory, where DeepSpeed's AdamW is meant
+            for them.
     """
 
     def __init__(
@@ -42,12 +44,13 @@ class TbrModule(pl.LightningModule):
         *,
         seed: int,
         divisor: float,
+        offload: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
         self.objective = objective
         self.optimizer = optimizer
-        self.seed, self.divisor = seed, divisor
+        self.seed, self.divisor, self.offload = seed, divisor, offload
         self.step_loss = torch.zeros(())  # this rank's share of the loss of the step under way
         self.gradient_norm: float | None = None  # of the last optimizer step, before clipping
         self.parts = torch.zeros(len(PARTS), 2, dtype=torch.float64)
@@ -113,7 +116,7 @@ class TbrModule(pl.LightningModule):
         decayed = [p for p in self.model.parameters() if p.requires_grad and p.ndim >= 2]
         others = [p for p in self.model.parameters() if p.requires_grad and p.ndim < 2]
         groups = [(decayed, self.optimizer.weight_decay), (others, 0.0)]
-        optimizer = torch.optim.AdamW(
+        optimizer = self._adamw()(
             [{"params": params, "weight_decay": decay} for params, decay in groups if params],
             lr=self.optimizer.lr,
         )
@@ -128,6 +131,13 @@ class TbrModule(pl.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+    def _adamw(self) -> Callable[..., torch.optim.Optimizer]:
+        if not self.offload:
+            return torch.optim.AdamW
+        from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+        return DeepSpeedCPUAdam
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep only what is trained."""

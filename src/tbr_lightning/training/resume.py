@@ -111,7 +111,7 @@ def interrupted_run(config: TrainConfig) -> Interrupted | None:
         UserError: The named run does not exist, is finished, under way, or was started otherwise.
     """
     given = [item for item in config.given if not item.startswith("resume=")]
-    root = Path(config.paths.runs)
+    root = Path(config.paths.runs).absolute()
     if config.resume != "latest":
         return _named(RunFolder(root / (config.resume or "")), config, given)
     folders = [path.parent for path in root.glob(f"*/{_CONFIG}")]
