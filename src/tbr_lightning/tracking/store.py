@@ -28,8 +28,12 @@ def connect(tracking: TrackingConfig) -> str:
     Raises:
         UserError: The store cannot be written or reached, or another MLflow version made it.
     """
-    if tracking.uri.startswith(_SQLITE):
-        _check_writable(Path(tracking.uri.removeprefix(_SQLITE)))
+    uri = tracking.uri
+    if uri.startswith(_SQLITE):
+        file = Path(uri.removeprefix(_SQLITE)).absolute()
+        _check_writable(file)
+        # MLflow keeps stores by their URI: a relative one would mean the first working folder.
+        uri = f"{_SQLITE}{file}"
     elif not tracking.uri.startswith(("http://", "https://", "postgresql", "mysql")):
         raise UserError(
             f"tracking.uri='{tracking.uri}' is not supported: give sqlite:///FILE or a server's URL"
@@ -42,8 +46,8 @@ def connect(tracking: TrackingConfig) -> str:
     from mlflow.exceptions import MlflowException
 
     _quiet()
-    mlflow.set_tracking_uri(tracking.uri)
-    mlflow.set_registry_uri(tracking.uri)
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
     try:
         found = mlflow.get_experiment_by_name(tracking.experiment)
         if found is not None:
