@@ -41,7 +41,9 @@ def run(config: TrainConfig) -> TrainResult:
 
         resumed = interrupted_run(config)
         if resumed is None:
-            print("train: resume=latest finds no interrupted run: a new one starts", file=sys.stderr)
+            print(
+                "train: resume=latest finds no interrupted run: a new one starts", file=sys.stderr
+            )
         else:
             config = resumed.config
     check(config.model, config.data, config.reflection, config.trainer, config.adapter)
@@ -71,7 +73,7 @@ def run(config: TrainConfig) -> TrainResult:
 def _train(
     config: TrainConfig, examples: Examples, opened: Run, folder: RunFolder, *, resumed: bool
 ) -> Outcome:
-    from tbr_lightning.modeling.backbone import load_backbone
+    from tbr_lightning.modeling.backbone import load_backbone, template_notice
     from tbr_lightning.training import ranks
     from tbr_lightning.training.finish import export_and_log, keep_base
     from tbr_lightning.training.fit import Job, fit
@@ -87,6 +89,8 @@ def _train(
         dtype=training_dtype(config),
         adapter=config.adapter,
     )
+    if notice := template_notice(config.model, has_own_template=backbone.has_own_template):
+        print(f"train: {notice}", file=sys.stderr)
     prepared = prepare(config, examples, backbone, opened.id, log=not resumed)
     log_counts(prepared, len(examples))
     tokenizer = folder.path / "tokenizer"

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tbr_lightning import cli
+
 from ..support.trajectories import Train, Trajectory, trajectory
 
 BASE = [
@@ -22,6 +23,7 @@ BASE = [
     "trainer.threads=1",
 ]
 """Six steps of 8 rows an epoch: the second epoch is begun and not ended."""
+
 
 @pytest.fixture
 def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> Train:

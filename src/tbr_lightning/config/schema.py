@@ -38,6 +38,7 @@ class ModelConfig:
     scale: str = "full"  # full | tiny (same architecture, few layers and heads; random weights)
     tokenizer: str = "auto"  # own | bytes | train (BPE on the training rows) | auto
     vocab_size: int = 4096  # of a tokenizer trained here
+    chat_template: str | None = None  # file of a Jinja template, instead of the tokenizer's own
     dtype: str = "float32"
     attention: str = "auto"  # auto | sdpa | eager | flash_attention_2 | flex_attention
     adapter_targets: Any = "all-linear"  # of adapter=lora: all-linear or a list of module names

@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
+from jinja2 import TemplateError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from tbr_lightning.config.preflight import missing_attention, weights_problem
 from tbr_lightning.config.schema import AdapterConfig, ModelConfig
 from tbr_lightning.data.example import Example
-from tbr_lightning.data.layout import FALLBACK_TEMPLATE, Layout
+from tbr_lightning.data.layout import FALLBACK_TEMPLATE, Layout, prompt_ids
 from tbr_lightning.errors import UserError
 from tbr_lightning.modeling.adapters import quantization
 from tbr_lightning.modeling.architecture import build_config
@@ -80,7 +81,7 @@ def load_backbone(
     if config.init == "random" or (config.hub_id is None and config.path is None):
         ready = None if tokenizer is None else AutoTokenizer.from_pretrained(tokenizer)
         return _random(config, ready or _tokenizer(config, rows, world=world), seed)
-    return _pretrained(config, None if adapter is None else quantization(adapter))
+    return _pretrained(config, tokenizer, None if adapter is None else quantization(adapter))
 
 
 def _world_base(config: ModelConfig, cache: Path) -> Backbone:
@@ -106,6 +107,7 @@ def load_folder(
     revision: str | None = None,
     attention: str = "auto",
     tokenizer: Path | None = None,
+    template: str | None = None,
     quantized: Any = None,
 ) -> Backbone:
     """Load a Hugging Face folder or hub id; only safetensors, never remote code."""
@@ -118,7 +120,7 @@ def load_folder(
         folder, use_safetensors=True, dtype=dtype, **safe, **how
     )
     model.eval()
-    own = _complete(reader)
+    own = _complete(reader, template)
     layout = layout or Layout.saved(model.config)
     return Backbone(model, reader, layout, origin, thinks, own, _local(folder, revision))
 
@@ -131,7 +133,7 @@ def _local(source: Path | str, revision: str | None) -> Path | None:
     return Path(found).parent if isinstance(found, str) else None
 
 
-def _pretrained(config: ModelConfig, quantized: Any) -> Backbone:
+def _pretrained(config: ModelConfig, tokenizer: Path | None, quantized: Any) -> Backbone:
     source = config.path or config.hub_id or ""
     origin = source if config.path else f"{source}@{config.revision or 'main'}"
     try:
@@ -143,6 +145,8 @@ def _pretrained(config: ModelConfig, quantized: Any) -> Backbone:
             dtype=config.dtype,
             revision=None if config.path else config.revision,
             attention=config.attention,
+            tokenizer=tokenizer,
+            template=config.chat_template,
             quantized=quantized,
         )
     except (OSError, ValueError, RuntimeError, ImportError) as error:
@@ -157,7 +161,7 @@ def _attention(name: str) -> dict[str, Any]:
 
 
 def _random(config: ModelConfig, tokenizer: Any, seed: int) -> Backbone:
-    own = _complete(tokenizer)
+    own = _complete(tokenizer, config.chat_template)
     names = ("bos_token_id", "eos_token_id", "pad_token_id")
     architecture = build_config(
         config,
@@ -178,12 +182,11 @@ def _random(config: ModelConfig, tokenizer: Any, seed: int) -> Backbone:
     return Backbone(model, tokenizer, Layout.of(config), f"random/{seed}", False, own)
 
 
-def load_tokenizer(config: ModelConfig, *, data: str, rows: Iterable[Example]) -> Any:
-    """Return a model's tokenizer, with a chat template, without loading any weights."""
+def load_tokenizer(config: ModelConfig, *, data: str, rows: Iterable[Example]) -> tuple[Any, bool]:
+    """Return a model's tokenizer, and whether the chat template is its own; load no weights."""
     world = data == "microworld" and config.name == "tiny" and config.path is None
     tokenizer = _tokenizer(config, rows, world=world)
-    _complete(tokenizer)
-    return tokenizer
+    return tokenizer, _complete(tokenizer, config.chat_template)
 
 
 def _tokenizer(config: ModelConfig, rows: Iterable[Example], *, world: bool) -> Any:
@@ -215,11 +218,38 @@ def _tokenizer(config: ModelConfig, rows: Iterable[Example], *, world: bool) -> 
         ) from error
 
 
-def _complete(tokenizer: Any) -> bool:
-    """Give a tokenizer the pad token and chat template it lacks; return whether it had its own."""
+def _complete(tokenizer: Any, template: str | None = None) -> bool:
+    """Give a tokenizer what it lacks: a pad token, a chat template (or the configured one).
+
+    Returns:
+        Whether the chat template is not the fallback.
+
+    Raises:
+        UserError: The configured template cannot be used.
+    """
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if template is not None:
+        try:
+            tokenizer.chat_template = Path(template).read_text(encoding="utf-8")
+            prompt_ids(tokenizer, "x")
+        except (OSError, UnicodeDecodeError, TemplateError) as error:
+            raise UserError(
+                f"model.chat_template='{template}' cannot be used: {error}: give a file with a "
+                "Jinja template over messages"
+            ) from error
+        return True
     if tokenizer.chat_template:
         return True
     tokenizer.chat_template = FALLBACK_TEMPLATE
     return False
+
+
+def template_notice(config: ModelConfig, *, has_own_template: bool) -> str | None:
+    """Return what to say where the fallback chat template is used."""
+    if has_own_template:
+        return None
+    return (
+        f"the tokenizer of {config.name} has no chat template: '### User:' and '### Assistant:' "
+        "before each turn are used; model.chat_template=FILE gives another"
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from mlflow.entities import RunStatus
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from tbr_lightning.config.credentials import without_credentials
 from tbr_lightning.config.schema import TrackingConfig
 from tbr_lightning.data.example import Example
 from tbr_lightning.data.table import Examples
@@ -105,7 +105,7 @@ def _continue(run_id: str, *, nested: bool, system_metrics: bool) -> Any:
 
 
 def _log_settings(config: Any) -> None:
-    settings = _public(asdict(config))
+    settings = without_credentials(asdict(config))
     mlflow.log_dict(settings, "config.yaml")
     mlflow.log_dict(_environment(), "environment.json")
     params = {key: str(value) for key, value in flatten(settings).items()}
@@ -126,19 +126,6 @@ def flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
-
-
-def _public(settings: dict[str, Any]) -> dict[str, Any]:
-    """Take credentials out of URLs before they reach params or artifacts."""
-
-    def clean(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: clean(item) for key, item in value.items()}
-        if isinstance(value, list):
-            return [clean(item) for item in value]
-        return re.sub(r"://[^/@\s]+@", "://***@", value) if isinstance(value, str) else value
-
-    return clean(settings)
 
 
 def log_metrics(metrics: Mapping[str, float], model_id: str | None = None) -> None:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tbr_lightning.config.credentials import without_credentials
 from tbr_lightning.config.preflight import missing_for
 from tbr_lightning.config.schema import MicroworldData
 from tbr_lightning.config.verbs import TrainConfig
@@ -23,7 +24,7 @@ from tbr_lightning.data.table import Examples
 from tbr_lightning.data.tokens import TokenRows, tokenise
 from tbr_lightning.errors import UserError
 from tbr_lightning.modeling.architecture import build_config
-from tbr_lightning.modeling.backbone import load_tokenizer
+from tbr_lightning.modeling.backbone import load_tokenizer, template_notice
 from tbr_lightning.reflect import store_of, teacher_of
 from tbr_lightning.reflection.collect import apply_rejects, collect, wanted
 from tbr_lightning.training.estimate import Estimate, describe_devices, estimate
@@ -44,7 +45,7 @@ def preview(config: TrainConfig) -> None:
     console = Console(soft_wrap=True, highlight=False)
     _print_config(console, config)
     examples = load_examples(config)
-    tokenizer = load_tokenizer(config.model, data=config.data.name, rows=examples)
+    tokenizer, own = load_tokenizer(config.model, data=config.data.name, rows=examples)
     layout = Layout.of(config.model)
     examples, reflections, unwritten = _reflections(config, examples)
     training, held_out = split(examples, config.data.validation)
@@ -56,7 +57,9 @@ def preview(config: TrainConfig) -> None:
         max_length=config.model.max_length,
         cache=Path(config.paths.cache),
     )
-    _print_examples(console, config, training, rows, tokenizer)
+    _print_examples(console, config, rows, tokenizer)
+    if notice := template_notice(config.model, has_own_template=own):
+        console.print(notice)
     estimated = config.model.tokenizer == "bytes" and config.model.hub_id is not None
     _print_counts(console, config, rows, len(held_out), unwritten, estimated=estimated)
     _print_estimate(console, config, _estimate(config, rows, len(tokenizer)))
@@ -72,15 +75,13 @@ def _print_config(console: Console, config: TrainConfig) -> None:
     import yaml
     from rich.syntax import Syntax
 
-    settings = {k: v for k, v in asdict(config).items() if k != "given"}
+    settings = without_credentials({k: v for k, v in asdict(config).items() if k != "given"})
     console.print("[bold]Config[/bold]")
     text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
     console.print(Syntax(text, "yaml", background_color="default"))
 
 
-def _reflections(
-    config: TrainConfig, examples: Examples
-) -> tuple[Examples, dict[str, str], int]:
+def _reflections(config: TrainConfig, examples: Examples) -> tuple[Examples, dict[str, str], int]:
     """Return rows and reflections as far as they can be had for nothing, and how many cannot."""
     rows = wanted(examples, config.reflection)
     if not rows:
@@ -96,25 +97,22 @@ def _reflections(
     return apply_rejects(examples, collected, config.reflection), collected.accepted, 0
 
 
-def _print_examples(
-    console: Console, config: TrainConfig, examples: Examples, rows: TokenRows, tokenizer: Any
-) -> None:
-    console.print("\n[bold]Examples[/bold] (loss on:", end=" ")
-    console.print("[cyan]reflection[/cyan], [green]answer[/green]; none on: [dim]prompt[/dim])")
+def _print_examples(console: Console, config: TrainConfig, rows: TokenRows, tokenizer: Any) -> None:
+    console.print("\n[bold]Examples[/bold] (loss on [cyan]reflection[/cyan] and", end=" ")
+    console.print("[green]answer[/green], none on [dim]prompt[/dim])")
     for index in _one_of_each(rows):
         row = rows[index]
         spans, ids = np.asarray(row.spans), np.asarray(row.ids)
         weights = row_weights(spans, row.trigger, config.objective)
-        text = Text()
+        table = Table.grid(padding=(0, 2))
         for span in Span:
             where = np.flatnonzero(spans == span)
             if len(where):
-                text.append(tokenizer.decode(ids[where].tolist()), style=_STYLES[span])
+                text = tokenizer.decode(ids[where].tolist())
+                table.add_row(span.name.lower(), Text(text.rstrip("\n"), style=_STYLES[span]))
         trained = int((weights > 0).sum())
-        console.print(
-            f"\n[bold]{KINDS[row.kind]}[/bold], {len(ids)} tokens, {trained} with loss", style=""
-        )
-        console.print(text)
+        console.print(f"\n[bold]{KINDS[row.kind]}[/bold], {len(ids)} tokens, {trained} with loss")
+        console.print(table)
 
 
 def _one_of_each(rows: TokenRows) -> list[int]:
@@ -225,4 +223,3 @@ def _time(it: Estimate) -> str:
     if it.seconds < 120:
         return f"about {max(it.seconds, 1):.0f} s on devices like this one"
     return f"about {it.seconds / 3600:.2g} hours on devices like this one"
-
