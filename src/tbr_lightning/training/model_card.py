@@ -49,7 +49,7 @@ def model_card(
             f"- **Data:** {config.data.name}, {counts} rows, digest `{prepared.digest}`.",
             f"- **Reflections:** {_WORDS[config.reflection.teacher]}; "
             f"on {prepared.reflections} rows.",
-            f"- **Tuned:** {tuned}; {config.trainer.epochs} epochs, learning rate "
+            f"- **Tuned:** {tuned}; {measured['train/steps']:.0f} steps, learning rate "
             f"{config.optimizer.lr:g}, seed {config.seed}.",
             f"- **Format:** a reflection stands between `{config.model.think_open}` and "
             f"`{config.model.think_close}` before the answer; "

@@ -21,6 +21,17 @@ from tbr_lightning.tracking.metrics import MetricBuffer
 from tbr_lightning.training.module import TbrModule
 from tbr_lightning.training.step_logger import is_step, summed
 
+# A probe is small and read often: its intervals and counts would bury its rates.
+_SHOWN = (
+    "false_refusal_rate",
+    "harmful_compliance_rate",
+    "general_accuracy",
+    "reflection_rate/general",
+    "reflection_rate/harmful",
+    "reflection_rate/look_alike",
+    "unparsed_share",
+)
+
 
 class Observer(pl.Callback):
     """Measures every few optimizer steps, and at the end.
@@ -111,7 +122,8 @@ class Observer(pl.Callback):
 
         tuned = replace(self.backbone, model=module.model)
         judged = respond(tuned, self.prompts, self.judge, GenerationConfig(), "probe")
-        self._add({f"probe/{name}": value for name, value in metrics(judged).items()}, step)
+        found = metrics(judged)
+        self._add({f"probe/{name}": found[name] for name in _SHOWN if name in found}, step)
         if self.buffer is not None and step > self.buffer.after:
             frame = pd.DataFrame(table_rows(judged))
             self.buffer.client.log_table(self.buffer.run_id, frame, f"probe/step-{step:08d}.json")

@@ -11,6 +11,7 @@ import numpy as np
 
 from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.data.example import KINDS
+from tbr_lightning.data.layout import Span
 from tbr_lightning.data.sources import load
 from tbr_lightning.data.split import split
 from tbr_lightning.data.table import Examples
@@ -29,7 +30,7 @@ class Prepared:
         rows: Tokenised training rows.
         validation: Tokenised rows held out, if there are any.
         digest: Of the training rows before tokenisation.
-        reflections: Number of rows with a reflection.
+        reflections: Number of training rows with a reflection.
         reflection_runs: MLflow runs that wrote them.
     """
 
@@ -60,7 +61,7 @@ def prepare(
         rows=rows,
         validation=_tokenise(config, held_out, reflections, backbone) if held_out else None,
         digest=examples.digest,
-        reflections=len(reflections),
+        reflections=int((rows.span_counts[:, Span.REFLECTION] > 0).sum()),
         reflection_runs=made_by,
     )
 
