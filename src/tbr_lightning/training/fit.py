@@ -280,5 +280,9 @@ def _quiet() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     # The batches are made in this process: they are a few rows of integers.
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    for chatter in (".*handles gradient clipping internally.*", ".*save a shard of the check.*"):
+    for chatter in (
+        ".*handles gradient clipping internally.*",
+        ".*save a shard of the check.*",
+        ".*dataloader is not resumable.*",  # it is: it asks the trainer where it stands
+    ):
         warnings.filterwarnings("ignore", chatter)
