@@ -113,9 +113,13 @@ class TbrModule(pl.LightningModule):
         decayed = [p for p in self.model.parameters() if p.requires_grad and p.ndim >= 2]
         others = [p for p in self.model.parameters() if p.requires_grad and p.ndim < 2]
         groups = [(decayed, self.optimizer.weight_decay), (others, 0.0)]
+        strategy = self.trainer.strategy
+        on_cpu = strategy.root_device.type == "cpu" and not strategy.handles_gradient_accumulation
         optimizer = torch.optim.AdamW(
             [{"params": params, "weight_decay": decay} for params, decay in groups if params],
             lr=self.optimizer.lr,
+            # On a GPU torch already takes all tensors of a group together.
+            fused=True if on_cpu else None,
         )
         steps = int(self.trainer.estimated_stepping_batches)
         scheduler = get_scheduler(
