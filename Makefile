@@ -9,7 +9,7 @@ NAME ?= tbr-microworld
 PORT ?= 5000
 READY := .venv/.ready
 
-.PHONY: help setup demo test lint format ui sweep serve clean
+.PHONY: help setup demo test bench lint format ui sweep serve clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -26,6 +26,11 @@ demo: $(READY) ## Show the method end to end in a miniature world (SEEDS=5 for m
 
 test: $(READY) ## Run the tests
 	$(BIN)/python -m pytest
+
+bench: $(READY) ## Compare with peers, side by side
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	@code=0; for script in 'sft_against_trl.py --quick' batching.py start_up.py logging_cost.py; do \
+		echo; echo "== $$script"; $(BIN)/python benchmarks/$$script || code=1; done; exit $$code
 
 lint: $(READY) ## Check style and types
 	$(BIN)/ruff check .

@@ -88,8 +88,11 @@ class TrainBatches:
     two ranks of 4.
 
     Every rank draws the same plan and takes its own micro-batches of it, so nobody has to ask
-    anybody how many tokens a step has. Every step has ``accumulate`` micro-batches on every rank,
-    the last and shorter one of an epoch too (DeepSpeed counts them).
+    anybody how many tokens a step has. Every step has ``accumulate * split`` micro-batches on every
+    rank, the last and shorter one of an epoch too (DeepSpeed counts them).
+
+    ``split`` cuts what would be one micro-batch of ``batch_size`` rows into so many: the gradient
+    is the same, and rows of similar length share less padding.
     """
 
     def __init__(
@@ -102,12 +105,13 @@ class TrainBatches:
         pad_id: int,
         seed: int,
         form: str = "bucketed",
+        split: int = 1,
         rank: int = 0,
         world: int = 1,
         position: Callable[[], int] = lambda: 0,
     ) -> None:
         self.rows, self.objective, self.pad_id, self.seed = rows, objective, pad_id, seed
-        self.batch_size, self.accumulate = batch_size, accumulate
+        self.batch_size, self.accumulate, self.split = batch_size, accumulate, split
         self.form, self.rank, self.world = form, rank, world
         self.position = position
         """Optimizer steps taken so far: where an epoch goes on, after a restart too."""
@@ -125,7 +129,7 @@ class TrainBatches:
 
     def __len__(self) -> int:
         """Return the number of this rank's micro-batches in an epoch."""
-        return self.steps_per_epoch * self.accumulate
+        return self.steps_per_epoch * self.accumulate * self.split
 
     def __iter__(self) -> Iterator[Batch]:
         epoch, done = divmod(self.position(), self.steps_per_epoch)
@@ -147,7 +151,7 @@ class TrainBatches:
         rng = random.Random(self.seed * 1_000_003 + epoch)
         order = list(range(len(self.rows)))
         rng.shuffle(order)
-        parts = self.accumulate * self.world
+        parts = self.accumulate * self.split * self.world
         steps = []
         for start in range(0, len(order), self.rows_per_step):
             step = order[start : start + self.rows_per_step]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
@@ -134,7 +135,12 @@ class TbrModule(pl.LightningModule):
 
     def _adamw(self) -> Callable[..., torch.optim.Optimizer]:
         if not self.offload:
-            return torch.optim.AdamW
+            strategy = self.trainer.strategy
+            alone = (
+                strategy.root_device.type == "cpu" and not strategy.handles_gradient_accumulation
+            )
+            # On a GPU torch takes all tensors of a group together without being told.
+            return partial(torch.optim.AdamW, fused=True) if alone else torch.optim.AdamW
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 
         return DeepSpeedCPUAdam
