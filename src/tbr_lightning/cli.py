@@ -77,7 +77,12 @@ def quiet() -> None:
     if shutil.which("nvidia-smi") is None:
         # DeepSpeed, which accelerate imports, otherwise warns that it found no GPU.
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    for chatter in (".*LeafSpec.*", ".*is_gradient_checkpointing.*", ".*c10d_logger.*", ".*torch.distributed.*deprecated.*"):
+    for chatter in (
+        ".*LeafSpec.*",
+        ".*is_gradient_checkpointing.*",
+        ".*c10d_logger.*",
+        ".*torch.distributed.*deprecated.*",
+    ):
         warnings.filterwarnings("ignore", chatter)
 
 

@@ -41,7 +41,9 @@ def run(config: TrainConfig) -> TrainResult:
 
         resumed = interrupted_run(config)
         if resumed is None:
-            print("train: resume=latest finds no interrupted run: a new one starts", file=sys.stderr)
+            print(
+                "train: resume=latest finds no interrupted run: a new one starts", file=sys.stderr
+            )
         else:
             config = resumed.config
     check(config.model, config.data, config.reflection, config.trainer, config.adapter)

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from tbr_lightning.config import schema
-from tbr_lightning.config.verbs import VERBS
+from tbr_lightning.config.verbs import VERBS, TrainConfig
 from tbr_lightning.errors import UserError, near
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -76,9 +76,9 @@ def compose_verb(
             with open_dict(full):
                 del full["hydra"]
             config = OmegaConf.to_object(full) if check else None
-            if check:
+            if config is not None:
                 _refuse_added_keys(config, verb)
-                if hasattr(config, "given"):
+                if isinstance(config, TrainConfig):
                     config.given = list(overrides)
     except UserError:
         raise

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,9 +49,10 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """Move the tensors to a device."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
-        return Batch(
-            **{k: v.to(device) if isinstance(v, Tensor) else v for k, v in values.items()}
-        )
+        moved: dict[str, Any] = {
+            k: v.to(device) for k, v in values.items() if isinstance(v, Tensor)
+        }
+        return replace(self, **moved)
 
 
 def row_weights(spans: np.ndarray, trigger: int, objective: ObjectiveConfig) -> np.ndarray:
@@ -157,7 +159,13 @@ class TrainBatches:
     def collate(self, indices: Sequence[int], step_weight: float, scale: float = 1.0) -> Batch:
         """Lay out the rows of one micro-batch; ``scale`` multiplies all weights."""
         return collate(
-            self.rows, indices, self.objective, self.pad_id, self.form, step_weight, scale
+            self.rows,
+            indices,
+            self.objective,
+            self.pad_id,
+            self.form,
+            step_weight=step_weight,
+            scale=scale,
         )
 
 
@@ -167,6 +175,7 @@ def collate(
     objective: ObjectiveConfig,
     pad_id: int,
     form: str,
+    *,
     step_weight: float,
     scale: float = 1.0,
 ) -> Batch:

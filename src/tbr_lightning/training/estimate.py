@@ -78,9 +78,7 @@ def estimate(
         stage = 3 if trainer.strategy == "fsdp" else trainer.zero_stage
         weights /= world if stage == 3 else 1
         gradients = trained * (states - 8.0 - 4.0)
-        moments = (
-            (moments - gradients) / world + gradients if stage == 1 else moments / world
-        )
+        moments = (moments - gradients) / world + gradients if stage == 1 else moments / world
         if trainer.offload:
             host, moments = moments, 0.0
             if stage == 3:

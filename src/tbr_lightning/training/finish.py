@@ -16,7 +16,6 @@ from tbr_lightning.training.model_card import model_card
 from tbr_lightning.training.prepare import Prepared
 from tbr_lightning.training.resume import RunFolder
 
-
 _BASE = "base"
 
 

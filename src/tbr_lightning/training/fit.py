@@ -21,10 +21,11 @@ from tbr_lightning.data.batching import TrainBatches
 from tbr_lightning.data.tokens import TokenRows
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.suites import Prompt, load_suite
-from tbr_lightning.training import strategies
 from tbr_lightning.modeling.adapters import with_adapter
 from tbr_lightning.modeling.architecture import flops_per_token
 from tbr_lightning.modeling.backbone import Backbone
+from tbr_lightning.tracking.metrics import MetricBuffer, last_logged_step
+from tbr_lightning.training import strategies
 from tbr_lightning.training.checkpoints import Checkpoints, trained_mismatch, whole_checkpoints
 from tbr_lightning.training.kernels import prepare_kernels, release_kernels
 from tbr_lightning.training.module import TbrModule
@@ -32,7 +33,6 @@ from tbr_lightning.training.observer import Observer
 from tbr_lightning.training.speed import Speed, measured_peak
 from tbr_lightning.training.step_logger import StepLogger
 from tbr_lightning.training.stopping import Stopping
-from tbr_lightning.tracking.metrics import MetricBuffer, last_logged_step
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def fit(job: Job, backbone: Backbone) -> Fitted:
         devices=settings.devices,
         num_nodes=settings.num_nodes,
         strategy=strategies.strategy_of(settings, frozen=not module.strict_loading),
-        precision=strategies.precision_of(settings),  # type: ignore[arg-type]
+        precision=strategies.precision_of(settings),
         max_epochs=settings.epochs,
         max_steps=settings.max_steps,
         accumulate_grad_batches=settings.accumulate,

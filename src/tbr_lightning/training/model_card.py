@@ -28,7 +28,11 @@ def model_card(
     """Return the card in Markdown: base, data, reflection, training, what was measured."""
     kinds = np.bincount(prepared.rows.kinds, minlength=len(KINDS))
     counts = ", ".join(f"{n} {kind}" for kind, n in zip(KINDS, kinds, strict=True) if n)
-    names = ("train/loss", "validation/loss", *sorted(k for k in measured if k.startswith("probe/")))
+    names = (
+        "train/loss",
+        "validation/loss",
+        *sorted(k for k in measured if k.startswith("probe/")),
+    )
     numbers = [f"| {name} | {measured[name]:.4g} |" for name in names if name in measured]
     adapter = config.adapter
     tuned = "all weights" if adapter.name == "none" else f"{adapter.name}, rank {adapter.r}"
@@ -43,11 +47,13 @@ def model_card(
             "",
             f"- **Base:** `{facts['tbr.base']}` (licence: {config.model.licence}).",
             f"- **Data:** {config.data.name}, {counts} rows, digest `{prepared.digest}`.",
-            f"- **Reflections:** {_WORDS[config.reflection.teacher]}; on {prepared.reflections} rows.",
+            f"- **Reflections:** {_WORDS[config.reflection.teacher]}; on "
+            f"{prepared.reflections} rows.",
             f"- **Tuned:** {tuned}; {config.trainer.epochs} epochs, learning rate "
             f"{config.optimizer.lr:g}, seed {config.seed}.",
             f"- **Format:** a reflection stands between `{config.model.think_open}` and "
-            f"`{config.model.think_close}` before the answer; benign requests are answered without.",
+            f"`{config.model.think_close}` before the answer; benign requests are answered "
+            "without.",
             f"- **Weights:** {facts['tbr.form']}, SHA-256 `{facts['tbr.weights_digest']}`.",
             "",
             "| while training | value |",

@@ -17,9 +17,9 @@ from tbr_lightning.evaluation.respond import respond
 from tbr_lightning.evaluation.results import metrics, table_rows
 from tbr_lightning.evaluation.suites import Prompt
 from tbr_lightning.modeling.backbone import Backbone
+from tbr_lightning.tracking.metrics import MetricBuffer
 from tbr_lightning.training.module import TbrModule
 from tbr_lightning.training.step_logger import is_step, summed
-from tbr_lightning.tracking.metrics import MetricBuffer
 
 
 class Observer(pl.Callback):
@@ -86,9 +86,7 @@ class Observer(pl.Callback):
 
     def _validate(self, trainer: pl.Trainer, module: TbrModule, rows: TokenRows) -> float:
         order = sorted(range(len(rows)), key=lambda i: int(rows.lengths[i]))
-        batches = [
-            order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)
-        ]
+        batches = [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
         # Every rank takes the same number of batches; the last may be one that another has too.
         share = -(-len(batches) // trainer.world_size)
         total = torch.zeros(2, dtype=torch.float64)
@@ -121,5 +119,3 @@ class Observer(pl.Callback):
     def _add(self, numbers: dict[str, float], step: int) -> None:
         if self.buffer is not None:
             self.buffer.add(numbers, step)
-
-

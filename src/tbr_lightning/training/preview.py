@@ -78,9 +78,7 @@ def _print_config(console: Console, config: TrainConfig) -> None:
     console.print(Syntax(text, "yaml", background_color="default"))
 
 
-def _reflections(
-    config: TrainConfig, examples: Examples
-) -> tuple[Examples, dict[str, str], int]:
+def _reflections(config: TrainConfig, examples: Examples) -> tuple[Examples, dict[str, str], int]:
     """Return rows and reflections as far as they can be had for nothing, and how many cannot."""
     rows = wanted(examples, config.reflection)
     if not rows:
@@ -225,4 +223,3 @@ def _time(it: Estimate) -> str:
     if it.seconds < 120:
         return f"about {max(it.seconds, 1):.0f} s on devices like this one"
     return f"about {it.seconds / 3600:.2g} hours on devices like this one"
-

@@ -75,7 +75,7 @@ def fit_in_ranks(job: Job, target: Callable[[int, Job, int], None]) -> None:
         UserError: What a rank said of bad input.
         KeyboardInterrupt: This process was asked to stop; the ranks have written a checkpoint.
     """
-    from torch.multiprocessing import ProcessExitedException, start_processes
+    from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
     (job.folder / _ERROR).unlink(missing_ok=True)
     (job.folder / TRAINED).unlink(missing_ok=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -98,7 +97,7 @@ class RunFolder:
     def _write(self, finished: str | None) -> None:
         partial = self.path / f"{_FACTS}.partial"
         partial.write_text(json.dumps({"finished": finished}))
-        os.replace(partial, self.path / _FACTS)
+        partial.replace(self.path / _FACTS)
 
 
 def interrupted_run(config: TrainConfig) -> Interrupted | None:
@@ -135,7 +134,9 @@ def _named(folder: RunFolder, config: TrainConfig, given: Sequence[str]) -> Inte
             "of a training run"
         )
     if folder.finished:
-        raise UserError(f"resume={config.resume}: that run is finished: its model is {folder.finished}")
+        raise UserError(
+            f"resume={config.resume}: that run is finished: its model is {folder.finished}"
+        )
     saved = folder.config(config)
     if other := _foreign(given, saved.given):
         raise UserError(

@@ -23,7 +23,10 @@ class Speed:
     def utilisation(self, tokens_per_second: float) -> dict[str, float]:
         """Return tera-FLOPs per second and device, and their share of the peak."""
         flops = tokens_per_second * self.flops_per_token
-        return {"train/tflops_per_second": flops / 1e12, "train/flop_utilisation": flops / self.peak}
+        return {
+            "train/tflops_per_second": flops / 1e12,
+            "train/flop_utilisation": flops / self.peak,
+        }
 
 
 def measured_peak(device: torch.device, dtype: torch.dtype) -> float:
