@@ -15,6 +15,7 @@ import torch
 from hydra.utils import get_method
 from torch import Tensor
 
+from tbr_lightning.config.preflight import UNPACKABLE
 from tbr_lightning.config.schema import JudgeConfig
 from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.data.batching import TrainBatches
@@ -27,7 +28,7 @@ from tbr_lightning.modeling.backbone import Backbone
 from tbr_lightning.tracking.metrics import MetricBuffer, last_logged_step
 from tbr_lightning.training import strategies
 from tbr_lightning.training.checkpoints import Checkpoints, trained_mismatch, whole_checkpoints
-from tbr_lightning.training.kernels import prepare_kernels, release_kernels
+from tbr_lightning.training.kernels import check_packing, prepare_kernels, release_kernels
 from tbr_lightning.training.module import TbrModule
 from tbr_lightning.training.observer import Observer
 from tbr_lightning.training.speed import Speed, measured_peak
@@ -97,7 +98,8 @@ def fit(job: Job, backbone: Backbone) -> Fitted:
     """Fine-tune a backbone; goes on from the run's last whole checkpoint, if it has one.
 
     Raises:
-        UserError: It does not fit into memory, or the checkpoint is another model's.
+        UserError: It does not fit into memory, the checkpoint is another model's, or the model
+            does not keep packed rows apart.
         KeyboardInterrupt: The process was asked to stop; the checkpoint is written.
     """
     config, settings = job.config, job.config.trainer
@@ -107,6 +109,9 @@ def fit(job: Job, backbone: Backbone) -> Fitted:
     _quiet()
     rows = TokenRows(job.rows)
     validation = TokenRows(job.validation) if job.validation else None
+    form = form_of(config, strategies.accelerator_of(settings))
+    if form == "packed":
+        check_packing(backbone.model, config.model.name)
     model = with_adapter(backbone.model, config.adapter)
     prepare_kernels(model, settings)
     model.train()
@@ -175,7 +180,7 @@ def fit(job: Job, backbone: Backbone) -> Fitted:
         accumulate=settings.accumulate,
         pad_id=backbone.tokenizer.pad_token_id,
         seed=config.seed,
-        form=form_of(config, strategies.accelerator_of(settings)),
+        form=form,
         rank=trainer.global_rank,
         world=trainer.world_size,
         position=lambda: trainer.global_step,
@@ -217,6 +222,7 @@ def form_of(config: TrainConfig, accelerator: str) -> str:
     if config.trainer.batching != "auto":
         return config.trainer.batching
     cheap = config.model.attention in ("flash_attention_2", "flex_attention")
+    cheap = cheap and config.model.architecture.get("model_type") not in UNPACKABLE
     return "packed" if accelerator == "gpu" and cheap else "bucketed"
 
 
