@@ -25,7 +25,7 @@ from tbr_lightning.evaluation.suites import Prompt, load_suite
 from tbr_lightning.modeling.adapters import with_adapter
 from tbr_lightning.modeling.architecture import flops_per_token
 from tbr_lightning.modeling.backbone import Backbone
-from tbr_lightning.tracking.metrics import MetricBuffer, last_logged_step
+from tbr_lightning.tracking.metrics import MetricBuffer, last_logged_steps
 from tbr_lightning.training import strategies
 from tbr_lightning.training.checkpoints import Checkpoints, trained_mismatch, whole_checkpoints
 from tbr_lightning.training.kernels import check_packing, prepare_kernels, release_kernels
@@ -146,7 +146,7 @@ def fit(job: Job, backbone: Backbone) -> Fitted:
         raise UserError(
             f"resume={job.run_id}: the checkpoint is from another model: {problem}: start a new run"
         )
-    buffer = _buffer(job, resumed=bool(resumed)) if trainer.is_global_zero else None
+    buffer = _buffer(job) if trainer.is_global_zero else None
     logger = StepLogger(
         buffer,
         job.what,
@@ -263,9 +263,10 @@ def _copied(named: Sequence[tuple[str, Any]]) -> dict[str, Tensor]:
     return {name: parameter.detach().cpu().clone() for name, parameter in named}
 
 
-def _buffer(job: Job, *, resumed: bool) -> MetricBuffer:
-    after = last_logged_step(job.run_id, "train/loss") if resumed else -1
-    return MetricBuffer(job.run_id, job.folder / "metrics.spool", after=after)
+def _buffer(job: Job) -> MetricBuffer:
+    # Without a whole checkpoint a run starts anew, and what it logs again is there already too.
+    spool = job.folder / "metrics.spool"
+    return MetricBuffer(job.run_id, spool, after=last_logged_steps(job.run_id, spool))
 
 
 def _speed(module: TbrModule, rows: TokenRows, trainer: pl.Trainer) -> Speed | None:

@@ -111,10 +111,10 @@ class Observer(pl.Callback):
 
         tuned = replace(self.backbone, model=module.model)
         judged = respond(tuned, self.prompts, self.judge, GenerationConfig(), "probe")
-        self._add({f"probe/{name}": value for name, value in metrics(judged).items()}, step)
-        if self.buffer is not None and step > self.buffer.after:
-            frame = pd.DataFrame(table_rows(judged))
-            self.buffer.client.log_table(self.buffer.run_id, frame, f"probe/step-{step:08d}.json")
+        numbers = {f"probe/{name}": value for name, value in metrics(judged).items()}
+        self._add(numbers, step)
+        if self.buffer is not None and any(step > self.buffer.after.get(n, -1) for n in numbers):
+            self.buffer.table(pd.DataFrame(table_rows(judged)), f"probe/step-{step:08d}.json")
 
     def _add(self, numbers: dict[str, float], step: int) -> None:
         if self.buffer is not None:
