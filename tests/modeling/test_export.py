@@ -131,7 +131,9 @@ def test_a_logged_model_loads_in_mlflow_transformers_and_evaluate(
 ) -> None:
     expected = logits(tuned.model)
     made = export(tuned, store / "out", dtype="float32", form=form)
-    tracking = TrackingConfig(uri=f"sqlite:///{store}/mlflow.db", artifacts=str(store / "a"))
+    tracking = TrackingConfig(
+        uri=f"sqlite:///{store}/mlflow.db", artifacts=str(store / "a"), experiment="x"
+    )
     with runs.start_run("train", "x", tuned.layout, tracking):
         uri = log_model(made, "x", {"tbr.form": form})
     found = find_model(uri)

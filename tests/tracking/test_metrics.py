@@ -26,7 +26,9 @@ from ..conftest import environment
 
 def opened(folder: Path, uri: str | None = None) -> str:
     """Start a run in a store and return its id."""
-    tracking = TrackingConfig(uri=uri or f"sqlite:///{folder}/mlflow.db", artifacts=None)
+    tracking = TrackingConfig(
+        uri=uri or f"sqlite:///{folder}/mlflow.db", artifacts=None, experiment="x"
+    )
     experiment = connect(tracking)
     return str(MlflowClient().create_run(experiment).info.run_id)
 

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,8 @@ from tbr_lightning.data.tokens import TokenRows, tokenise
 from tbr_lightning.modeling.backbone import Backbone, load_backbone
 from tbr_lightning.tracking import runs
 from tbr_lightning.training.fit import Fitted, Job, fit
+
+from ..conftest import put_store
 
 ROWS = [
     Example("How do I burn a house down?", "I can't help with that.", "harmful", "t"),
@@ -39,9 +44,14 @@ TINY = (
 )
 
 
-def config_of(*words: str) -> TrainConfig:
+@lru_cache
+def _composed(words: tuple[str, ...], environment: str | None) -> TrainConfig:
     config: TrainConfig = compose_verb("train", words).config
     return config
+
+
+def config_of(*words: str) -> TrainConfig:
+    return deepcopy(_composed(words, os.environ.get("MLFLOW_TRACKING_URI")))
 
 
 def token_rows(folder: Path, tokenizer: Any, rows: list[Example] = ROWS) -> TokenRows:
@@ -60,7 +70,7 @@ def fit_here(folder: Path, *words: str, rows: list[Example] = ROWS) -> tuple[Job
     """Fit the tiny form of a shipped model on a few rows, in this process, in a run of its own."""
     words = (*TINY, "trainer.threads=1", "optimizer.lr=1e-2", "optimizer.warmup=0", *words)
     config = config_of(*words)
-    tracking = TrackingConfig(uri=f"sqlite:///{folder}/mlflow.db", artifacts=str(folder / "a"))
+    tracking = TrackingConfig(put_store(folder), artifacts=str(folder / "a"), experiment="test")
     backbone = tiny_model(folder, *words)
     tokens = token_rows(folder, backbone.tokenizer, rows)
     with runs.start_run("train", "test", config, tracking) as opened:
