@@ -6,7 +6,9 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -87,11 +89,28 @@ def needs_command(name: str) -> str:
     return path
 
 
+@lru_cache
+def _empty_store() -> bytes:
+    from tbr_lightning.config.schema import TrackingConfig
+    from tbr_lightning.tracking.store import connect
+
+    with tempfile.TemporaryDirectory() as folder:
+        connect(TrackingConfig(uri=f"sqlite:///{folder}/mlflow.db", artifacts=folder))
+        return (Path(folder) / "mlflow.db").read_bytes()
+
+
+def put_store(folder: Path) -> str:
+    """Put an empty MLflow store into a folder; MLflow itself takes seconds to make its tables."""
+    (folder / "mlflow.db").write_bytes(_empty_store())
+    return f"sqlite:///{folder}/mlflow.db"
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Path]:
-    """An MLflow store of the test's own, closed again afterwards."""
+    """A folder with an MLflow store of the test's own, closed again afterwards."""
     import mlflow
 
+    put_store(tmp_path)
     yield tmp_path
     while mlflow.active_run() is not None:
         mlflow.end_run()

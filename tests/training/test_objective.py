@@ -1,105 +1,249 @@
-"""The loss, its parts, and invariants of batching and adapters."""
+"""The loss is what it says, for every architecture and however its rows are laid out."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+import yaml
 from torch.nn import functional
 
-from tbr_lightning.config.schema import AdapterConfig, ObjectiveConfig
+from tbr_lightning.config.compose import options, shipped
+from tbr_lightning.config.preflight import UNPACKABLE, missing_for
+from tbr_lightning.config.schema import ObjectiveConfig
 from tbr_lightning.data.batching import Batch, TrainBatches
-from tbr_lightning.data.example import KINDS
-from tbr_lightning.data.layout import TokenRow, token_row
-from tbr_lightning.modeling.backbone import Backbone, with_adapter
-from tbr_lightning.training.objective import sft
+from tbr_lightning.data.layout import Span
+from tbr_lightning.data.tokens import TokenRows
+from tbr_lightning.errors import UserError
+from tbr_lightning.modeling.backbone import Backbone
+from tbr_lightning.training import objective
+from tbr_lightning.training.fit import form_of
+from tbr_lightning.training.kernels import check_packing
+from tbr_lightning.training.objective import PARTS, sft
 
-from .conftest import ROWS
+from .conftest import TINY, config_of, tiny_model, token_rows
+
+WEIGHTED = ObjectiveConfig(reflection_weight=0.5, answer_weight=2.0, trigger_weight=4.0)
 
 
-def rows_of(backbone: Backbone) -> list[TokenRow]:
-    return [
-        token_row(
-            backbone.tokenizer,
-            backbone.layout,
-            row,
-            KINDS.index(row.kind),
-            "It hurts." if row.kind == "harmful" else None,
-        )
-        for row in ROWS
-    ]
+def _one_of_each_family() -> dict[str, str]:
+    """Return a shipped model of every ``model_type``."""
+    names = [name for name in options("model") if name != "tiny"]
+    files = {name: shipped("conf") / "model" / f"{name}.yaml" for name in names}
+    found = {name: yaml.safe_load(file.read_text()) for name, file in files.items()}
+    return {file["architecture"]["model_type"]: name for name, file in found.items()}
+
+
+FAMILIES = _one_of_each_family()
+family = pytest.mark.parametrize("family", FAMILIES)
+
+
+def test_the_families_are_many() -> None:
+    assert {"llama", "mistral", "mixtral", "gemma", "gemma2", "qwen2", "qwen3"} <= FAMILIES.keys()
+    assert {"phi", "phi3", "olmo2", "falcon", "gpt_neox"} <= FAMILIES.keys()
 
 
 def batches(
-    backbone: Backbone, objective: ObjectiveConfig, size: int, accumulate: int
+    rows: TokenRows,
+    backbone: Backbone,
+    weights: ObjectiveConfig | None = None,
+    *,
+    size: int = 7,
+    accumulate: int = 1,
+    form: str = "bucketed",
 ) -> list[Batch]:
     return list(
         TrainBatches(
-            rows_of(backbone),
-            objective,
+            rows,
+            weights or ObjectiveConfig(),
             batch_size=size,
             accumulate=accumulate,
             pad_id=backbone.tokenizer.pad_token_id,
             seed=0,
+            form=form,
         )
     )
 
 
-def test_the_loss_is_that_of_full_logits_row_by_row(backbone: Backbone) -> None:
-    objective = ObjectiveConfig(trigger_weight=4.0, reflection_weight=0.5)
-    (batch,) = batches(backbone, objective, 3, 1)
-    loss, _ = sft(backbone.model, batch)
-    total = weight = 0.0
-    for line in range(3):
-        n = int(batch.attention_mask[line].sum())
-        ids, weights = batch.input_ids[line, :n], batch.weights[line, :n]
+def summed(model: Any, made: list[Batch]) -> tuple[float, torch.Tensor]:
+    outcomes = [sft(model, batch) for batch in made]
+    total = sum(outcome.total.item() for outcome in outcomes)
+    return total, torch.stack([outcome.parts for outcome in outcomes]).sum(0)
+
+
+def gradient(model: Any, made: list[Batch]) -> torch.Tensor:
+    model.zero_grad()
+    for batch in made:
+        (sft(model, batch).total / batch.step_weight).backward()
+    grads = [p.grad for p in model.parameters() if p.grad is not None]
+    return torch.cat([grad.flatten() for grad in grads])
+
+
+@family
+def test_the_loss_is_that_of_the_models_own_logits_row_by_row(family: str, tmp_path: Path) -> None:
+    backbone = tiny_model(tmp_path, f"model={FAMILIES[family]}")
+    rows = token_rows(tmp_path, backbone.tokenizer)
+    (batch,) = batches(rows, backbone, WEIGHTED)
+    expected = weight = 0.0
+    for row in rows:
+        ids, spans = torch.tensor(row.ids).long(), torch.tensor(row.spans)
+        weights = (spans == Span.REFLECTION) * 0.5 + (spans == Span.ANSWER) * 2.0
+        weights[row.trigger] *= 4
         with torch.no_grad():
             logits = backbone.model(input_ids=ids[None]).logits[0, :-1]
         losses = functional.cross_entropy(logits, ids[1:], reduction="none")
-        total += float((losses * weights[1:]).sum())
+        expected += float((losses * weights[1:]).sum())
         weight += float(weights.sum())
-    assert float(loss.detach()) == pytest.approx(total / weight, rel=1e-5)
+    total, _ = summed(backbone.model, [batch])
+    assert total == pytest.approx(expected, rel=1e-5)
+    assert batch.step_weight == pytest.approx(weight)
 
 
-def test_parts_tell_kinds_spans_and_the_trigger_apart(backbone: Backbone) -> None:
-    (batch,) = batches(backbone, ObjectiveConfig(), 3, 1)
-    _, parts = sft(backbone.model, batch)
-    assert set(parts) == {
-        "loss/general/answer",
-        "loss/harmful/answer",
-        "loss/harmful/reflection",
-        "trigger/general",
-        "trigger/harmful",
+@family
+def test_packed_padded_and_bucketed_rows_give_the_same_loss_and_gradient(
+    family: str, tmp_path: Path
+) -> None:
+    backbone = tiny_model(tmp_path, f"model={FAMILIES[family]}")
+    rows = token_rows(tmp_path, backbone.tokenizer)
+    layouts = [
+        batches(rows, backbone, WEIGHTED, form="padded"),
+        batches(rows, backbone, WEIGHTED, size=2, accumulate=4),
+    ]
+    if family not in UNPACKABLE:
+        layouts += [
+            batches(rows, backbone, WEIGHTED, form="packed"),
+            batches(rows, backbone, WEIGHTED, size=2, accumulate=4, form="packed"),
+        ]
+        check_packing(backbone.model, family)
+    found = [summed(backbone.model, made) for made in layouts]
+    grads = [gradient(backbone.model, made) for made in layouts]
+    for (total, parts), grad in zip(found[1:], grads[1:], strict=True):
+        assert total == pytest.approx(found[0][0], rel=1e-5)
+        assert torch.allclose(parts, found[0][1], rtol=1e-4)
+        assert torch.allclose(grad, grads[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("attention", ["auto", "eager"])
+@pytest.mark.parametrize("family", ["llama", "gemma2", "falcon"])
+def test_packing_is_refused_where_rows_would_see_each_other(
+    family: str, attention: str, tmp_path: Path
+) -> None:
+    words = (f"model={FAMILIES[family]}", f"model.attention={attention}")
+    config = config_of(*TINY, *words, "reflection=none", "trainer.batching=packed")
+    told = missing_for(config.model, config.data, config.reflection, config.trainer)
+    assert len(told) == (family in UNPACKABLE)
+    model = tiny_model(tmp_path, *words).model
+    if not told:
+        check_packing(model, "mine")
+        return
+    assert "trainer.batching=packed: falcon_7b would let a row see" in told[0]
+    # A folder may hold any architecture: what it does decides, not what it is called.
+    with pytest.raises(UserError, match=r"trainer\.batching=packed: mine"):
+        check_packing(model, "mine")
+
+
+def test_auto_packs_only_where_attention_is_cheap_and_keeps_rows_apart() -> None:
+    flash = "model.attention=flash_attention_2"
+    assert form_of(config_of("model=llama2_7b", flash), "gpu") == "packed"
+    assert form_of(config_of("model=llama2_7b", flash), "cpu") == "bucketed"
+    assert form_of(config_of("model=llama2_7b"), "gpu") == "bucketed"
+    assert form_of(config_of("model=falcon_7b", flash), "gpu") == "bucketed"
+
+
+def test_logits_in_chunks_are_the_logits_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = tiny_model(tmp_path, f"model={FAMILIES['gemma2']}")
+    made = batches(token_rows(tmp_path, backbone.tokenizer), backbone, WEIGHTED)
+    whole, grad = summed(backbone.model, made), gradient(backbone.model, made)
+    chosen = int((made[0].weights > 0).sum())
+    for chunk in (7, chosen - 1, chosen):
+        monkeypatch.setattr(objective, "CHUNK", chunk)
+        total, parts = summed(backbone.model, made)
+        assert total == pytest.approx(whole[0], rel=1e-6)
+        assert torch.allclose(parts, whole[1])
+        assert torch.allclose(gradient(backbone.model, made), grad, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["bucketed", "packed"])
+def test_logits_and_gradients_are_those_of_supervised_tokens_alone(
+    form: str, tmp_path: Path, llama: Backbone
+) -> None:
+    (batch,) = batches(token_rows(tmp_path, llama.tokenizer), llama, form=form)
+    seen: dict[str, torch.Tensor] = {}
+
+    def keep(name: str) -> Any:
+        def hook(_: Any, __: Any, out: torch.Tensor) -> None:
+            out.retain_grad()
+            seen[name] = out
+
+        return hook
+
+    llama.model.get_decoder().norm.register_forward_hook(keep("hidden"))
+    llama.model.get_output_embeddings().register_forward_hook(keep("logits"))
+    sft(llama.model, batch).total.backward()
+    wanted = torch.zeros_like(batch.weights, dtype=torch.bool)
+    wanted[:, :-1] = batch.weights[:, 1:] > 0
+    assert seen["logits"].shape[0] == int(wanted.sum())
+    assert torch.equal(seen["hidden"].grad.abs().sum(-1) > 0, wanted)
+
+
+def test_weights_scale_reflection_answer_and_trigger(tmp_path: Path, llama: Backbone) -> None:
+    rows = token_rows(tmp_path, llama.tokenizer)
+    size = {"size": 1, "accumulate": 7}
+    plain = batches(rows, llama, **size)
+    for one, other in zip(plain, batches(rows, llama, WEIGHTED, **size), strict=True):
+        with torch.no_grad():
+            parts = {
+                name: float(value)
+                for name, (value, count) in zip(PARTS, sft(llama.model, one).parts, strict=True)
+                if count
+            }
+            total = sft(llama.model, other).total.item()
+        spans = {n.rpartition("/")[2]: v for n, v in parts.items() if n.startswith("loss/")}
+        (certainty,) = (v for n, v in parts.items() if n.startswith("trigger/"))
+        first = 0.5 if "reflection" in spans else 2.0
+        expected = 0.5 * spans.get("reflection", 0) + 2 * spans["answer"]
+        expected -= first * 3 * torch.tensor(certainty).log().item()
+        assert total == pytest.approx(expected, rel=1e-5)
+
+
+def test_parts_tell_kinds_spans_and_the_trigger_apart(tmp_path: Path, llama: Backbone) -> None:
+    rows = token_rows(tmp_path, llama.tokenizer)
+    _, parts = summed(llama.model, batches(rows, llama, WEIGHTED))
+    counts = {name: int(n) for name, n in zip(PARTS, parts[:, 1], strict=True) if n}
+    assert counts == {
+        # Two markers are a token each, and a token a byte; the answers end with one more.
+        "loss/general/answer": 5 + 12 + 30 + 3,
+        "loss/harmful/reflection": 35 + 9 + 4,
+        "loss/harmful/answer": 23 + 3 + 2,
+        "loss/look_alike/reflection": 18 + 2,
+        "loss/look_alike/answer": 21 + 17 + 2,
+        "trigger/general": 3,
+        "trigger/harmful": 2,
+        "trigger/look_alike": 2,
     }
-    assert parts["trigger/general"][1] == 2
-    assert parts["loss/harmful/reflection"][1] == len("It hurts.") + 2
 
 
-def test_accumulated_micro_batches_give_the_gradient_of_the_whole(backbone: Backbone) -> None:
-    grads = []
-    for size, accumulate in ((3, 1), (1, 3)):
-        backbone.model.zero_grad()
-        for batch in batches(backbone, ObjectiveConfig(), size, accumulate):
-            loss, _ = sft(backbone.model, batch)
-            (loss / accumulate).backward()
-        grads.append(torch.cat([p.grad.flatten() for p in backbone.model.parameters()]))
-    assert torch.allclose(grads[0], grads[1], atol=1e-6)
+def test_what_has_no_weight_is_neither_learnt_nor_counted(tmp_path: Path, llama: Backbone) -> None:
+    rows = token_rows(tmp_path, llama.tokenizer)
+    _, parts = summed(llama.model, batches(rows, llama, ObjectiveConfig(reflection_weight=0)))
+    counted = {name for name, n in zip(PARTS, parts[:, 1], strict=True) if n}
+    assert not [name for name in counted if name.endswith("/reflection")]
+    # Where the trigger opens a reflection, it belongs to it.
+    assert "trigger/general" in counted
+    assert "trigger/harmful" not in counted
 
 
-def test_prompts_are_not_learnt(backbone: Backbone) -> None:
-    (batch,) = batches(backbone, ObjectiveConfig(), 3, 1)
-    assert float(batch.weights[batch.spans == 0].abs().sum()) == 0
-
-
-def test_an_adapter_trains_alone_and_merges_to_the_same_model(backbone: Backbone) -> None:
-    (batch,) = batches(backbone, ObjectiveConfig(), 3, 1)
-    model = with_adapter(backbone.model, AdapterConfig(name="lora", r=4))
-    trained = [name for name, p in model.named_parameters() if p.requires_grad]
-    assert trained
-    assert all("lora_" in name for name in trained)
-    torch.manual_seed(0)
-    for name, p in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(p, std=0.02)
-    before, _ = sft(model, batch)
-    after, _ = sft(model.merge_and_unload(), batch)
-    assert float(before.detach()) == pytest.approx(float(after.detach()), rel=1e-4)
+def test_steps_without_any_weight_do_not_end_the_run(tmp_path: Path, llama: Backbone) -> None:
+    rows = token_rows(tmp_path, llama.tokenizer)
+    weights = ObjectiveConfig(answer_weight=0, reflection_weight=1)
+    made = batches(rows, llama, weights, size=1)
+    empty = [batch for batch in made if not (batch.weights > 0).any()]
+    assert len(empty) == 4
+    for batch in empty:
+        loss = sft(llama.model, batch).total / batch.step_weight
+        loss.backward()
+        assert loss.item() == 0

@@ -76,7 +76,7 @@ def compose_verb(
             with open_dict(full):
                 del full["hydra"]
             config = OmegaConf.to_object(full) if check else None
-            if check:
+            if config is not None:
                 _refuse_added_keys(config, verb)
                 if isinstance(config, TrainConfig):
                     config.given = list(overrides)

@@ -23,6 +23,9 @@ from tbr_lightning.config.schema import (
 )
 from tbr_lightning.errors import UserError
 
+UNPACKABLE = ("falcon",)
+"""Architectures whose attention takes no notice of where a packed row begins."""
+
 _WEIGHTS_FIX = "log in and go online once, or give model.path=FOLDER, or use model=tiny"
 _HUB_TIMEOUT = 5.0  # seconds
 _OUT_OF_REACH = "are not on this machine and the hub cannot be reached"
@@ -51,6 +54,7 @@ def missing_for(
     return [
         *_combination(model, data, reflection),
         *_too_long(model),
+        *_packed(model, trainer),
         *missing_attention(model.attention),
         *missing_weights(model),
         *_data(data),
@@ -92,6 +96,21 @@ def _too_long(model: ModelConfig) -> list[str]:
         f"model.max_length={model.max_length} is longer than the context of {model.name} "
         f"({context} tokens): lower it"
     ]
+
+
+def _packed(model: ModelConfig, trainer: TrainerConfig | None) -> list[str]:
+    if trainer is None or trainer.batching != "packed" or model.path is not None:
+        return []
+    known = model.architecture.get("model_type") in UNPACKABLE
+    return [unpackable(model.name)] if known else []
+
+
+def unpackable(name: str) -> str:
+    """Return the sentence for a model whose attention does not keep packed rows apart."""
+    return (
+        f"trainer.batching=packed: {name} would let a row see the one before it: use "
+        "trainer.batching=bucketed"
+    )
 
 
 def missing_attention(attention: str) -> list[str]:

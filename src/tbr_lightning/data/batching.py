@@ -14,6 +14,7 @@ from torch import Tensor
 from tbr_lightning.config.schema import ObjectiveConfig
 from tbr_lightning.data.layout import Span
 from tbr_lightning.data.tokens import TokenRows
+from tbr_lightning.errors import UserError
 
 
 @dataclass
@@ -32,7 +33,7 @@ class Batch:
         kinds: Shape ``(lines, tokens)``, index into :data:`tbr_lightning.data.example.KINDS`.
         triggers: Shape ``(lines, tokens)``, true at each row's first supervised token.
         step_weight: Sum of the weights over all micro-batches and ranks of the optimizer step.
-        real_tokens: Tokens that are not padding.
+        real_tokens: Tokens that are neither padding nor of a row that only fills a place.
     """
 
     input_ids: Tensor
@@ -116,6 +117,12 @@ class TrainBatches:
         self.position = position
         """Optimizer steps taken so far: where an epoch goes on, after a restart too."""
         self.totals = total_weights(rows, objective)
+        if not self.totals.any():
+            raise UserError(
+                f"objective.answer_weight={objective.answer_weight:g} and "
+                f"objective.reflection_weight={objective.reflection_weight:g} leave no token of "
+                "these rows to learn: raise one"
+            )
 
     @property
     def rows_per_step(self) -> int:
@@ -134,7 +141,8 @@ class TrainBatches:
     def __iter__(self) -> Iterator[Batch]:
         epoch, done = divmod(self.position(), self.steps_per_epoch)
         for step in self.plan(epoch)[done:]:
-            total = float(sum(self.totals[i] for micro in step for i in micro))
+            # A step without any weight has a loss of zero, not of zero over zero.
+            total = float(sum(self.totals[i] for micro in step for i in micro)) or 1.0
             for micro in step[self.rank :: self.world]:
                 # A rank without a row repeats one of the step at weight zero: all must take part.
                 yield (
@@ -212,5 +220,5 @@ def collate(
         kinds=torch.from_numpy(kinds),
         triggers=torch.from_numpy(triggers),
         step_weight=step_weight,
-        real_tokens=sum(lengths),
+        real_tokens=sum(lengths) if scale else 0,
     )

@@ -8,12 +8,14 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import pandas as pd
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 _BATCH = 1000  # metrics that MLflow takes in one request
-_PATIENCE = 60.0  # seconds between attempts while the tracker is down, at most
+_PATIENCE = 60.0  # seconds between attempts while the tracker refuses at once, at most
+_TIMES = 9  # longer than an attempt took is the time until the next
 
 
 class MetricBuffer:
@@ -27,44 +29,57 @@ class MetricBuffer:
         run_id: MLflow run.
         spool: File for what could not be sent.
         seconds: Between two requests.
-        after: Steps up to this one were logged before an interruption, and are left out.
+        after: Of each metric the last step that was logged before an interruption; what is added
+            up to it is left out. See :func:`last_logged_steps`.
     """
 
-    def __init__(self, run_id: str, spool: Path, *, seconds: float = 5.0, after: int = -1) -> None:
-        self.run_id, self.spool, self.seconds, self.after = run_id, spool, seconds, after
+    def __init__(
+        self,
+        run_id: str,
+        spool: Path,
+        *,
+        seconds: float = 5.0,
+        after: Mapping[str, int] | None = None,
+    ) -> None:
+        self.run_id, self.spool, self.seconds, self.after = run_id, spool, seconds, after or {}
         self._client = MlflowClient()
         self._pending: list[Metric] = []
         self._next = time.monotonic() + seconds
         self._wait = seconds
 
-    @property
-    def client(self) -> MlflowClient:
-        """The client, for what is no metric."""
-        return self._client
-
     def add(self, metrics: Mapping[str, float], step: int) -> None:
         """Take the numbers of a step; send what is waiting if it is time."""
-        if step <= self.after:
-            return
         now = int(time.time() * 1000)
-        self._pending += [Metric(key, float(value), now, step) for key, value in metrics.items()]
+        self._pending += [
+            Metric(key, float(value), now, step)
+            for key, value in metrics.items()
+            if step > self.after.get(key, -1)
+        ]
         if time.monotonic() >= self._next:
             self.flush()
 
     def flush(self) -> bool:
         """Send what is waiting, what was spooled first; return whether nothing is left."""
-        waiting = [*self._spooled(), *self._pending]
+        waiting = [*_read(self.spool), *self._pending]
+        start = time.monotonic()
         try:
-            for start in range(0, len(waiting), _BATCH):
-                self._client.log_batch(self.run_id, metrics=waiting[start : start + _BATCH])
+            for first in range(0, len(waiting), _BATCH):
+                self._client.log_batch(self.run_id, metrics=waiting[first : first + _BATCH])
         except (MlflowException, OSError) as error:
-            self._keep(error)
+            self._keep(error, time.monotonic() - start)
             return False
         self._pending.clear()
         self.spool.unlink(missing_ok=True)
         self._wait = self.seconds
         self._next = time.monotonic() + self.seconds
         return True
+
+    def table(self, frame: pd.DataFrame, file: str) -> None:
+        """Log a table now; without the tracker it is lost, which is told and stops nothing."""
+        try:
+            self._client.log_table(self.run_id, frame, file)
+        except (MlflowException, OSError) as error:
+            print(f"the table {file} could not be logged ({_first_line(error)})", file=sys.stderr)
 
     def close(self) -> None:
         """Send the rest."""
@@ -75,25 +90,52 @@ class MetricBuffer:
                 file=sys.stderr,
             )
 
-    def _keep(self, error: Exception) -> None:
+    def _keep(self, error: Exception, seconds: float) -> None:
         if not self.spool.exists():
-            first = str(error).strip().splitlines()[0][:160]
-            print(f"the tracker does not answer ({first}): metrics are spooled", file=sys.stderr)
+            print(
+                f"the tracker does not answer ({_first_line(error)}): metrics are spooled",
+                file=sys.stderr,
+            )
         with self.spool.open("a") as file:
             for metric in self._pending:
                 entry = [metric.key, metric.value, metric.timestamp, metric.step]
-                file.write(json.dumps(entry) + "\n")
+                # The line before may have been cut by a crash.
+                file.write(f"\n{json.dumps(entry)}")
         self._pending.clear()
         self._wait = min(2 * self._wait, _PATIENCE)
-        self._next = time.monotonic() + self._wait
-
-    def _spooled(self) -> list[Metric]:
-        if not self.spool.exists():
-            return []
-        return [Metric(*json.loads(line)) for line in self.spool.read_text().splitlines()]
+        # A tracker that lets one wait for its answer takes a small share of the time.
+        self._next = time.monotonic() + max(self._wait, _TIMES * seconds)
 
 
-def last_logged_step(run_id: str, key: str) -> int:
-    """Return the last step at which a run has a metric, or -1."""
-    history = MlflowClient().get_metric_history(run_id, key)
-    return max((metric.step for metric in history), default=-1)
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+
+
+def _read(spool: Path) -> list[Metric]:
+    found: list[Metric] = []
+    if not spool.exists():
+        return found
+    for line in spool.read_text(errors="replace").splitlines():
+        try:
+            found.append(Metric(*json.loads(line)))
+        except (ValueError, TypeError):  # cut by a crash
+            continue
+    return found
+
+
+def last_logged_steps(run_id: str, spool: Path) -> dict[str, int]:
+    """Return of each of a run's metrics the last step that was logged or waits in the spool.
+
+    Each by itself, since a run may end after a step's loss and before its validation loss.
+    """
+    client = MlflowClient()
+    found = _read(spool)
+    try:
+        names = client.get_run(run_id).data.metrics
+        found += [metric for name in names for metric in client.get_metric_history(run_id, name)]
+    except (MlflowException, OSError) as error:
+        print(f"the tracker does not answer ({_first_line(error)})", file=sys.stderr)
+    steps: dict[str, int] = {}
+    for metric in found:
+        steps[metric.key] = max(metric.step, steps.get(metric.key, -1))
+    return steps

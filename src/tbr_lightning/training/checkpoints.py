@@ -46,7 +46,7 @@ def whole_checkpoints(folder: Path) -> list[Checkpoint]:
             path = folder / facts["path"]
             if _sizes(path) == facts["sizes"]:
                 found.append(Checkpoint(path, facts["step"], facts["loss"]))
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             continue
     return found
 

@@ -69,15 +69,16 @@ def estimate(
     weight = _BYTES[training_dtype(config)]
     full = config.adapter.name == "none"
     frozen = 0 if full else total
+    gradient = weight if full else 4.0
     # A float32 weight is its own master; bf16 weights under DeepSpeed have one beside them.
-    states = 8.0 + (weight if full else 4.0) + (4.0 if precision_of(trainer) == "bf16-true" else 0)
+    states = 8.0 + gradient + (4.0 if precision_of(trainer) == "bf16-true" else 0)
     weights = frozen * (_QUANTIZED if config.adapter.quantize else weight) + trained * weight
     moments = trained * states
     host = 0.0
     if trainer.strategy in ("deepspeed", "fsdp"):
         stage = 3 if trainer.strategy == "fsdp" else trainer.zero_stage
         weights /= world if stage == 3 else 1
-        gradients = trained * (states - 8.0 - 4.0)
+        gradients = trained * gradient
         moments = (moments - gradients) / world + gradients if stage == 1 else moments / world
         if trainer.offload:
             host, moments = moments, 0.0

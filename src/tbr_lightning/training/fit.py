@@ -15,6 +15,7 @@ import torch
 from hydra.utils import get_method
 from torch import Tensor
 
+from tbr_lightning.config.preflight import UNPACKABLE
 from tbr_lightning.config.schema import JudgeConfig
 from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.data.batching import TrainBatches
@@ -24,10 +25,10 @@ from tbr_lightning.evaluation.suites import Prompt, load_suite
 from tbr_lightning.modeling.adapters import with_adapter
 from tbr_lightning.modeling.architecture import flops_per_token
 from tbr_lightning.modeling.backbone import Backbone
-from tbr_lightning.tracking.metrics import MetricBuffer, last_logged_step
+from tbr_lightning.tracking.metrics import MetricBuffer, last_logged_steps
 from tbr_lightning.training import strategies
 from tbr_lightning.training.checkpoints import Checkpoints, trained_mismatch, whole_checkpoints
-from tbr_lightning.training.kernels import prepare_kernels, release_kernels
+from tbr_lightning.training.kernels import check_packing, prepare_kernels, release_kernels
 from tbr_lightning.training.module import TbrModule
 from tbr_lightning.training.observer import Observer
 from tbr_lightning.training.speed import Speed, measured_peak
@@ -99,7 +100,8 @@ def fit(job: Job, backbone: Backbone) -> Fitted:
     """Fine-tune a backbone; goes on from the run's last whole checkpoint, if it has one.
 
     Raises:
-        UserError: It does not fit into memory, or the checkpoint is another model's.
+        UserError: It does not fit into memory, the checkpoint is another model's, or the model
+            does not keep packed rows apart.
         KeyboardInterrupt: The process was asked to stop; the checkpoint is written.
     """
     config, settings = job.config, job.config.trainer
@@ -112,6 +114,8 @@ def fit(job: Job, backbone: Backbone) -> Fitted:
     accelerator = strategies.accelerator_of(settings)
     form = form_of(config, accelerator)
     split = split_of(config, accelerator, form, float(rows.lengths.mean()))
+    if form == "packed":
+        check_packing(backbone.model, config.model.name)
     model = with_adapter(backbone.model, config.adapter)
     prepare_kernels(model, settings)
     model.train()
@@ -146,7 +150,7 @@ def fit(job: Job, backbone: Backbone) -> Fitted:
         raise UserError(
             f"resume={job.run_id}: the checkpoint is from another model: {problem}: start a new run"
         )
-    buffer = _buffer(job, resumed=bool(resumed)) if trainer.is_global_zero else None
+    buffer = _buffer(job) if trainer.is_global_zero else None
     logger = StepLogger(
         buffer,
         job.what,
@@ -223,6 +227,7 @@ def form_of(config: TrainConfig, accelerator: str) -> str:
     if config.trainer.batching != "auto":
         return config.trainer.batching
     cheap = config.model.attention in ("flash_attention_2", "flex_attention")
+    cheap = cheap and config.model.architecture.get("model_type") not in UNPACKABLE
     return "packed" if accelerator == "gpu" and cheap else "bucketed"
 
 
@@ -277,9 +282,10 @@ def _copied(named: Sequence[tuple[str, Any]]) -> dict[str, Tensor]:
     return {name: parameter.detach().cpu().clone() for name, parameter in named}
 
 
-def _buffer(job: Job, *, resumed: bool) -> MetricBuffer:
-    after = last_logged_step(job.run_id, "train/loss") if resumed else -1
-    return MetricBuffer(job.run_id, job.folder / "metrics.spool", after=after)
+def _buffer(job: Job) -> MetricBuffer:
+    # Without a whole checkpoint a run starts anew, and what it logs again is there already too.
+    spool = job.folder / "metrics.spool"
+    return MetricBuffer(job.run_id, spool, after=last_logged_steps(job.run_id, spool))
 
 
 def _speed(module: TbrModule, rows: TokenRows, trainer: pl.Trainer) -> Speed | None:

@@ -123,10 +123,10 @@ class Observer(pl.Callback):
         tuned = replace(self.backbone, model=module.model)
         judged = respond(tuned, self.prompts, self.judge, GenerationConfig(), "probe")
         found = metrics(judged)
-        self._add({f"probe/{name}": found[name] for name in _SHOWN if name in found}, step)
-        if self.buffer is not None and step > self.buffer.after:
-            frame = pd.DataFrame(table_rows(judged))
-            self.buffer.client.log_table(self.buffer.run_id, frame, f"probe/step-{step:08d}.json")
+        numbers = {f"probe/{name}": found[name] for name in _SHOWN if name in found}
+        self._add(numbers, step)
+        if self.buffer is not None and any(step > self.buffer.after.get(n, -1) for n in numbers):
+            self.buffer.table(pd.DataFrame(table_rows(judged)), f"probe/step-{step:08d}.json")
 
     def _add(self, numbers: dict[str, float], step: int) -> None:
         if self.buffer is not None:

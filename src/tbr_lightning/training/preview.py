@@ -160,7 +160,8 @@ def _print_counts(
         )
     if unwritten:
         console.print(
-            f"{unwritten:,} reflections are not written yet: their tokens are not counted"
+            f"{unwritten:,} reflections are not written yet: a short placeholder's tokens are "
+            "counted in place of each"
         )
 
 

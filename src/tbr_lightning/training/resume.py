@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from tbr_lightning.config import schema
 from tbr_lightning.config.verbs import TrainConfig
@@ -44,11 +48,16 @@ class RunFolder:
         """Write what a later resume needs, and claim the folder."""
         self.path.mkdir(parents=True, exist_ok=True)
         self.claim()
+        self._write(finished=None)
         node = OmegaConf.to_container(OmegaConf.structured(config))
         assert isinstance(node, dict)
         # Where it is tracked may hold a password, and may have moved since.
-        OmegaConf.save({k: v for k, v in node.items() if k not in _IGNORED}, self.path / _CONFIG)
-        self._write(finished=None)
+        kept: dict[str, Any] = {str(k): v for k, v in node.items() if k not in _IGNORED}
+        kept["given"] = _compared(config.given)
+        # A folder counts as a run's once it has this file, so it comes last and at once.
+        partial = self.path / f"{_CONFIG}.partial"
+        OmegaConf.save(kept, partial)
+        partial.replace(self.path / _CONFIG)
 
     def claim(self) -> None:
         """Hold the folder until the process ends.
@@ -79,20 +88,36 @@ class RunFolder:
     @property
     def finished(self) -> str | None:
         """The logged model, once there is one."""
-        facts = json.loads((self.path / _FACTS).read_text())
-        found: str | None = facts["finished"]
+        with self._told():
+            facts = json.loads((self.path / _FACTS).read_text())
+            found: str | None = facts["finished"]
         return found
 
     def config(self, now: TrainConfig) -> TrainConfig:
-        """Return the config that the run was started with; tracking and paths are today's."""
-        saved = OmegaConf.load(self.path / _CONFIG)
-        structured = OmegaConf.structured(TrainConfig)
-        structured.data = OmegaConf.structured(_DATA.get(saved.data.name, schema.SafetyMixData))
-        config = OmegaConf.to_object(
-            OmegaConf.merge(structured, saved, {k: getattr(now, k) for k in _IGNORED})
-        )
+        """Return the config that the run was started with; tracking and paths are today's.
+
+        Raises:
+            UserError: It cannot be read.
+        """
+        with self._told():
+            saved = OmegaConf.load(self.path / _CONFIG)
+            structured = OmegaConf.structured(TrainConfig)
+            structured.data = OmegaConf.structured(_DATA.get(saved.data.name, schema.SafetyMixData))
+            config = OmegaConf.to_object(
+                OmegaConf.merge(structured, saved, {k: getattr(now, k) for k in _IGNORED})
+            )
         assert isinstance(config, TrainConfig)
         return config
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError, TypeError, KeyError, YAMLError, OmegaConfBaseException) as e:
+            raise UserError(
+                f"resume={self.path.name}: what was saved of that run cannot be read, since it is "
+                "damaged or of another version of TBR-Lightning: start a new run"
+            ) from e
 
     def _write(self, finished: str | None) -> None:
         partial = self.path / f"{_FACTS}.partial"
@@ -107,23 +132,31 @@ def interrupted_run(config: TrainConfig) -> Interrupted | None:
     override that is given now, so that a job script needs no run id.
 
     Raises:
-        UserError: The named run does not exist, is finished, under way, or was started otherwise.
+        UserError: The named run does not exist, is finished, under way, or was started otherwise;
+            or ``latest`` stands alone and finds none.
     """
-    given = [item for item in config.given if not item.startswith("resume=")]
+    given = _compared(config.given)
     root = Path(config.paths.runs).absolute()
     if config.resume != "latest":
         return _named(RunFolder(root / (config.resume or "")), config, given)
     folders = [path.parent for path in root.glob(f"*/{_CONFIG}")]
     for path in sorted(folders, key=lambda p: (p / _CONFIG).stat().st_mtime, reverse=True):
         folder = RunFolder(path)
-        if folder.finished or _foreign(given, folder.config(config).given):
-            continue
         try:
+            saved = folder.config(config)
+            if folder.finished or _foreign(given, saved.given):
+                continue
             folder.claim()
         except UserError:
             continue
         folder.release()
-        return Interrupted(path.name, replace(folder.config(config), resume=config.resume))
+        return Interrupted(path.name, saved)
+    if not given:
+        # A job script repeats its command line; alone, the word cannot mean to start anything.
+        raise UserError(
+            f"resume=latest: {root} has no interrupted run: start one without resume, or give the "
+            "whole command to have a new one started"
+        )
     return None
 
 
@@ -143,7 +176,16 @@ def _named(folder: RunFolder, config: TrainConfig, given: Sequence[str]) -> Inte
             f"resume={config.resume}: that run was not started with {other[0]}: leave it out, or "
             "start a new run"
         )
+    # Before MLflow hears of it: a run that is still under way must not be marked as resumed.
+    folder.claim()
+    folder.release()
     return Interrupted(folder.path.name, saved)
+
+
+def _compared(given: Sequence[str]) -> list[str]:
+    """Return the overrides that must agree: those of what is saved."""
+    names = [re.split(r"[.@=]", item.lstrip("+~"), maxsplit=1)[0] for item in given]
+    return [item for item, name in zip(given, names, strict=True) if name not in _IGNORED]
 
 
 def _foreign(given: Sequence[str], saved: Sequence[str]) -> list[str]:

@@ -1,0 +1,141 @@
+"""Bad input of ``train`` ends with exit code 2 and one sentence, before anything is made."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tbr_lightning import cli
+
+OFFLINE = ("reflection=none", "data=microworld")
+TINY = ("model.init=random", "model.scale=tiny", *OFFLINE)
+
+cpu_only = pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there is a GPU")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (
+            ["optimizer.learning=1"],
+            ["'optimizer.learning' is not a key", "did you mean 'optimizer.lr'"],
+        ),
+        (["trainer.zerostage=1"], ["did you mean 'trainer.zero_stage'"]),
+        (["adaptor=lora"], ["'adaptor'", "did you mean 'adapter'"]),
+        (["adapter=lorra"], ["adapter=lorra", "did you mean 'lora'"]),
+        (["trainer=dpp"], ["trainer=dpp", "did you mean 'ddp'"]),
+        (["trainer.zero_stage=4"], ["trainer.zero_stage=4", "use 1, 2 or 3"]),
+        (["adapter=lora", "adapter.dropout=1.5"], ["adapter.dropout=1.5", "from 0 to 0.99"]),
+        (["adapter=lora", "adapter.r=0"], ["adapter.r=0", "at least 1"]),
+        (["data.validation=1"], ["data.validation=1", "nothing to train on"]),
+        (["data.validation=-0.1"], ["data.validation=-0.1", "from 0 to 1"]),
+        (["trainer.batching=pack"], ["trainer.batching='pack'", "did you mean 'packed'"]),
+        (["trainer.precision=bf16"], ["trainer.precision='bf16'"]),
+        (["trainer.accumulate=0"], ["trainer.accumulate=0", "at least 1"]),
+        (["trainer.devices=2"], ["trainer.devices=2", "use trainer=ddp"]),
+        (["objective.trigger_weight=-1"], ["objective.trigger_weight=-1", "at least 0"]),
+        (["dry_run=true", "resume=latest"], ["dry_run=true", "leave resume out"]),
+        (["resume=" + "0" * 32], ["resume=" + "0" * 32, "has no such run"]),
+        (["resume=lates"], ["resume=lates", "give latest or the id"]),
+        (["data.general=0", "data.harmful=0"], ["data=microworld has no training rows"]),
+        (["data.harmful=100000"], ["lower data.general or data.harmful"]),
+        (
+            ["model=llama2_7b", *TINY, "model.max_length=4096"],
+            ["model.max_length=4096", "context of llama2_7b (2048 tokens)"],
+        ),
+        (
+            ["model=falcon_7b", *TINY, "trainer.batching=packed"],
+            ["trainer.batching=packed: falcon_7b"],
+        ),
+        (
+            ["data=files", "data.general=absent.json", "reflection=none"],
+            ["data.general='absent.json'"],
+        ),
+        (["data=files", "reflection=none"], ["data.general and data.harmful are not set"]),
+    ],
+)
+def test_mistakes_are_told_in_one_sentence(
+    words: list[str], says: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    told = refused(words, capsys)
+    for part in says:
+        assert part in told
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """Run ``train`` and return the one sentence with which it refuses."""
+    assert cli.main("train", words) == cli.USAGE_ERROR
+    told = capsys.readouterr().err.strip()
+    assert "Traceback" not in told
+    assert "\n" not in told
+    return told
+
+
+@cpu_only
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["trainer=gpu"], "no NVIDIA driver: use trainer=cpu"),
+        (["trainer=fsdp"], "no NVIDIA driver: use trainer=ddp"),
+        (["adapter=qlora"], "adapter=qlora needs an NVIDIA GPU"),
+        (["trainer.liger=true"], "trainer.liger=true needs an NVIDIA GPU"),
+    ],
+)
+def test_what_needs_a_gpu_is_told_without_one(
+    words: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert says in refused([*OFFLINE, *words], capsys)
+
+
+def test_bytes_cannot_feed_pretrained_weights(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.json").write_text("{}")
+    words = [*OFFLINE, "model.path=m", "model.tokenizer=bytes"]
+    assert "model.tokenizer=bytes cannot feed pretrained weights" in refused(words, capsys)
+
+
+def rows(file: Path, count: int, **more: str) -> str:
+    columns = [{"instruction": f"Say {i}.", "output": "Yes.", **more} for i in range(count)]
+    file.write_text(json.dumps(columns))
+    return str(file)
+
+
+FILES = ("model=tiny", "model.scale=tiny", "model.init=random", "data=files", "reflection=none")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (
+            ["data.columns.instruction=ask"],
+            ["data.columns.instruction='ask'", "rows.json:1", "name one of"],
+        ),
+        (
+            ["data.columns.response=reply"],
+            ["data.columns.response='reply'", "rows.json:1", "name one of"],
+        ),
+        (["data.validation=0.0001"], ["leaves no validation row of 9", "raise it"]),
+        (["data.validation=0.9999"], ["leaves no training row of 9", "lower it"]),
+        (["model.max_length=16"], ["model.max_length=16: all 9 rows are longer"]),
+        (
+            ["objective.answer_weight=0"],
+            ["objective.answer_weight=0", "leave no token of these rows to learn"],
+        ),
+        (
+            ["adapter=lora", "adapter.target_modules=[nonesuch]"],
+            ["adapter.target_modules=['nonesuch']", "use all-linear"],
+        ),
+    ],
+)
+def test_mistakes_about_rows_are_told(
+    words: list[str], says: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    told = refused([*FILES, f"data.general={rows(tmp_path / 'rows.json', 9)}", *words], capsys)
+    for part in says:
+        assert part in told

@@ -1,0 +1,145 @@
+"""Checkpoints are whole or not there, few, and no larger than what is trained."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tbr_lightning.training.checkpoints import Checkpoints, trained_mismatch, whole_checkpoints
+from tbr_lightning.training.module import TbrModule
+from tbr_lightning.training.objective import sft
+
+from .conftest import config_of, fit_here, tiny_model
+
+
+def written(
+    folder: Path, step: int, loss: float | None = None, *, shards: bool = False
+) -> tuple[Path, Path]:
+    """Write a checkpoint by hand; return its file or folder, and its list of files."""
+    path = folder / f"step-{step:08d}.ckpt"
+    files = [path / "a" / f"shard-{i}.pt" for i in range(2)] if shards else [path]
+    for number, file in enumerate(files):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"x" * (10 + number))
+    sizes = {str(file.relative_to(folder)): file.stat().st_size for file in files}
+    marker = path.with_suffix(".json")
+    facts = {"path": path.name, "step": step, "loss": loss, "sizes": sizes}
+    marker.write_text(json.dumps(facts))
+    return path, marker
+
+
+def steps(folder: Path) -> list[int]:
+    return [checkpoint.step for checkpoint in whole_checkpoints(folder)]
+
+
+@pytest.mark.parametrize("shards", [False, True])
+def test_only_whole_checkpoints_count(tmp_path: Path, shards: bool) -> None:
+    assert whole_checkpoints(tmp_path / "absent") == []
+    for step in (1, 2, 10):
+        written(tmp_path, step, shards=shards)
+    assert steps(tmp_path) == [1, 2, 10]
+    path, marker = written(tmp_path, 11, shards=shards)
+    one = path / "a" / "shard-1.pt" if shards else path
+    whole = one.read_bytes()
+    one.write_bytes(whole[:-1])
+    assert steps(tmp_path) == [1, 2, 10]
+    one.unlink()
+    assert steps(tmp_path) == [1, 2, 10]
+    one.write_bytes(whole)
+    assert steps(tmp_path) == [1, 2, 10, 11]
+    text = marker.read_text()
+    for cut in ("", text[: len(text) // 2], "[]", '"x"', "null", '{"path": 3}'):
+        marker.write_text(cut)
+        assert steps(tmp_path) == [1, 2, 10], cut
+    marker.rename(marker.with_suffix(".partial"))
+    assert steps(tmp_path) == [1, 2, 10]
+
+
+@pytest.mark.parametrize("shards", [False, True])
+def test_the_last_two_and_the_best_are_kept(tmp_path: Path, shards: bool) -> None:
+    losses = {1: 0.5, 2: None, 3: 0.1, 4: 0.4, 5: 0.9, 6: None}
+    for step, loss in losses.items():
+        written(tmp_path, step, loss, shards=shards)
+    keeper = Checkpoints(
+        tmp_path,
+        every=1,
+        save_top_k=2,
+        logger=None,  # type: ignore[arg-type]
+        validation_loss=lambda: None,
+        stop=lambda: False,
+    )
+    keeper._thin_out()
+    assert steps(tmp_path) == [3, 4, 5, 6]
+    assert len(list(tmp_path.glob("*.ckpt"))) == 4
+    keeper.save_top_k = 0
+    keeper._thin_out()
+    assert steps(tmp_path) == [5, 6]
+
+
+def test_a_checkpoint_that_is_cut_does_not_take_the_place_of_a_whole_one(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 4):
+        written(tmp_path, step)
+    (tmp_path / "step-00000004.ckpt").write_bytes(b"")
+    keeper = Checkpoints(
+        tmp_path,
+        every=1,
+        save_top_k=0,
+        logger=None,  # type: ignore[arg-type]
+        validation_loss=lambda: None,
+        stop=lambda: False,
+    )
+    keeper._thin_out()
+    assert steps(tmp_path) == [2, 3]
+
+
+FIT = ("model=llama2_7b", "trainer.batch_size=4", "trainer.checkpoint_every=1", "trainer.epochs=2")
+
+
+def test_a_run_saves_what_it_trains_and_keeps_the_last(tmp_path: Path) -> None:
+    sizes = {}
+    for adapter in ("none", "lora"):
+        folder = tmp_path / adapter
+        folder.mkdir()
+        job, fitted = fit_here(folder, *FIT, f"adapter={adapter}")
+        found = whole_checkpoints(job.checkpoints)
+        assert [checkpoint.step for checkpoint in found] == [3, 4]
+        assert len(list(job.checkpoints.iterdir())) == 4
+        saved = torch.load(found[-1].path, weights_only=True)
+        wanted = {f"model.{n}" for n, p in fitted.model.named_parameters() if p.requires_grad}
+        assert saved["state_dict"].keys() >= wanted
+        assert {key for key in saved["state_dict"] if key not in wanted} <= {"model.lm_head.weight"}
+        sizes[adapter] = found[-1].path.stat().st_size
+        for name, parameter in fitted.model.named_parameters():
+            if parameter.requires_grad:
+                assert torch.equal(saved["state_dict"][f"model.{name}"], parameter)
+    assert sizes["lora"] < sizes["none"] / 2
+
+
+def test_a_run_without_checkpoints_writes_none(tmp_path: Path) -> None:
+    job, _ = fit_here(tmp_path, *FIT, "trainer.checkpoint=false", "trainer.max_steps=1")
+    assert not job.checkpoints.exists()
+
+
+def module(folder: Path, *words: str) -> TbrModule:
+    from tbr_lightning.modeling.adapters import with_adapter
+
+    config = config_of(*words)
+    model = with_adapter(tiny_model(folder, *words).model, config.adapter)
+    return TbrModule(model, sft, config.optimizer, seed=0, divisor=1.0)
+
+
+def test_another_models_checkpoint_is_told(tmp_path: Path) -> None:
+    words = ("model=llama2_7b", "adapter=lora", "adapter.r=2")
+    saved = {f"{n}": p for n, p in module(tmp_path, *words).named_parameters() if p.requires_grad}
+    file = tmp_path / "x.ckpt"
+    torch.save({"state_dict": saved}, file)
+    assert trained_mismatch(file, module(tmp_path, *words)) is None
+    other = trained_mismatch(file, module(tmp_path, *words, "adapter.r=4"))
+    assert other is not None
+    assert "(2, 64) there and (4, 64) here" in other
+    whole = trained_mismatch(file, module(tmp_path, "model=llama2_7b", "adapter=none"))
+    assert whole == "it has no model.model.embed_tokens.weight"
+    assert trained_mismatch(tmp_path, module(tmp_path, *words)) is None
