@@ -84,7 +84,7 @@ def test_a_local_folder_without_a_chat_template_gets_the_fallback(
 
 
 def test_an_export_carries_layout_template_and_weights(backbone: Backbone, tmp_path: Path) -> None:
-    made = export(backbone, tmp_path / "out")
+    made = export(backbone, tmp_path / "out", dtype="float32")
     names = {file.name for file in (tmp_path / "out").iterdir()}
     assert "model.safetensors" in names
     assert not [name for name in names if name.endswith((".bin", ".pt", ".pkl"))]
@@ -99,5 +99,5 @@ def test_an_export_carries_layout_template_and_weights(backbone: Backbone, tmp_p
 def test_an_empty_tensor_is_never_saved(backbone: Backbone, tmp_path: Path) -> None:
     backbone.model.model.norm.weight = torch.nn.Parameter(torch.empty(0))
     with pytest.raises(RuntimeError, match=r"model\.norm\.weight: it has no elements"):
-        export(backbone, tmp_path / "out")
+        export(backbone, tmp_path / "out", dtype="float32")
     assert not (tmp_path / "out").exists()

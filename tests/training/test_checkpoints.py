@@ -118,6 +118,23 @@ def test_a_run_saves_what_it_trains_and_keeps_the_last(tmp_path: Path) -> None:
     assert sizes["lora"] < sizes["none"] / 2
 
 
+@pytest.mark.parametrize("words", [("model=qwen2_5_0_5b",), ("model=llama2_7b", "adapter=lora")])
+def test_a_run_that_goes_on_ends_where_it_would_have_ended(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    words = (*FIT, *words, "optimizer.schedule=constant")
+    ends = []
+    for name, parts in (("whole", [4]), ("parts", [2, 4])):
+        (tmp_path / name).mkdir()
+        for steps_ in parts:
+            _, fitted = fit_here(tmp_path / name, *words, f"trainer.max_steps={steps_}")
+        assert fitted.done.steps == 4
+        ends.append((fitted.model.state_dict(), fitted.done.supervised_tokens))
+    (one, tokens), (other, tokens_too) = ends
+    assert tokens == tokens_too
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
 def test_a_run_without_checkpoints_writes_none(tmp_path: Path) -> None:
     job, _ = fit_here(tmp_path, *FIT, "trainer.checkpoint=false", "trainer.max_steps=1")
     assert not job.checkpoints.exists()

@@ -55,7 +55,9 @@ class TbrModule(pl.LightningModule):
         self.step_loss = torch.zeros(())  # this rank's share of the loss of the step under way
         self.gradient_norm: float | None = None  # of the last optimizer step, before clipping
         self.parts = torch.zeros(len(PARTS), 2, dtype=torch.float64)
-        self.trained = frozenset(n for n, p in self.named_parameters() if p.requires_grad)
+        # With both names of a tied matrix: loading asks for each.
+        named = self.named_parameters(remove_duplicate=False)
+        self.trained = frozenset(name for name, p in named if p.requires_grad)
         # A checkpoint holds what is trained; the frozen rest comes from the base again.
         self.strict_loading = all(p.requires_grad for p in self.parameters())
 
