@@ -85,7 +85,7 @@ def test_counts_are_those_of_the_rows_token_by_token(
     config = compose_verb("train", words).config
     examples = load(config.data, config.seed, tmp_path / "cache")
     training, held_out = split(examples, 0.2)
-    tokenizer = load_tokenizer(config.model, data="microworld", rows=examples)
+    tokenizer, _ = load_tokenizer(config.model, data="microworld", rows=examples)
     asked = Request([row for row in examples if row.kind == "harmful"])
     texts = {row.id: draft.text for row, draft in microworld_teacher().write(asked)}
     found = np.zeros((len(KINDS), 4), int)

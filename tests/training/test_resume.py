@@ -35,8 +35,13 @@ def id_of(found: Interrupted | None) -> str | None:
     return found and found.run_id
 
 
+def test_latest_alone_starts_nothing() -> None:
+    with pytest.raises(UserError, match="has no interrupted run"):
+        resumed()
+    assert resumed("seed=1") is None
+
+
 def test_latest_is_the_newest_interrupted_run() -> None:
-    assert resumed() is None
     started(0, age=30)
     started(1, age=10)
     started(2, age=20)
