@@ -323,9 +323,7 @@ class SuiteConfig:
     path: str | None = None  # file of the prompts, for a suite of one benchmark
     table: str | None = None  # YAML file of your own benchmarks
     choices: list[str] = field(default_factory=list)  # multiple choice, scored here
-    lm_eval: list[str] = field(
-        default_factory=list
-    )  # tasks of EleutherAI's harness (extra lm-eval)
+    lm_eval: list[str] = field(default_factory=list)  # tasks of EleutherAI's harness
     lm_eval_chat: bool = True  # ask the harness' tasks through the chat template
     licence: str = "Apache-2.0"
     citation: str = ""

@@ -1,4 +1,4 @@
-"""The table of benchmarks: what each is, where it comes from, and its rows as they are published."""
+"""The table of benchmarks: what each is, where it comes from, and its published rows."""
 
 from __future__ import annotations
 
@@ -59,14 +59,13 @@ class Benchmark:
     url: str
 
 
-@cache
 def benchmarks(own: str | None = None) -> dict[str, Benchmark]:
     """Return the shipped benchmarks, and those of a file of one's own.
 
     Raises:
         UserError: The file cannot be read, or an entry lacks a fact.
     """
-    table = _parsed(resources.files(__package__).joinpath("benchmarks.yaml").read_text("utf-8"))
+    table = _shipped()
     if own is None:
         return table
     try:
@@ -74,6 +73,11 @@ def benchmarks(own: str | None = None) -> dict[str, Benchmark]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"suite.table='{own}' is no table of benchmarks: {reason}") from error
+
+
+@cache
+def _shipped() -> dict[str, Benchmark]:
+    return _parsed(resources.files(__package__).joinpath("benchmarks.yaml").read_text("utf-8"))
 
 
 def chosen(names: list[str], own: str | None) -> list[Benchmark]:

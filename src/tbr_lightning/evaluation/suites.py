@@ -7,7 +7,6 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from hydra.utils import get_method
@@ -96,10 +95,12 @@ def published(config: SuiteConfig) -> list[Prompt]:
     kept: dict[str, Prompt] = {}
     disputed: set[str] = set()
     for benchmark in wanted:
-        rows = file_rows(_checked(config.path)) if config.path else None
-        for prompt in prompts_of(
-            benchmark, rows or published_rows(benchmark, config.root), left_out
-        ):
+        rows = (
+            file_rows(checked_file(config.path, "suite.path"))
+            if config.path
+            else published_rows(benchmark, config.root)
+        )
+        for prompt in prompts_of(benchmark, rows, left_out):
             other = kept.setdefault(prompt.id, prompt)
             if other.kind != prompt.kind:
                 disputed.add(prompt.id)
@@ -177,10 +178,6 @@ def _kind(benchmark: Benchmark, row: Row, where: str) -> Kind | None:
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
     return benchmark.kinds[label]
-
-
-def _checked(path: str) -> Path:
-    return checked_file(path, "suite.path")
 
 
 def half_of(prompt: Prompt) -> Half:
