@@ -35,7 +35,7 @@ RESPONSES = "responses.json"
 
 def run(config: EvaluateConfig) -> EvaluateResult:
     """Evaluate a model on a suite."""
-    from tbr_lightning.evaluation import report, suites
+    from tbr_lightning.evaluation import general, report, suites
     from tbr_lightning.evaluation.respond import (
         evaluation_key,
         load_subject,
@@ -47,6 +47,7 @@ def run(config: EvaluateConfig) -> EvaluateResult:
     from tbr_lightning.tracking.store import connect
 
     prompts = suites.load_suite(config.suite)
+    questions = general.prepare(config.suite)
     connect(config.tracking)
     if config.threads is not None:
         import torch
@@ -73,10 +74,14 @@ def run(config: EvaluateConfig) -> EvaluateResult:
             f"{config.suite.name}-{config.suite.half}",
             "evaluation",
         )
+        runs.log_table(suites.facts(config.suite, prompts), "suite.json")
         rows = respond(subject.backbone, prompts, config.judge, config.generation, name)
         runs.log_table(table_rows(rows), RESPONSES)
         model_id = subject.logged.model_id if subject.logged else None
         runs.log_metrics(metrics(rows), model_id)
+        general.log(
+            subject.backbone, config.suite, questions, config.generation.batch_size, model_id
+        )
         overall = rates(rows)
         figure = report.two_sided_figure({subject.name: [overall]}, config.suite.name)
         runs.log_figure(figure, "two_sided.png")

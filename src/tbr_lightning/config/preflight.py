@@ -229,13 +229,18 @@ def _sources(named: Mapping[str, str | None], exclude: str | None) -> list[str]:
                 )
             continue
         hub_id = source.partition(":")[0]
-        problem = None if _dataset_cached(hub_id) else _hub_problem("dataset", hub_id, None)
+        problem = missing_dataset(hub_id)
         if problem:
             made.append(
                 f"the rows of {hub_id} {problem}: go online once, or give data.{name}=FILE.json, "
                 "or use data=microworld"
             )
     return made
+
+
+def missing_dataset(name: str) -> str | None:
+    """Return why the rows of a data set of the hub cannot be had, or ``None`` if they can."""
+    return None if _dataset_cached(name) else _hub_problem("dataset", name, None)
 
 
 def _dataset_cached(name: str) -> bool:

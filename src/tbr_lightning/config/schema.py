@@ -316,15 +316,33 @@ class SuiteConfig:
 
     _target_: str = "tbr_lightning.evaluation.suites.microworld"
     name: str = MISSING
-    half: str = "test"  # dev: for choices | test: for reports and the gate
-    limit: int | None = None  # prompts per kind
-    path: str | None = None  # file of the prompts, for suites that have one
+    half: str = "test"  # dev: for choices | test: for reports and the gate | all: both
+    limit: int | None = None  # prompts per kind and benchmark; questions per task
+    benchmarks: list[str] = field(default_factory=list)  # of evaluation/benchmarks.yaml
+    root: str | None = None  # folder of the benchmarks' files; null: the hub
+    path: str | None = None  # file of the prompts, for a suite of one benchmark
+    table: str | None = None  # YAML file of your own benchmarks
+    choices: list[str] = field(default_factory=list)  # multiple choice, scored here
+    lm_eval: list[str] = field(default_factory=list)  # tasks of EleutherAI's harness
+    lm_eval_chat: bool = True  # ask the harness' tasks through the chat template
     licence: str = "Apache-2.0"
     citation: str = ""
 
     def __post_init__(self) -> None:
         one_of("suite.half", self.half, ("dev", "test", "all"))
         at_least("suite.limit", 1 if self.limit is None else self.limit, 1)
+        if self.path is not None and len(self.benchmarks) != 1:
+            raise UserError(
+                f"suite.path is one file and suite.benchmarks names {len(self.benchmarks)}: give "
+                "suite.root=DIR, or choose one benchmark"
+            )
+        if self.path is not None and self.root is not None:
+            raise UserError("suite.path and suite.root are both set: give one of them")
+        if self.lm_eval and self.half == "dev":
+            raise UserError(
+                "suite.half=dev with suite.lm_eval: the harness reads whole test sets, which no "
+                "choice may see; use suite.choices"
+            )
 
 
 @dataclass

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from hydra.utils import get_method
 
 from tbr_lightning.config.schema import SuiteConfig
 from tbr_lightning.data.example import KINDS, Kind, instruction_id
-from tbr_lightning.data.files import read_rows, text_of
+from tbr_lightning.data.files import Row, checked_file, text_of
 from tbr_lightning.errors import UserError, one_of
+from tbr_lightning.evaluation.benchmarks import (
+    Benchmark,
+    benchmarks,
+    chosen,
+    file_rows,
+    missing,
+    published_rows,
+)
 
 Half = Literal["dev", "test"]
-_XSTEST_KINDS: dict[str, Kind] = {"safe": "look_alike", "unsafe": "harmful"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,25 +52,15 @@ class Prompt:
 
 
 def load_suite(config: SuiteConfig) -> list[Prompt]:
-    """Return the prompts of a suite's chosen half.
+    """Return the prompts of a suite's chosen half, each once.
 
     Raises:
         UserError: A file is missing or malformed, a prompt stands there twice, or none is left.
     """
     prompts: list[Prompt] = get_method(config._target_)(config)
-    if config.limit is not None:
-        prompts = [p for kind in KINDS for p in _of_kind(prompts, kind)[: config.limit]]
     if not prompts:
         raise UserError(f"suite={config.name} has no prompts in its {config.half} half")
-    seen: set[str] = set()
-    for prompt in prompts:
-        if prompt.id in seen:
-            raise UserError(
-                f"suite={config.name}: the prompt '{prompt.text[:80]}' stands there twice: "
-                "remove one"
-            )
-        seen.add(prompt.id)
-    return prompts
+    return [p for group in _grouped(prompts) for p in group[: config.limit]]
 
 
 def digest(prompts: Iterable[Prompt]) -> str:
@@ -82,18 +81,103 @@ def microworld(config: SuiteConfig) -> list[Prompt]:
     ]
 
 
-def xstest(config: SuiteConfig) -> list[Prompt]:
-    """Return XSTest (Röttger et al., 2024) from its CSV: safe look-alikes and unsafe contrasts."""
-    prompts = []
-    for where, row in read_rows(config.path or "", "suite.path"):
-        label = text_of(row, ("label",), where)
-        try:
-            one_of("label", label, _XSTEST_KINDS)
-        except UserError as error:
-            raise UserError(f"{where}: {error}") from error
-        text, category = text_of(row, ("prompt",), where), text_of(row, ("type",), where)
-        prompts.append(Prompt(text, _XSTEST_KINDS[label], "xstest", category))
+def published(config: SuiteConfig) -> list[Prompt]:
+    """Return the prompts of published benchmarks, from local files or the hub.
+
+    A prompt that stands in two benchmarks is kept in the one that is named first, so that no
+    prompt is asked or counted twice; one that is harmful in one and benign in another is left out.
+    What was left out is told.
+    """
+    wanted = chosen(config.benchmarks, config.table)
+    if config.path is None and (sentences := missing(wanted, config.root)):
+        raise UserError("\n".join(sentences))
+    left_out: Counter[str] = Counter()
+    kept: dict[str, Prompt] = {}
+    disputed: set[str] = set()
+    for benchmark in wanted:
+        rows = (
+            file_rows(checked_file(config.path, "suite.path"))
+            if config.path
+            else published_rows(benchmark, config.root)
+        )
+        for prompt in prompts_of(benchmark, rows, left_out):
+            other = kept.setdefault(prompt.id, prompt)
+            if other.kind != prompt.kind:
+                disputed.add(prompt.id)
+            elif other is not prompt:
+                left_out[f"of {prompt.benchmark} that {other.benchmark} has too"] += 1
+    if disputed:
+        left_out["harmful in one benchmark and benign in another"] = len(disputed)
+    if left_out:
+        told = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+        print(f"suite={config.name}: prompts left out: {told}", file=sys.stderr)
+    prompts = [prompt for key, prompt in kept.items() if key not in disputed]
     return [p for p in prompts if config.half in ("all", half_of(p))]
+
+
+def prompts_of(
+    benchmark: Benchmark, rows: Iterable[tuple[str, Row]], left_out: Counter[str]
+) -> list[Prompt]:
+    """Return the prompts of one benchmark, each once, counting what is left out.
+
+    Raises:
+        UserError: A row is malformed, or prompts stand there more often than is known of it.
+    """
+    kept: dict[str, Prompt] = {}
+    repeated: list[str] = []
+    for where, row in rows:
+        kind = _kind(benchmark, row, where)
+        if kind is None:
+            left_out[f"of {benchmark.name} that its authors call disputed"] += 1
+            continue
+        text = text_of(row, benchmark.prompt, where)
+        if context := text_of(row, benchmark.context, where, default=""):
+            text = f"{context}\n\n---\n\n{text}"  # as HarmBench's DirectRequest asks
+        category = text_of(row, benchmark.category, where, default="")
+        prompt = Prompt(text, kind, benchmark.name, category)
+        if prompt.id in kept:
+            repeated.append(f"{where}: '{text[:80]}'")
+        kept.setdefault(prompt.id, prompt)
+    if benchmark.repeats is not None and len(repeated) > benchmark.repeats:
+        raise UserError(
+            f"{benchmark.name}: {repeated[-1]} stands there twice, as do {len(repeated)} prompts "
+            f"({benchmark.repeats} in the published file): remove them"
+        )
+    if repeated:
+        left_out[f"of {benchmark.name} that stand there twice"] = len(repeated)
+    return list(kept.values())
+
+
+def facts(config: SuiteConfig, prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
+    """Return what a run records of each benchmark: counts, source, licence and citation."""
+    counts = Counter((p.benchmark, p.kind) for p in prompts)
+    table = benchmarks(config.table)
+    rows = []
+    for (name, kind), count in counts.items():
+        known = table.get(name)
+        rows.append(
+            {
+                "benchmark": name,
+                "kind": kind,
+                "prompts": count,
+                "half": config.half,
+                "licence": known.licence if known else config.licence,
+                "citation": known.citation if known else config.citation,
+                "url": known.url if known else "",
+            }
+        )
+    return rows
+
+
+def _kind(benchmark: Benchmark, row: Row, where: str) -> Kind | None:
+    if benchmark.kind_column is None:
+        return benchmark.kind
+    label = text_of(row, (benchmark.kind_column,), where)
+    try:
+        one_of(benchmark.kind_column, label, benchmark.kinds)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    return benchmark.kinds[label]
 
 
 def half_of(prompt: Prompt) -> Half:
@@ -101,5 +185,9 @@ def half_of(prompt: Prompt) -> Half:
     return "dev" if int(prompt.id[:8], 16) % 2 else "test"
 
 
-def _of_kind(prompts: Sequence[Prompt], kind: Kind) -> list[Prompt]:
-    return [prompt for prompt in prompts if prompt.kind == kind]
+def _grouped(prompts: Sequence[Prompt]) -> list[list[Prompt]]:
+    """Return prompts kind by kind and benchmark by benchmark, which is what a limit counts."""
+    groups: dict[tuple[Kind, str], list[Prompt]] = {}
+    for prompt in sorted(prompts, key=lambda p: KINDS.index(p.kind)):
+        groups.setdefault((prompt.kind, prompt.benchmark), []).append(prompt)
+    return list(groups.values())
