@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from hydra.utils import get_method
@@ -17,7 +21,7 @@ from tbr_lightning.evaluation.judges.base import (
     on_answered,
     unanswered,
 )
-from tbr_lightning.evaluation.judges.rules import rules
+from tbr_lightning.evaluation.judges.rules import VERSION, rules
 
 __all__ = [
     "LABELLED",
@@ -26,6 +30,7 @@ __all__ = [
     "Judge",
     "Label",
     "Verdict",
+    "identity",
     "make_judge",
     "on_answered",
     "rules",
@@ -42,3 +47,19 @@ def make_judge(config: JudgeConfig) -> Judge:
     build: Any = get_method(config._target_)
     judge: Judge = build(config)
     return judge
+
+
+_WEIGHED = ("_target_", "name", "hub_id", "revision", "path", "chat", "labels", "base_url", "model")
+"""Settings that may change a verdict, beside the prompt file's text."""
+
+
+def identity(config: JudgeConfig) -> str:
+    """Return a name of the judge that differs where its verdicts may.
+
+    Two evaluations are compared only if it agrees.
+    """
+    settings = {key: value for key, value in asdict(config).items() if key in _WEIGHED}
+    if config.prompt is not None and Path(config.prompt).is_file():
+        settings["prompt"] = Path(config.prompt).read_text(encoding="utf-8")
+    digest = hashlib.sha256(json.dumps([VERSION, settings], sort_keys=True).encode()).hexdigest()
+    return f"{config.name}/{digest[:12]}"
