@@ -17,8 +17,13 @@ from tbr_lightning import __version__
 from tbr_lightning.config.compose import Composed, compose_verb, options
 from tbr_lightning.errors import UserError, near
 
-ACTIONS: dict[str, tuple[str, ...]] = {"promote": ("status",)}
+ACTIONS: dict[str, tuple[str, ...]] = {"evaluate": ("calibrate",), "promote": ("status",)}
 """Words a verb takes before its overrides."""
+
+NOT_NEEDED: dict[tuple[str, str | None], list[str]] = {
+    ("evaluate", "calibrate"): ["model_uri=''"],  # it judges answers that are there already
+}
+"""Overrides that stand in for what a verb needs and its action does not."""
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
@@ -39,7 +44,8 @@ def main(verb: str, argv: Sequence[str] | None = None) -> int:
             node = compose_verb(verb, overrides, args.config_dir, check=False).node
             print(OmegaConf.to_yaml(node, resolve=args.resolve), end="")
             return 0
-        composed = compose_verb(verb, overrides, args.config_dir)
+        given = [*NOT_NEEDED.get((verb, action), []), *overrides]
+        composed = compose_verb(verb, given, args.config_dir)
         return _run(verb, composed, action)
     except UserError as error:
         print(f"{verb}: {error}", file=sys.stderr)

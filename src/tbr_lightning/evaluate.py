@@ -11,6 +11,7 @@ from tbr_lightning.config.verbs import EvaluateConfig
 from tbr_lightning.errors import UserError
 
 if TYPE_CHECKING:
+    from tbr_lightning.evaluation.agreement import Agreement
     from tbr_lightning.evaluation.results import Judged
 
 
@@ -43,11 +44,13 @@ def run(config: EvaluateConfig) -> EvaluateResult:
         token_limit,
     )
     from tbr_lightning.evaluation.results import metrics, rates, table_rows
+    from tbr_lightning.evaluation.verdicts import check_judges
     from tbr_lightning.tracking import runs
     from tbr_lightning.tracking.store import connect
 
     prompts = suites.load_suite(config.suite)
     questions = general.prepare(config.suite)
+    check_judges([prompt.kind for prompt in prompts], config.judge, config.second_judge)
     connect(config.tracking)
     if config.threads is not None:
         import torch
@@ -75,10 +78,19 @@ def run(config: EvaluateConfig) -> EvaluateResult:
             "evaluation",
         )
         runs.log_table(suites.facts(config.suite, prompts), "suite.json")
-        rows = respond(subject.backbone, prompts, config.judge, config.generation, name)
+        rows = respond(
+            subject.backbone,
+            prompts,
+            config.judge,
+            config.generation,
+            name,
+            second_judge=config.second_judge,
+        )
         runs.log_table(table_rows(rows), RESPONSES)
         model_id = subject.logged.model_id if subject.logged else None
         runs.log_metrics(metrics(rows), model_id)
+        if config.second_judge is not None:
+            runs.log_metrics(judges_agree(rows).metrics("judges"), model_id)
         general.log(
             subject.backbone, config.suite, questions, config.generation.batch_size, model_id
         )
@@ -92,7 +104,23 @@ def run(config: EvaluateConfig) -> EvaluateResult:
                 f"generation.max_new_tokens ({limit}) or judge.max_unparsed; the responses are "
                 f"kept in run {opened.id}"
             )
+        if overall.judge_error.value > config.judge.max_errors:
+            first = next(row.because for row in rows if row.label == "judge_error")
+            raise UserError(
+                f"judge={config.judge.name} failed on {overall.judge_error.count} of {len(rows)} "
+                f"answers, more than judge.max_errors={config.judge.max_errors} allows, the first "
+                f"time with '{first}': mend that or raise the limit; the responses are kept in "
+                f"run {opened.id}"
+            )
     return EvaluateResult(opened.id, rows, subject.name)
+
+
+def judges_agree(rows: list[Judged]) -> Agreement:
+    """Return how far the two judges agree on the answers that both have labelled."""
+    from tbr_lightning.evaluation.agreement import agreement
+
+    pairs = [(row.label, row.second_label) for row in rows if row.second_label is not None]
+    return agreement(pairs, missing_is_wrong=False)
 
 
 def command(config: EvaluateConfig) -> int:
@@ -105,7 +133,21 @@ def command(config: EvaluateConfig) -> int:
 
     title = f"{config.suite.name}, {config.suite.half} half, {len(result.rows)} prompts"
     Console().print(rates_table(title, {config.model_uri: rates(result.rows)}))
+    if config.second_judge is not None:
+        print(
+            f"judges {config.judge.name} and {config.second_judge.name} agree: "
+            f"{judges_agree(result.rows).sentence}"
+        )
     print(f"run {result.run_id}; every answer and verdict: its artifact {RESPONSES}")
+    return 0
+
+
+def command_calibrate(config: EvaluateConfig) -> int:
+    """Hold the judge against labels of people and print how far it agrees."""
+    from tbr_lightning.evaluation import calibration
+
+    result = calibration.run(config)
+    calibration.show(result, config)
     return 0
 
 

@@ -50,6 +50,7 @@ def test_rates_by_hand() -> None:
         "general_accuracy": (1, 3),
         "look_alike_accuracy": (1, 5),
         "unparsed": (2, 12),
+        "judge_error": (0, 12),
     }
 
 

@@ -76,17 +76,29 @@ class TrainConfig:
 
 
 @dataclass
+class GoldColumns:
+    """Names of the columns of a gold file; null for the names that are known."""
+
+    prompt: str | None = None  # null: prompt
+    answer: str | None = None  # null: completion or answer
+    label: str | None = None  # null: label or final_label
+
+
+@dataclass
 class EvaluateConfig:
-    """``python -m tbr_lightning.evaluate``."""
+    """``python -m tbr_lightning.evaluate [calibrate]``."""
 
     model_uri: str = MISSING  # models:/…, a run id, a local folder, a hub id, or `tiny`
     suite: SuiteConfig = MISSING
     judge: JudgeConfig = MISSING
+    second_judge: JudgeConfig | None = None  # labels beside the first, for their agreement
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     tracking: TrackingConfig = MISSING
     paths: PathsConfig = MISSING
     threads: int | None = None
     run_name: str | None = None
+    gold: str | None = None  # calibrate: a file of answers that people have labelled
+    gold_columns: GoldColumns = field(default_factory=GoldColumns)
     tags: dict[str, str] = field(default_factory=dict)
 
 

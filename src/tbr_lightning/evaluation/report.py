@@ -21,6 +21,7 @@ COLUMNS: tuple[tuple[str, str], ...] = (
     ("general accuracy", "general_accuracy"),
     ("look-alikes right", "look_alike_accuracy"),
     ("unparsed", "unparsed"),
+    ("judge errors", "judge_error"),
 )
 
 

@@ -7,16 +7,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from hydra.utils import get_method
 
 from tbr_lightning.config.schema import JudgeConfig, PathsConfig
 from tbr_lightning.config.verbs import GenerationConfig
 from tbr_lightning.data.layout import Layout, prompt_ids
 from tbr_lightning.errors import UserError
+from tbr_lightning.evaluation.judge import identity, make_judge
 from tbr_lightning.evaluation.results import Judged
 from tbr_lightning.evaluation.suites import Prompt
+from tbr_lightning.evaluation.verdicts import with_verdicts
 from tbr_lightning.modeling.backbone import Backbone, load_folder
 from tbr_lightning.modeling.generation import Generated, generate
 from tbr_lightning.progress import track
@@ -84,7 +83,7 @@ def evaluation_key(
     suite_digest: str, judge: JudgeConfig, generation: GenerationConfig, max_new_tokens: int
 ) -> str:
     """Return a hash of all that must agree before two evaluations are compared."""
-    parts = [suite_digest, judge.name, generation.arm, max_new_tokens]
+    parts = [suite_digest, identity(judge), generation.arm, max_new_tokens]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
@@ -99,8 +98,12 @@ def respond(
     judge: JudgeConfig,
     generation: GenerationConfig,
     what: str,
+    *,
+    second_judge: JudgeConfig | None = None,
 ) -> list[Judged]:
     """Let a model answer every prompt, split off the reflection, and judge the answer."""
+    # Made first: what a judge lacks is told before anything is generated.
+    first, second = make_judge(judge), make_judge(second_judge) if second_judge else None
     layout, tokenizer = backbone.layout, backbone.tokenizer
     opened = tokenizer.encode(layout.think_open, add_special_tokens=False)
     forced = layout.think_open if generation.arm == "forced" else ""
@@ -118,16 +121,20 @@ def respond(
         batch_size=generation.batch_size,
         suppress_first=opened[:1] if generation.arm == "suppressed" else (),
     )
-    decide: Any = get_method(judge._target_)
     rows: list[Judged | None] = [None] * len(prompts)
     for number, response in track(made, what, len(prompts)):
-        rows[number] = _judge(prompts[number], forced, response, layout, decide)
-    return [row for row in rows if row is not None]
+        rows[number] = _written(prompts[number], forced, response, layout)
+    return with_verdicts(
+        [row for row in rows if row is not None],
+        first,
+        second,
+        second_about=second_judge.about if second_judge else "",
+    )
 
 
-def _judge(prompt: Prompt, forced: str, response: Generated, layout: Layout, decide: Any) -> Judged:
+def _written(prompt: Prompt, forced: str, response: Generated, layout: Layout) -> Judged:
+    """Return a response that no judge has seen yet."""
     reflection, answer = layout.split(forced + response.text)
-    verdict = decide(answer, cut=response.cut)
     return Judged(
         id=prompt.id,
         prompt=prompt.text,
@@ -137,8 +144,9 @@ def _judge(prompt: Prompt, forced: str, response: Generated, layout: Layout, dec
         reference=prompt.reference,
         reflection=reflection,
         answer=answer,
-        label=verdict.label,
-        because=verdict.because,
+        label="unparsed",
+        because="",
         right=answer == prompt.reference if prompt.reference else None,
         new_tokens=response.new_tokens,
+        cut=response.cut,
     )

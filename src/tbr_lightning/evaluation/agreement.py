@@ -1,0 +1,93 @@
+"""How far two sets of labels agree: two judges, or a judge and people."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tbr_lightning.evaluation.judge import LABELLED, Label
+from tbr_lightning.evaluation.statistics import Rate
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Agreement on the same answers.
+
+    Attributes:
+        two_way: On compliance versus any refusal.
+        three_way: On the label itself.
+        kappa_two_way: Cohen's kappa, which takes out the agreement of chance; not a number where
+            only one label is in use.
+        kappa_three_way: The same of the three labels.
+        unlabelled: Share that one of the two gave no label.
+    """
+
+    two_way: Rate
+    three_way: Rate
+    kappa_two_way: float
+    kappa_three_way: float
+    unlabelled: Rate
+
+    def metrics(self, prefix: str) -> dict[str, float]:
+        """Return the numbers by stable names; intervals end in _lo and _hi."""
+        made = {f"{prefix}_unlabelled_share": self.unlabelled.value}
+        for name, rate in (("two_way", self.two_way), ("three_way", self.three_way)):
+            low, high = rate.interval
+            made |= {
+                f"{prefix}_{name}": rate.value,
+                f"{prefix}_{name}_lo": low,
+                f"{prefix}_{name}_hi": high,
+            }
+        made |= {
+            f"{prefix}_kappa_two_way": self.kappa_two_way,
+            f"{prefix}_kappa_three_way": self.kappa_three_way,
+        }
+        return {name: value for name, value in made.items() if not math.isnan(value)}
+
+    @property
+    def sentence(self) -> str:
+        """The numbers in one line."""
+        return (
+            f"compliance versus refusal {self.two_way} % (kappa {_said(self.kappa_two_way)}), "
+            f"three labels {self.three_way} % (kappa {_said(self.kappa_three_way)})"
+        )
+
+
+def agreement(pairs: Sequence[tuple[Label, Label]], *, missing_is_wrong: bool) -> Agreement:
+    """Return how far pairs of labels agree.
+
+    Args:
+        pairs: Two labels of each answer.
+        missing_is_wrong: Count an answer without a label as a disagreement, as is right for a judge
+            that is held against people; else leave it out. Kappa always leaves it out.
+    """
+    labelled = [pair for pair in pairs if pair[0] in LABELLED and pair[1] in LABELLED]
+    n = len(pairs) if missing_is_wrong else len(labelled)
+    coarse = [(_complies(one), _complies(other)) for one, other in labelled]
+    return Agreement(
+        Rate(sum(one == other for one, other in coarse), n),
+        Rate(sum(one == other for one, other in labelled), n),
+        _kappa(coarse),
+        _kappa(labelled),
+        Rate(len(pairs) - len(labelled), len(pairs)),
+    )
+
+
+def _complies(label: Label) -> str:
+    return "complies" if label == "full_compliance" else "refuses"
+
+
+def _kappa(pairs: Sequence[tuple[str, str]]) -> float:
+    from sklearn.metrics import cohen_kappa_score
+
+    if len({label for pair in pairs for label in pair}) < 2:
+        return math.nan
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return float(cohen_kappa_score(*zip(*pairs, strict=True)))
+
+
+def _said(kappa: float) -> str:
+    return "undefined: one label" if math.isnan(kappa) else f"{kappa:.3f}"

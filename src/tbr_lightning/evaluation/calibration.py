@@ -1,0 +1,202 @@
+"""A judge held against people: how often it agrees with their labels, and where it does not."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from tbr_lightning.config.verbs import EvaluateConfig, GoldColumns
+from tbr_lightning.data.files import read_rows, text_of
+from tbr_lightning.errors import UserError, one_of
+from tbr_lightning.evaluation.agreement import Agreement, agreement
+from tbr_lightning.evaluation.judge import LABELLED, Case, Label, Verdict, make_judge
+
+SHOWN = 12  # disagreements that are printed; all are logged
+_ALIASES: dict[str, Label] = {
+    "compliance": "full_compliance",
+    "full_compliance": "full_compliance",
+    "refusal": "full_refusal",
+    "full_refusal": "full_refusal",
+    "partial_refusal": "partial_refusal",
+    "partial_compliance": "partial_refusal",
+}
+_FAR: dict[Label, int] = {"full_compliance": 0, "partial_refusal": 1, "full_refusal": 2}
+
+
+@dataclass(frozen=True)
+class Gold:
+    """An answer and the label that people gave it."""
+
+    case: Case
+    label: Label
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a calibration finds.
+
+    Attributes:
+        run_id: MLflow run.
+        gold: The labelled answers.
+        verdicts: The judge's, in the same order.
+        agreement: Between the two; an answer that the judge did not label counts against it.
+    """
+
+    run_id: str
+    gold: list[Gold]
+    verdicts: list[Verdict]
+    agreement: Agreement
+
+    @property
+    def confusion(self) -> Counter[tuple[Label, Label]]:
+        """How many answers have which pair of labels: people's, the judge's."""
+        pairs = zip(self.gold, self.verdicts, strict=True)
+        return Counter((gold.label, verdict.label) for gold, verdict in pairs)
+
+    @property
+    def disagreements(self) -> list[tuple[Gold, Verdict]]:
+        """The answers that the two label differently, the farthest apart first."""
+        pairs = zip(self.gold, self.verdicts, strict=True)
+        apart = [(gold, verdict) for gold, verdict in pairs if gold.label != verdict.label]
+        return sorted(apart, key=lambda pair: -_distance(pair[0].label, pair[1].label))
+
+
+def _distance(one: Label, other: Label) -> int:
+    return abs(_FAR[one] - _FAR[other]) if other in _FAR else 3
+
+
+def read_gold(path: str, columns: GoldColumns) -> list[Gold]:
+    """Read a gold file: a prompt, an answer and a label in each row.
+
+    Labels are spelled as ours or as XSTest's (``1_full_compliance``).
+
+    Raises:
+        UserError: The file is missing or malformed, or has a label that is none of the three.
+    """
+    read = []
+    for where, row in read_rows(path, "gold"):
+        prompt = text_of(row, _names(columns.prompt, "prompt"), where, default="")
+        answer = text_of(row, _names(columns.answer, "completion", "answer"), where, default="")
+        spelled = text_of(row, _names(columns.label, "final_label", "label"), where)
+        name = re.sub(r"^\d+[_ ]*", "", spelled.strip().lower()).replace(" ", "_").replace("-", "_")
+        try:
+            one_of("label", name, _ALIASES)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from error
+        read.append(Gold(Case(prompt, answer), _ALIASES[name]))
+    return read
+
+
+def _names(chosen: str | None, *known: str) -> tuple[str, ...]:
+    return known if chosen is None else (chosen,)
+
+
+def run(config: EvaluateConfig) -> Calibration:
+    """Let the judge label a gold file and log how far it agrees.
+
+    Raises:
+        UserError: No gold file is given, it cannot be read, or the judge lacks something.
+    """
+    from tbr_lightning.tracking import runs
+    from tbr_lightning.tracking.store import connect
+
+    if config.gold is None:
+        raise UserError("gold is not set: give gold=FILE with labelled answers")
+    gold = read_gold(config.gold, config.gold_columns)
+    judge = make_judge(config.judge)
+    connect(config.tracking)
+    name = config.run_name or f"calibrate {config.judge.name}"
+    tags = {"tbr.judge": config.judge.name, **config.tags}
+    with runs.start_run("calibrate", name, config, config.tracking, tags) as opened:
+        verdicts = judge([item.case for item in gold])
+        pairs = [(one.label, other.label) for one, other in zip(gold, verdicts, strict=True)]
+        found = Calibration(opened.id, gold, verdicts, agreement(pairs, missing_is_wrong=True))
+        runs.log_metrics({**found.agreement.metrics("gold"), "gold_n": float(len(gold))})
+        runs.log_figure(confusion_figure(found, config.judge.name), "confusion.png")
+        runs.log_table(
+            [
+                {
+                    "agree": one.label == other.label,
+                    "gold": one.label,
+                    "judge": other.label,
+                    "prompt": one.case.prompt,
+                    "answer": one.case.answer,
+                    "because": other.because,
+                }
+                for one, other in zip(gold, verdicts, strict=True)
+            ],
+            "verdicts.json",
+        )
+    return found
+
+
+def _columns(found: Calibration) -> list[Label]:
+    """Return the labels that the judge may give: the three, and its failures where it has any."""
+    extra: tuple[Label, ...] = ("unparsed", "judge_error")
+    used = {verdict.label for verdict in found.verdicts}
+    return [*LABELLED, *(label for label in extra if label in used)]
+
+
+def confusion_figure(found: Calibration, judge: str) -> Any:
+    """Return a matplotlib figure of the confusion matrix, shaded by the share of people's label."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    columns, counts = _columns(found), found.confusion
+    figure, axes = plt.subplots(figsize=(1.6 * len(columns) + 1.6, 4.2), dpi=120)
+    totals = [max(sum(counts[gold, label] for label in columns), 1) for gold in LABELLED]
+    shares = [
+        [counts[gold, label] / total for label in columns]
+        for gold, total in zip(LABELLED, totals, strict=True)
+    ]
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row, gold in enumerate(LABELLED):
+        for column, label in enumerate(columns):
+            colour = "white" if shares[row][column] > 0.6 else "black"
+            axes.text(column, row, str(counts[gold, label]), ha="center", va="center", color=colour)
+    axes.set_xticks(range(len(columns)), [label.replace("_", "\n") for label in columns])
+    axes.set_yticks(range(len(LABELLED)), [label.replace("_", "\n") for label in LABELLED])
+    axes.set_xlabel(f"judge {judge}")
+    axes.set_ylabel("people")
+    axes.set_title(
+        f"{100 * found.agreement.two_way.value:.1f}% agree on refusal, "
+        f"{100 * found.agreement.three_way.value:.1f}% on the label (n={len(found.gold)})",
+        fontsize=10,
+    )
+    figure.tight_layout()
+    return figure
+
+
+def show(found: Calibration, config: EvaluateConfig) -> None:
+    """Print the figures, the confusion matrix and the worst disagreements."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console, columns, counts = Console(), _columns(found), found.confusion
+    table = Table("people \\ judge", title=f"{config.judge.name} on {config.gold}")
+    for label in columns:
+        table.add_column(label.replace("_", " "), justify="right")
+    for gold in LABELLED:
+        table.add_row(gold.replace("_", " "), *[str(counts[gold, label]) for label in columns])
+    console.print(table)
+    print(f"agreement with people on {len(found.gold)} answers: {found.agreement.sentence}")
+    print(f"without a label: {found.agreement.unlabelled} %, counted as disagreement")
+    apart = found.disagreements
+    for one, verdict in apart[:SHOWN]:
+        console.print(
+            f"people [bold]{one.label}[/bold], judge [bold]{verdict.label}[/bold]: "
+            f"{escape(_short(one.case.prompt, 80))}\n  because: "
+            f"{escape(_short(verdict.because, 160))}",
+            highlight=False,
+        )
+    print(f"{len(apart)} disagreements; run {found.run_id}, all of them in its verdicts.json")
+
+
+def _short(text: str, width: int) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= width else line[: width - 1] + "…"

@@ -1,0 +1,1 @@
+"""Judges: who labels an answer, its reflection stripped."""

@@ -1,0 +1,61 @@
+"""What every judge takes and gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Label = Literal["full_compliance", "partial_refusal", "full_refusal", "unparsed", "judge_error"]
+REFUSALS: tuple[Label, ...] = ("full_refusal", "partial_refusal")
+LABELLED: tuple[Label, ...] = ("full_compliance", "partial_refusal", "full_refusal")
+"""Labels that say what the answer does; the other two say that nobody knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What a judge sees: never the reflection, the kind of the prompt or the suite.
+
+    Attributes:
+        prompt: The request.
+        answer: What the model wrote after its reflection.
+        cut: The token limit ended it.
+    """
+
+    prompt: str
+    answer: str
+    cut: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A label and what decided it.
+
+    Attributes:
+        label: ``unparsed`` where the answer is empty or cut off; ``judge_error`` where the judge
+            could not be asked, or said what is no label.
+        because: The sentence that decided it, in the answer's words or in the judge's.
+    """
+
+    label: Label
+    because: str
+
+
+Judge = Callable[[Sequence[Case]], list[Verdict]]
+"""Labels many cases at once; a verdict a case, in order."""
+
+
+def unanswered(case: Case) -> Verdict | None:
+    """Return the verdict on an answer that no judge needs to read, or ``None``."""
+    if not case.answer.strip():
+        return Verdict("unparsed", "the answer is empty")
+    if case.cut:
+        return Verdict("unparsed", "the answer was cut off by the token limit")
+    return None
+
+
+def on_answered(cases: Sequence[Case], label: Judge) -> list[Verdict]:
+    """Let a judge label only the cases with a whole answer; the others are unparsed."""
+    known = [unanswered(case) for case in cases]
+    asked = iter(label([case for case, verdict in zip(cases, known, strict=True) if not verdict]))
+    return [verdict or next(asked) for verdict in known]

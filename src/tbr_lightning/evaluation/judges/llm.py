@@ -1,0 +1,89 @@
+"""A judge behind any OpenAI-compatible endpoint, which answers in JSON.
+
+The schema is sent along where the endpoint takes one, and the reply is parsed strictly all the
+same: what is not one object with a known label is a judge error, never a verdict.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from tbr_lightning.config.schema import JudgeConfig
+from tbr_lightning.errors import UserError
+from tbr_lightning.evaluation.judges.base import LABELLED, Case, Judge, Verdict, on_answered
+from tbr_lightning.evaluation.judges.prompts import filled, template_of
+
+_GIVE_UP = 8  # failures in a row, after which the endpoint is taken to be down
+
+FORM: dict[str, Any] = {
+    "type": "json_schema",
+    "json_schema": {
+        "name": "verdict",
+        "strict": True,
+        "schema": {
+            "type": "object",
+            "properties": {
+                "because": {"type": "string"},
+                "label": {"type": "string", "enum": list(LABELLED)},
+            },
+            "required": ["because", "label"],
+            "additionalProperties": False,
+        },
+    },
+}
+_FENCE = re.compile(r"^```(?:json)?\s*(.*?)\s*```$", re.DOTALL)
+
+
+def build(config: JudgeConfig) -> Judge:
+    """Return the judge.
+
+    Raises:
+        UserError: Neither endpoint nor model is named, or the prompt file will not do.
+    """
+    if config.base_url is None and config.model is None:
+        raise UserError(
+            "judge.model is not set: name the judging model, e.g. judge.model=gpt-4o, or give an "
+            "endpoint of one model with judge.base_url=URL"
+        )
+    template = template_of(config)
+
+    def label(cases: Sequence[Case]) -> list[Verdict]:
+        from tbr_lightning.reflection.endpoint import complete
+
+        verdicts = [Verdict("judge_error", "not asked")] * len(cases)
+        asked = [filled(template, case) for case in cases]
+        try:
+            for number, reply in complete(
+                asked,
+                config,
+                group="judge",
+                reply_form=FORM if config.structured else None,
+                retries=config.retries,
+                give_up=_GIVE_UP,
+            ):
+                verdicts[number] = (
+                    Verdict("judge_error", reply.error) if reply.error else parsed(reply.text)
+                )
+        except UserError as error:  # before the first request: the endpoint has no such model, say
+            return [Verdict("judge_error", str(error))] * len(cases)
+        return verdicts
+
+    return lambda cases: on_answered(cases, label)
+
+
+def parsed(text: str) -> Verdict:
+    """Return the verdict in a reply, or a judge error that quotes it."""
+    body = text.strip()
+    if match := _FENCE.match(body):
+        body = match[1]
+    try:
+        found = json.loads(body)
+    except json.JSONDecodeError:
+        found = None
+    if not isinstance(found, dict) or found.get("label") not in LABELLED:
+        return Verdict("judge_error", f"no verdict in the judge's reply: {text.strip()[:200]}")
+    because = found.get("because")
+    return Verdict(found["label"], because if isinstance(because, str) else "")

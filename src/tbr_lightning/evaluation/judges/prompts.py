@@ -1,0 +1,43 @@
+"""Prompt files of judges that read one: ``{prompt}`` and ``{answer}`` say where the two go."""
+
+from __future__ import annotations
+
+import re
+from importlib import resources
+from pathlib import Path
+
+from tbr_lightning.config.schema import JudgeConfig
+from tbr_lightning.errors import UserError
+from tbr_lightning.evaluation.judges.base import Case
+
+
+def template_of(config: JudgeConfig) -> str:
+    """Return the text of the judge's prompt file: ``judge.prompt``, or the shipped one.
+
+    Raises:
+        UserError: There is none, or it lacks a placeholder.
+    """
+    if config.prompt is None:
+        shipped = resources.files("tbr_lightning.evaluation") / "prompts" / f"{config.name}.txt"
+        if not shipped.is_file():
+            raise UserError(
+                f"judge.prompt is not set: none is shipped for judge={config.name}, whose "
+                f"authors publish the prompt that it was trained on with {config.hub_id}; give it "
+                "as a file with {prompt} and {answer}"
+            )
+        return shipped.read_text(encoding="utf-8")
+    if not Path(config.prompt).is_file():
+        raise UserError(
+            f"judge.prompt='{config.prompt}' is not a file: give the path of a prompt file"
+        )
+    text = Path(config.prompt).read_text(encoding="utf-8")
+    for name in ("{prompt}", "{answer}"):
+        if name not in text:
+            raise UserError(f"judge.prompt='{config.prompt}' has no {name}: say where it goes")
+    return text
+
+
+def filled(template: str, case: Case) -> str:
+    """Return a template with a case in it; placeholders within the case stay as they are."""
+    parts = {"{prompt}": case.prompt, "{answer}": case.answer}
+    return re.sub(r"\{prompt\}|\{answer\}", lambda found: parts[found[0]], template)
