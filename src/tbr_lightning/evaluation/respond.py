@@ -85,6 +85,8 @@ def evaluation_key(
 ) -> str:
     """Return a hash of all that must agree before two evaluations are compared."""
     parts = [suite_digest, judge.name, generation.arm, max_new_tokens]
+    if generation.temperature:
+        parts.append(generation.temperature)
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
@@ -99,6 +101,8 @@ def respond(
     judge: JudgeConfig,
     generation: GenerationConfig,
     what: str,
+    *,
+    seed: int = 0,
 ) -> list[Judged]:
     """Let a model answer every prompt, split off the reflection, and judge the answer."""
     layout, tokenizer = backbone.layout, backbone.tokenizer
@@ -116,6 +120,8 @@ def respond(
         [ids_of(prompt) for prompt in prompts],
         max_new_tokens=token_limit(layout, generation),
         batch_size=generation.batch_size,
+        temperature=generation.temperature,
+        seed=seed,
         suppress_first=opened[:1] if generation.arm == "suppressed" else (),
     )
     decide: Any = get_method(judge._target_)
