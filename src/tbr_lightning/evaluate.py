@@ -205,9 +205,11 @@ def compare(config: EvaluateConfig) -> ComparisonResult:
         if differences:
             runs.log_table([comparison.as_row(one) for one in differences], COMPARISON)
         runs.log_metrics(comparison.metrics(differences, config.models))
-        sides = {model: [rates(one)] for model, one in rows.items()}
+        called = report.short_names(config.models)
+        named = {called[model]: one for model, one in rows.items()}
+        sides = {model: [rates(one)] for model, one in named.items()}
         runs.log_figure(figures.two_sided_figure(sides, title), "two_sided.png")
-        _log_figures(rows, title)
+        _log_figures(named, title)
         table = report.lines(rows, differences)
         for form in ("md", "latex", "csv"):
             runs.log_text(paste.pasted(table, form) + "\n", f"table.{form}")

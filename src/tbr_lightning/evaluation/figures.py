@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
+from matplotlib.figure import Figure
 
 from tbr_lightning.data.example import KINDS
 from tbr_lightning.evaluation.results import (
@@ -17,8 +17,7 @@ from tbr_lightning.evaluation.results import (
 )
 from tbr_lightning.evaluation.statistics import Rate, clustered_rate
 
-mpl.use("Agg")  # figures are files here; no display is needed
-
+# Figures are made without pyplot, which needs a display or a backend and keeps all it made.
 _SAME_SPOT = 4  # points
 _MOST = 40  # categories in a panel
 
@@ -27,16 +26,14 @@ def two_sided_figure(results: Mapping[str, Sequence[Rates]], title: str) -> Any:
     """Return a matplotlib figure: false refusal against harmful compliance, one colour a model.
 
     With several results (seeds) of a model each is a point; bars are Wilson 95% intervals of the
-    pooled counts. Down and left is better; a line joins the models that no other beats on both.
+    pooled counts. Down and left is better; the line runs along the Pareto front.
     """
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7.2, 5.2), dpi=120)
-    colours = plt.get_cmap("tab10")
+    figure = Figure(figsize=(7.2, 5.2), dpi=120, layout="constrained")
+    axes = figure.subplots()
     places: list[tuple[float, float, list[str]]] = []
     points: list[tuple[float, float]] = []
     for number, (name, many) in enumerate(results.items()):
-        colour = colours(number % 10)
+        colour = f"C{number % 10}"
         across = pool([one.harmful_compliance for one in many])
         up = pool([one.false_refusal for one in many])
         if not (across.n and up.n):
@@ -60,7 +57,10 @@ def two_sided_figure(results: Mapping[str, Sequence[Rates]], title: str) -> Any:
         else:
             places.append((x, y, [name]))
     if len(points) > 1:
-        axes.plot(*zip(*pareto_front(points), strict=True), "--", color="0.6", lw=1, zorder=0)
+        front = pareto_front(points)
+        edge = [(front[0][0], 104.0), *front, (104.0, front[-1][1])]
+        across_edge, up_edge = zip(*edge, strict=True)
+        axes.step(across_edge, up_edge, "--", where="post", color="0.6", lw=1, zorder=0)
     for x, y, names in places:
         left, below = x > 50, y > 50
         axes.annotate(
@@ -78,7 +78,6 @@ def two_sided_figure(results: Mapping[str, Sequence[Rates]], title: str) -> Any:
     axes.set_ylim(-4, 104)
     axes.grid(alpha=0.25)
     axes.set_title(title, fontsize=10)
-    figure.tight_layout()
     return figure
 
 
@@ -96,14 +95,14 @@ def category_figure(models: Mapping[str, Sequence[Judged]], title: str) -> Any |
 
     ``None`` where there is neither look-alike nor harmful prompt.
     """
-    from matplotlib import pyplot as plt
+    several = len({row.benchmark for rows in models.values() for row in rows}) > 1
+
+    def category(row: Judged) -> str:
+        return f"{row.benchmark} {row.category}" if several else row.category
 
     panels = []
     for measure in (FALSE_REFUSAL, HARMFUL_COMPLIANCE):
-        counted = {
-            name: by_name(measure.of(rows), lambda row: f"{row.benchmark} {row.category}")
-            for name, rows in models.items()
-        }
+        counted = {name: by_name(measure.of(rows), category) for name, rows in models.items()}
         sizes = {key: len(part) for parts in counted.values() for key, part in parts.items()}
         shown = sorted(sorted(sizes, key=lambda key: -sizes[key])[:_MOST], reverse=True)
         if shown:
@@ -112,7 +111,8 @@ def category_figure(models: Mapping[str, Sequence[Judged]], title: str) -> Any |
         return None
     rows = max(len(shown) for _, _, shown in panels) * len(models)
     size = (6 * len(panels), max(2.6, 1.3 + 0.2 * rows + 0.1 * rows / len(models)))
-    figure, axes = plt.subplots(1, len(panels), figsize=size, dpi=110, squeeze=False)
+    figure = Figure(figsize=size, dpi=110, layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False)
     for place, (measure, counted, shown) in zip(axes[0], panels, strict=True):
         height = 0.8 / len(models)
         for number, (name, parts) in enumerate(counted.items()):
@@ -124,10 +124,8 @@ def category_figure(models: Mapping[str, Sequence[Judged]], title: str) -> Any |
         place.set_xlim(0, 100)
         place.set_xlabel(f"{measure.heading}, %")
         place.grid(alpha=0.25, axis="x")
-    if len(models) > 1:
-        axes[0][0].legend(fontsize=7)
+    _legend(figure, axes[0][0], len(models))
     figure.suptitle(title, fontsize=10)
-    figure.tight_layout()
     return figure
 
 
@@ -148,14 +146,19 @@ def _bars(
     )
 
 
+def _legend(figure: Figure, axes: Any, models: int) -> None:
+    if models > 1:
+        handles, names = axes.get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower center", ncols=min(models, 3), fontsize=8)
+
+
 def reflection_figure(models: Mapping[str, Sequence[Judged]], title: str) -> Any:
     """Return how often each kind of prompt triggers a reflection, and how long reflections are."""
-    from matplotlib import pyplot as plt
-
     kinds = [
         kind for kind in KINDS if any(r.kind == kind for rows in models.values() for r in rows)
     ]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 0.9 + 0.9 * len(kinds)), dpi=110)
+    figure = Figure(figsize=(9, 0.9 + 0.9 * len(kinds)), dpi=110, layout="constrained")
+    left, right = figure.subplots(1, 2)
     height = 0.8 / len(models)
     for number, (name, rows) in enumerate(models.items()):
         parts = [[row for row in rows if row.kind == kind] for kind in kinds]
@@ -188,10 +191,8 @@ def reflection_figure(models: Mapping[str, Sequence[Judged]], title: str) -> Any
     left.set_xlabel("reflects, % of prompts")
     right.set_xlim(left=0)
     right.set_xlabel("words of a reflection")
-    if len(models) > 1:
-        left.legend(fontsize=7)
+    _legend(figure, left, len(models))
     figure.suptitle(title, fontsize=10)
-    figure.tight_layout()
     return figure
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -37,7 +38,7 @@ class Line:
     Attributes:
         measure: What is measured, in words.
         benchmark: Its name, ``all`` or ``macro``.
-        model: As it was given.
+        model: Its short name.
         rate: The share.
         difference: To the first model, or ``None``: for the first itself, and for ``macro``.
     """
@@ -49,6 +50,16 @@ class Line:
     difference: Difference | None = None
 
 
+def short_names(models: Sequence[str]) -> dict[str, str]:
+    """Return a name that fits a table for each model: ids of 32 digits are cut to eight.
+
+    Where two would be the same, all stay as they are.
+    """
+    short = {name: re.sub(r"([0-9a-f]{8})[0-9a-f]{24}$", r"\1", name) for name in models}
+    short = {name: cut.removeprefix("models:/") for name, cut in short.items()}
+    return short if len(set(short.values())) == len(short) else {name: name for name in models}
+
+
 def lines(
     models: Mapping[str, Sequence[Judged]], differences: Sequence[Difference] = ()
 ) -> list[Line]:
@@ -56,6 +67,7 @@ def lines(
 
     ``all`` and ``macro`` stand there only where a measure has several benchmarks.
     """
+    called = short_names(list(models))
     found = {(d.measure, d.benchmark, d.model): d for d in differences}
     table: list[Line] = []
     for measure in MEASURES:
@@ -71,12 +83,12 @@ def lines(
         last = (ALL, MACRO)
         for benchmark in sorted(of, key=lambda key: (key in last, key)):
             table += [
-                Line(measure.heading, benchmark, name, share, found.get(key))
+                Line(measure.heading, benchmark, called[name], share, found.get(key))
                 for name, share in of[benchmark].items()
                 for key in [(measure.name, benchmark, name)]
             ]
     return table + [
-        Line("unparsed", ALL, name, rates(rows).unparsed) for name, rows in models.items()
+        Line("unparsed", ALL, called[name], rates(rows).unparsed) for name, rows in models.items()
     ]
 
 
