@@ -248,7 +248,7 @@ def command(config: EvaluateConfig) -> int:
     if traces:
         told.append(
             f"{traces} answers, all wrong ones among them, are traces of these runs: in the tab "
-            "Traces filter by the assessments false_refusal, harmful_compliance and judge"
+            "Traces filter by false_refusal, harmful_compliance, judge, or compare to another run"
         )
     told.append(f"to look at it in MLflow: {ui_command(config.tracking)}")
     # A table to paste stands alone on the standard output, so that it can go to a file.
