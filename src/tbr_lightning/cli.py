@@ -24,6 +24,8 @@ NOT_NEEDED: dict[tuple[str, str | None], list[str]] = {
     ("evaluate", "calibrate"): ["model_uri=''"],  # it judges answers that are there already
 }
 """Overrides that stand in for what a verb needs and its action does not."""
+FORMATTED = ("evaluate",)
+"""Verbs with a key ``format``, which ``--format`` sets as well."""
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
@@ -98,6 +100,8 @@ def _parse(verb: str, argv: Sequence[str]) -> tuple[argparse.Namespace, str | No
     parser.add_argument("--cfg", "-c", choices=["job"])
     parser.add_argument("--resolve", action="store_true")
     parser.add_argument("--config-dir", "-cd")
+    if verb in FORMATTED:
+        parser.add_argument("--format")
     parser.add_argument("--version", action="version", version=__version__)
     try:
         args, rest = parser.parse_known_args(list(argv))
@@ -105,8 +109,11 @@ def _parse(verb: str, argv: Sequence[str]) -> tuple[argparse.Namespace, str | No
         raise UserError(f"{error}; see --help") from error
     for word in rest:
         if word.startswith("-"):
-            flags = ("--help", "--cfg", "--resolve", "--config-dir", "--version")
+            flags = ["--help", "--cfg", "--resolve", "--config-dir", "--version"]
+            flags += ["--format"] if verb in FORMATTED else []
             raise UserError(f"{word} is not an option{near(word, flags)}")
+    if getattr(args, "format", None) is not None:
+        rest.append(f"format={args.format}")
     action = None
     actions = ACTIONS.get(verb, ())
     if rest and "=" not in rest[0] and not rest[0].startswith("~"):
@@ -131,6 +138,7 @@ def _help(verb: str, overrides: Sequence[str], config_dir: str | None) -> str:
             "",
             "  --cfg job [--resolve]  print the composed config and stop",
             "  --config-dir DIR       a folder of your own configs, searched first",
+            *(["  --format md|latex|csv  print a table to paste"] if verb in FORMATTED else []),
             "",
             *(["groups (choose with group=option):", *groups, ""] if groups else []),
             "config (override with key=value):",

@@ -22,9 +22,10 @@ def command(config: DemoVerbConfig) -> int:
 
     from tbr_lightning.demonstration import show
     from tbr_lightning.demonstration.arms import outcomes, plan
-    from tbr_lightning.evaluation.report import two_sided_figure
+    from tbr_lightning.evaluation.figures import two_sided_figure
     from tbr_lightning.evaluation.results import metrics, rates
     from tbr_lightning.tracking import runs
+    from tbr_lightning.tracking.store import ui_command
 
     console, demo = Console(), config.demo
     console.print(
@@ -68,14 +69,9 @@ def command(config: DemoVerbConfig) -> int:
     for line in (*targets, "", *verdicts):
         console.print(line, highlight=False, markup=False)
     python = ".venv/bin/python" if Path(".venv/bin/python").exists() else "python"
-    ui = (
-        "make ui"
-        if Path("Makefile").exists()
-        else f"mlflow server --backend-store-uri {config.tracking.uri}"
-    )
     console.print(
         f"\nFigure: {demo.figure}, also in MLflow under run {opened.id}. Next:\n"
-        f"  {ui}\n    every run, answer and model in MLflow\n"
+        f"  {ui_command(config.tracking)}\n    every run, answer and model in MLflow\n"
         f"  {python} -m tbr_lightning.promote status name={demo.name}\n"
         "    who is champion, and why\n"
         f"  {python} -m tbr_lightning.serve model=models:/{demo.name}@champion\n"

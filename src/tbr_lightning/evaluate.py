@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from tbr_lightning import cli
@@ -12,7 +12,11 @@ from tbr_lightning.errors import UserError
 
 if TYPE_CHECKING:
     from tbr_lightning.evaluation.agreement import Agreement
+    from tbr_lightning.evaluation.comparison import Difference
+    from tbr_lightning.evaluation.multiple_choice import Question
+    from tbr_lightning.evaluation.respond import Subject
     from tbr_lightning.evaluation.results import Judged
+    from tbr_lightning.evaluation.suites import Prompt
 
 
 @dataclass(frozen=True)
@@ -23,29 +27,46 @@ class EvaluateResult:
         run_id: MLflow run.
         rows: Every prompt with answer and verdict.
         subject: Identity of the model.
+        model_id: Of the model in MLflow, if it is there.
+        traces: Answers traced.
     """
 
     run_id: str
     rows: list[Judged]
     subject: str
+    model_id: str | None = None
+    traces: int = 0
+
+
+@dataclass(frozen=True)
+class ComparisonResult:
+    """What an evaluation of several models leaves.
+
+    Attributes:
+        run_id: MLflow run of the comparison, the parent of the models' own.
+        models: Each model's evaluation, by the name that was given.
+        differences: Of every model to the first.
+        traces: Answers traced.
+    """
+
+    run_id: str
+    models: dict[str, EvaluateResult]
+    differences: list[Difference] = field(default_factory=list)
+    traces: int = 0
 
 
 RESPONSES = "responses.json"
 """Artifact that holds every prompt, reflection, answer and verdict."""
 
+COMPARISON = "comparison.json"
+"""Artifact that holds the differences between models."""
+
 
 def run(config: EvaluateConfig) -> EvaluateResult:
-    """Evaluate a model on a suite."""
-    from tbr_lightning.evaluation import general, report, suites
-    from tbr_lightning.evaluation.respond import (
-        evaluation_key,
-        load_subject,
-        respond,
-        token_limit,
-    )
-    from tbr_lightning.evaluation.results import metrics, rates, table_rows
+    """Evaluate one model on a suite."""
+    from tbr_lightning.evaluation import general, suites
+    from tbr_lightning.evaluation.respond import evaluation_key, load_subject, token_limit
     from tbr_lightning.evaluation.verdicts import check_judges
-    from tbr_lightning.tracking import runs
     from tbr_lightning.tracking.store import connect
 
     prompts = suites.load_suite(config.suite)
@@ -56,21 +77,61 @@ def run(config: EvaluateConfig) -> EvaluateResult:
         import torch
 
         torch.set_num_threads(config.threads)
-    subject = load_subject(config.model_uri, config.paths)
+    (model,) = config.models
+    subject = load_subject(model, config.paths)
     digest = suites.digest(prompts)
     limit = token_limit(subject.backbone.layout, config.generation)
-    name = config.run_name or f"evaluate {subject.name} {config.suite.name}/{config.suite.half}"
+    key = evaluation_key(digest, config.judge, config.generation, limit)
+    if config.repeats > 1 or config.seed:
+        key += f"-{config.repeats}-{config.seed}"
+    if config.reuse and (found := _earlier(subject, key)) is not None:
+        return found
     tags = {
         "tbr.subject": subject.name,
         "tbr.suite": config.suite.name,
         "tbr.half": config.suite.half,
         "tbr.suite_digest": digest,
-        "tbr.evaluation_key": evaluation_key(digest, config.judge, config.generation, limit),
+        "tbr.evaluation_key": key,
         "tbr.arm": config.generation.arm,
         **config.tags,
     }
     if subject.logged is not None:
         tags["tbr.trained_by"] = subject.logged.run_id
+    return _evaluate(config, subject, prompts, questions, tags=tags, limit=limit)
+
+
+def _earlier(subject: Subject, key: str) -> EvaluateResult | None:
+    """Return the stored evaluation of a logged model; files in a folder may have changed since."""
+    from tbr_lightning.evaluation.results import from_table
+    from tbr_lightning.tracking.runs import find_run, load_text
+
+    if subject.logged is None:
+        return None
+    tags = {"tbr.stage": "evaluate", "tbr.subject": subject.name, "tbr.evaluation_key": key}
+    run_id = find_run(tags)
+    if run_id is None:
+        return None
+    rows = from_table(load_text(run_id, RESPONSES))
+    return EvaluateResult(run_id, rows, subject.name, subject.logged.model_id)
+
+
+def _evaluate(
+    config: EvaluateConfig,
+    subject: Subject,
+    prompts: list[Prompt],
+    questions: list[Question],
+    *,
+    tags: dict[str, str],
+    limit: int,
+) -> EvaluateResult:
+    from tbr_lightning.evaluation import figures, general, paste, report, suites
+    from tbr_lightning.evaluation.respond import respond
+    from tbr_lightning.evaluation.results import metrics, rates, table_rows
+    from tbr_lightning.tracking import responses, runs
+
+    name = config.run_name or f"evaluate {subject.name} {config.suite.name}/{config.suite.half}"
+    model_id = subject.logged.model_id if subject.logged else None
+    traces = 0
     with runs.start_run("evaluate", name, config, config.tracking, tags) as opened:
         runs.log_dataset(
             [{"id": p.id, "kind": p.kind, "prompt": p.text} for p in prompts],
@@ -78,16 +139,20 @@ def run(config: EvaluateConfig) -> EvaluateResult:
             "evaluation",
         )
         runs.log_table(suites.facts(config.suite, prompts), "suite.json")
-        rows = respond(
-            subject.backbone,
-            prompts,
-            config.judge,
-            config.generation,
-            name,
-            second_judge=config.second_judge,
-        )
+        rows: list[Judged] = []
+        for repeat in range(config.repeats):
+            what = name if config.repeats == 1 else f"{name}, {repeat + 1} of {config.repeats}"
+            once = respond(
+                subject.backbone,
+                prompts,
+                config.judge,
+                config.generation,
+                what,
+                second_judge=config.second_judge,
+                seed=config.seed + repeat,
+            )
+            rows += [replace(row, repeat=repeat) for row in once]
         runs.log_table(table_rows(rows), RESPONSES)
-        model_id = subject.logged.model_id if subject.logged else None
         runs.log_metrics(metrics(rows), model_id)
         if config.second_judge is not None:
             runs.log_metrics(judges_agree(rows).metrics("judges"), model_id)
@@ -95,8 +160,10 @@ def run(config: EvaluateConfig) -> EvaluateResult:
             subject.backbone, config.suite, questions, config.generation.batch_size, model_id
         )
         overall = rates(rows)
-        figure = report.two_sided_figure({subject.name: [overall]}, config.suite.name)
-        runs.log_figure(figure, "two_sided.png")
+        title = f"{config.suite.name}, {config.suite.half} half"
+        runs.log_figure(figures.two_sided_figure({subject.name: [overall]}, title), "two_sided.png")
+        _log_figures({subject.name: rows}, title)
+        runs.describe(paste.markdown(report.lines({subject.name: rows})))
         if overall.unparsed.value > config.judge.max_unparsed:
             raise UserError(
                 f"{overall.unparsed.count} of {len(rows)} answers are empty or cut off, more than "
@@ -112,7 +179,74 @@ def run(config: EvaluateConfig) -> EvaluateResult:
                 f"time with '{first}': mend that or raise the limit; the responses are kept in "
                 f"run {opened.id}"
             )
-    return EvaluateResult(opened.id, rows, subject.name)
+        if config.traces:
+            picked = responses.chosen([rows], config.traces)
+            traces = responses.trace_responses(
+                rows, picked, run_id=opened.id, model_id=model_id, judge=config.judge.name
+            )
+    return EvaluateResult(opened.id, rows, subject.name, model_id, traces)
+
+
+def _log_figures(models: dict[str, list[Judged]], title: str) -> None:
+    from tbr_lightning.evaluation import figures
+    from tbr_lightning.tracking import runs
+
+    bars = figures.category_figure(models, title)
+    if bars is not None:
+        runs.log_figure(bars, "categories.png")
+    runs.log_figure(figures.reflection_figure(models, title), "reflections.png")
+
+
+def compare(config: EvaluateConfig) -> ComparisonResult:
+    """Evaluate several models, each in a run of its own below one that compares them."""
+    from tbr_lightning.evaluation import comparison, figures, paste, report, suites
+    from tbr_lightning.evaluation.results import rates
+    from tbr_lightning.tracking import responses, runs
+    from tbr_lightning.tracking.store import connect
+
+    digest = suites.digest(suites.load_suite(config.suite))
+    connect(config.tracking)
+    title = f"{config.suite.name}, {config.suite.half} half"
+    name = config.run_name or f"compare {len(config.models)} models, {title}"
+    tags = {
+        "tbr.comparison": str(len(config.models)),
+        "tbr.suite": config.suite.name,
+        "tbr.half": config.suite.half,
+        "tbr.suite_digest": digest,
+        **config.tags,
+    }
+    traces = 0
+    with runs.start_run("evaluate", name, config, config.tracking, tags) as opened:
+        # Traces come last, once it is known which prompts any of the models gets wrong.
+        done = {
+            model: run(replace(config, model_uri=model, run_name=None, traces=0))
+            for model in config.models
+        }
+        rows = {model: one.rows for model, one in done.items()}
+        differences = comparison.compare(rows)
+        if differences:
+            runs.log_table([comparison.as_row(one) for one in differences], COMPARISON)
+        runs.log_metrics(comparison.metrics(differences, config.models))
+        called = report.short_names(config.models)
+        named = {called[model]: one for model, one in rows.items()}
+        sides = {model: [rates(one)] for model, one in named.items()}
+        runs.log_figure(figures.two_sided_figure(sides, title), "two_sided.png")
+        _log_figures(named, title)
+        table = report.lines(rows, differences)
+        for form in ("md", "latex", "csv"):
+            runs.log_text(paste.pasted(table, form) + "\n", f"table.{form}")
+        runs.describe(paste.markdown(table))
+        if config.traces:
+            picked = responses.chosen(rows.values(), config.traces)
+            for one in done.values():
+                traces += responses.trace_responses(
+                    one.rows,
+                    picked,
+                    run_id=one.run_id,
+                    model_id=one.model_id,
+                    judge=config.judge.name,
+                )
+    return ComparisonResult(opened.id, done, differences, traces)
 
 
 def judges_agree(rows: list[Judged]) -> Agreement:
@@ -124,22 +258,58 @@ def judges_agree(rows: list[Judged]) -> Agreement:
 
 
 def command(config: EvaluateConfig) -> int:
-    """Run and print the table."""
-    result = run(config)
+    """Run, print the table, and say where the rest is."""
+    from tbr_lightning.tracking.store import ui_command
+
+    if len(config.models) > 1:
+        compared = compare(config)
+        _print(config, compared.models, compared.differences)
+        traces = compared.traces
+        told = [f"run {compared.run_id}: the comparison, its artifact {COMPARISON}"]
+        told += [
+            f"  run {one.run_id}: {model}, every answer and verdict in {RESPONSES}"
+            for model, one in compared.models.items()
+        ]
+    else:
+        result = run(config)
+        _print(config, {config.models[0]: result}, [])
+        traces = result.traces
+        told = [f"run {result.run_id}; every answer and verdict: its artifact {RESPONSES}"]
+    if traces:
+        told.append(
+            f"{traces} answers, all wrong ones among them, are traces of these runs: in the tab "
+            "Traces filter by false_refusal, harmful_compliance, judge, or compare to another run"
+        )
+    told.append(f"to look at it in MLflow: {ui_command(config.tracking)}")
+    # A table to paste stands alone on the standard output, so that it can go to a file.
+    print("\n".join(told), file=sys.stdout if config.format == "table" else sys.stderr)
+    return 0
+
+
+def _print(
+    config: EvaluateConfig, models: dict[str, EvaluateResult], differences: list[Difference]
+) -> None:
     from rich.console import Console
 
-    from tbr_lightning.evaluation.report import rates_table
-    from tbr_lightning.evaluation.results import rates
+    from tbr_lightning.evaluation import paste, report
 
-    title = f"{config.suite.name}, {config.suite.half} half, {len(result.rows)} prompts"
-    Console().print(rates_table(title, {config.model_uri: rates(result.rows)}))
+    rows = {model: one.rows for model, one in models.items()}
+    table = report.lines(rows, differences)
+    if config.format != "table":
+        print(paste.pasted(table, config.format))
+        return
+    prompts = len({row.id for one in rows.values() for row in one})
+    names = list(models)
+    title = f"{config.suite.name}, {config.suite.half} half, {prompts} prompts"
+    title += f", {config.repeats} answers each" if config.repeats > 1 else ""
+    title += f": {names[0]}" if len(names) == 1 else ""
+    Console().print(report.terminal_table(title, table))
     if config.second_judge is not None:
-        print(
-            f"judges {config.judge.name} and {config.second_judge.name} agree: "
-            f"{judges_agree(result.rows).sentence}"
-        )
-    print(f"run {result.run_id}; every answer and verdict: its artifact {RESPONSES}")
-    return 0
+        for model, one in models.items():
+            print(
+                f"judges {config.judge.name} and {config.second_judge.name} agree on {model}: "
+                f"{judges_agree(one.rows).sentence}"
+            )
 
 
 def command_calibrate(config: EvaluateConfig) -> int:

@@ -44,7 +44,7 @@ def run(config: PromoteConfig) -> PromoteResult:
         raise UserError("model is not set: give the candidate, e.g. model=models:/m-…")
     if config.suite.half != "test":
         raise UserError(f"suite.half={config.suite.half}: the gate reads the test half only")
-    from tbr_lightning.evaluation import report
+    from tbr_lightning.evaluation import figures
     from tbr_lightning.evaluation.results import rates
     from tbr_lightning.registry import aliases, gate
     from tbr_lightning.tracking import runs
@@ -88,7 +88,7 @@ def run(config: PromoteConfig) -> PromoteResult:
         sides = {f"candidate v{version}": [rates(ours)]}
         if theirs is not None:
             sides[f"champion v{before}"] = [rates(theirs)]
-        figure = report.two_sided_figure(sides, f"{config.name}: {config.suite.name}, test half")
+        figure = figures.two_sided_figure(sides, f"{config.name}: {config.suite.name}, test half")
         runs.log_figure(figure, "gate.png")
     return PromoteResult(opened.id, version, before, verdict)
 
@@ -125,6 +125,7 @@ def _evaluation(config: PromoteConfig, uri: str) -> list[Judged]:
             tracking=config.tracking,
             paths=config.paths,
             threads=config.threads,
+            traces=0,
         )
     ).rows
 

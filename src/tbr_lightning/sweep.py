@@ -89,7 +89,7 @@ def _trial(config: SweepConfig, study: Study, trial: optuna.Trial) -> list[float
     settings = within("train", words)
     trained = train.run(replace(settings, run_name=f"trial {trial.number}", tags=tags))
     words = [f"model='{trained.model_uri}'", *study.evaluate]
-    found = evaluate.run(replace(within("evaluate", words), tags=tags))
+    found = evaluate.run(replace(within("evaluate", words), tags=tags, traces=0))
     numbers = metrics(found.rows)
     for name in study.objectives:
         if name not in numbers:

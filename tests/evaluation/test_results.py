@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from mlflow.utils.validation import _validate_metric_name
 
-from tbr_lightning.evaluation.results import Judged, from_table, metrics, rates, table_rows
+from tbr_lightning.evaluation.results import (
+    Judged,
+    from_table,
+    metric_name,
+    metrics,
+    rates,
+    table_rows,
+)
 
 
 def judged(number: int, kind: Any, label: Any, right: bool | None = None, **more: Any) -> Judged:
@@ -62,6 +71,55 @@ def test_metrics_have_stable_names_and_intervals() -> None:
     assert numbers["unparsed_share"] == pytest.approx(2 / 12)
     assert numbers["reflection_rate/look_alike"] == pytest.approx(1 / 5)
     assert numbers["reflection_rate/general"] == 0
+
+
+def test_metrics_of_parts_by_hand() -> None:
+    rows = [
+        *(replace(row, category="A b/c") for row in TWELVE[:2]),
+        *TWELVE[2:],
+        judged(12, "look_alike", "full_refusal", benchmark="Other"),
+        judged(13, "look_alike", "full_compliance", benchmark="Other", reflection="a b c"),
+        judged(14, "look_alike", "full_compliance", benchmark="Other"),
+        judged(15, "look_alike", "full_compliance", benchmark="Other"),
+    ]
+    numbers = metrics(rows)
+    assert numbers["false_refusal_rate"] == 3 / 8
+    assert numbers["false_refusal_rate/b/a_b_c"] == 1
+    assert numbers["false_refusal_rate/b/a_b_c_n"] == 2
+    assert numbers["false_refusal_rate/b/c"] == 0
+    assert numbers["false_refusal_rate/other"] == 1 / 4
+    assert numbers["false_refusal_rate/macro"] == pytest.approx((1 / 2 + 1 / 4) / 2)
+    assert numbers["general/b"] == numbers["general/macro"] == pytest.approx(1 / 3)
+    assert numbers["look_alike_accuracy/b"] == pytest.approx(1 / 5)
+    assert numbers["unparsed_share/b"] == pytest.approx(2 / 12)
+    assert numbers["unparsed_share/other"] == 0
+    assert numbers["reflection_words/look_alike"] == 2
+    for name in numbers:
+        _validate_metric_name(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [("Real group, nons.discr", "real_group_nons.discr"), ("../x", "x"), ("…", "unnamed")],
+)
+def test_names_that_mlflow_takes(text: str, name: str) -> None:
+    assert metric_name(text) == name
+
+
+def test_repeats_widen_the_intervals() -> None:
+    rows = [replace(row, repeat=repeat) for repeat in range(4) for row in TWELVE]
+    once, often = metrics(TWELVE), metrics(rows)
+    assert often["false_refusal_rate"] == once["false_refusal_rate"]
+    assert often["false_refusal_rate_n"] == 16
+    width = [n["false_refusal_rate_hi"] - n["false_refusal_rate_lo"] for n in (once, often)]
+    assert width[1] >= width[0]
+
+
+def test_a_table_of_an_earlier_version_is_read() -> None:
+    rows = table_rows(TWELVE[:1])
+    del rows[0]["repeat"]
+    stored = {"columns": list(rows[0]), "data": [list(row.values()) for row in rows]}
+    assert from_table(json.dumps(stored)) == TWELVE[:1]
 
 
 def test_what_is_absent_is_not_logged() -> None:

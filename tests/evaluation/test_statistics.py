@@ -7,8 +7,17 @@ import math
 import pytest
 from scipy.stats import norm
 from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.proportion import confint_proportions_2indep
 
-from tbr_lightning.evaluation.statistics import Rate, smallest_margin, tango_bound
+from tbr_lightning.evaluation.statistics import (
+    Rate,
+    clustered_rate,
+    combined,
+    macro,
+    smallest_margin,
+    tango_bound,
+    tango_interval,
+)
 
 
 def test_tango_agrees_with_the_published_example() -> None:
@@ -16,6 +25,12 @@ def test_tango_agrees_with_the_published_example() -> None:
     # pairs 1 and 7 differ; Fagerland et al. (2014) give -0.517 to -0.026.
     low, high = (tango_bound(1, 7, 21, alpha=0.025, side=side) for side in ("lower", "upper"))
     assert (round(low, 3), round(high, 3)) == (-0.517, -0.026)
+    assert tango_interval(1, 7, 21) == (low, high)
+
+
+def test_without_a_differing_pair_the_interval_does_not_collapse() -> None:
+    low, high = tango_interval(0, 0, 100)
+    assert -low == pytest.approx(high) == pytest.approx(1.959964**2 / (100 + 1.959964**2))
 
 
 @pytest.mark.parametrize("n", [20, 200, 1000])
@@ -54,3 +69,50 @@ def test_wilson_by_hand() -> None:
     assert Rate(10, 50).interval == pytest.approx((centre - half, centre + half), abs=1e-6)
     assert Rate(0, 10).interval[0] == pytest.approx(0)
     assert math.isnan(Rate(0, 0).value)
+
+
+def test_repeats_are_no_independent_prompts() -> None:
+    # 20 prompts of which 5 are hit, each answered the same ten times: worth 20 answers (19, since
+    # the variance is estimated), not 200.
+    hits = [prompt < 5 for prompt in range(20) for _ in range(10)]
+    prompts = [prompt for prompt in range(20) for _ in range(10)]
+    rate = clustered_rate(hits, prompts)
+    assert (rate.count, rate.n) == (50, 200)
+    assert rate.effective == pytest.approx(19)
+    low, high = rate.interval
+    assert high - low > 2.5 * (Rate(50, 200).interval[1] - Rate(50, 200).interval[0])
+
+
+def test_repeats_are_worth_at_most_what_they_are_many() -> None:
+    # Each prompt is hit in one of two answers: between prompts nothing varies.
+    rate = clustered_rate([True, False] * 30, [prompt for prompt in range(30) for _ in "ab"])
+    assert rate.interval == Rate(30, 60).interval
+
+
+@pytest.mark.parametrize("hit", [True, False])
+def test_where_all_answers_agree_prompts_are_counted(hit: bool) -> None:
+    rate = clustered_rate([hit] * 60, [prompt for prompt in range(20) for _ in range(3)])
+    assert rate.interval == Rate(20 * hit, 20).interval
+
+
+def test_single_answers_are_left_as_they_are() -> None:
+    assert clustered_rate([True, False, True], "abc") == Rate(2, 3)
+    assert clustered_rate([], []) == Rate(0, 0)
+
+
+def test_squared_and_added_limits_are_newcombes() -> None:
+    a, b = Rate(56, 70), Rate(48, 80)
+    found = combined([a, b], [1, -1], 150)
+    expected = confint_proportions_2indep(56, 70, 48, 80, method="newcomb", compare="diff")
+    assert found.interval == pytest.approx(expected)
+    # Newcombe (1998), table II, method 10.
+    assert [round(x, 4) for x in (found.value, *found.interval)] == [0.2, 0.0524, 0.3339]
+
+
+def test_the_macro_average_counts_benchmarks_alike() -> None:
+    found = macro([Rate(1, 10), Rate(300, 1000)])
+    assert found.value == pytest.approx(0.2)
+    assert found.n == 1010
+    assert macro([Rate(3, 9)]).interval == pytest.approx(Rate(3, 9).interval)
+    low, high = macro([Rate(0, 100), Rate(0, 100)]).interval
+    assert (low, high) == pytest.approx((0, Rate(0, 100).interval[1] / math.sqrt(2)))

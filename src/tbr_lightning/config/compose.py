@@ -127,7 +127,14 @@ def _as_values(verb: str, overrides: Sequence[str]) -> list[str]:
 
 
 def _quoted_id(override: str) -> str:
-    """Quote a run's id, which Hydra's grammar may take for the beginning of a number."""
+    """Quote what Hydra's grammar may take for something else.
+
+    That is a run's id, which may look like the beginning of a number, alone or in a list; and in a
+    list of models a name with ``=`` or other signs of the grammar.
+    """
+    if match := re.fullmatch(r"model_uri=\[([^\[\]'\"]*)\]", override):
+        names = [f"'{name.strip()}'" for name in match[1].split(",") if name.strip()]
+        return f"model_uri=[{','.join(names)}]"
     return re.sub(r"=([0-9a-f]{32})$", r"='\1'", override)
 
 

@@ -25,13 +25,15 @@ from tbr_lightning.errors import UserError, at_least, one_of
 
 @dataclass
 class GenerationConfig:
-    """How answers are decoded. Greedy, so that two evaluations of a model agree."""
+    """How answers are decoded. Greedy by default, so that two evaluations of a model agree."""
 
     arm: str = "trained"  # trained | prompted (asked to reflect) | forced | suppressed
     max_new_tokens: int | None = None  # null: what the model was exported with
     batch_size: int = 64
+    temperature: float = 0.0  # 0 is greedy; above it answers are drawn
 
     def __post_init__(self) -> None:
+        at_least("generation.temperature", self.temperature, 0)
         one_of("generation.arm", self.arm, ("trained", "prompted", "forced", "suppressed"))
         at_least("generation.batch_size", self.batch_size, 1)
 
@@ -88,11 +90,16 @@ class GoldColumns:
 class EvaluateConfig:
     """``python -m tbr_lightning.evaluate [calibrate]``."""
 
-    model_uri: str = MISSING  # models:/…, a run id, a local folder, a hub id, or `tiny`
+    model_uri: Any = MISSING  # models:/…, a run id, a folder, a hub id, `tiny`; or a list
     suite: SuiteConfig = MISSING
     judge: JudgeConfig = MISSING
     second_judge: JudgeConfig | None = None  # labels beside the first, for their agreement
     generation: GenerationConfig = field(default_factory=GenerationConfig)
+    repeats: int = 1  # answers to each prompt; more than one need a temperature
+    seed: int = 0  # of the first repeat's sampling
+    reuse: bool = False  # take an earlier evaluation of the same model with the same settings
+    traces: int = 50  # trace all errors and so many other answers in MLflow; 0 traces none
+    format: str = "table"  # of what is printed: table | md | latex | csv
     tracking: TrackingConfig = MISSING
     paths: PathsConfig = MISSING
     threads: int | None = None
@@ -100,6 +107,31 @@ class EvaluateConfig:
     gold: str | None = None  # calibrate: a file of answers that people have labelled
     gold_columns: GoldColumns = field(default_factory=GoldColumns)
     tags: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        one_of("format", self.format, ("table", "md", "latex", "csv"))
+        at_least("repeats", self.repeats, 1)
+        at_least("traces", self.traces, 0)
+        if self.repeats > 1 and not self.generation.temperature:
+            raise UserError(
+                f"repeats={self.repeats} of greedy decoding would all be the same: give "
+                "generation.temperature a value above 0, e.g. 0.7"
+            )
+        if not self.models:
+            raise UserError("model=[] names no model: give one, or several as model=[A,B]")
+        for model in self.models:
+            if not isinstance(model, str) or not model:
+                raise UserError(
+                    f"model={model!r} is no name of a model: give models:/NAME@alias, a run id, a "
+                    "folder or a hub id, or several as model=[A,B]"
+                )
+            if self.models.count(model) > 1:
+                raise UserError(f"model='{model}' stands there twice: name different models")
+
+    @property
+    def models(self) -> list[str]:
+        """The models, the first of which the others are compared to."""
+        return list(self.model_uri) if isinstance(self.model_uri, list) else [self.model_uri]
 
 
 @dataclass

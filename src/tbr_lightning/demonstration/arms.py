@@ -58,7 +58,7 @@ def _outcome(config: DemoVerbConfig, name: str, seed: int | None, tags: dict[str
     overrides = [f"model='{model}'", "suite=smoke", *config.demo.evaluate, *arm.evaluate]
     settings = _within(config, compose_verb("evaluate", overrides).config)
     title = f"evaluate {name}" + (f" seed {seed}" if seed is not None else "")
-    judged = evaluate.run(replace(settings, run_name=title, tags=tags))
+    judged = evaluate.run(replace(settings, run_name=title, tags=tags, traces=0))
     return Outcome(
         name,
         seed,

@@ -1,19 +1,17 @@
-"""What a person looks at: a table of arms and the two-sided figure."""
+"""The table of an evaluation: one line per measure, benchmark and model."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
-import matplotlib as mpl
+from rich import box
 from rich.table import Table
 
-from tbr_lightning.evaluation.results import Rates
-from tbr_lightning.evaluation.statistics import Rate
-
-mpl.use("Agg")  # figures are files here; no display is needed
-
-_SAME_SPOT = 4  # points
+from tbr_lightning.evaluation.comparison import ALL, Difference
+from tbr_lightning.evaluation.results import MEASURES, Judged, by_name, rates
+from tbr_lightning.evaluation.statistics import Estimate, Rate, macro
 
 COLUMNS: tuple[tuple[str, str], ...] = (
     ("false refusal", "false_refusal"),
@@ -23,85 +21,130 @@ COLUMNS: tuple[tuple[str, str], ...] = (
     ("unparsed", "unparsed"),
     ("judge errors", "judge_error"),
 )
+MACRO = "macro"
+NOTE = (
+    "percent with 95% intervals (Wilson); macro: mean over benchmarks, each counting the same; "
+    "unparsed answers count in no rate but accuracy"
+)
+PAIRED = (
+    "difference: to the first model, in points, over the prompts that both answered readably, with "
+    "Tango's interval; p: McNemar, exact; Holm: adjusted over the benchmarks of a measure"
+)
 
 
-def rates_table(title: str, results: Mapping[str, Rates]) -> Table:
-    """Return a terminal table: one line a model, percent with Wilson 95% intervals."""
-    table = Table(title=title, title_justify="left", caption="percent, Wilson 95% interval")
-    table.add_column("model", overflow="fold")
-    for heading, _ in COLUMNS:
-        table.add_column(heading.replace(" ", "\n"), justify="center", no_wrap=True)
-    for name, rates in results.items():
-        cells = [getattr(rates, field) for _, field in COLUMNS]
-        table.add_row(name, *[_two_lines(cell) if cell.n else "–" for cell in cells])
-    return table
+@dataclass(frozen=True)
+class Line:
+    """One line of the table.
 
-
-def _two_lines(rate: Rate) -> str:
-    low, high = rate.interval
-    return f"{100 * rate.value:.1f}\n[dim]{100 * low:.0f}–{100 * high:.0f}[/dim]"
-
-
-def two_sided_figure(results: Mapping[str, Sequence[Rates]], title: str) -> Any:
-    """Return a matplotlib figure: false refusal against harmful compliance, one colour a model.
-
-    With several results (seeds) of a model each is a point; bars are Wilson 95% intervals of the
-    pooled counts. Down and left is better.
+    Attributes:
+        measure: What is measured, in words.
+        benchmark: Its name, ``all`` or ``macro``.
+        model: Its short name.
+        rate: The share.
+        difference: To the first model, or ``None``: for the first itself, and for ``macro``.
     """
-    from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(7.2, 5.2), dpi=120)
-    colours = plt.get_cmap("tab10")
-    places: list[tuple[float, float, list[str]]] = []
-    for number, (name, many) in enumerate(results.items()):
-        colour = colours(number % 10)
-        across = pool([one.harmful_compliance for one in many])
-        up = pool([one.false_refusal for one in many])
-        if not (across.n and up.n):
-            continue
-        x, y = 100 * across.value, 100 * up.value
-        axes.errorbar(x, y, xerr=_arms(across), yerr=_arms(up), fmt="o", color=colour, capsize=3)
-        for one in many if len(many) > 1 else ():
-            axes.plot(
-                100 * one.harmful_compliance.value,
-                100 * one.false_refusal.value,
-                ".",
-                color=colour,
-                alpha=0.5,
-            )
-        # Models that fall on one spot share a label, so that none hides another.
-        for at_x, at_y, names in places:
-            if abs(x - at_x) < _SAME_SPOT and abs(y - at_y) < _SAME_SPOT:
-                names.append(name)
-                break
-        else:
-            places.append((x, y, [name]))
-    for x, y, names in places:
-        left, below = x > 50, y > 50
-        axes.annotate(
-            "\n".join(names),
-            (x, y),
-            xytext=(-9 if left else 9, -7 if below else 7),
-            textcoords="offset points",
-            ha="right" if left else "left",
-            va="top" if below else "bottom",
-            fontsize=9,
-        )
-    axes.set_xlabel("harmful compliance, % (lower is safer)")
-    axes.set_ylabel("false refusal of look-alikes, % (lower is more helpful)")
-    axes.set_xlim(-4, 104)
-    axes.set_ylim(-4, 104)
-    axes.grid(alpha=0.25)
-    axes.set_title(title, fontsize=10)
-    figure.tight_layout()
-    return figure
+    measure: str
+    benchmark: str
+    model: str
+    rate: Rate | Estimate
+    difference: Difference | None = None
 
 
-def pool(rates: Sequence[Rate]) -> Rate:
-    """Return the rate of all counts together."""
-    return Rate(sum(rate.count for rate in rates), sum(rate.n for rate in rates))
+def short_names(models: Sequence[str]) -> dict[str, str]:
+    """Return a name that fits a table for each model: ids of 32 digits are cut to eight.
+
+    Where two would be the same, all stay as they are.
+    """
+    short = {name: re.sub(r"([0-9a-f]{8})[0-9a-f]{24}$", r"\1", name) for name in models}
+    short = {name: cut.removeprefix("models:/") for name, cut in short.items()}
+    return short if len(set(short.values())) == len(short) else {name: name for name in models}
 
 
-def _arms(rate: Rate) -> list[list[float]]:
+def lines(
+    models: Mapping[str, Sequence[Judged]], differences: Sequence[Difference] = ()
+) -> list[Line]:
+    """Return the table's lines, ordered by measure, benchmark, model.
+
+    ``all`` and ``macro`` stand there only where a measure has several benchmarks.
+    """
+    called = short_names(list(models))
+    found = {(d.measure, d.benchmark, d.model): d for d in differences}
+    table: list[Line] = []
+    for measure in MEASURES:
+        of: dict[str, dict[str, Rate | Estimate]] = {}
+        for name, rows in models.items():
+            parts = by_name(measure.of(rows), lambda row: row.benchmark)
+            shares = {benchmark: measure.rate(part) for benchmark, part in parts.items()}
+            for benchmark, share in shares.items():
+                of.setdefault(benchmark, {})[name] = share
+            if len(shares) > 1:
+                of.setdefault(ALL, {})[name] = measure.rate(rows)
+                of.setdefault(MACRO, {})[name] = macro(list(shares.values()))
+        last = (ALL, MACRO)
+        for benchmark in sorted(of, key=lambda key: (key in last, key)):
+            table += [
+                Line(measure.heading, benchmark, called[name], share, found.get(key))
+                for name, share in of[benchmark].items()
+                for key in [(measure.name, benchmark, name)]
+            ]
+    return table + [
+        Line("unparsed", ALL, called[name], rates(rows).unparsed) for name, rows in models.items()
+    ]
+
+
+def terminal_table(title: str, table: Sequence[Line]) -> Table:
+    """Return the lines as a table for the terminal, narrow enough for 80 columns."""
+    several = len({line.model for line in table}) > 1
+    shown = Table(
+        title=title,
+        title_justify="left",
+        caption=f"{NOTE}{f'; {PAIRED}' if several else ''}",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    shown.add_column("", overflow="fold")
+    if several:
+        shown.add_column("model", overflow="fold")
+    shown.add_column("n", justify="right")
+    shown.add_column("percent", justify="center", no_wrap=True)
+    if several:
+        shown.add_column("difference", justify="center", no_wrap=True)
+        shown.add_column("p", justify="right", no_wrap=True)
+        shown.add_column("Holm", justify="right", no_wrap=True)
+    before = ""
+    for line in table:
+        what = line.measure if line.benchmark == ALL else f"{line.measure}, {line.benchmark}"
+        if before and what != before:
+            shown.add_section()
+        cells = ["" if what == before else what, *([line.model] if several else [])]
+        cells += [str(line.rate.n), _two_lines(line.rate)]
+        if several:
+            cells += _difference_cells(line.difference)
+        shown.add_row(*cells)
+        before = what
+    return shown
+
+
+def _two_lines(rate: Rate | Estimate) -> str:
     low, high = rate.interval
-    return [[100 * max(rate.value - low, 0)], [100 * max(high - rate.value, 0)]]
+    return f"{100 * rate.value:.1f}\n[dim]{100 * low:.1f}–{100 * high:.1f}[/dim]"
+
+
+def _difference_cells(difference: Difference | None) -> list[str]:
+    if difference is None:
+        return ["", "", ""]
+    low, high = difference.interval
+    span = f"{100 * low:+.1f} to {100 * high:+.1f}"
+    return [
+        f"{100 * difference.value:+.1f}\n[dim]{span}[/dim]",
+        probability(difference.p),
+        probability(difference.p_holm),
+    ]
+
+
+def probability(p: float) -> str:
+    """Return a p-value as one writes it."""
+    return "<0.001" if p < 0.001 else f"{p:.3f}"

@@ -84,6 +84,8 @@ def evaluation_key(
 ) -> str:
     """Return a hash of all that must agree before two evaluations are compared."""
     parts = [suite_digest, identity(judge), generation.arm, max_new_tokens]
+    if generation.temperature:
+        parts.append(generation.temperature)
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
@@ -100,6 +102,7 @@ def respond(
     what: str,
     *,
     second_judge: JudgeConfig | None = None,
+    seed: int = 0,
 ) -> list[Judged]:
     """Let a model answer every prompt, split off the reflection, and judge the answer."""
     # Made first: what a judge lacks is told before anything is generated.
@@ -119,6 +122,8 @@ def respond(
         [ids_of(prompt) for prompt in prompts],
         max_new_tokens=token_limit(layout, generation),
         batch_size=generation.batch_size,
+        temperature=generation.temperature,
+        seed=seed,
         suppress_first=opened[:1] if generation.arm == "suppressed" else (),
     )
     rows: list[Judged | None] = [None] * len(prompts)

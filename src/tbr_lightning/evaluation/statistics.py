@@ -1,13 +1,32 @@
-"""Intervals for rates and for paired differences of rates."""
+"""Intervals for rates and for paired differences of rates, all at 95% unless told otherwise.
+
+None of them collapses to a point where all outcomes agree, as intervals from a standard error or a
+bootstrap do.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
+import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import norm
 from statsmodels.stats.proportion import proportion_confint
+
+
+class Estimated(Protocol):
+    """A number with its interval."""
+
+    @property
+    def value(self) -> float:
+        """The estimate."""
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Its 95% interval."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,10 +36,13 @@ class Rate:
     Attributes:
         count: How many.
         n: Of how many; with 0 the share is not a number.
+        effective: How many independent ones the ``n`` are worth, where prompts were answered
+            repeatedly; ``None`` if all are independent.
     """
 
     count: int
     n: int
+    effective: float | None = None
 
     @property
     def value(self) -> float:
@@ -29,10 +51,11 @@ class Rate:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson score interval at 95%."""
+        """Wilson score interval at 95%, of the effective size."""
         if not self.n:
             return math.nan, math.nan
-        low, high = proportion_confint(self.count, self.n, alpha=0.05, method="wilson")
+        size = self.n if self.effective is None else self.effective
+        low, high = proportion_confint(self.value * size, size, alpha=0.05, method="wilson")
         return float(low), float(high)
 
     def __str__(self) -> str:
@@ -40,7 +63,69 @@ class Rate:
         return f"{100 * self.value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
-def tango_bound(b: int, c: int, n: int, *, alpha: float, side: str) -> float:
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A number with an interval that was computed elsewhere, over ``n`` outcomes."""
+
+    value: float
+    interval: tuple[float, float]
+    n: int
+
+
+def clustered_rate(hits: Sequence[bool], clusters: Sequence[Hashable]) -> Rate:
+    """Return the share of hits among outcomes of which those of one cluster belong together.
+
+    Answers to one prompt are a cluster. The cluster-robust variance of the share says how many
+    independent outcomes they are worth, and Wilson's interval is taken at that size: never more
+    than there are outcomes, and as many as there are clusters where all outcomes agree, which
+    tells nothing about their variance.
+
+    Source:
+        Dean and Pagano, Evaluating confidence interval methods for binomial proportions in
+        clustered surveys, Journal of Survey Statistics and Methodology 3 (2015).
+    """
+    count, n, several = sum(hits), len(hits), len(set(clusters))
+    if several == n:
+        return Rate(count, n)
+    if count in (0, n) or several == 1:
+        return Rate(count, n, float(several))
+    from statsmodels.regression.linear_model import OLS
+
+    names = {cluster: number for number, cluster in enumerate(dict.fromkeys(clusters))}
+    groups = np.array([names[cluster] for cluster in clusters])
+    fit = OLS(np.array(hits, float), np.ones(n)).fit(
+        cov_type="cluster", cov_kwds={"groups": groups}
+    )
+    share, variance = count / n, float(fit.bse[0]) ** 2
+    worth = share * (1 - share) / variance if variance > 0 else n
+    return Rate(count, n, min(worth, float(n)))
+
+
+def combined(parts: Sequence[Estimated], weights: Sequence[float], n: int) -> Estimate:
+    """Return the weighted sum of independent estimates; its limits square and add theirs.
+
+    For the difference of two rates this is Newcombe's hybrid score interval.
+
+    Source:
+        Zou and Donner, Construction of confidence limits about effect measures: a general
+        approach, Statistics in Medicine 27 (2008).
+    """
+    value = sum(w * part.value for w, part in zip(weights, parts, strict=True))
+    below = above = 0.0
+    for weight, part in zip(weights, parts, strict=True):
+        low, high = part.interval
+        down, up = weight * (part.value - low), weight * (high - part.value)
+        below += (down if weight > 0 else up) ** 2
+        above += (up if weight > 0 else down) ** 2
+    return Estimate(value, (value - math.sqrt(below), value + math.sqrt(above)), n)
+
+
+def macro(rates: Sequence[Rate]) -> Estimate:
+    """Return the mean over benchmarks, each counting the same however many prompts it has."""
+    return combined(rates, [1 / len(rates)] * len(rates), sum(rate.n for rate in rates))
+
+
+def tango_bound(b: float, c: float, n: float, *, alpha: float, side: str) -> float:
     """Return a one-sided score bound of the difference of two paired proportions.
 
     The difference is ``(b - c) / n``, where of ``n`` pairs ``b`` are 1 only in the first member
@@ -50,7 +135,7 @@ def tango_bound(b: int, c: int, n: int, *, alpha: float, side: str) -> float:
     Args:
         b: Pairs that are (1, 0).
         c: Pairs that are (0, 1).
-        n: All pairs.
+        n: All pairs. Counts need not be whole: see :mod:`tbr_lightning.evaluation.comparison`.
         alpha: Level of the one-sided bound; two bounds at 0.025 make a 95% interval.
         side: ``upper`` or ``lower``.
 
@@ -61,7 +146,7 @@ def tango_bound(b: int, c: int, n: int, *, alpha: float, side: str) -> float:
         Tango, Equivalence test and confidence interval for the difference in proportions for the
         paired-sample design, Statistics in Medicine 17 (1998).
     """
-    if min(b, c) < 0 or b + c > n or n < 1:
+    if min(b, c) < 0 or b + c > n * (1 + 1e-12) or n <= 0:
         raise ValueError(f"no table of {n} pairs has {b} and {c} differing ones")
     if side == "lower":
         return -tango_bound(c, b, n, alpha=alpha, side="upper")
@@ -78,7 +163,15 @@ def tango_bound(b: int, c: int, n: int, *, alpha: float, side: str) -> float:
     return float(brentq(excess, observed, edge, xtol=1e-12))
 
 
-def _score(b: int, c: int, n: int, delta: float) -> float:
+def tango_interval(b: float, c: float, n: float, alpha: float = 0.05) -> tuple[float, float]:
+    """Return the two-sided score interval: one-sided bounds at half the level each."""
+    return (
+        tango_bound(b, c, n, alpha=alpha / 2, side="lower"),
+        tango_bound(b, c, n, alpha=alpha / 2, side="upper"),
+    )
+
+
+def _score(b: float, c: float, n: float, delta: float) -> float:
     """Return Tango's score statistic of the hypothesis that the difference is ``delta``."""
     linear = -b - c + (2 * n - b + c) * delta
     constant = -c * delta * (1 - delta)

@@ -14,6 +14,7 @@ import pandas as pd
 from mlflow.entities import RunStatus
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from mlflow.utils.validation import MAX_METRICS_PER_BATCH
 
 from tbr_lightning.config.credentials import without_credentials
 from tbr_lightning.config.schema import TrackingConfig
@@ -130,7 +131,10 @@ def flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def log_metrics(metrics: Mapping[str, float], model_id: str | None = None) -> None:
     """Log numbers on the open run; ``model_id`` links them to a logged model as well."""
-    mlflow.log_metrics(dict(metrics), model_id=model_id)
+    items = list(metrics.items())
+    for start in range(0, len(items), MAX_METRICS_PER_BATCH):
+        batch = dict(items[start : start + MAX_METRICS_PER_BATCH])
+        mlflow.log_metrics(batch, model_id=model_id)
 
 
 def latest_metrics(run_id: str) -> dict[str, float]:

@@ -76,6 +76,15 @@ def connect(tracking: TrackingConfig) -> str:
     return str(experiment_id)
 
 
+def ui_command(tracking: TrackingConfig) -> str:
+    """Return what one types to look at the store."""
+    if tracking.uri.startswith("http"):
+        return f"open {tracking.uri}"
+    if Path("Makefile").exists():
+        return "make ui"
+    return f"mlflow server --backend-store-uri {tracking.uri}"
+
+
 def _check_writable(file: Path) -> None:
     folder = file.absolute().parent
     if not folder.is_dir():

@@ -1,0 +1,186 @@
+"""Paired comparisons against published values, statsmodels, and numbers made by hand."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from statsmodels.stats.contingency_tables import mcnemar
+
+from tbr_lightning.errors import UserError
+from tbr_lightning.evaluation.comparison import compare, metrics, paired_interval, paired_p
+from tbr_lightning.evaluation.figures import category_figure, pareto_front, reflection_figure
+from tbr_lightning.evaluation.paste import pasted
+from tbr_lightning.evaluation.report import lines, short_names
+from tbr_lightning.evaluation.results import Judged
+from tbr_lightning.evaluation.statistics import tango_interval
+from tbr_lightning.tracking.responses import chosen
+
+
+def rows(refused: str, benchmark: str = "b", kind: Any = "look_alike", repeat: int = 0) -> Any:
+    """Return answers to prompts in order: 1 refused, 0 complied with, ? unparsed."""
+    label: dict[str, Any] = {"1": "full_refusal", "0": "full_compliance", "?": "unparsed"}
+    return [
+        Judged(
+            id=f"{benchmark}{number}",
+            prompt=f"p{number}",
+            kind=kind,
+            benchmark=benchmark,
+            category="c_1",
+            reference="",
+            reflection="a b" if mark == "0" else None,
+            answer="a",
+            label=label[mark],
+            because="s",
+            right=None,
+            new_tokens=3,
+            repeat=repeat,
+        )
+        for number, mark in enumerate(refused)
+    ]
+
+
+def pairs(both: int, first: int, second: int, none: int) -> tuple[list[float], list[float]]:
+    a = [1.0] * (both + first) + [0.0] * (second + none)
+    b = [1.0] * both + [0.0] * first + [1.0] * second + [0.0] * none
+    return a, b
+
+
+def test_the_published_example() -> None:
+    # Bentur et al. (2009) as in Fagerland et al. (2014): of 21 pairs 1 and 7 differ; McNemar's
+    # exact test gives 0.0703, Tango's interval -0.517 to -0.026.
+    a, b = pairs(1, 1, 7, 12)
+    assert [round(x, 3) for x in paired_interval(a, b)] == [-0.517, -0.026]
+    assert round(paired_p(a, b), 4) == 0.0703
+
+
+@pytest.mark.parametrize("table", [(101, 59, 121, 33), (10, 0, 6, 4), (5, 3, 3, 5), (9, 0, 0, 9)])
+def test_one_answer_a_prompt_is_mcnemar_and_tango(table: tuple[int, int, int, int]) -> None:
+    a, b = pairs(*table)
+    both, first, second, none = table
+    expected = mcnemar([[both, first], [second, none]], exact=True).pvalue
+    assert paired_p(a, b) == pytest.approx(min(expected, 1))
+    assert paired_interval(a, b) == pytest.approx(tango_interval(first, second, sum(table)))
+
+
+def test_several_answers_narrow_the_interval_and_never_collapse_it() -> None:
+    rng = np.random.default_rng(0)
+    share = rng.beta(1, 2, 80)
+    five = [rng.binomial(5, share) / 5 for _ in "ab"]
+    one = [(rng.random(80) < share).astype(float) for _ in "ab"]
+    widths = [high - low for low, high in (paired_interval(*one), paired_interval(*five, 5))]
+    assert widths[1] < widths[0]
+    assert widths[1] > widths[0] / 5
+    assert 0.05 < paired_p(*five) <= 1
+    same = [0.6] * 50
+    low, high = paired_interval(same, same, 5)
+    assert low < 0 < high
+
+
+def test_the_sign_test_of_repeats_by_hand() -> None:
+    # Four prompts, all lower by a half: of 16 sign patterns two are as extreme.
+    assert paired_p([0.0] * 4, [0.5] * 4) == pytest.approx(2 / 16)
+
+
+def test_a_comparison_by_hand() -> None:
+    first = rows("1111100000?0", "x") + rows("11110000", "y")
+    second = rows("00000000010?", "x") + rows("11111000", "y")
+    found = {(d.measure, d.benchmark): d for d in compare({"A": first, "B": second})}
+    assert set(found) == {("false_refusal_rate", name) for name in ("x", "y", "all")}
+    x, y, both = (found["false_refusal_rate", name] for name in ("x", "y", "all"))
+    # Prompts 10 and 11 have an unreadable answer; 5 differ one way and 1 the other.
+    assert (x.n, x.rate_against, x.rate) == (10, 0.5, 0.1)
+    assert x.value == pytest.approx(-0.4)
+    assert x.interval == pytest.approx(tango_interval(1, 5, 10))
+    assert x.p == pytest.approx(2 * (1 + 6) / 2**6)
+    assert (y.n, y.value, y.p) == (8, 1 / 8, 1)
+    # Holm: the smaller of two p-values is doubled, the larger stays.
+    assert (x.p_holm, y.p_holm) == (pytest.approx(2 * x.p), 1)
+    assert (both.n, both.p_holm) == (18, both.p)
+    numbers = metrics(list(found.values()), ["A", "B"])
+    assert numbers["difference/false_refusal_rate/x"] == pytest.approx(-0.4)
+    assert numbers["difference/false_refusal_rate/x_p_holm"] == x.p_holm
+
+
+def test_more_than_two_are_each_compared_to_the_first() -> None:
+    sides = {name: rows("1" * k + "0" * (20 - k)) for name, k in (("A", 12), ("B", 6), ("C", 0))}
+    b, c = compare(sides)
+    assert (b.model, b.against, c.model, c.against) == ("B", "A", "C", "A")
+    # Holm over both: 12 of 12 differ the same way, then 6 of 6.
+    assert (c.p_holm, b.p_holm) == (pytest.approx(2 * 2**-11), pytest.approx(2**-5))
+    assert "difference_3/false_refusal_rate/b" in metrics([b, c], list(sides))
+
+
+def test_other_prompts_are_told() -> None:
+    with pytest.raises(UserError, match="differ in 1 prompts"):
+        compare({"A": rows("01"), "B": rows("010")})
+
+
+@pytest.fixture
+def table() -> Any:
+    sides = {
+        "models:/m-" + "a" * 32: rows("1110", "x_1") + rows("11", "y"),
+        "models:/b&c@d": rows("0000", "x_1") + rows("01", "y"),
+    }
+    return lines(sides, compare(sides))
+
+
+def test_markdown(table: Any) -> None:
+    text = pasted(table, "md").splitlines()
+    assert text[0].startswith("| Measure | Benchmark | Model | n | Rate [95% CI] | Difference [95%")
+    assert text[2] == "| false refusal | x_1 | m-aaaaaaaa | 4 | 75.0 [30.1, 95.4] |  |  |  |"
+    assert text[3].startswith("| false refusal | x_1 | b&c@d | 4 | 0.0 [0.0, 49.0] | -75.0 [-95.4,")
+    assert [line.split(" | ")[1] for line in text[2:]] == [
+        *("x_1", "x_1", "y", "y", "all", "all", "macro", "macro", "all", "all")
+    ]
+    assert len({line.count("|") for line in text}) == 1
+
+
+def test_latex(table: Any) -> None:
+    text = pasted(table, "latex")
+    assert r"Rate [95\% CI]" in text
+    assert r"false refusal & x\_1 & b\&c@d & 4 & 0.0 [0.0, 49.0] & $-$75.0 [$-$95.4" in text
+    body = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert {line.replace(r"\&", "").count("&") for line in body} == {7}
+
+
+def test_csv(table: Any) -> None:
+    found = list(csv.DictReader(io.StringIO(pasted(table, "csv"))))
+    assert float(found[0]["rate"]) == 0.75
+    assert found[0]["difference"] == ""
+    assert float(found[1]["difference"]) == -0.75
+    assert float(found[1]["p"]) == 0.25
+
+
+def test_one_model_has_no_columns_for_differences() -> None:
+    text = pasted(lines({"A": rows("110")}), "md")
+    assert "Difference" not in text
+    assert "| false refusal | b | A | 3 | 66.7 [20.8, 93.9] |" in text
+
+
+def test_short_names_stay_apart() -> None:
+    same = ["models:/m-" + "a" * 8 + digit * 24 for digit in "01"]
+    assert short_names(same) == {name: name for name in same}
+
+
+def test_the_pareto_front() -> None:
+    points = [(5.0, 5.0), (0.0, 9.0), (6.0, 5.0), (9.0, 0.0), (0.0, 12.0)]
+    assert pareto_front(points) == [(0.0, 9.0), (5.0, 5.0), (9.0, 0.0)]
+
+
+def test_figures_take_what_there_is() -> None:
+    both = {"A": rows("110"), "B": rows("000") + rows("01", "z", "harmful")}
+    bars = category_figure(both, "t")
+    assert len(bars.axes) == 2
+    assert [text.get_text() for text in bars.axes[0].get_yticklabels()] == ["b c 1"]
+    assert category_figure({"A": rows("00", kind="general")}, "t") is None
+    assert len(reflection_figure(both, "t").axes) == 2
+
+
+def test_all_errors_and_a_fixed_sample_are_traced() -> None:
+    first, second = rows("110000000"), rows("000000010")
+    assert chosen([first, second], 2) == {"b0", "b1", "b7", "b2", "b3"}
+    assert chosen([first], 0) == set()
