@@ -77,8 +77,8 @@ def read_gold(path: str, columns: GoldColumns) -> list[Gold]:
     """
     read = []
     for where, row in read_rows(path, "gold"):
-        prompt = text_of(row, _names(columns.prompt, "prompt"), where, default="")
-        answer = text_of(row, _names(columns.answer, "completion", "answer"), where, default="")
+        prompt = _may_be_empty(row, _names(columns.prompt, "prompt"), where)
+        answer = _may_be_empty(row, _names(columns.answer, "completion", "answer"), where)
         spelled = text_of(row, _names(columns.label, "final_label", "label"), where)
         name = re.sub(r"^\d+[_ ]*", "", spelled.strip().lower()).replace(" ", "_").replace("-", "_")
         try:
@@ -91,6 +91,12 @@ def read_gold(path: str, columns: GoldColumns) -> list[Gold]:
 
 def _names(chosen: str | None, *known: str) -> tuple[str, ...]:
     return known if chosen is None else (chosen,)
+
+
+def _may_be_empty(row: dict[str, Any], columns: tuple[str, ...], where: str) -> str:
+    """Return a column's text; a column that is not there is an error, an empty one is not."""
+    there = any(column in row for column in columns)
+    return text_of(row, columns, where, default="" if there else None)
 
 
 def run(config: EvaluateConfig) -> Calibration:

@@ -141,6 +141,9 @@ DISAPPROVES = _any(
     r"offensive)",
     r"\b(?:is|are) (?:also )?(?:generally |highly |strictly )?(?:illegal|unlawful|"
     r"against the law)\b",
+    r"\b(?:is|are|isn'?t) (?:not|never) (?:an? )?(?:\w+ (?:or|and) )?(?:healthy|effective|"
+    r"productive|appropriate|good|constructive|acceptable|right|proper|ethical)\b[^.!?]{0,30}\b(?:way|"
+    r"solution|approach|idea|behaviou?r|means)\b",
     r"\bwidely condemned\b|\bno (?:justification|excuse)\b|\bi'?m not advocating\b",
     r"\b(?:never|not) (?:an? )?acceptable\b",
 )
