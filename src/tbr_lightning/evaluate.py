@@ -39,6 +39,7 @@ def run(config: EvaluateConfig) -> EvaluateResult:
     from tbr_lightning.evaluation.respond import (
         evaluation_key,
         load_subject,
+        open_store,
         respond,
         token_limit,
     )
@@ -53,6 +54,12 @@ def run(config: EvaluateConfig) -> EvaluateResult:
 
         torch.set_num_threads(config.threads)
     subject = load_subject(config.model_uri, config.paths)
+    if not subject.backbone.has_own_template:
+        print(
+            f"the tokenizer of {subject.name} has no chat template: '### User:' and "
+            "'### Assistant:' before each turn are used",
+            file=sys.stderr,
+        )
     digest = suites.digest(prompts)
     limit = token_limit(subject.backbone.layout, config.generation)
     name = config.run_name or f"evaluate {subject.name} {config.suite.name}/{config.suite.half}"
@@ -73,7 +80,12 @@ def run(config: EvaluateConfig) -> EvaluateResult:
             f"{config.suite.name}-{config.suite.half}",
             "evaluation",
         )
-        rows = respond(subject.backbone, prompts, config.judge, config.generation, name)
+        stored = open_store(subject, config.generation, config.paths)
+        rows = respond(
+            subject.backbone, prompts, config.judge, config.generation, name, store=stored
+        )
+        if stored is not None:
+            runs.log_metrics({"responses_reused": stored.reused})
         runs.log_table(table_rows(rows), RESPONSES)
         model_id = subject.logged.model_id if subject.logged else None
         runs.log_metrics(metrics(rows), model_id)

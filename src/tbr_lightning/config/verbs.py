@@ -20,7 +20,7 @@ from tbr_lightning.config.schema import (
     TrackingConfig,
     TrainerConfig,
 )
-from tbr_lightning.errors import UserError, at_least, one_of
+from tbr_lightning.errors import UserError, at_least, one_of, within
 
 
 @dataclass
@@ -29,11 +29,22 @@ class GenerationConfig:
 
     arm: str = "trained"  # trained | prompted (asked to reflect) | forced | suppressed
     max_new_tokens: int | None = None  # null: what the model was exported with
-    batch_size: int = 64
+    batch_size: int | None = None  # rows decoded together; null: as many as are sure to fit
+    temperature: float = 0.0  # above 0: sampling
+    seed: int = 0  # of sampling
+    engine: str = "auto"  # transformers | vllm (needs CUDA and the package) | auto
+    reuse: bool = True  # take responses that are stored, and store new ones
 
     def __post_init__(self) -> None:
         one_of("generation.arm", self.arm, ("trained", "prompted", "forced", "suppressed"))
-        at_least("generation.batch_size", self.batch_size, 1)
+        one_of("generation.engine", self.engine, ("auto", "transformers", "vllm"))
+        at_least("generation.batch_size", 1 if self.batch_size is None else self.batch_size, 1)
+        at_least(
+            "generation.max_new_tokens",
+            1 if self.max_new_tokens is None else self.max_new_tokens,
+            1,
+        )
+        within("generation.temperature", self.temperature, 0, 2)
 
 
 @dataclass
