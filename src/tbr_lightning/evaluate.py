@@ -92,6 +92,10 @@ def run(config: EvaluateConfig) -> EvaluateResult:
         overall = rates(rows)
         figure = report.two_sided_figure({subject.name: [overall]}, config.suite.name)
         runs.log_figure(figure, "two_sided.png")
+        if config.attribution:
+            from tbr_lightning.evaluation import attribution_report
+
+            attribution_report.log(subject, prompts, rows, config)
         if overall.unparsed.value > config.judge.max_unparsed:
             raise UserError(
                 f"{overall.unparsed.count} of {len(rows)} answers are empty or cut off, more than "

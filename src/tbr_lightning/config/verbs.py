@@ -96,9 +96,16 @@ class EvaluateConfig:
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     tracking: TrackingConfig = MISSING
     paths: PathsConfig = MISSING
+    attribution: bool = False  # which words drove the false refusals
+    attribution_prompts: int = 20  # false refusals to explain, at most
+    attribution_against: str | None = None  # another model, as in model=, asked the same prompts
+    attribution_swaps: dict[str, str] = field(default_factory=dict)  # sensitive: neutral word
     threads: int | None = None
     run_name: str | None = None
     tags: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        at_least("attribution_prompts", self.attribution_prompts, 1)
 
 
 @dataclass

@@ -28,6 +28,7 @@ class Prompt:
         benchmark: Which benchmark it belongs to.
         category: The benchmark's own category.
         reference: The one right answer, where there is one.
+        focus: Its sensitive words, where the benchmark names them.
     """
 
     text: str
@@ -35,6 +36,7 @@ class Prompt:
     benchmark: str
     category: str
     reference: str = ""
+    focus: str = ""
 
     @property
     def id(self) -> str:
@@ -92,7 +94,8 @@ def xstest(config: SuiteConfig) -> list[Prompt]:
         except UserError as error:
             raise UserError(f"{where}: {error}") from error
         text, category = text_of(row, ("prompt",), where), text_of(row, ("type",), where)
-        prompts.append(Prompt(text, _XSTEST_KINDS[label], "xstest", category))
+        focus = str(row.get("focus") or "")
+        prompts.append(Prompt(text, _XSTEST_KINDS[label], "xstest", category, focus=focus))
     return [p for p in prompts if config.half in ("all", half_of(p))]
 
 
