@@ -79,11 +79,17 @@ def run(config: EvaluateConfig) -> EvaluateResult:
         torch.set_num_threads(config.threads)
     (model,) = config.models
     subject = load_subject(model, config.paths)
+    if not subject.backbone.has_own_template:
+        print(
+            f"the tokenizer of {subject.name} has no chat template: '### User:' and "
+            "'### Assistant:' before each turn are used",
+            file=sys.stderr,
+        )
     digest = suites.digest(prompts)
     limit = token_limit(subject.backbone.layout, config.generation)
     key = evaluation_key(digest, config.judge, config.generation, limit)
-    if config.repeats > 1 or config.seed:
-        key += f"-{config.repeats}-{config.seed}"
+    if config.repeats > 1:
+        key += f"-{config.repeats}"
     if config.reuse and (found := _earlier(subject, key)) is not None:
         return found
     tags = {
@@ -125,7 +131,7 @@ def _evaluate(
     limit: int,
 ) -> EvaluateResult:
     from tbr_lightning.evaluation import figures, general, paste, report, suites
-    from tbr_lightning.evaluation.respond import respond
+    from tbr_lightning.evaluation.respond import open_store, respond
     from tbr_lightning.evaluation.results import metrics, rates, table_rows
     from tbr_lightning.tracking import responses, runs
 
@@ -140,30 +146,37 @@ def _evaluate(
         )
         runs.log_table(suites.facts(config.suite, prompts), "suite.json")
         rows: list[Judged] = []
+        stored = open_store(subject, config.generation, config.paths)
         for repeat in range(config.repeats):
             what = name if config.repeats == 1 else f"{name}, {repeat + 1} of {config.repeats}"
             once = respond(
                 subject.backbone,
                 prompts,
                 config.judge,
-                config.generation,
+                replace(config.generation, seed=config.generation.seed + repeat),
                 what,
                 second_judge=config.second_judge,
-                seed=config.seed + repeat,
+                store=stored,
             )
             rows += [replace(row, repeat=repeat) for row in once]
+        if stored is not None:
+            runs.log_metrics({"responses_reused": stored.reused})
         runs.log_table(table_rows(rows), RESPONSES)
         runs.log_metrics(metrics(rows), model_id)
         if config.second_judge is not None:
             runs.log_metrics(judges_agree(rows).metrics("judges"), model_id)
         general.log(
-            subject.backbone, config.suite, questions, config.generation.batch_size, model_id
+            subject.backbone, config.suite, questions, config.generation.batch_size or 64, model_id
         )
         overall = rates(rows)
         title = f"{config.suite.name}, {config.suite.half} half"
         runs.log_figure(figures.two_sided_figure({subject.name: [overall]}, title), "two_sided.png")
         _log_figures({subject.name: rows}, title)
         runs.describe(paste.markdown(report.lines({subject.name: rows})))
+        if config.attribution:
+            from tbr_lightning.evaluation import attribution_report
+
+            attribution_report.log(subject, prompts, rows, config)
         if overall.unparsed.value > config.judge.max_unparsed:
             raise UserError(
                 f"{overall.unparsed.count} of {len(rows)} answers are empty or cut off, more than "

@@ -20,7 +20,7 @@ from tbr_lightning.config.schema import (
     TrackingConfig,
     TrainerConfig,
 )
-from tbr_lightning.errors import UserError, at_least, one_of
+from tbr_lightning.errors import UserError, at_least, one_of, within
 
 
 @dataclass
@@ -29,13 +29,22 @@ class GenerationConfig:
 
     arm: str = "trained"  # trained | prompted (asked to reflect) | forced | suppressed
     max_new_tokens: int | None = None  # null: what the model was exported with
-    batch_size: int = 64
+    batch_size: int | None = None  # rows decoded together; null: as many as are sure to fit
     temperature: float = 0.0  # 0 is greedy; above it answers are drawn
+    seed: int = 0  # of drawing
+    engine: str = "auto"  # transformers | vllm (needs CUDA and the package) | auto
+    reuse: bool = True  # take responses that are stored, and store new ones
 
     def __post_init__(self) -> None:
-        at_least("generation.temperature", self.temperature, 0)
         one_of("generation.arm", self.arm, ("trained", "prompted", "forced", "suppressed"))
-        at_least("generation.batch_size", self.batch_size, 1)
+        one_of("generation.engine", self.engine, ("auto", "transformers", "vllm"))
+        at_least("generation.batch_size", 1 if self.batch_size is None else self.batch_size, 1)
+        at_least(
+            "generation.max_new_tokens",
+            1 if self.max_new_tokens is None else self.max_new_tokens,
+            1,
+        )
+        within("generation.temperature", self.temperature, 0, 2)
 
 
 @dataclass
@@ -96,12 +105,15 @@ class EvaluateConfig:
     second_judge: JudgeConfig | None = None  # labels beside the first, for their agreement
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     repeats: int = 1  # answers to each prompt; more than one need a temperature
-    seed: int = 0  # of the first repeat's sampling
     reuse: bool = False  # take an earlier evaluation of the same model with the same settings
     traces: int = 50  # trace all errors and so many other answers in MLflow; 0 traces none
     format: str = "table"  # of what is printed: table | md | latex | csv
     tracking: TrackingConfig = MISSING
     paths: PathsConfig = MISSING
+    attribution: bool = False  # which words drove the false refusals
+    attribution_prompts: int = 20  # false refusals to explain, at most
+    attribution_against: str | None = None  # another model, as in model=, asked the same prompts
+    attribution_swaps: dict[str, str] = field(default_factory=dict)  # sensitive: neutral word
     threads: int | None = None
     run_name: str | None = None
     gold: str | None = None  # calibrate: a file of answers that people have labelled
@@ -109,6 +121,7 @@ class EvaluateConfig:
     tags: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        at_least("attribution_prompts", self.attribution_prompts, 1)
         one_of("format", self.format, ("table", "md", "latex", "csv"))
         at_least("repeats", self.repeats, 1)
         at_least("traces", self.traces, 0)

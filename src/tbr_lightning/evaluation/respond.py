@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import torch
+from jinja2 import TemplateError
 
 from tbr_lightning.config.schema import JudgeConfig, PathsConfig
 from tbr_lightning.config.verbs import GenerationConfig
@@ -14,10 +18,12 @@ from tbr_lightning.data.layout import Layout, prompt_ids
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.judge import identity, make_judge
 from tbr_lightning.evaluation.results import Judged
+from tbr_lightning.evaluation.store import FILE, ResponseStore, weights_identity
 from tbr_lightning.evaluation.suites import Prompt
 from tbr_lightning.evaluation.verdicts import with_verdicts
 from tbr_lightning.modeling.backbone import Backbone, load_folder
-from tbr_lightning.modeling.generation import Generated, generate
+from tbr_lightning.modeling.generation import Generated, generate, stop_tokens
+from tbr_lightning.modeling.vllm_engine import choose_engine
 from tbr_lightning.progress import track
 from tbr_lightning.tracking.models import LoggedModel, find_model, hf_folder
 
@@ -54,9 +60,9 @@ def load_subject(name: str, paths: PathsConfig) -> Subject:
     if name.startswith("models:/") or (len(name) == 32 and set(name) <= set("0123456789abcdef")):
         logged = find_model(name)
         folder = hf_folder(logged, Path(paths.cache) / "models")
-        return Subject(load_folder(folder, origin=logged.model_id, thinks=True), logged)
+        return _placed(load_folder(folder, origin=logged.model_id, thinks=True), logged)
     if (Path(name) / "config.json").is_file():
-        return Subject(load_folder(name, origin=name, thinks=True), None)
+        return _placed(load_folder(name, origin=name, thinks=True), None)
     from tbr_lightning.config.compose import compose_verb, options
     from tbr_lightning.modeling.backbone import load_backbone
 
@@ -76,16 +82,32 @@ def load_subject(name: str, paths: PathsConfig) -> Subject:
     if sentences := missing_weights(model):
         raise UserError("\n".join(sentences))
     backbone = load_backbone(model, data=data, rows=(), cache=Path(paths.cache), seed=0)
-    return Subject(backbone, None)
+    return _placed(backbone, None)
+
+
+def _placed(backbone: Backbone, logged: LoggedModel | None) -> Subject:
+    if torch.cuda.is_available():
+        backbone.model.to("cuda")
+    return Subject(backbone, logged)
+
+
+def open_store(
+    subject: Subject, generation: GenerationConfig, paths: PathsConfig
+) -> ResponseStore | None:
+    """Return where the responses of a model are kept, or ``None`` where they are not."""
+    if not generation.reuse:
+        return None
+    identity = weights_identity(subject.backbone, subject.logged)
+    return ResponseStore(Path(paths.runs) / FILE, identity)
 
 
 def evaluation_key(
     suite_digest: str, judge: JudgeConfig, generation: GenerationConfig, max_new_tokens: int
 ) -> str:
     """Return a hash of all that must agree before two evaluations are compared."""
-    parts = [suite_digest, identity(judge), generation.arm, max_new_tokens]
+    parts: list[Any] = [suite_digest, identity(judge), generation.arm, max_new_tokens]
     if generation.temperature:
-        parts.append(generation.temperature)
+        parts += [generation.temperature, generation.seed]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
@@ -102,30 +124,17 @@ def respond(
     what: str,
     *,
     second_judge: JudgeConfig | None = None,
-    seed: int = 0,
+    store: ResponseStore | None = None,
 ) -> list[Judged]:
-    """Let a model answer every prompt, split off the reflection, and judge the answer."""
+    """Let a model answer every prompt, split off the reflection, and judge the answer.
+
+    With a store, what it holds is not generated again, and the rest is put into it.
+    """
     # Made first: what a judge lacks is told before anything is generated.
     first, second = make_judge(judge), make_judge(second_judge) if second_judge else None
-    layout, tokenizer = backbone.layout, backbone.tokenizer
-    opened = tokenizer.encode(layout.think_open, add_special_tokens=False)
+    layout = backbone.layout
     forced = layout.think_open if generation.arm == "forced" else ""
-    cue = layout.think_cue if generation.arm == "prompted" else None
-
-    def ids_of(prompt: Prompt) -> list[int]:
-        if generation.arm == "forced":
-            return prompt_ids(tokenizer, prompt.text) + list(opened)
-        return prompt_ids(tokenizer, prompt.text, cue)
-
-    made = generate(
-        backbone,
-        [ids_of(prompt) for prompt in prompts],
-        max_new_tokens=token_limit(layout, generation),
-        batch_size=generation.batch_size,
-        temperature=generation.temperature,
-        seed=seed,
-        suppress_first=opened[:1] if generation.arm == "suppressed" else (),
-    )
+    made = responses(backbone, prompts, generation, store)
     rows: list[Judged | None] = [None] * len(prompts)
     for number, response in track(made, what, len(prompts)):
         rows[number] = _written(prompts[number], forced, response, layout)
@@ -135,6 +144,58 @@ def respond(
         second,
         second_about=second_judge.about if second_judge else "",
     )
+
+
+def responses(
+    backbone: Backbone,
+    prompts: Sequence[Prompt],
+    generation: GenerationConfig,
+    store: ResponseStore | None = None,
+) -> Iterator[tuple[int, Generated]]:
+    """Yield (number of the prompt, response), stored ones first, each one once."""
+    ids = arm_prompts(backbone, [prompt.text for prompt in prompts], generation.arm)
+    layout = backbone.layout
+    suppressed = generation.arm == "suppressed"
+    opened = backbone.tokenizer.encode(layout.think_open, add_special_tokens=False)
+    settings: dict[str, Any] = {
+        "max_new_tokens": token_limit(layout, generation),
+        "temperature": generation.temperature,
+        "suppress_first": list(opened[:1]) if suppressed else [],
+        "seed": generation.seed,
+        "engine": choose_engine(generation.engine, backbone, suppresses=suppressed),
+    }
+    if store is None:
+        yield from generate(backbone, ids, batch_size=generation.batch_size, **settings)
+        return
+    says = [generation.arm, stop_tokens(backbone), *settings.values()]
+    keys = [store.key(prompt, says) for prompt in ids]
+    found = store.get(keys)
+    yield from ((n, found[key]) for n, key in enumerate(keys) if key in found)
+    missing = [n for n, key in enumerate(keys) if key not in found]
+    rest = [ids[n] for n in missing]
+    made = generate(backbone, rest, batch_size=generation.batch_size, **settings)
+    for line, response in store.keep(made, [keys[n] for n in missing]):
+        yield missing[line], response
+
+
+def arm_prompts(backbone: Backbone, texts: Sequence[str], arm: str) -> list[list[int]]:
+    """Return the token ids of requests as an arm puts them.
+
+    Raises:
+        UserError: The model's chat template cannot lay them out.
+    """
+    layout, tokenizer = backbone.layout, backbone.tokenizer
+    cue = layout.think_cue if arm == "prompted" else None
+    forced = tokenizer.encode(layout.think_open, add_special_tokens=False)
+    end = list(forced) if arm == "forced" else []
+    try:
+        return [prompt_ids(tokenizer, text, cue) + end for text in texts]
+    except (TemplateError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"the chat template of {backbone.origin} cannot be used ({reason}): save a working "
+            "chat_template.jinja beside its tokenizer, or give model.chat_template=FILE in training"
+        ) from error
 
 
 def _written(prompt: Prompt, forced: str, response: Generated, layout: Layout) -> Judged:

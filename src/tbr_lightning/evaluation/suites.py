@@ -37,6 +37,7 @@ class Prompt:
         benchmark: Which benchmark it belongs to.
         category: The benchmark's own category.
         reference: The one right answer, where there is one.
+        focus: Its sensitive words, where the benchmark names them.
     """
 
     text: str
@@ -44,6 +45,7 @@ class Prompt:
     benchmark: str
     category: str
     reference: str = ""
+    focus: str = ""
 
     @property
     def id(self) -> str:
@@ -134,7 +136,8 @@ def prompts_of(
         if context := text_of(row, benchmark.context, where, default=""):
             text = f"{context}\n\n---\n\n{text}"  # as HarmBench's DirectRequest asks
         category = text_of(row, benchmark.category, where, default="")
-        prompt = Prompt(text, kind, benchmark.name, category)
+        focus = str(row.get("focus") or "")  # XSTest's sensitive word
+        prompt = Prompt(text, kind, benchmark.name, category, focus=focus)
         if prompt.id in kept:
             repeated.append(f"{where}: '{text[:80]}'")
         kept.setdefault(prompt.id, prompt)

@@ -1,0 +1,140 @@
+"""Responses on disk: one SQLite file, each there as soon as it is written.
+
+Whoever asks the same weights the same again, in the same way, is answered from here: an evaluation
+that was killed goes on, and another judge looks at the same responses for free.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tbr_lightning.errors import UserError
+from tbr_lightning.modeling.backbone import Backbone
+from tbr_lightning.modeling.export import weights_digest
+from tbr_lightning.modeling.generation import Generated
+from tbr_lightning.tracking.models import LoggedModel
+
+FILE = "responses.db"
+"""Name of the store's file in ``paths.runs``."""
+
+_SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS responses (key TEXT PRIMARY KEY, weights TEXT NOT NULL, "
+    "text TEXT NOT NULL, new_tokens INTEGER NOT NULL, cut INTEGER NOT NULL)"
+)
+_LOOKUP = 500  # keys in one query; SQLite bounds the variables of a statement
+
+
+class ResponseStore:
+    """Responses of one model; several processes may share the file.
+
+    Attributes:
+        reused: How many responses were found so far.
+    """
+
+    def __init__(self, file: Path, weights: str) -> None:
+        self.file, self.weights, self.reused = file, weights, 0
+        with self._told():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with self._open() as db:
+                db.execute("PRAGMA journal_mode=WAL")
+                db.execute(_SCHEMA)
+                db.commit()
+
+    def key(self, prompt: Sequence[int], settings: Sequence[Any]) -> str:
+        """Return the identity of one response.
+
+        Args:
+            prompt: Token ids of the prompt.
+            settings: Everything else that the response depends on, besides the weights.
+        """
+        parts = [self.weights, list(prompt), list(settings)]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def get(self, keys: Sequence[str]) -> dict[str, Generated]:
+        """Return the responses that exist, by key."""
+        found: dict[str, Generated] = {}
+        with self._told(), self._open() as db:
+            for start in range(0, len(keys), _LOOKUP):
+                part = keys[start : start + _LOOKUP]
+                marks = ", ".join("?" * len(part))
+                query = f"SELECT key, text, new_tokens, cut FROM responses WHERE key IN ({marks})"
+                for key, text, new_tokens, cut in db.execute(query, part):
+                    found[key] = Generated(text, new_tokens, bool(cut))
+        self.reused += len(found)
+        return found
+
+    def keep(
+        self, responses: Iterator[tuple[int, Generated]], keys: Sequence[str]
+    ) -> Iterator[tuple[int, Generated]]:
+        """Pass on responses, each when it is on disk.
+
+        Args:
+            responses: Number and response.
+            keys: By number.
+        """
+        with self._told(), self._open() as db:
+            for number, made in responses:
+                record = (keys[number], self.weights, made.text, made.new_tokens, made.cut)
+                db.execute("INSERT OR REPLACE INTO responses VALUES (?, ?, ?, ?, ?)", record)
+                db.commit()
+                yield number, made
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        with closing(sqlite3.connect(self.file, timeout=60)) as db:
+            # Safe against a kill of the process; a power cut may take the last few.
+            db.execute("PRAGMA synchronous=NORMAL")
+            yield db
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            full = getattr(error, "errno", None) == errno.ENOSPC or "is full" in str(error)
+            if full:
+                raise UserError(
+                    f"the disk is full, so that responses cannot be stored in {self.file}: free "
+                    "some of it and run again (what was generated is kept and used again), or "
+                    "give another folder with paths.runs"
+                ) from error
+            if isinstance(error, OSError) and error.filename is None:
+                raise  # not about a file: it comes from whoever uses the responses
+            raise UserError(
+                f"the response store {self.file} cannot be used ({error}): give another folder "
+                "with paths.runs, or generation.reuse=false"
+            ) from error
+
+
+def weights_identity(backbone: Backbone, logged: LoggedModel | None) -> str:
+    """Return what tells a model's weights from all others.
+
+    The digest that training logged; else that of the folder's files; weights that were made here
+    (the micro-world's base, random ones) are hashed themselves, since a seed alone names none.
+    """
+    if logged is not None:
+        found = logged.tags.get("tbr.weights_digest") or logged.model_id
+    elif backbone.folder is not None and any(backbone.folder.glob("*.safetensors")):
+        found = weights_digest(backbone.folder)
+    else:
+        digest = hashlib.sha256(backbone.origin.encode())
+        for name, tensor in backbone.model.state_dict().items():
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        found = digest.hexdigest()
+    return f"{found} {backbone.model.dtype} {_digest_of_words(backbone.tokenizer)}"
+
+
+def _digest_of_words(tokenizer: Any) -> str:
+    """Return a hash of a tokenizer's vocabulary, which turns the same tokens into text."""
+    words = sorted(tokenizer.get_vocab().items())
+    return hashlib.sha256(json.dumps(words).encode()).hexdigest()[:16]

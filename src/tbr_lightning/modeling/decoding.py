@@ -1,0 +1,239 @@
+"""A decoding loop of our own: rows that ended leave the batch, waiting prompts take their place.
+
+``model.generate`` holds a batch together until its longest answer ends, and spends a good part of a
+small model's step on its own bookkeeping. Here the rows in flight are right-aligned in one cache,
+so that rows of any age can be taken out and put in between two steps.
+"""
+
+from __future__ import annotations
+
+import inspect
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.functional import pad
+from transformers import DynamicCache
+
+_REFILL = 4  # prompts are let in once a quarter of the batch is free: each time costs a forward
+_COMPACT = 8  # rows that ended are cut out once they are an eighth: each time copies the cache
+_PLAIN = {"full_attention", "sliding_attention"}
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How to decode.
+
+    Attributes:
+        limit: New tokens per prompt.
+        stops: Tokens that end an answer.
+        pad: Token that fills up rows.
+        suppress_first: Tokens that must not come first.
+        temperature: 0 takes the most likely token.
+        seed: Of sampling.
+    """
+
+    limit: int
+    stops: Sequence[int]
+    pad: int
+    suppress_first: Sequence[int] = ()
+    temperature: float = 0.0
+    seed: int = 0
+
+
+def supports(model: Any) -> bool:
+    """Return whether the loop can drive a model: attention over a plain cache, on one process.
+
+    Models whose weights are spread over processes need every rank to make the same number of
+    steps, which ``model.generate`` sees to.
+    """
+    config = model.config.get_text_config(decoder=True)
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    spread = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return (
+        not (spread and torch.distributed.get_world_size() > 1)
+        and not config.is_encoder_decoder
+        and not getattr(inner, "_is_stateful", False)
+        and set(getattr(config, "layer_types", None) or _PLAIN) <= _PLAIN
+        and {"position_ids", "logits_to_keep"} <= set(inspect.signature(inner.forward).parameters)
+    )
+
+
+def decode(
+    model: Any, prompts: Sequence[Sequence[int]], rules: Rules, batch_size: int
+) -> Iterator[tuple[int, list[int]]]:
+    """Yield (number of the prompt, new tokens with the stop token if one came), as rows end.
+
+    Args:
+        model: A causal language model that :func:`supports` accepts.
+        prompts: Token ids.
+        rules: How to decode.
+        batch_size: Rows in flight at most.
+    """
+    # Longest first: what is let in later is shorter than what is in flight, so that little of the
+    # cache is padding.
+    waiting = sorted(range(len(prompts)), key=lambda n: len(prompts[n]))
+    flight = _Flight(model, rules)
+    while waiting or flight.alive:
+        free = batch_size - flight.alive
+        if waiting and (not flight.alive or free * _REFILL >= batch_size):
+            entering = [waiting.pop() for _ in range(min(free, len(waiting)))]
+            flight.compact()
+            ended = flight.admit([_Row(n, prompts[n], rules.seed) for n in entering])
+        else:
+            if (len(flight.rows) - flight.alive) * _COMPACT > len(flight.rows):
+                flight.compact()
+            ended = flight.step()
+        for row in ended:
+            yield row.number, row.made
+
+
+class _Row:
+    """A prompt in flight.
+
+    Its random numbers depend on the seed and the prompt alone, so that a sample is the same in
+    whatever company it is drawn.
+    """
+
+    def __init__(self, number: int, prompt: Sequence[int], seed: int) -> None:
+        self.number, self.prompt, self.live = number, prompt, True
+        self.made: list[int] = []
+        self.dice = random.Random(f"{seed} {list(prompt)}")
+
+
+class _Flight:
+    """The rows that are being decoded.
+
+    Attributes:
+        rows: In the order of the batch; those that have ended stay until :meth:`compact`.
+        alive: How many have not ended.
+        mask: What of the cache is not padding, shape ``(rows, width)``.
+        last: The newest token of each row, shape ``(rows,)``.
+        places: Its position, shape ``(rows,)``.
+    """
+
+    def __init__(self, model: Any, rules: Rules) -> None:
+        self.model, self.rules, self._stops = model, rules, frozenset(rules.stops)
+        self.rows: list[_Row] = []
+        self.alive = 0
+        # Without the model's config every layer keeps all it has seen; the masks do the sliding.
+        self.cache = DynamicCache()
+        self.mask = self.last = self.places = torch.zeros(0, dtype=torch.long)
+
+    @torch.inference_mode()
+    def admit(self, rows: list[_Row]) -> list[_Row]:
+        """Read prompts, write the first token of each, and let them join the rows in flight."""
+        width = max(len(row.prompt) for row in rows)
+        ids = torch.full((len(rows), width), self.rules.pad)
+        mask = torch.zeros_like(ids)
+        for line, row in enumerate(rows):
+            ids[line, width - len(row.prompt) :] = torch.tensor(row.prompt)
+            mask[line, width - len(row.prompt) :] = 1
+        mask = mask.to(self.model.device)
+        cache = DynamicCache()
+        logits = self.model(
+            input_ids=ids.to(self.model.device),
+            attention_mask=mask,
+            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        logits[:, list(self.rules.suppress_first)] = -torch.inf
+        last, places = self._choose(logits, rows), mask.sum(1)
+        if self.rows:
+            width = max(self.mask.shape[1], width)
+            mask = torch.cat([_widened(self.mask, width, 1), _widened(mask, width, 1)])
+            last, places = torch.cat([self.last, last]), torch.cat([self.places, places])
+            _join(self.cache, cache, width)
+        else:
+            self.cache = cache
+        self.mask, self.last, self.places = mask, last, places
+        self.rows, self.alive = self.rows + rows, self.alive + len(rows)
+        return self._ended(rows)
+
+    @torch.inference_mode()
+    def step(self) -> list[_Row]:
+        """Write one more token of each row and return the rows that end with it."""
+        self.mask = pad(self.mask, (0, 1), value=1)
+        logits = self.model(
+            input_ids=self.last[:, None],
+            attention_mask=self.mask,
+            position_ids=self.places[:, None],
+            past_key_values=self.cache,
+            use_cache=True,
+        ).logits[:, -1]
+        self.places = self.places + 1
+        self.last = self._choose(logits, self.rows)
+        return self._ended(self.rows)
+
+    def compact(self) -> None:
+        """Cut out the rows that have ended, and the padding that all others share."""
+        kept = [line for line, row in enumerate(self.rows) if row.live]
+        if len(kept) == len(self.rows):
+            return
+        self.rows = [self.rows[line] for line in kept]
+        if not kept:
+            return
+        lines = torch.tensor(kept, device=self.mask.device)
+        mask, self.last, self.places = self.mask[lines], self.last[lines], self.places[lines]
+        start = int(mask.any(0).int().argmax())
+        self.mask = mask[:, start:]
+        for layer in self.cache.layers:
+            layer.keys = layer.keys[lines, :, start:]
+            layer.values = layer.values[lines, :, start:]
+
+    def _choose(self, logits: torch.Tensor, rows: Sequence[_Row]) -> torch.Tensor:
+        if not self.rules.temperature:
+            tokens = logits.argmax(-1)
+        else:
+            draws = torch.tensor([[row.dice.random()] for row in rows], device=logits.device)
+            shares = (logits.float() / self.rules.temperature).softmax(-1).cumsum(-1)
+            # The last of the sums may miss one by rounding.
+            tokens = torch.searchsorted(shares, draws * shares[:, -1:], right=True)[:, 0]
+            tokens = tokens.clamp(max=logits.shape[-1] - 1)
+        for row, token in zip(rows, tokens.tolist(), strict=True):
+            if row.live:
+                row.made.append(token)
+        return tokens
+
+    def _ended(self, rows: Sequence[_Row]) -> list[_Row]:
+        limit, stops = self.rules.limit, self._stops
+        ended = [r for r in rows if r.live and (r.made[-1] in stops or len(r.made) == limit)]
+        for row in ended:
+            row.live = False
+        self.alive -= len(ended)
+        return ended
+
+
+def _widened(tensor: torch.Tensor, width: int, dimension: int) -> torch.Tensor:
+    """Pad a tensor with zeros on the left of a dimension."""
+    missing = width - tensor.shape[dimension]
+    behind = tensor.dim() - 1 - dimension
+    return pad(tensor, (0, 0) * behind + (missing, 0)) if missing else tensor
+
+
+def _join(cache: DynamicCache, other: DynamicCache, width: int) -> None:
+    """Put the rows of another cache below those of ``cache``, both right-aligned."""
+    for layer, more in zip(cache.layers, other.layers, strict=True):
+        for name in ("keys", "values"):
+            both = (getattr(layer, name), getattr(more, name))
+            setattr(layer, name, torch.cat([_widened(part, width, 2) for part in both]))
+
+
+def rows_that_fit(model: Any, tokens: int) -> int:
+    """Return how many rows of so many tokens to decode together.
+
+    Their keys and values take at most half of a GPU's free memory, or 1 GiB on a CPU, which
+    gains nothing from larger batches. The cache is copied as it grows, hence the half.
+    """
+    config = model.config.get_text_config(decoder=True)
+    heads = config.num_attention_heads
+    head = getattr(config, "head_dim", None) or config.hidden_size // heads
+    shared = getattr(config, "num_key_value_heads", None) or heads
+    each = 2 * config.num_hidden_layers * shared * head * model.dtype.itemsize * tokens
+    gpu = model.device.type == "cuda"
+    room = torch.cuda.mem_get_info(model.device)[0] // 2 if gpu else 2**30
+    return int(min(max(room // (2 * each), 1), 512 if gpu else 128))
