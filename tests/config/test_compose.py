@@ -115,3 +115,21 @@ def test_a_folder_of_ones_own_configs_comes_first(tmp_path: Path) -> None:
     assert compose_verb("promote", [], str(tmp_path)).config.gate.name == "mine"
     with pytest.raises(UserError, match="not a folder"):
         compose_verb("train", [], str(tmp_path / "absent"))
+
+
+RUN = "123e4567890123456789012345678901"  # to Hydra's grammar the beginning of a number
+
+
+@pytest.mark.parametrize(
+    ("word", "models"),
+    [
+        ("model=models:/a@champion", ["models:/a@champion"]),
+        ("model=[models:/a@champion,models:/a/3]", ["models:/a@champion", "models:/a/3"]),
+        (f"model=[{RUN}, tiny]", [RUN, "tiny"]),
+        (f"model={RUN}", [RUN]),
+        ("model=[/data/lr=1e-5/model,a b]", ["/data/lr=1e-5/model", "a b"]),
+        ("model=['a','b']", ["a", "b"]),
+    ],
+)
+def test_models_are_named_as_one_types_them(word: str, models: list[str]) -> None:
+    assert compose_verb("evaluate", [word]).config.models == models
