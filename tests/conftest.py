@@ -98,6 +98,7 @@ def _empty_store() -> bytes:
 
     with tempfile.TemporaryDirectory() as folder:
         connect(TrackingConfig(uri=f"sqlite:///{folder}/mlflow.db", artifacts=folder))
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
         return (Path(folder) / "mlflow.db").read_bytes()
 
 

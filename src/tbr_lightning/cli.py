@@ -21,7 +21,7 @@ ACTIONS: dict[str, tuple[str, ...]] = {"evaluate": ("calibrate",), "promote": ("
 """Words a verb takes before its overrides."""
 
 NOT_NEEDED: dict[tuple[str, str | None], list[str]] = {
-    ("evaluate", "calibrate"): ["model_uri=''"],  # it judges answers that are there already
+    ("evaluate", "calibrate"): ["model_uri=-"],  # it judges answers that are there already
 }
 """Overrides that stand in for what a verb needs and its action does not."""
 FORMATTED = ("evaluate",)

@@ -125,7 +125,7 @@ def test_two_judges_give_their_agreement(
     second = [f"second_judge.base_url={server.url}", "second_judge.model=teacher"]
     words = [f"model={base_folder}", *FEW, "judge@second_judge=llm", *second]
     assert cli.main("evaluate", words) == 0
-    assert "judges rules and llm agree: compliance versus refusal" in capsys.readouterr().out
+    assert "compliance versus refusal" in capsys.readouterr().out
     run = mlflow.search_runs(search_all_experiments=True, output_format="list")[0]
     assert 0 <= run.data.metrics["judges_two_way"] <= 1
     rows = from_table(mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/responses.json"))

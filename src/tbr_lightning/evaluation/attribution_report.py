@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -84,10 +85,10 @@ def explain(
     numbered = enumerate(zip(refused, texts, strict=True))
     for n, ((prompt, row), text) in track(numbered, "attribution", len(refused)):
         spans = sensitive_spans(prompt, swaps)
-        found = attribute(backbone, prompt.text, _between(backbone, row), row.because)
+        found = attribute(backbone, prompt.text, _between(backbone, row), _refusal(row))
         share_other = None
         if other is not None:
-            again = attribute(other, prompt.text, _between(other, others[n]), row.because)
+            again = attribute(other, prompt.text, _between(other, others[n]), _refusal(row))
             share_other = sensitive_share(again, spans)
         share = sensitive_share(found, spans)
         hit = swap_refused.get(text) if text else None
@@ -112,6 +113,13 @@ def log(
 
 def _between(backbone: Backbone, row: Judged) -> str:
     return "" if row.reflection is None else think_block(backbone.layout, row.reflection)
+
+
+def _refusal(row: Judged) -> str:
+    """Return the sentence that refuses: the judge's, if it quotes the answer, else the first."""
+    if row.because and row.because in row.answer:
+        return row.because
+    return re.split(r"(?<=[.!?])\s+|\n+", row.answer.strip())[0]
 
 
 def numbers(explained: Sequence[Explained]) -> dict[str, float]:
