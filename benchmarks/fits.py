@@ -314,7 +314,8 @@ def held_out_loss(model: Any, folder: Path) -> float:
     model.eval()
     with torch.no_grad():
         for start in range(0, len(rows), 8):
-            batch = collate(rows, by_length[start : start + 8], objective, 0, "bucketed", 1.0)
+            some = by_length[start : start + 8]
+            batch = collate(rows, some, objective, 0, form="bucketed", step_weight=1.0)
             loss += float(sft(model, batch).total)
             weight += float(batch.weights.sum())
     return loss / weight
