@@ -97,7 +97,7 @@ def kept(page: Page, file: Path) -> None:
 
 def evaluated(server: str, name: str) -> str:
     """Return the id of the only run whose name has this part."""
-    client = MlflowClient(server)
+    client = MlflowClient(server, registry_uri=server)
     (run,) = client.search_runs(["1"], f"attributes.run_name LIKE '%{name}%'")
     return str(run.info.run_id)
 
@@ -122,7 +122,7 @@ def test_the_registered_model_and_its_alias(server: str, page: Page, shots: Path
 
 
 def test_the_models_page_has_the_evaluations_numbers(server: str, page: Page, shots: Path) -> None:
-    client = MlflowClient(server)
+    client = MlflowClient(server, registry_uri=server)
     version = client.get_model_version_by_alias("tbr-ui", "champion")
     model_id = version.model_id or version.source.removeprefix("models:/")
     page.goto(f"{server}/#/experiments/1/models/{model_id}")
@@ -154,7 +154,7 @@ def test_two_models_side_by_side(server: str, page: Page, shots: Path) -> None:
     page.goto(f"{server}/#/experiments/1/runs/{parent}")
     page.get_by_text("difference/harmful_compliance_rate/microworld").first.wait_for()
     kept(page, shots / "comparison.png")
-    client = MlflowClient(server)
+    client = MlflowClient(server, registry_uri=server)
     children = client.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{parent}'")
     first, second = (run.info.run_id for run in children)
     page.goto(f"{server}/#/experiments/1/runs/{first}/traces?compareToRunUuid={second}")
