@@ -221,8 +221,9 @@ def fit(job: Job, backbone: Backbone) -> Fitted:
 def form_of(config: TrainConfig, accelerator: str) -> str:
     """Return how rows are laid out: packed where attention is cheap over varying lengths.
 
-    ``auto`` packs with flash or flex attention on a GPU. On a CPU length-bucketed rows are as fast and take less memory
-    (``benchmarks/batching.py``), since a packed row's mask costs the square of its length.
+    ``auto`` packs with flash or flex attention on a GPU. On a CPU length-bucketed rows are as fast
+    and take less memory (``benchmarks/batching.py``): a packed row's mask costs the square of its
+    length.
     """
     if config.trainer.batching != "auto":
         return config.trainer.batching
