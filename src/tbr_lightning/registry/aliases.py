@@ -73,18 +73,23 @@ def model_of(name: str, version: str) -> LoggedModel:
     return find_model(f"models:/{name}/{version}")
 
 
+def known_version(name: str, model: LoggedModel) -> str | None:
+    """Return the version that registers a logged model, or ``None``; of several the first."""
+    known = [
+        int(version.version)
+        for version in MlflowClient().search_model_versions(f"name = '{name}'")
+        if registered_model_id(version) == model.model_id
+    ]
+    return str(min(known)) if known else None
+
+
 def version_of(name: str, model: LoggedModel) -> str:
     """Return the version that registers a logged model, registering it if none does."""
     client = MlflowClient()
     with suppress(MlflowException):  # it is registered already
         client.create_registered_model(name)
-    known = [
-        int(version.version)
-        for version in client.search_model_versions(f"name = '{name}'")
-        if registered_model_id(version) == model.model_id
-    ]
-    if known:
-        return str(min(known))
+    if known := known_version(name, model):
+        return known
     made = client.create_model_version(name, model.uri, model.run_id, model_id=model.model_id)
     return str(made.version)
 

@@ -72,6 +72,14 @@ def note(file: Path, entry: Entry) -> None:
         os.fsync(stream.fileno())
 
 
+def set_aside(file: Path) -> None:
+    """Rename the heads of an earlier ledger of that name, so that those of a new one can begin."""
+    number = 1
+    while (target := file.with_name(f"{file.name}.{number}")).exists():
+        number += 1
+    file.rename(target)
+
+
 def problem(entries: Sequence[Entry], anchors: Iterable[Anchor]) -> str | None:
     """Return a sentence on the first anchor that the ledger contradicts, or ``None``."""
     for anchor in anchors:

@@ -99,9 +99,7 @@ def decision(
 ) -> Draft:
     """Return the entry of a verdict: ``promote`` and ``baseline`` crown, ``refuse`` does not."""
     holders = standing.aliases
-    after = (
-        {**holders, CHALLENGER: version} if action == "refuse" else crowned(holders, version)
-    )
+    after = {**holders, CHALLENGER: version} if action == "refuse" else crowned(holders, version)
     return Draft(action, version, moves_between(holders, after), why, evidence, weights)
 
 
@@ -214,4 +212,3 @@ def _after(registry: Registry, draft: Draft, standing: Standing) -> Entry:
         raise UserError("somebody else has written to the ledger meanwhile: try again") from error
     project(registry, force=True)
     return entry
-

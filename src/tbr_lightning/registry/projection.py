@@ -150,6 +150,8 @@ def project(registry: Registry, *, force: bool = False) -> None:
                 aliases.move(name, alias, wanted)
         for entry in entries[done:]:
             _write_on_version(name, entry)
+        if seen is None and anchors.problem(entries, anchors.noted(registry.heads)):
+            anchors.set_aside(registry.heads)
         anchors.note(registry.heads, entries[-1])
         aliases.tag_model(name, anchors.TAG, anchors.text_of(entries[-1]))
 

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from tbr_lightning.config.gate import GateConfig
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.statistics import smallest_margin
-
-if TYPE_CHECKING:
-    from tbr_lightning.registry.gate import Evaluation
+from tbr_lightning.registry.answers import Answers
 
 
 @dataclass(frozen=True)
@@ -30,7 +27,7 @@ class Sizes:
     general: Mapping[str, int] = field(default_factory=dict)
 
 
-def sizes_of(evaluation: Evaluation) -> Sizes:
+def sizes_of(evaluation: Answers) -> Sizes:
     """Return the sizes of an evaluation that there is."""
     counts = Counter((row.kind, row.benchmark) for row in evaluation.rows)
     parts: dict[str, dict[str, int]] = {"look_alike": {}, "harmful": {}, "general": {}}
@@ -40,7 +37,7 @@ def sizes_of(evaluation: Evaluation) -> Sizes:
     return Sizes(**parts)
 
 
-def check_one_answer_each(candidate: Evaluation, champion: Evaluation | None) -> None:
+def check_one_answer_each(candidate: Answers, champion: Answers | None) -> None:
     """Refuse evaluations that are not of the same prompts, each answered once.
 
     Raises:
