@@ -16,27 +16,23 @@ from tbr_lightning.registry.digest import model_digest
 from tbr_lightning.registry.ledger import ledger_url
 from tbr_lightning.registry.projection import Registry, settle
 
+from ..conftest import put_store
 from ..support import made
 
 
-def crown(registry: Registry, weights: str, action: str = "promote") -> str:
-    """Register a made model and promote it as the verb does, without a gate."""
-    logged = made.model(registry.heads.parents[2], weights)
-    version = moves.register(registry, logged)
-    standing = settle(registry)
-    digest = {version: model_digest(logged)}
-    draft = moves.decision(standing, action, version, why="made", evidence=["r"], weights=digest)
-    moves.commit(registry, draft, standing)
-    return version
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Version 1 was champion, version 2 is, version 3 was refused."""
+    folder = tmp_path_factory.mktemp("made")
+    put_store(folder)
+    made.history(folder)
+    return folder
 
 
 @pytest.fixture
-def registry(store: Path) -> Registry:
-    """Version 1 was champion, version 2 is, version 3 was refused."""
-    registry = made.registry(store)
-    for weights, action in (("one", "baseline"), ("two", "promote"), ("three", "refuse")):
-        crown(registry, weights, action)
-    return registry
+def registry(template: Path, tmp_path: Path) -> Registry:
+    """A copy of the template in the test's own folder."""
+    return made.registry(made.copied(template, tmp_path))
 
 
 def actual() -> dict[str, str]:
@@ -61,16 +57,16 @@ def test_aliases_tags_and_anchors_follow_the_ledger(registry: Registry) -> None:
     assert audit(registry).problems == ()
 
 
-def test_a_challenger_is_registered_once(store: Path, registry: Registry) -> None:
-    logged = made.model(store, "four")
+def test_a_challenger_is_registered_once(tmp_path: Path, registry: Registry) -> None:
+    logged = made.model(tmp_path, "four")
     more = {"why": "of a study", "evidence": ["study"]}
-    where = (made.tracking(store), made.paths(store))
+    where = (made.tracking(tmp_path), made.paths(tmp_path))
     assert moves.challenge(made.NAME, logged, *where, **more) == "4"
     assert moves.challenge(made.NAME, logged, *where, **more) == "4"
     entry = registry.ledger.entries(made.NAME)[-1]
     assert (entry.seq, entry.action, entry.moves) == (4, "challenge", {"challenger": ("3", "4")})
     assert entry.evidence == ["study"]
-    url = ledger_url(made.tracking(store))
+    url = ledger_url(made.tracking(tmp_path))
     assert moves.expected_digest(made.NAME, "4", url) == model_digest(logged)
     assert moves.expected_digest(made.NAME, "5", url) is None
 
@@ -88,7 +84,7 @@ def test_without_a_previous_champion_there_is_no_rollback(store: Path) -> None:
     registry = made.registry(store)
     with pytest.raises(UserError, match="not registered"):
         moves.rollback(registry, "")
-    crown(registry, "one")
+    made.crown(registry, made.model(store, "one"))
     with pytest.raises(UserError, match="no previous champion to go back to"):
         moves.rollback(registry, "")
 
@@ -108,7 +104,7 @@ def test_a_rollback_to_other_or_absent_weights_is_refused(registry: Registry, go
     assert problem.startswith("previous: ")
 
 
-def test_tampered_weights_cannot_be_promoted(store: Path, registry: Registry) -> None:
+def test_tampered_weights_cannot_be_promoted(tmp_path: Path, registry: Registry) -> None:
     logged = aliases.model_of(made.NAME, "3")
     made.weights_file(logged).write_text("tampered")
     with pytest.raises(UserError, match="version 3 are not those"):
@@ -171,9 +167,11 @@ def test_aliases_from_before_the_ledger_are_adopted(store: Path) -> None:
     assert audit(registry).problems == ()
 
 
-def test_a_registry_made_anew_under_an_old_ledger_is_recorded(registry: Registry) -> None:
+def test_a_registry_made_anew_under_an_old_ledger_is_recorded(
+    tmp_path: Path, registry: Registry
+) -> None:
     MlflowClient().delete_registered_model(made.NAME)
-    version = crown(registry, "new")
+    version = made.crown(registry, made.model(tmp_path, "new"))
     assert version == "1"
     actions = [entry.action for entry in registry.ledger.entries(made.NAME)]
     assert actions[3:] == ["anew", "promote"]
@@ -181,17 +179,17 @@ def test_a_registry_made_anew_under_an_old_ledger_is_recorded(registry: Registry
     assert audit(registry).problems == ()
 
 
-def test_a_ledger_begun_again_sets_the_old_heads_aside(store: Path, registry: Registry) -> None:
+def test_a_ledger_begun_again_sets_the_old_heads_aside(tmp_path: Path, registry: Registry) -> None:
     MlflowClient().delete_registered_model(made.NAME)
-    (store / "ledger.db").unlink()
-    again = made.registry(store)
-    crown(again, "new")
+    (tmp_path / "ledger.db").unlink()
+    again = made.registry(tmp_path)
+    made.crown(again, made.model(tmp_path, "new"))
     assert audit(again).problems == ()
     assert again.heads.with_name(f"{made.NAME}.heads.1").is_file()
 
 
-def test_a_ledger_whose_end_was_cut_off_moves_nothing(store: Path, registry: Registry) -> None:
-    with sqlite3.connect(store / "ledger.db") as db:
+def test_a_ledger_whose_end_was_cut_off_moves_nothing(tmp_path: Path, registry: Registry) -> None:
+    with sqlite3.connect(tmp_path / "ledger.db") as db:
         db.execute("DELETE FROM tbr_ledger WHERE seq = 3")
     with pytest.raises(UserError, match="ends at entry 2, but the registered model's tag has seen"):
         settle(registry)
@@ -204,10 +202,10 @@ def test_a_ledger_whose_end_was_cut_off_moves_nothing(store: Path, registry: Reg
 
 
 def test_a_ledger_that_was_rewritten_with_fitting_hashes_is_caught(
-    store: Path, registry: Registry
+    tmp_path: Path, registry: Registry
 ) -> None:
-    (store / "ledger.db").unlink()
-    other = made.registry(store)
+    (tmp_path / "ledger.db").unlink()
+    other = made.registry(tmp_path)
     head = None
     for number in range(3):
         draft = moves.Draft("promote", "9", {}, f"forged {number}")

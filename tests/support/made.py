@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sqlite3
 import tempfile
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +21,20 @@ from tbr_lightning.data.layout import Layout
 from tbr_lightning.evaluation import suites
 from tbr_lightning.evaluation.respond import evaluation_key
 from tbr_lightning.evaluation.results import Judged, table_rows
-from tbr_lightning.registry.projection import Registry, open_registry
+from tbr_lightning.registry import moves
+from tbr_lightning.registry.digest import model_digest
+from tbr_lightning.registry.projection import Registry, open_registry, settle
 from tbr_lightning.tracking import runs
 from tbr_lightning.tracking.models import LoggedModel, find_model
 from tbr_lightning.tracking.store import connect
 
 NAME = "made"
+_PLACES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "storage_location"),
+)
 
 
 def tracking(folder: Path, ledger: str | None = None) -> TrackingConfig:
@@ -121,3 +132,32 @@ def evaluation(
     with runs.start_run("evaluate", "made", settings, settings.tracking, facts) as opened:
         runs.log_table(table_rows(list(rows)), "responses.json")
     return opened.id
+
+
+def crown(where: Registry, logged: LoggedModel, action: str = "promote") -> str:
+    """Register a model and decide on it as the verb does, without a gate."""
+    version = moves.register(where, logged)
+    standing = settle(where)
+    weights = {version: model_digest(logged)}
+    draft = moves.decision(standing, action, version, why="made", evidence=["r"], weights=weights)
+    moves.commit(where, draft, standing)
+    return version
+
+
+def history(folder: Path) -> None:
+    """Make a registry: version 1 was champion, version 2 is, version 3 was refused."""
+    where = registry(folder)
+    for weights, action in (("one", "baseline"), ("two", "promote"), ("three", "refuse")):
+        crown(where, model(folder, weights), action)
+
+
+def copied(source: Path, target: Path) -> Path:
+    """Copy a folder with store, ledger and artifacts to another place, where it works the same."""
+    shutil.copytree(source, target, dirs_exist_ok=True)
+    with closing(sqlite3.connect(target / "mlflow.db")) as db:
+        for table, column in _PLACES:
+            db.execute(
+                f"UPDATE {table} SET {column} = replace({column}, ?, ?)", [str(source), str(target)]
+            )
+        db.commit()
+    return target
