@@ -1,14 +1,15 @@
 """Kills a command before each of its writes in turn, and runs the next command after each.
 
-``python -m tests.registry.kill_driver TEMPLATE SCRATCH ACTION`` prints a line of JSON per point. The
-killed command is a process of its own, forked since importing takes longer than the command, and
-ends by SIGKILL: nothing of it is cleaned up.
+``python -m tests.registry.kill_driver TEMPLATE SCRATCH`` prints a line of JSON per point. The killed
+command is a process of its own, forked since importing takes longer than the command, and ends by
+SIGKILL: nothing of it is cleaned up.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -104,8 +105,8 @@ def forked(work: Callable[[], Any]) -> tuple[int, Any]:
     return (os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0), json.loads(text or "null")
 
 
-def main(template: Path, scratch: Path, action: str) -> None:
-    """Kill at every point until the command comes to its end."""
+def kill_at_every_point(template: Path, scratch: Path, action: str) -> None:
+    """Kill a command at one point after another, until it comes to its end."""
     ended, point = -1, 0
     while ended != 0:
         point += 1
@@ -120,8 +121,18 @@ def main(template: Path, scratch: Path, action: str) -> None:
 
         ended, _ = forked(command)
         _, found = forked(lambda folder=folder: after(folder))  # type: ignore[misc]
-        print(json.dumps({"point": point, "killed": ended == signal.SIGKILL, **found}), flush=True)
+        line = {"action": action, "point": point, "killed": ended == signal.SIGKILL, **found}
+        print(json.dumps(line), flush=True)
+        shutil.rmtree(folder)
+
+
+def main(template: Path, scratch: Path) -> None:
+    """Kill every action at every point."""
+    # Once without a fork, so that what MLflow imports late is there.
+    act(made.copied(template, scratch / "warm"), "promote")
+    for action in ("promote", "challenge", "rollback", "repair", "accept"):
+        kill_at_every_point(template, scratch, action)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

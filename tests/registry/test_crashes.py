@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,11 +16,18 @@ BEFORE = {"previous": "1", "champion": "2", "challenger": "3"}
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def points(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """How the next command left things after each kill."""
     folder = tmp_path_factory.mktemp("made")
     put_store(folder)
     made.history(folder)
-    return folder
+    scratch = tmp_path_factory.mktemp("killed")
+    words = [sys.executable, "-m", "tests.registry.kill_driver", folder, scratch]
+    driver = subprocess.run(
+        words, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert driver.returncode == 0, driver.stderr
+    return [json.loads(line) for line in driver.stdout.splitlines()]
 
 
 @pytest.mark.parametrize(
@@ -34,14 +41,9 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_every_point_at_which_a_command_may_be_killed(
-    template: Path, tmp_path: Path, action: str, done: dict[str, str], least: int
+    points: list[dict[str, Any]], action: str, done: dict[str, str], least: int
 ) -> None:
-    words = [sys.executable, "-m", "tests.registry.kill_driver", template, tmp_path, action]
-    driver = subprocess.run(
-        words, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
-    )
-    assert driver.returncode == 0, driver.stderr
-    *killed, last = [json.loads(line) for line in driver.stdout.splitlines()]
+    *killed, last = [one for one in points if one["action"] == action]
     assert len(killed) >= least
     assert all(one["killed"] for one in killed)
     moved_outside = action in ("repair", "accept")

@@ -39,7 +39,10 @@ _PLACES = (
 
 def tracking(folder: Path, ledger: str | None = None) -> TrackingConfig:
     return TrackingConfig(
-        uri=f"sqlite:///{folder}/mlflow.db", artifacts=f"{folder}/artifacts", ledger=ledger
+        uri=f"sqlite:///{folder}/mlflow.db",
+        artifacts=f"{folder}/artifacts",
+        experiment=NAME,  # an own one, whose artifacts lie in this folder
+        ledger=ledger,
     )
 
 
