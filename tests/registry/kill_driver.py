@@ -1,8 +1,8 @@
 """Kills a command before each of its writes in turn, and runs the next command after each.
 
-``python -m tests.registry.kill_driver TEMPLATE SCRATCH`` prints a line of JSON per point. The killed
-command is a process of its own, forked since importing takes longer than the command, and ends by
-SIGKILL: nothing of it is cleaned up.
+``python -m tests.registry.kill_driver TEMPLATE SCRATCH`` prints a line of JSON per point. The
+killed command is a process of its own, forked since importing takes longer than the command, and
+ends by SIGKILL: nothing of it is cleaned up.
 """
 
 from __future__ import annotations
