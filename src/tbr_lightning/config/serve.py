@@ -39,7 +39,8 @@ class ServeConfig:
     host: str = "127.0.0.1"
     port: int = 8000
     reflection: str = "hide"  # hide | show | suppress | force
-    allow_override: bool = True  # a request may choose another policy in its field `reflection`
+    # What a request may choose in its field `reflection`
+    overrides: list[str] = field(default_factory=lambda: ["hide", "show", "force"])
     count_refusals: bool = True  # label every answer by the rule judge for /metrics; some 0.1 ms
     engine: str = "auto"  # auto | transformers | vllm
     engine_args: list[str] = field(default_factory=list)  # more words for the engine's command
@@ -62,6 +63,8 @@ class ServeConfig:
         if not 0 < self.port < 65536:
             raise UserError(f"port={self.port} is out of range: give a value from 1 to 65535")
         one_of("reflection", self.reflection, POLICIES)
+        for policy in self.overrides:
+            one_of("overrides", policy, POLICIES)
         one_of("engine", self.engine, ("auto", "transformers", "vllm"))
         for name in ("max_request_bytes", "max_in_flight", "max_tokens"):
             at_least(name, getattr(self, name), 1)

@@ -150,10 +150,11 @@ def _policy(body: dict[str, Any], config: ServeConfig, weights: Weights) -> str:
         policy = config.reflection
     elif found not in POLICIES:
         raise RequestError(400, f"reflection is none of {', '.join(POLICIES)}", param="reflection")
-    elif not config.allow_override:
+    elif found not in config.overrides:
         raise RequestError(
             403,
-            f"this server holds all requests to reflection={config.reflection}",
+            f"reflection={found} is not allowed on this server, which answers with "
+            f"reflection={config.reflection}",
             param="reflection",
         )
     else:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from tbr_lightning.config.serve import ServeConfig
+from tbr_lightning.config.serve import POLICIES, ServeConfig
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.judges.base import Judge
 from tbr_lightning.evaluation.suites import Prompt
@@ -55,7 +55,7 @@ class Deployment:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._retiring: set[asyncio.Task[None]] = set()
         self._checks = itertools.count(1)
-        self._checking = replace(config, allow_override=True)
+        self._checking = replace(config, overrides=list(POLICIES))
 
     async def open(self, release: Release) -> None:
         """Serve a first version.

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 
-_GRACE = 5.0  # seconds between SIGTERM and SIGKILL
+_GRACE = 2.0  # seconds between SIGTERM and SIGKILL
 
 
 def main(command: Sequence[str]) -> int:
