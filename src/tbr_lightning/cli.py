@@ -19,7 +19,7 @@ from tbr_lightning.errors import UserError, near
 
 ACTIONS: dict[str, tuple[str, ...]] = {
     "evaluate": ("calibrate",),
-    "promote": ("status",),
+    "promote": ("status", "history", "verify", "rollback", "repair", "accept"),
     "serve": ("chat",),
 }
 """Words a verb takes before its overrides."""

@@ -288,7 +288,7 @@ class _Server:
             "version": release.version,
             "alias": release.alias,
             "model_id": release.model.model_id,
-            "digest": replica.digest or None,
+            "digest": replica.files.digest,
             "context": replica.served.weights.context,
         }
 

@@ -129,7 +129,7 @@ class Deployment:
         except BaseException:
             await replica.close()
             raise
-        self._say(f"{release.title} is fit to serve: {told}")
+        self._say(f"{release.title} is fit to serve ({replica.files.by}): {told}")
         return replica
 
     async def _ask(self, replica: Replica, text: str) -> Facts:
@@ -162,7 +162,7 @@ class Deployment:
         self.current = replica
         release = replica.served.release
         self.metrics.serves(
-            release.name, release.version or "", release.model.model_id, replica.digest
+            release.name, release.version or "", release.model.model_id, replica.files.digest
         )
         self.metrics.up.set(1)
         self._tasks[id(replica)] = asyncio.create_task(
@@ -217,7 +217,8 @@ class Deployment:
                 "version": release.version,
                 "alias": release.alias,
                 "model_id": release.model.model_id,
-                "digest": replica.digest or None,
+                "verification": replica.files.by,
+                "digest": replica.files.digest,
                 "engine": self._engine.name,
                 "reflection": self.config.reflection,
                 "restarts": replica.restarts,

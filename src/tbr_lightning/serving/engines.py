@@ -25,6 +25,7 @@ class Engine:
         command: From weights, socket and further words to the command; it runs in the folder
             beside the weights.
         request: From a request's body, weights, policy and id to body and id for the engine.
+        adapters: It puts adapters on their base itself.
         splits: Its replies carry ``reasoning_content`` apart from ``content``.
         refused: Fields of a request that would change the reply's form and that it cannot do,
             each with the values that ask for nothing.
@@ -34,6 +35,7 @@ class Engine:
     name: str
     command: Callable[[Weights, Path, Sequence[str]], list[str]]
     request: Callable[[dict[str, Any], Weights, str, str], tuple[dict[str, Any], str]]
+    adapters: bool
     splits: bool
     refused: Mapping[str, tuple[Any, ...]]
     ignored: frozenset[str]
@@ -101,6 +103,7 @@ TRANSFORMERS = Engine(
     name="transformers",
     command=_transformers_command,
     request=_transformers_request,
+    adapters=False,
     splits=True,
     refused={
         "n": (None, 1),
@@ -192,6 +195,7 @@ VLLM = Engine(
     name="vllm",
     command=_vllm_command,
     request=_vllm_request,
+    adapters=True,
     # Its reasoning parsers know the markers of certain models, as tokens of their vocabulary, and
     # some take an answer without a think block for a reflection. Ours splits by the layout.
     splits=False,

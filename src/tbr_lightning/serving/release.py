@@ -1,14 +1,14 @@
-"""What is served: a model of the registry, found by its URI and checked by its digest."""
+"""What is served: a model of the registry, found by its URI, and what the ledger knows of it."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from tbr_lightning.config.schema import TrackingConfig
 from tbr_lightning.errors import UserError
 from tbr_lightning.tracking.models import LoggedModel, find_model
 
@@ -73,25 +73,25 @@ def resolve(uri: str) -> Release:
     return Release(model, model.model_id)
 
 
-def verified(release: Release, folder: Path) -> str:
-    """Return the digest of a release's files after comparing it with what is recorded.
+def recorded(release: Release, tracking: TrackingConfig) -> str | None:
+    """Return the digest that the ledger has of a release, or ``None`` if it has none.
 
     Raises:
-        UserError: They are not the files that were promoted, or logged.
+        UserError: The ledger is broken, or has the alias at another version.
     """
-    from tbr_lightning.modeling.export import weights_digest
+    if release.version is None:
+        return None
+    from tbr_lightning.registry.entry import aliases_after, broken_link, weights_after
+    from tbr_lightning.registry.ledger import Ledger, ledger_url
 
-    found = weights_digest(folder)
-    expected = release.model.tags.get("tbr.weights_digest")
-    if expected is None:
-        raise UserError(
-            f"{release.title} has no recorded digest to check its weights by: promote it, or "
-            "serve it unchecked with verify=false"
-        )
-    if found != expected:
-        raise UserError(
-            f"the weights of {release.title} in {folder} are not those that were recorded "
-            f"(SHA-256 {found[:12]}…, recorded {expected[:12]}…): remove that folder to fetch "
-            "them again, and find out who changed them"
-        )
-    return found
+    entries = Ledger(ledger_url(tracking), write=False).entries(release.name)
+    if problem := broken_link(entries):
+        raise UserError(f"the ledger is not intact ({problem}): see 'promote verify'")
+    if entries and release.alias is not None:
+        holder = aliases_after(entries).get(release.alias)
+        if holder != release.version:
+            raise UserError(
+                f"the alias {release.alias} of {release.name} points at version {release.version}, "
+                f"the ledger says {holder or 'nobody'}: see 'promote status'"
+            )
+    return weights_after(entries).get(release.version)

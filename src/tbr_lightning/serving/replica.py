@@ -10,20 +10,21 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import aiohttp
 
 from tbr_lightning.config.serve import ServeConfig
 from tbr_lightning.errors import UserError
+from tbr_lightning.registry.digest import folder_digest
 from tbr_lightning.serving.engines import Engine
+from tbr_lightning.serving.files import Checked, check, fetch, lay_out
 from tbr_lightning.serving.metrics import Metrics
 from tbr_lightning.serving.process import EngineError, EngineProcess, socket_in
-from tbr_lightning.serving.release import Release, verified
+from tbr_lightning.serving.release import Release
 from tbr_lightning.serving.served import Served
-from tbr_lightning.serving.weights import Weights, prepare
-from tbr_lightning.tracking.models import hf_folder
+from tbr_lightning.serving.weights import Weights
 
 log = logging.getLogger(__name__)
 
@@ -38,16 +39,14 @@ class Replica:
 
     Attributes:
         served: What answers.
-        source: Folder of the weights as they were fetched.
-        digest: Of the weights, as verified; empty if unchecked.
+        files: What it was made of, and what that was compared with.
         process: The engine's; ``None`` while it is being restarted.
         in_flight: Requests that it is answering.
         restarts: How often its engine was started again.
     """
 
     served: Served
-    source: Path
-    digest: str
+    files: Checked
     process: EngineProcess | None = None
     in_flight: int = 0
     restarts: int = 0
@@ -105,7 +104,9 @@ class Replica:
             pause = min(2 * pause, _LONGEST_PAUSE)
             try:
                 if config.verify:
-                    await asyncio.to_thread(verified, self.served.release, self.source)
+                    # Where the alias is by now does not matter: this version was let in.
+                    release = replace(self.served.release, alias=None)
+                    await asyncio.to_thread(check, release, self.files.artifacts, config.tracking)
                 await self.launch(config)
             except (EngineError, UserError) as error:
                 log.error("%s: %s; trying again in %g s", self.served.title, error, pause)
@@ -132,18 +133,22 @@ async def bring_up(release: Release, engine: Engine, config: ServeConfig) -> Rep
         EngineError: The engine does not come up.
     """
 
-    def files() -> tuple[Path, str, Weights]:
-        source = hf_folder(release.model, Path(config.paths.cache) / "models")
-        digest = verified(release, source) if config.verify else ""
+    def prepared() -> tuple[Checked, Weights]:
+        artifacts = fetch(release.model, Path(config.paths.cache))
+        if config.verify:
+            files = check(release, artifacts, config.tracking)
+        else:
+            files = Checked(artifacts, folder_digest(artifacts), "unverified (verify=false)")
         home = Path(tempfile.mkdtemp(prefix="tbr-"))  # readable by this user only
         try:
-            return source, digest, prepare(source, home / release.model.model_id)
+            name = release.model.model_id
+            return files, lay_out(artifacts, home, name, adapters=engine.adapters)
         except BaseException:
             shutil.rmtree(home, ignore_errors=True)
             raise
 
-    source, digest, weights = await asyncio.to_thread(files)
-    replica = Replica(Served(release, weights, engine), source, digest)
+    files, weights = await asyncio.to_thread(prepared)
+    replica = Replica(Served(release, weights, engine), files)
     try:
         await replica.launch(config)
     except BaseException:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from tbr_lightning.errors import UserError
 
 FORCE = "tbr_force_reflection"
 """Variable of the served chat template that opens the think block."""
+
+
+TEMPLATE = "chat_template.jinja"
 
 
 @dataclass(frozen=True)
@@ -41,37 +45,43 @@ class Weights:
     adapter: Path | None = None
 
 
-def prepare(source: Path, into: Path) -> Weights:
+def prepare(
+    sources: Sequence[Path],
+    into: Path,
+    *,
+    layout: Layout | None = None,
+    adapter: Path | None = None,
+) -> Weights:
     """Link a model's files into a new folder, with the chat template that can force.
 
     Args:
-        source: Weights and tokenizer in Hugging Face form; stays as it is.
+        sources: Weights and tokenizer in Hugging Face form, which stay as they are; of two files
+            of a name the later folder's is taken.
         into: Folder to make.
+        layout: Markers of the think block; ``None`` for what the model's config says.
+        adapter: As in :class:`Weights`.
 
     Raises:
         UserError: A file that serving needs is missing.
     """
     from tokenizers import Tokenizer
 
-    config = _json(source, "config.json")
-    settings = _json(source, "tokenizer_config.json")
-    found = config.get("tbr")
-    layout = Layout(**found) if isinstance(found, dict) else Layout()
-    parser = settings.get("response_template") or {}
-    into.mkdir(parents=True)
-    for file in source.iterdir():
-        if file.name != "chat_template.jinja":
-            (into / file.name).symlink_to(file.resolve())
-    (into / "chat_template.jinja").write_text(
-        forcing(_template(source, settings), layout), encoding="utf-8"
-    )
-    if not (source / "tokenizer.json").is_file():
-        raise UserError(f"{source} has no tokenizer.json: export the model with a fast tokenizer")
-    tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
+    link(sources, into)
+    config, settings = _json(into, "config.json"), _json(into, "tokenizer_config.json")
+    if layout is None:
+        found = config.get("tbr")
+        layout = Layout(**found) if isinstance(found, dict) else Layout()
+    template = forcing(_template(into, settings), layout)
+    (into / TEMPLATE).unlink(missing_ok=True)  # the link, not the file
+    (into / TEMPLATE).write_text(template, encoding="utf-8")
+    if not (into / "tokenizer.json").is_file():
+        raise UserError(f"{sources[-1]} has no tokenizer.json: log the model with a fast tokenizer")
+    tokenizer = Tokenizer.from_file(str(into / "tokenizer.json"))
 
     def tokens(text: str) -> list[int]:
         return list(tokenizer.encode(text, add_special_tokens=False).ids)
 
+    parser = settings.get("response_template") or {}
     anchor = str(parser.get("start_anchor") or "")
     opened = tokens(layout.think_open)
     return Weights(
@@ -84,7 +94,19 @@ def prepare(source: Path, into: Path) -> Weights:
         # Training and evaluation encode prompt and think block apart, an engine in one go.
         forcible=tokens(anchor + layout.think_open) == tokens(anchor) + opened,
         tokenizer=tokenizer,
+        adapter=adapter,
     )
+
+
+def link(sources: Sequence[Path], into: Path) -> None:
+    """Make a folder of links to the files of others."""
+    into.mkdir(parents=True)
+    for source in sources:
+        if not source.is_dir():
+            raise UserError(f"{source} is missing: log the model again")
+        for file in source.iterdir():
+            (into / file.name).unlink(missing_ok=True)
+            (into / file.name).symlink_to(file.resolve())
 
 
 def forcing(template: str, layout: Layout) -> str:
@@ -110,7 +132,7 @@ def _json(folder: Path, name: str) -> dict[str, Any]:
 
 
 def _template(folder: Path, settings: dict[str, Any]) -> str:
-    file = folder / "chat_template.jinja"
+    file = folder / TEMPLATE
     if file.is_file():
         return file.read_text(encoding="utf-8")
     found = settings.get("chat_template")
