@@ -38,7 +38,7 @@ class ServeConfig:
     model_uri: str = "models:/tbr-microworld@champion"
     host: str = "127.0.0.1"
     port: int = 8000
-    reflection: str = "hide"  # hide | show | suppress | force
+    policy: str = "hide"  # hide | show | suppress | force; of the reflection
     # What a request may choose in its field `reflection`
     overrides: list[str] = field(default_factory=lambda: ["hide", "show", "force"])
     count_refusals: bool = True  # label every answer by the rule judge for /metrics; some 0.1 ms
@@ -62,7 +62,7 @@ class ServeConfig:
     def __post_init__(self) -> None:
         if not 0 < self.port < 65536:
             raise UserError(f"port={self.port} is out of range: give a value from 1 to 65535")
-        one_of("reflection", self.reflection, POLICIES)
+        one_of("policy", self.policy, POLICIES)
         for policy in self.overrides:
             one_of("overrides", policy, POLICIES)
         one_of("engine", self.engine, ("auto", "transformers", "vllm"))

@@ -146,15 +146,15 @@ def _max_tokens(body: dict[str, Any], config: ServeConfig, weights: Weights) -> 
 
 def _policy(body: dict[str, Any], config: ServeConfig, weights: Weights) -> str:
     found = body.pop("reflection", None)
-    if found is None or found == config.reflection:
-        policy = config.reflection
+    if found is None or found == config.policy:
+        policy = config.policy
     elif found not in POLICIES:
         raise RequestError(400, f"reflection is none of {', '.join(POLICIES)}", param="reflection")
     elif found not in config.overrides:
         raise RequestError(
             403,
-            f"reflection={found} is not allowed on this server, which answers with "
-            f"reflection={config.reflection}",
+            f"reflection={found} is not allowed on this server: it was started with "
+            f"policy={config.policy}",
             param="reflection",
         )
     else:

@@ -134,7 +134,7 @@ class Deployment:
 
     async def _ask(self, replica: Replica, text: str) -> Facts:
         """Ask a replica as a client would be answered, its reflection apart."""
-        policy = "hide" if self.config.reflection == "show" else self.config.reflection
+        policy = "hide" if self.config.policy == "show" else self.config.policy
         raw = json.dumps({"messages": [{"role": "user", "content": text}], "reflection": policy})
         ask = understand(
             raw.encode(),
@@ -220,7 +220,7 @@ class Deployment:
                 "verification": replica.files.by,
                 "digest": replica.files.digest,
                 "engine": self._engine.name,
-                "reflection": self.config.reflection,
+                "policy": self.config.policy,
                 "restarts": replica.restarts,
                 "in_flight": replica.in_flight,
             }

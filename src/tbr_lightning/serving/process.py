@@ -142,8 +142,7 @@ class EngineProcess:
 
     def last_words(self) -> str:
         """Return the end of what the engine wrote, as a clause, or nothing."""
-        told = [line for line in self._told if line.strip()]
-        return f": {told[-1].strip()[:300]}" if told else ""
+        return f": {self._told[-1][:300]}" if self._told else ""
 
     async def _read(self) -> None:
         stream = self.process.stdout
@@ -155,11 +154,11 @@ class EngineProcess:
                 continue
             if not line:
                 return
-            text = line.decode(errors="replace")
+            text = line.decode(errors="replace").rstrip().rpartition("\r")[2]
             if not self.pid and text.startswith("pid "):
                 self.pid = int(text[4:])
-            else:
-                self._told.append(text)
+            elif text.strip() and "%|" not in text:  # no progress bars
+                self._told.append(text.strip())
 
 
 def socket_in(folder: Path, number: int) -> Path:

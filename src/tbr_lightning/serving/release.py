@@ -81,13 +81,14 @@ def recorded(release: Release, tracking: TrackingConfig) -> str | None:
     """
     if release.version is None:
         return None
+    from tbr_lightning.registry.aliases import ALIASES
     from tbr_lightning.registry.entry import aliases_after, broken_link, weights_after
     from tbr_lightning.registry.ledger import Ledger, ledger_url
 
     entries = Ledger(ledger_url(tracking), write=False).entries(release.name)
     if problem := broken_link(entries):
         raise UserError(f"the ledger is not intact ({problem}): see 'promote verify'")
-    if entries and release.alias is not None:
+    if entries and release.alias in ALIASES:
         holder = aliases_after(entries).get(release.alias)
         if holder != release.version:
             raise UserError(
