@@ -1,4 +1,4 @@
-"""The champion over real HTTP: a real engine, the openai client, and the registry's own commands."""
+"""The champion over real HTTP: a real engine, the openai client, the registry's commands."""
 
 from __future__ import annotations
 

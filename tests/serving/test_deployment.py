@@ -124,7 +124,7 @@ def test_the_ledger_has_the_last_word(registry: Registry, start: Start, server: 
     registry.point(bad)
     server.until(lambda: "not those that were recorded" in (server.health()["problem"] or ""))
     assert version(server) == good
-    with pytest.raises(UserError, match="not those that were recorded.*the ledger has"):
+    with pytest.raises(UserError, match=r"not those that were recorded.*the ledger has"):
         start(config)
     # An alias that was moved past the ledger is not followed.
     registry.point(old)

@@ -134,7 +134,7 @@ class EngineProcess:
         except TimeoutError:
             with suppress(ProcessLookupError):
                 self.process.kill()
-        if self.pid:  # where the guard was killed, nobody else ends it
+        if self.pid and await self.process.wait() < 0:  # a killed guard ended nothing
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
         await self.process.wait()

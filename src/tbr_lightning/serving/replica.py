@@ -16,12 +16,11 @@ from pathlib import Path
 import aiohttp
 
 from tbr_lightning.config.serve import ServeConfig
-from tbr_lightning.errors import UserError
 from tbr_lightning.registry.digest import folder_digest
 from tbr_lightning.serving.engines import Engine
 from tbr_lightning.serving.files import Checked, check, fetch, lay_out
 from tbr_lightning.serving.metrics import Metrics
-from tbr_lightning.serving.process import EngineError, EngineProcess, socket_in
+from tbr_lightning.serving.process import EngineProcess, socket_in
 from tbr_lightning.serving.release import Release
 from tbr_lightning.serving.served import Served
 from tbr_lightning.serving.weights import Weights
@@ -108,7 +107,7 @@ class Replica:
                     release = replace(self.served.release, alias=None)
                     await asyncio.to_thread(check, release, self.files.artifacts, config.tracking)
                 await self.launch(config)
-            except (EngineError, UserError) as error:
+            except Exception as error:  # whatever it is, giving up would end the service
                 log.error("%s: %s; trying again in %g s", self.served.title, error, pause)
                 continue
             self.restarts += 1
