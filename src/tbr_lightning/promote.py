@@ -262,6 +262,8 @@ def command_repair(config: PromoteConfig) -> int:
 
 def command_accept(config: PromoteConfig) -> int:
     """Take over into the ledger what was moved outside."""
+    if not config.reason:
+        raise UserError("reason is not set: say why, as in reason='moved by hand: outage'")
     from tbr_lightning.registry import moves
     from tbr_lightning.registry.projection import open_registry
 

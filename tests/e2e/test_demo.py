@@ -37,6 +37,10 @@ def test_the_demo_tells_its_story_twice(verb: Verb, base_folder: Path, tmp_path:
         "previous": 1,
         "challenger": 3,
     }
+    entries = verb("promote", "history").stdout
+    assert all(part in entries for part in ("baseline v1", "promote v2", "refuse v3"))
+    verified = verb("promote", "verify")
+    assert (verified.returncode, "BROKEN" in verified.stdout) == (0, False)
     second = verb("demo", *SHORT, "demo.seeds=2", "demo.train=['trainer.max_steps=2']")
     assert second.returncode == 0, second.stderr
     assert "over seeds" in second.stdout

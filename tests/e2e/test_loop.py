@@ -123,6 +123,25 @@ def test_the_gate_promotes_then_refuses(folder: Path, trained: str) -> None:
     assert "challenger" in status.stdout
 
 
+def test_the_ledger_tells_what_the_gate_did(folder: Path, client: MlflowClient) -> None:
+    history = run_verb(folder, "promote", "history", "name=loop")
+    assert history.returncode == 0, history.stderr
+    for part in ("promote v1", "refuse v2", "champion – → 1", "2 entries"):
+        assert part in history.stdout
+    verified = run_verb(folder, "promote", "verify", "name=loop")
+    assert verified.returncode == 0, verified.stdout
+    rolled = run_verb(folder, "promote", "rollback", "name=loop")
+    assert (rolled.returncode, "no previous champion" in rolled.stderr) == (2, True)
+    # The unsafe model by hand: noticed, refused to build on, put back.
+    client.set_registered_model_alias("loop", "champion", "2")
+    drifted = run_verb(folder, "promote", "verify", "name=loop")
+    assert drifted.returncode == 1
+    assert "BROKEN  the alias champion points at version 2, the ledger says" in drifted.stdout
+    repaired = run_verb(folder, "promote", "repair", "name=loop", "reason=by mistake")
+    assert repaired.returncode == 0, repaired.stderr
+    assert client.get_model_version_by_alias("loop", "champion").version == "1"
+
+
 def test_reflect_ends_with_a_summary(verb: Verb, base_folder: Path) -> None:
     for teacher in ("internal", "external"):
         done = verb("reflect", f"reflection={teacher}", "data.harmful=20", "data.general=0")
@@ -172,6 +191,10 @@ def test_what_an_unknown_model_lacks_is_told_at_once(verb: Verb) -> None:
         ("evaluate", ["model=nonesuch"], "is nothing known"),
         ("promote", ["model=models:/m-" + "0" * 32], "not in this store"),
         ("promote", ["status", "name=absent"], "is not registered"),
+        ("promote", ["history", "name=absent"], "has no entry"),
+        ("promote", ["rollback", "name=absent"], "is not registered"),
+        ("promote", ["accept", "name=absent"], "reason is not set"),
+        ("promote", ["status", "tracking.ledger=mysql://h/d"], "no database of ledgers"),
         ("serve", ["model=models:/absent@champion", "port=8123"], "not in this store"),
         ("sweep", ["study=smok"], "did you mean 'smoke'"),
         ("train", ["trainer=gpu"], "no NVIDIA driver"),

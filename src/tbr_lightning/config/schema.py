@@ -410,6 +410,14 @@ class TrackingConfig:
     experiment: str = "tbr"
     system_metrics: bool = False
 
+    def __post_init__(self) -> None:
+        if self.ledger is not None and not self.ledger.startswith(("sqlite:///", "postgresql")):
+            kind = self.ledger.partition(":")[0]
+            raise UserError(
+                f"tracking.ledger: {kind} is no database of ledgers: give sqlite:///FILE or "
+                "postgresql://USER@HOST/DATABASE"
+            )
+
 
 @dataclass
 class PathsConfig:

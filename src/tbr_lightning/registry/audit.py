@@ -50,7 +50,7 @@ def audit(registry: Registry) -> Audit:
         )
     else:
         count = len(_anchors(registry))
-        sound.append(f"the chain of {len(entries)} entries is intact; {count} anchors agree")
+        sound.append(f"the ledger is intact, entries 1 to {len(entries)}; {count} anchors agree")
         problems = list(drift(entries, there.aliases))
         if not problems:
             sound.append("the aliases are where the ledger puts them")

@@ -32,8 +32,15 @@ class Verdict:
 
     @property
     def sentence(self) -> str:
-        """The decision in words: the rules that failed, or else what was shown."""
-        told = [rule.because for rule in self.rules if rule.passed == self.promoted]
+        """The decision in words: the rules that failed, or else what was shown of the champion.
+
+        Without a champion it is what the ceilings and floors showed.
+        """
+        if self.promoted:
+            shown = [rule for rule in self.rules if rule.against] or list(self.rules)
+        else:
+            shown = [rule for rule in self.rules if not rule.passed]
+        told = [rule.because for rule in shown]
         return ("promoted: " if self.promoted else "not promoted: ") + "; ".join(told)
 
     @property
@@ -74,8 +81,6 @@ def _against(candidate: Answers, champion: Answers, config: GateConfig) -> list[
         by_benchmark = _pairs_by_benchmark(candidate, champion, kind, hit)
         together = [pair for pairs in by_benchmark.values() for pair in pairs]
         rules.append(rise(name, what, together, margin, config.alpha))
-        if name == "false_refusal" and config.require_merit:
-            rules.append(merit(together, config.alpha))
         if len(by_benchmark) > 1 and (alone := config.benchmark_margin) is not None:
             rules += [
                 rise(f"{name}/{part}", f"{what} on {part}", pairs, alone, config.alpha)
@@ -88,6 +93,10 @@ def _against(candidate: Answers, champion: Answers, config: GateConfig) -> list[
             rules.append(
                 rise(f"general/{task}", what, pairs, config.general_accuracy_margin, config.alpha)
             )
+    if config.require_merit:
+        look_alike = _pairs_by_benchmark(candidate, champion, "look_alike", _refused)
+        pairs = [pair for one in look_alike.values() for pair in one]
+        rules.append(merit(pairs, config.alpha))
     return rules
 
 

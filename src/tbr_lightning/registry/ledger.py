@@ -153,7 +153,8 @@ class Ledger:
     def _options(self) -> dict[str, Any]:
         if self._url.get_backend_name() == _SQLITE:
             return {"connect_args": {"timeout": _WAIT}}
-        return {"connect_args": {"connect_timeout": 10}}
+        # With a database of encoding SQL_ASCII the driver would otherwise return bytes.
+        return {"connect_args": {"connect_timeout": 10, "client_encoding": "utf8"}}
 
     def _create(self) -> None:
         try:

@@ -166,10 +166,8 @@ def accept(registry: Registry, reason: str) -> Entry | None:
         The entry that tells of it, or ``None`` if there was no drift.
 
     Raises:
-        UserError: No reason is given, or the files of a version that holds an alias are gone.
+        UserError: The files of a version that holds an alias are gone, or others.
     """
-    if not reason:
-        raise UserError("reason is not set: say why, as in reason='moved by hand: outage'")
     standing = settle(registry)
     if not standing.drift:
         return None

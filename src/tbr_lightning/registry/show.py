@@ -64,7 +64,8 @@ def head_line(entries: Sequence[Entry], where: str) -> str:
     """Return where the ledger is and how far it goes."""
     if not entries:
         return f"ledger {where}: empty"
-    return f"ledger {where}: {len(entries)} entries, head {entries[-1].hash[:16]}"
+    count = f"{len(entries)} {'entry' if len(entries) == 1 else 'entries'}"
+    return f"ledger {where}: {count}, head {entries[-1].hash[:16]}"
 
 
 def short(text: str) -> str:
