@@ -258,7 +258,7 @@ def report(peers: list[Peer]) -> int:
 
 
 def processor_seconds(peer: Peer) -> float:
-    """Return what a server and its children have used: other work on the machine changes it less."""
+    """Return the CPU time of a server and its children, which other work changes less."""
     server = psutil.Process(peer.process.pid)
     times = [one.cpu_times() for one in (server, *server.children(recursive=True))]
     return sum(one.user + one.system for one in times)
