@@ -9,7 +9,7 @@ NAME ?= tbr-microworld
 PORT ?= 5000
 READY := .venv/.ready
 
-.PHONY: help setup demo test bench lint format ui sweep serve clean
+.PHONY: help setup demo test bench lint format ui sweep serve chat clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -50,6 +50,9 @@ sweep: $(READY) ## Run an Optuna study from sweeps/ (STUDY=smoke)
 
 serve: $(READY) ## Serve the champion on loopback (NAME=tbr-microworld)
 	$(BIN)/python -m tbr_lightning.serve model=models:/$(NAME)@champion
+
+chat: $(READY) ## Talk to the served champion in the terminal
+	@$(BIN)/python -m tbr_lightning.serve chat
 
 clean: ## Remove caches and the environment (runs in mlflow.db and mlartifacts stay)
 	rm -rf .venv .tbr/cache build dist .mypy_cache .ruff_cache .pytest_cache

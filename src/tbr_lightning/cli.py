@@ -20,6 +20,7 @@ from tbr_lightning.errors import UserError, near
 ACTIONS: dict[str, tuple[str, ...]] = {
     "evaluate": ("calibrate",),
     "promote": ("status", "history", "verify", "rollback", "repair", "accept"),
+    "serve": ("chat",),
 }
 """Words a verb takes before its overrides."""
 

@@ -21,6 +21,7 @@ from tbr_lightning.config.schema import (
     TrackingConfig,
     TrainerConfig,
 )
+from tbr_lightning.config.serve import ServeConfig
 from tbr_lightning.errors import UserError, at_least, one_of, within
 
 
@@ -190,26 +191,6 @@ class SweepConfig:
     trials: int | None = None  # null: the study's own budget
     tracking: TrackingConfig = MISSING
     paths: PathsConfig = MISSING
-
-
-@dataclass
-class ServeConfig:
-    """``python -m tbr_lightning.serve``."""
-
-    model_uri: str = "models:/tbr-microworld@champion"
-    host: str = "127.0.0.1"
-    port: int = 8000
-    tracking: TrackingConfig = MISSING
-    paths: PathsConfig = MISSING
-
-    def __post_init__(self) -> None:
-        if not 0 < self.port < 65536:
-            raise UserError(f"port={self.port} is out of range: give a value from 1 to 65535")
-        if self.host not in ("127.0.0.1", "localhost", "::1"):
-            raise UserError(
-                f"host='{self.host}' is not a loopback address: the server has no authentication "
-                "yet, so put a proxy with authentication before 127.0.0.1"
-            )
 
 
 @dataclass
