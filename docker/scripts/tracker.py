@@ -16,7 +16,6 @@ import os
 import sys
 import urllib.parse
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from secret_files import read_secrets
 from starting import StartError, become, patience
@@ -30,11 +29,11 @@ def command(words: Sequence[str], environment: Mapping[str, str]) -> list[str]:
         words: What was given after the image's or the service's name.
         environment: The process's environment.
     """
-    mlflow = str(Path(sys.executable).with_name("mlflow"))
+    mlflow = [sys.executable, "-m", "mlflow"]
     if words and words[0] == "upgrade":
-        return [mlflow, "db", "upgrade", environment["MLFLOW_BACKEND_STORE_URI"], *words[1:]]
+        return [*mlflow, "db", "upgrade", environment["MLFLOW_BACKEND_STORE_URI"], *words[1:]]
     rest = list(words[1:] if words and words[0] == "server" else words)
-    return [mlflow, "server", "--host", "0.0.0.0", "--port", "5000", "--workers", "2", *rest]
+    return [*mlflow, "server", "--host", "0.0.0.0", "--port", "5000", "--workers", "2", *rest]
 
 
 def prepare() -> tuple[list[str], dict[str, str]]:

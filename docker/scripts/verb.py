@@ -6,7 +6,6 @@ reflection=external`` trains and ``docker compose run promote status`` asks who 
 Environment:
     TBR_VERB: The verb of this image (``train`` or ``serve``).
     TBR_WAIT_SECONDS: How long to wait for the tracker (120).
-    TBR_LEDGER: Passed on as ``tracking.ledger`` unless the words set it.
     MLFLOW_TRACKING_URI: A server's URL also chooses ``tracking=server``.
     NAME_FILE: For each name of ``secret_files.NAMES``, a file that holds it.
 """
@@ -34,16 +33,10 @@ def command(words: Sequence[str], environment: Mapping[str, str]) -> list[str]:
     verb, rest = environment.get("TBR_VERB", "train"), list(words)
     if rest and rest[0] in VERBS:
         verb, rest = rest[0], rest[1:]
-
-    def is_set(key: str) -> bool:
-        return any(word.startswith(f"{key}=") for word in rest)
-
-    more = []
-    if environment.get("MLFLOW_TRACKING_URI", "").startswith("http") and not is_set("tracking"):
-        more.append("tracking=server")
-    if environment.get("TBR_LEDGER") and not is_set("tracking.ledger"):
-        more.append(f"tracking.ledger={environment['TBR_LEDGER']}")
-    return [sys.executable, "-m", f"tbr_lightning.{verb}", *rest, *more]
+    chosen = any(word.startswith("tracking=") for word in rest)
+    if environment.get("MLFLOW_TRACKING_URI", "").startswith("http") and not chosen:
+        rest.append("tracking=server")
+    return [sys.executable, "-m", f"tbr_lightning.{verb}", *rest]
 
 
 def asks_only(words: Sequence[str]) -> bool:
