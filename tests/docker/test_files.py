@@ -43,7 +43,10 @@ def instructions() -> list[tuple[str, str]]:
     [
         ("hadolint", "--failure-threshold", "style", DOCKER / "Dockerfile"),
         ("shellcheck", "--severity", "style", DOCKER / "postgres" / "databases.sh"),
-        ("compose-lint", "--fail-on", "high", DOCKER / "compose.yaml", DOCKER / "compose.gpu.yaml"),
+        (
+            *("compose-lint", "check", "--config", DOCKER / ".compose-lint.yml"),
+            *("--strict-config", "--fail-on", "low", DOCKER / "compose.yaml"),
+        ),
     ],
     ids=lambda words: words[0],
 )
@@ -58,7 +61,7 @@ def test_the_linters_see_a_mistake(tmp_path: Path) -> None:
     assert tool("hadolint", bad).returncode == 1
     stack = tmp_path / "compose.yaml"
     stack.write_text("services: {a: {image: 'a:1', privileged: true}}\n")
-    assert tool("compose-lint", "--fail-on", "high", stack).returncode == 1
+    assert tool("compose-lint", "check", "--fail-on", "high", stack).returncode == 1
 
 
 @pytest.mark.parametrize("file", ["compose.yaml", "compose.gpu.yaml"])
