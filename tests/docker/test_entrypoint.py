@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ..conftest import environment, needs_command
+from ..conftest import environment, needs_command, put_store
 from .conftest import SCRIPTS, free_port, wait_until
 
 
@@ -180,6 +180,7 @@ def test_serving_beyond_loopback_needs_the_token(tmp_path: Path) -> None:
     assert "host='0.0.0.0' is not a loopback address" in err
     assert "TBR_SERVE_TOKEN" in err
     # With the token of the file it gets as far as looking for the model.
+    put_store(tmp_path)
     (tmp_path / "token").write_text("a-token-of-the-tests-own\n")
     code, out, err = finish(
         "host=0.0.0.0",
