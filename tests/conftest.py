@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import chdir, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -99,6 +101,46 @@ def base_folder() -> Path:
     CACHE.mkdir(parents=True, exist_ok=True)
     with FileLock(CACHE / "tests.lock"):
         return base_model(CACHE)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A model tuned by the paper's recipe, in a store of its own.
+
+    Attributes:
+        folder: With ``mlflow.db``, ``mlartifacts`` and ``.tbr``.
+        uri: Of the model.
+        said: What the training printed.
+    """
+
+    folder: Path
+    uri: str
+    said: str
+
+    def copy_to(self, folder: Path) -> None:
+        """Copy store and runs, to be written to; artifacts stay where they are."""
+        shutil.copy(self.folder / "mlflow.db", folder)
+        shutil.copytree(self.folder / ".tbr", folder / ".tbr", dirs_exist_ok=True)
+
+
+@pytest.fixture(scope="session")
+def tuned(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Tuned:
+    """The recipe's model, trained once for all workers: copy its store, or leave it as it is."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder, said = shared / "tuned", shared / "tuned" / "said.txt"
+    with FileLock(shared / "tuned.lock"):
+        if not said.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            words = ("data=microworld", "model=tiny", "reflection=external", "seed=3")
+            done = run_verb(folder, "train", *words, "run_name=train external seed 3")
+            assert done.returncode == 0, done.stderr
+            said.write_text(done.stdout)
+    found = re.search(r"models:/m-[0-9a-f]{32}", said.read_text())
+    assert found is not None
+    return Tuned(folder, found[0], said.read_text())
 
 
 @pytest.fixture(scope="session")

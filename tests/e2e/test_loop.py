@@ -16,27 +16,25 @@ import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
 
-from ..conftest import Verb, call_verb, environment, run_verb
+from ..conftest import Tuned, Verb, call_verb, environment, run_verb
 
 pytestmark = pytest.mark.e2e
 MODEL = re.compile(r"models:/m-[0-9a-f]{32}")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, tuned: Tuned) -> Path:
     """A folder in which one model was trained with reflections."""
-    return tmp_path_factory.mktemp("loop")
+    folder = tmp_path_factory.mktemp("loop")
+    tuned.copy_to(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
-def trained(folder: Path) -> str:
+def trained(tuned: Tuned) -> str:
     """The printed URI of a model tuned by the paper's recipe."""
-    done = run_verb(
-        folder, "train", "data=microworld", "model=tiny", "reflection=external", "seed=3"
-    )
-    assert done.returncode == 0, done.stderr
-    assert "run " in done.stdout
-    return MODEL.search(done.stdout)[0]
+    assert "run " in tuned.said
+    return tuned.uri
 
 
 @pytest.fixture(scope="module")
