@@ -32,6 +32,14 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 Verb = Callable[..., "subprocess.CompletedProcess[str]"]
 
+_LONG = ("e2e", "invariant", "docker")
+"""Folders whose files take a minute and more."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start long files first: at the end no worker is left alone with one."""
+    items.sort(key=lambda item: item.path.parent.name not in _LONG)
+
 
 def environment(**more: str) -> dict[str, str]:
     """Return the environment of a fresh shell: what MLflow exports in this process stays here."""
