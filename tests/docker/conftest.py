@@ -62,7 +62,11 @@ class Postgres:
 @pytest.fixture(scope="session")
 def postgres(stack: dict[str, Any]) -> Iterator[Postgres]:
     """PostgreSQL set up as compose.yaml does: its flags, its user, its script on a new volume."""
-    needs_command("postgres")
+    # Debian keeps the server's programs out of the path.
+    found = shutil.which("initdb") or max(
+        map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb")), default=None
+    )
+    programs = Path(found or needs_command("postgresql")).parent
     user = None
     if Path("/proc/self").stat().st_uid == 0:
         user = "postgres"  # the server refuses to run as root
@@ -81,19 +85,19 @@ def postgres(stack: dict[str, Any]) -> Iterator[Postgres]:
         subprocess.run(words, user=user, cwd=folder, check=True, capture_output=True, **more)
 
     as_postgres(
-        "initdb",
+        programs / "initdb",
         f"--pgdata={data}",
         "--username=postgres",
         f"--pwfile={folder}/secrets/postgres_password",
         *service["POSTGRES_INITDB_ARGS"].split(),
     )
     options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
-    as_postgres("pg_ctl", "-D", data, "-w", "-l", folder / "log", "-o", options, "start")
+    as_postgres(programs / "pg_ctl", "-D", data, "-w", "-l", folder / "log", "-o", options, "start")
     try:
         as_postgres(
             DOCKER / "postgres" / "databases.sh",
             env={
-                "PATH": "/usr/bin:/bin",
+                "PATH": f"{programs}:/usr/bin:/bin",
                 "PGHOST": str(folder),
                 "PGPORT": str(port),
                 "MLFLOW_PASSWORD_FILE": f"{folder}/secrets/mlflow_password",
@@ -102,7 +106,7 @@ def postgres(stack: dict[str, Any]) -> Iterator[Postgres]:
         )
         yield Postgres(port, folder / "secrets")
     finally:
-        as_postgres("pg_ctl", "-D", data, "-m", "fast", "stop")
+        as_postgres(programs / "pg_ctl", "-D", data, "-m", "fast", "stop")
         shutil.rmtree(folder)
 
 

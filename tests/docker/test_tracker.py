@@ -74,7 +74,7 @@ def tracker(
             assert process.poll() is None, "the server ended"
             return subprocess.call(probe, stdout=subprocess.DEVNULL) == 0
 
-        wait_until(healthy, 120)
+        wait_until(healthy, 300)
         yield running
     finally:
         process.terminate()
