@@ -6,10 +6,11 @@ BIN := .venv/bin
 SEEDS ?= 1
 STUDY ?= smoke
 NAME ?= tbr-microworld
+COMPOSE ?= docker compose -f docker/compose.yaml
 PORT ?= 5000
 READY := .venv/.ready
 
-.PHONY: help setup demo test bench lint format ui sweep serve chat clean
+.PHONY: help setup demo test bench lint format ui sweep serve chat secrets images up down clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -36,6 +37,9 @@ lint: $(READY) ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/hadolint docker/Dockerfile
+	$(BIN)/shellcheck docker/postgres/databases.sh
+	$(BIN)/compose-lint check --config docker/.compose-lint.yml --strict-config --fail-on low --skip-suppressed --quiet docker/compose.yaml
 
 format: $(READY) ## Rewrite the code in the project's style
 	$(BIN)/ruff check --fix .
@@ -53,6 +57,18 @@ serve: $(READY) ## Serve the champion on loopback (NAME=tbr-microworld)
 
 chat: $(READY) ## Talk to the served champion in the terminal
 	@$(BIN)/python -m tbr_lightning.serve chat
+
+secrets: ## Write the passwords and the token of the compose stack that are missing
+	@$(PYTHON) docker/make_secrets.py
+
+images: ## Build the images (needs Docker; see docs/deployment.md)
+	GIT_COMMIT=$$(git rev-parse HEAD) $(COMPOSE) --profile train --profile serve build
+
+up: secrets ## Start MLflow on PostgreSQL (needs Docker)
+	$(COMPOSE) up --detach --wait
+
+down: ## Stop the compose stack; volumes stay (needs Docker)
+	$(COMPOSE) --profile train --profile promote --profile serve down
 
 clean: ## Remove caches and the environment (runs in mlflow.db and mlartifacts stay)
 	rm -rf .venv .tbr/cache build dist .mypy_cache .ruff_cache .pytest_cache

@@ -39,9 +39,7 @@ def test_too_large_a_batch_is_told_in_a_sentence(
 
     monkeypatch.setattr(backbone.model.get_decoder(), "forward", full)
     prompts = [prompt_ids(backbone.tokenizer, "x")]
-    with pytest.raises(
-        UserError, match=r"generation\.batch_size=64 does not fit .* a smaller"
-    ):
+    with pytest.raises(UserError, match=r"generation\.batch_size=64 does not fit .* a smaller"):
         list(generate(backbone, prompts, max_new_tokens=5, batch_size=64))
 
 
