@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
 import os
 import signal
@@ -19,7 +21,7 @@ from optuna.trial import TrialState
 
 from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.sweeping import front as fronts
-from tbr_lightning.sweeping import mirror
+from tbr_lightning.sweeping import mirror, turn
 from tbr_lightning.sweeping.study import Study
 from tbr_lightning.tracking import runs
 from tbr_lightning.tracking.store import connect
@@ -48,8 +50,14 @@ def script(text: str, *words: str) -> subprocess.Popen[str]:
 
 
 @pytest.fixture
-def config(store: Path) -> Any:
+def config(store: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     mirror._shown.clear()
+    monkeypatch.setattr(turn, "_SETTLED", 0.01)
+    return copy.deepcopy(_config())
+
+
+@functools.cache
+def _config() -> Any:
     return compose_verb("sweep").config
 
 

@@ -13,7 +13,7 @@ from tbr_lightning.errors import UserError
 from tbr_lightning.sweeping import figures, mirror, report, winner
 from tbr_lightning.sweeping import front as fronts
 from tbr_lightning.sweeping.report import Ending
-from tbr_lightning.sweeping.turn import turn
+from tbr_lightning.sweeping.turn import Alone, turn
 from tbr_lightning.tracking import by_id
 
 if TYPE_CHECKING:
@@ -31,7 +31,12 @@ _LINES = 15  # of the front, in the terminal
 
 
 def finish(
-    study: Study, config: SweepConfig, storage_study: optuna.Study, parent_run_id: str
+    study: Study,
+    config: SweepConfig,
+    storage_study: optuna.Study,
+    parent_run_id: str,
+    *,
+    alone: Alone | None = None,
 ) -> list[str]:
     """End a study and return what to tell of it.
 
@@ -44,6 +49,7 @@ def finish(
         config: Of the verb.
         storage_study: Optuna's study, with its budget reached.
         parent_run_id: The study's run.
+        alone: Holds the study alone among all runners, see :func:`mirror.parent_run`.
 
     Returns:
         Lines: the front on the dev half with intervals, the chosen trial and why, the registered
@@ -52,7 +58,7 @@ def finish(
     Raises:
         UserError: The chosen configuration's models are gone, or no fresh seed could be trained.
     """
-    with turn(storage_study, _TURN) as other:
+    with turn(storage_study, _TURN, alone) as other:
         if other is not None:
             return [f"{other} ends this study: what it finds stands in run {parent_run_id}"]
         return _finish(study, config, storage_study, parent_run_id)

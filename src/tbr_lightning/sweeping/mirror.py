@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tbr_lightning.config.credentials import without_credentials
 from tbr_lightning.sweeping import front as fronts
-from tbr_lightning.sweeping.turn import claim
+from tbr_lightning.sweeping.turn import Alone, take
 from tbr_lightning.tracking import by_id, runs
 from tbr_lightning.tracking.store import connect
 
@@ -41,18 +41,31 @@ _STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "KILLED", TrialSt
 
 
 @contextmanager
-def parent_run(study: Study, config: SweepConfig, storage_study: optuna.Study) -> Iterator[str]:
+def parent_run(
+    study: Study,
+    config: SweepConfig,
+    storage_study: optuna.Study,
+    *,
+    alone: Alone | None = None,
+) -> Iterator[str]:
     """Open the study's run, the one that an earlier or another runner made if there is one.
 
     It ends as FINISHED if the block does, as KILLED after an interruption, and as FAILED with the
     reason. Where another runner goes on, its next trial marks the run as running again.
+
+    Args:
+        study: Of the file.
+        config: Of the verb.
+        storage_study: Optuna's study, one of whose attributes keeps the run's id.
+        alone: Holds the study alone among all runners; without it two that begin within a moment
+            wait for each other.
 
     Yields:
         The run's id.
     """
     experiment_id = connect(config.tracking)
     known = _known_run(storage_study, experiment_id)
-    if known is None and not claim(storage_study, _CLAIM):
+    if known is None and take(storage_study, _CLAIM, alone) is not None:
         known = _await_run(storage_study, experiment_id)
     tags = {
         "tbr.study": study.key,

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from tbr_lightning.sweeping.study import Study
 
 INTERVALS = (
-    "Intervals are 95%: of one training run they are Wilson's over the prompts, and several seeds "
-    "are averaged as the study's trials are. They do not account for the choice itself: the best "
+    "Intervals are 95%. Of one training run they are over the prompts (Wilson's, for a rate); of "
+    "several seeds the variance between seeds and that of the prompts, which all seeds share, are "
+    "added. They do not account for the choice itself: the best "
     "of many trials on the dev half is flattered, which is why the chosen model alone is measured "
     "on the test half."
 )

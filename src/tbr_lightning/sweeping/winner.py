@@ -94,19 +94,27 @@ def retrain(
 
 def _train(study: Study, config: SweepConfig, trial: FrozenTrial, seed: int) -> Made:
     from tbr_lightning import train
+    from tbr_lightning.sweeping import reuse
+    from tbr_lightning.sweeping.saved import train_key
 
     overrides = [*trial.user_attrs["overrides"], f"seed={seed}"]
     settings = compose_verb("train", overrides, config.sweep.config_dir).config
-    tags = {"tbr.study": study.key, "tbr.retrained": str(trial.number)}
-    done = train.run(
-        replace(
-            settings,
-            tracking=config.tracking,
-            paths=config.paths,
-            run_name=f"trial {trial.number}, seed {seed}",
-            tags=tags,
+    key = train_key(settings)
+    done = reuse.find_trained(key) if config.sweep.reuse else None
+    if done is not None:
+        print(f"run {done.run_id} has this config and seed", flush=True)
+    else:
+        tags = {"tbr.study": study.key, "tbr.retrained": str(trial.number), reuse.KEY: key}
+        result = train.run(
+            replace(
+                settings,
+                tracking=config.tracking,
+                paths=config.paths,
+                run_name=f"train trial {trial.number} seed {seed}",
+                tags={**settings.tags, **tags},
+            )
         )
-    )
+        done = reuse.Trained(result.run_id, result.model_uri)
     made = Made(seed, done.run_id, done.model_uri, {}, fresh=True)
     made = measure(study, config, made, half="dev")
     return measure(study, config, made, half="test")
