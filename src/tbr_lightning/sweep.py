@@ -2,107 +2,228 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
-import warnings
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 from tbr_lightning import cli
 from tbr_lightning.config.compose import compose_verb
-from tbr_lightning.config.verbs import SweepConfig
+from tbr_lightning.config.sweep import SweepConfig
+from tbr_lightning.config.verbs import EvaluateConfig, TrainConfig
 from tbr_lightning.errors import UserError
 
 if TYPE_CHECKING:
-    import optuna
-
+    from tbr_lightning.sweeping.claims import Claim
+    from tbr_lightning.sweeping.folder import Spec
+    from tbr_lightning.sweeping.runner import Limits
     from tbr_lightning.sweeping.study import Study
 
 
 def command(config: SweepConfig) -> int:
-    """Run what is left of the study's budget and print its Pareto front."""
-    import optuna
-    from optuna.trial import TrialState
+    """Run what is left of the study's budget, and end the study."""
+    from tbr_lightning.sweeping.objectives import check_names
+    from tbr_lightning.sweeping.study import load_checked
 
-    from tbr_lightning.sweeping.study import load_study, open_study
-    from tbr_lightning.tracking import runs
+    study, trains = load_checked(config.study, config.sweep.config_dir)
+    evaluation = _evaluation(study, config)
+    check_names(study, trains, evaluation)
+    trials = _budget(study, config)
+    workers = config.sweep.workers or study.workers
+    if config.dry_run:
+        from tbr_lightning.sweeping.outlook import dry_run
 
-    study = load_study(config.study)
-    budget = config.trials or study.trials
-    storage = open_study(study, config.storage)
-    # One process runs a study here, so what is marked running was left behind by a killed one.
-    for stale in storage.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        storage.tell(stale.number, state=TrialState.FAIL)
-    done = len(storage.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
-    print(f"study {study.key}: {done} of {budget} trials are there ({study.about})", flush=True)
-    with runs.start_run("sweep", f"sweep {study.name}", config, config.tracking) as opened:
-        runs.log_text(str(dict(study.settings)), "study.txt")
-        failures = 0
-        while done < budget:
-            trial = storage.ask(study.space)
-            try:
-                values = _trial(config, study, trial)
-            except (UserError, FloatingPointError) as error:
-                # One bad trial is a failed trial, not the end of a study.
-                storage.tell(trial, state=TrialState.FAIL)
-                failures += 1
-                print(f"trial {trial.number} failed: {error}", file=sys.stderr)
-                if failures > budget:
-                    raise UserError(f"{failures} trials failed, the last: {error}") from error
-                continue
-            storage.tell(trial, values)
-            done += 1
-            print(f"[{done}/{budget}] {_line(study, trial.params, values)}", flush=True)
-        front = storage.best_trials
-        runs.log_metrics({"trials": done, "trials_failed": failures, "pareto_front": len(front)})
-        runs.log_table(
-            [
-                {**one.params, **dict(zip(study.objectives, one.values, strict=True))}
-                for one in front
-            ],
-            "pareto.json",
-        )
-        if len(study.objectives) == 2:
-            names = list(study.objectives)
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            axes = optuna.visualization.matplotlib.plot_pareto_front(storage, target_names=names)
-            axes.figure.set_size_inches(8, 6)
-            runs.log_figure(axes.figure, "pareto.png")
-    print("Pareto front (dev half):")
-    for one in front:
-        print(f"  {_line(study, one.params, one.values)}")
-    print(f"run {opened.id}")
+        dry_run(study, config, trials, workers)
+        return 0
+    _run(study, config, [_here(one, config) for one in trains], evaluation)
     return 0
 
 
-def _trial(config: SweepConfig, study: Study, trial: optuna.Trial) -> list[float]:
-    """Train and evaluate one point of the space; return its objectives."""
-    from tbr_lightning import evaluate, train
-    from tbr_lightning.evaluation.results import metrics
-    from tbr_lightning.sweeping.study import overrides_of
+def _run(
+    study: Study, config: SweepConfig, trains: list[TrainConfig], evaluation: EvaluateConfig
+) -> None:
+    from tbr_lightning.sweeping import process, runner
+    from tbr_lightning.sweeping.owner import owner_of
+    from tbr_lightning.sweeping.shared import prepare_shared
+    from tbr_lightning.sweeping.storage import open_study
+    from tbr_lightning.sweeping.trial import Around
+    from tbr_lightning.sweeping.view import View
 
-    def within(verb: str, overrides: list[str]) -> Any:
-        settings = compose_verb(verb, overrides).config
-        return replace(settings, tracking=config.tracking, paths=config.paths)
-
-    words = [*study.fixed, f"seed={study.seed}", *overrides_of(trial.params)]
-    tags = {"tbr.study": study.key, "tbr.trial": str(trial.number)}
-    settings = within("train", words)
-    trained = train.run(replace(settings, run_name=f"trial {trial.number}", tags=tags))
-    words = [f"model='{trained.model_uri}'", *study.evaluate]
-    found = evaluate.run(replace(within("evaluate", words), tags=tags, traces=0))
-    numbers = metrics(found.rows)
-    for name in study.objectives:
-        if name not in numbers:
-            raise UserError(f"objectives.{name}: no evaluation logs it: use one of {list(numbers)}")
-    return [numbers[name] for name in study.objectives]
-
-
-def _line(study: Study, params: dict[str, Any], values: Any) -> str:
-    point = ", ".join(
-        f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in params.items()
+    limits = _limits(study, config)
+    opened = open_study(study, config.storage, grace=limits.grace, new=config.sweep.new)
+    _check(trains)
+    os.environ["OMP_NUM_THREADS"] = str(runner.threads_each(limits.workers))
+    process.warm_up()
+    root = runner.trials_root(config.paths, study)
+    me = owner_of()
+    around = Around(config.tracking, config.paths, me.pid, me.started)
+    view = View(study, opened, limits.budget.trials, limits.workers)
+    view.look()
+    print(
+        f"study {study.key}: {view.done} of {limits.budget.trials} trials are there"
+        f"{f' ({study.about})' if study.about else ''}",
+        flush=True,
     )
-    reached = ", ".join(f"{k} {v:.3f}" for k, v in zip(study.objectives, values, strict=True))
-    return f"{reached}  ({point})"
+    if view.done < limits.budget.trials:
+        prepare_shared(trains, root)
+    from tbr_lightning.sweeping import finish, mirror
+
+    with mirror.parent_run(study, config, opened.study) as run_id:
+
+        def told(number: int) -> None:
+            view.told(number)
+            mirror.refresh(opened.study, study, run_id)
+
+        hooks = runner.Hooks(
+            prepare=partial(_prepare, study, config, evaluation, run_id),
+            ended=partial(mirror.close_child, run_id),
+            told=told,
+            tick=view.tick,
+            said=view.say,
+        )
+        with view:
+            runner.run(study, opened, limits, around, hooks)
+        view.look()
+        opened.study.set_user_attr("finished", True)
+        print(_counted(view.counts, limits.budget.trials), flush=True)
+        for line in finish.finish(study, config, opened.study, run_id):
+            print(line, flush=True)
+
+
+def _prepare(
+    study: Study,
+    config: SweepConfig,
+    evaluation: EvaluateConfig,
+    run_id: str,
+    claim: Claim,
+    slot: int,
+) -> Spec:
+    """Compose a trial's configs and write them into its folder."""
+    from tbr_lightning.sweeping.folder import Spec
+    from tbr_lightning.sweeping.objectives import reported
+    from tbr_lightning.sweeping.runner import threads_each, trials_root
+    from tbr_lightning.sweeping.saved import save
+    from tbr_lightning.sweeping.space import overrides_of
+    from tbr_lightning.sweeping.trial import ENTRY
+
+    point = dict(claim.point)
+    seeds = study.first_seeds
+    if "seed" in point:
+        seeds = [int(str(point["seed"]))]
+    overrides = [*study.fixed, *overrides_of({k: v for k, v in point.items() if k != "seed"})]
+    folder = trials_root(config.paths, study) / str(claim.number)
+    folder.mkdir(parents=True, exist_ok=True)
+    made = compose_verb("train", overrides, config.sweep.config_dir).config
+    for seed in seeds:
+        save(replace(_here(made, config), seed=seed), folder / f"train-{seed}.yaml")
+    save(evaluation, folder / "evaluate.yaml")
+    workers = config.sweep.workers or study.workers
+    wilcoxon = study.pruner is not None and study.pruner["name"] == "wilcoxon"
+    return Spec(
+        entry=ENTRY,
+        study=study.key,
+        number=claim.number,
+        point=point,
+        overrides=overrides,
+        seeds=seeds,
+        metrics=list(study.objectives),
+        metric=reported(study),
+        blocks=wilcoxon,
+        parent_run=run_id,
+        ranks=made.trainer.devices,
+        threads=made.trainer.threads or threads_each(workers),
+        device=_device(made, slot, workers),
+        reuse=config.sweep.reuse,
+        again=claim.again,
+    )
+
+
+def _evaluation(study: Study, config: SweepConfig) -> EvaluateConfig:
+    overrides = ["model=tiny", *study.evaluate]
+    made: EvaluateConfig = compose_verb("evaluate", overrides, config.sweep.config_dir).config
+    if made.suite.half != "dev":
+        raise UserError(
+            f"evaluate: suite.half={made.suite.half} would let the study choose on prompts that "
+            "reports and the gate need: add suite.half=dev"
+        )
+    # Traces of every trial's answers would fill the store; the answers themselves are kept.
+    return replace(made, tracking=config.tracking, paths=config.paths, traces=0)
+
+
+def _here(config: TrainConfig, sweep: SweepConfig) -> TrainConfig:
+    """Write to the study's own store and folders."""
+    return replace(config, tracking=sweep.tracking, paths=sweep.paths)
+
+
+def _check(trains: list[TrainConfig]) -> None:
+    """Tell what some trial would lack before anything long begins."""
+    from tbr_lightning.config.preflight import missing_for
+
+    missing = {
+        sentence: None
+        for one in trains
+        for sentence in missing_for(one.model, one.data, one.reflection, one.trainer, one.adapter)
+    }
+    for one in trains:
+        if one.trainer.num_nodes > 1:
+            missing[
+                f"trainer.num_nodes={one.trainer.num_nodes}: a trial runs on one machine: give "
+                "trainer.num_nodes=1, and start the sweep on each machine with one storage"
+            ] = None
+    if missing:
+        raise UserError("\n".join(missing))
+
+
+def _limits(study: Study, config: SweepConfig) -> Limits:
+    from tbr_lightning.sweeping.claims import Budget
+    from tbr_lightning.sweeping.runner import Limits
+
+    given = config.sweep
+    hours, minutes = given.hours or study.hours, given.timeout or study.timeout
+    return Limits(
+        budget=Budget(_budget(study, config), None if hours is None else 3600 * hours),
+        workers=given.workers or study.workers,
+        timeout=None if minutes is None else 60 * minutes,
+        memory=given.memory or study.memory,
+        max_failures=given.max_failures or study.max_failures,
+        retries=given.retries,
+        grace=given.grace,
+    )
+
+
+def _budget(study: Study, config: SweepConfig) -> int:
+    wanted = config.sweep.trials or study.trials
+    return min(wanted, len(study.space.cells())) if study.sampler["name"] == "grid" else wanted
+
+
+def _device(config: TrainConfig, slot: int, workers: int) -> int | None:
+    """Return the GPU of a trial, where trials at the same time would share the first of several."""
+    if workers == 1 or config.trainer.devices > 1 or config.trainer.accelerator == "cpu":
+        return None
+    try:
+        listed = subprocess.run(
+            ["nvidia-smi", "-L"], capture_output=True, text=True, check=True, timeout=30
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    gpus = len(listed.stdout.strip().splitlines())
+    return slot % gpus if gpus > 1 else None
+
+
+def _counted(counts: dict[str, int], budget: int) -> str:
+    done = counts.get("COMPLETE", 0) + counts.get("PRUNED", 0)
+    more = [
+        f"{counts[state]} {word}"
+        for state, word in (
+            ("PRUNED", "of them pruned"),
+            ("FAIL", "failed"),
+            ("RUNNING", "running elsewhere"),
+        )
+        if counts.get(state)
+    ]
+    return f"{done} of {budget} trials finished" + "".join(f", {one}" for one in more)
 
 
 if __name__ == "__main__":

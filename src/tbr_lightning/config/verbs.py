@@ -20,6 +20,7 @@ from tbr_lightning.config.schema import (
     TrackingConfig,
     TrainerConfig,
 )
+from tbr_lightning.config.sweep import SweepConfig
 from tbr_lightning.errors import UserError, at_least, one_of, within
 
 
@@ -167,17 +168,6 @@ class PromoteConfig:
             raise UserError(
                 f"name='{self.name}' cannot name a registered model: use letters, digits, - and _"
             )
-
-
-@dataclass
-class SweepConfig:
-    """``python -m tbr_lightning.sweep``."""
-
-    study: str = "smoke"  # a file in sweeps/, or a path
-    storage: str = MISSING  # Optuna's storage URL
-    trials: int | None = None  # null: the study's own budget
-    tracking: TrackingConfig = MISSING
-    paths: PathsConfig = MISSING
 
 
 @dataclass
