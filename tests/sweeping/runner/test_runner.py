@@ -219,5 +219,5 @@ def test_a_config_that_cannot_be_composed_is_a_failed_trial(
         raise UserError("optimizer.lr=-1 is too small")
 
     monkeypatch.setattr(cheap, "Spec", refuse)
-    with pytest.raises(HopelessError, match="optimizer.lr=-1 is too small"):
+    with pytest.raises(HopelessError, match=r"optimizer\.lr=-1 is too small"):
         cheap.sweep(write(more="max_failures: 2"), storage, tmp_path / "runs")
