@@ -108,7 +108,7 @@ def test_conditions_do_not_go_with_samplers_that_need_every_parameter() -> None:
 def test_a_misspelt_override_is_told_with_the_near_match(tmp_path: Path) -> None:
     file = tmp_path / "s.yaml"
     file.write_text(STUDY.replace("optimizer.lr:", "optimizer.lrr:"))
-    with pytest.raises(UserError, match="did you mean 'optimizer.lr'"):
+    with pytest.raises(UserError, match=r"did you mean 'optimizer\.lr'"):
         load_study(str(file))
     with pytest.raises(UserError, match="did you mean 'smoke'"):
         load_study("smoek")
