@@ -5,7 +5,6 @@ Run again, the same command finishes what is left of the budget; two at once sha
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -37,8 +36,7 @@ def command(config: SweepConfig) -> int:
     study, limits = plan.study, plan.limits
     opened = open_study(study, config.storage, grace=limits.grace, new=config.sweep.new)
     # The trials' process imports the stack while this one reads the study.
-    os.environ["OMP_NUM_THREADS"] = str(threads_each(limits.workers))
-    process.warm_up()
+    process.warm_up(threads_each(limits.workers))
     view = View(study, opened, plan.trials, limits.workers)
     view.look()
     about = f" ({study.about})" if study.about else ""

@@ -126,6 +126,11 @@ def test_objectives_that_no_run_logs_are_told() -> None:
         ("general_accuracy", "general_acuracy", "did you mean 'general_accuracy'"),
         ("harmful_compliance_rate <", "harmful_compliances <", "constraints.harmful_compliances"),
         (TWO, f"{ONE}\npruner: median", "trainer.eval_every"),
+        (
+            TWO,
+            "objectives: {train/loss: minimize}\nseeds: 2\npruner: wilcoxon",
+            "no rate over prompts",
+        ),
         (TWO, f"{ONE}\npruner: {{name: median, metric: loss}}", "nothing measures loss"),
     ):
         with pytest.raises(UserError, match=says):

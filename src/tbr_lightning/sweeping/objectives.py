@@ -50,8 +50,19 @@ def check_names(study: Study, trains: Iterable[TrainConfig], evaluation: Evaluat
         if name not in known:
             plain = [one for one in known if one.count("/") < 2]
             raise UserError(f"{where}.{name}: no run would log it{near(name, plain)}")
-    if study.pruner is not None and study.pruner["name"] != "wilcoxon":
-        _check_reports(study, reported(study), trains)
+    if study.pruner is None:
+        return
+    if study.pruner["name"] == "wilcoxon":
+        from tbr_lightning.evaluation.results import MEASURES
+
+        (objective,) = study.objectives
+        if objective not in (rates := [one.name for one in MEASURES]):
+            raise UserError(
+                f"pruner=wilcoxon compares answers prompt by prompt, and objectives.{objective} is "
+                f"no rate over prompts: use another pruner, or one of {', '.join(rates)}"
+            )
+        return
+    _check_reports(study, reported(study), trains)
 
 
 def reported(study: Study) -> str | None:

@@ -70,15 +70,21 @@ class Worker:
         return code
 
 
-def warm_up() -> None:
+def warm_up(threads: int) -> None:
     """Begin to import the stack in the process that trials are forked from, and do not wait.
 
-    What it is told by the environment (threads, quiet libraries) must be set before.
+    Args:
+        threads: Of each trial; libraries read it from the environment when they are loaded.
     """
+    before = dict(os.environ)
     # Threads of numpy's library would be lost in every fork.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    multiprocessing.set_forkserver_preload([_PRELOAD])
-    multiprocessing.forkserver.ensure_running()
+    os.environ |= {"OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1"}
+    try:
+        multiprocessing.set_forkserver_preload([_PRELOAD])
+        multiprocessing.forkserver.ensure_running()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def fork(folder: Path, around: Around) -> Worker:
@@ -90,8 +96,14 @@ def fork(folder: Path, around: Around) -> Worker:
     return Worker(process.pid, time.monotonic(), lambda: process.exitcode)
 
 
-def spawn(folder: Path, around: Around) -> Worker:
-    """Start a trial of several ranks afresh: they need a parent without a past."""
+def spawn(folder: Path, around: Around, threads: int | None) -> Worker:
+    """Start a trial of several ranks afresh: they need a parent without a past.
+
+    Args:
+        folder: Of the trial.
+        around: Read from standard input.
+        threads: Of all ranks together, on a CPU.
+    """
     command = [sys.executable, "-m", "tbr_lightning.sweeping.trial", str(folder)]
     process: Any = subprocess.Popen(
         command,
@@ -100,6 +112,7 @@ def spawn(folder: Path, around: Around) -> Worker:
         stderr=subprocess.DEVNULL,
         start_new_session=True,
         text=True,
+        env={**os.environ, **({} if threads is None else {"OMP_NUM_THREADS": str(threads)})},
     )
     with process.stdin as told:
         told.write(around.as_json())

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from tbr_lightning.config.schema import PathsConfig
 from tbr_lightning.errors import UserError
@@ -105,6 +107,7 @@ def run(study: Study, opened: Opened, limits: Limits, around: Around, hooks: Hoo
 
     Raises:
         HopelessError: ``max_failures`` trials failed in a row.
+        UserError: The storage does not answer any more.
         KeyboardInterrupt: The process was asked to stop; the trials under way are given back.
     """
     runner = _Runner(study, opened, limits, around, hooks)
@@ -112,6 +115,12 @@ def run(study: Study, opened: Opened, limits: Limits, around: Around, hooks: Hoo
     beats.start()
     try:
         runner.run()
+    except (SQLAlchemyError, StorageInternalError) as error:
+        first = str(error.__cause__ or error).strip().splitlines()[0]
+        raise UserError(
+            f"the storage does not answer any more ({first[:160]}): once it does, run the same "
+            "command again, which goes on from here"
+        ) from error
     finally:
         runner.close()
         beats.join()
@@ -198,8 +207,10 @@ class _Runner:
     def _start(self, claim: Claim, slot: int, folder: TrialFolder, spec: Spec) -> None:
         folder.begin(spec)
         Channel(folder.path, "").clear()
-        start = process.spawn if spec.ranks > 1 else process.fork
-        worker = start(folder.path, self.around)
+        if spec.ranks > 1:
+            worker = process.spawn(folder.path, self.around, spec.threads)
+        else:
+            worker = process.fork(folder.path, self.around)
         self.running[claim.number] = _Running(claim, slot, folder, worker, spec)
 
     def _look(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -251,6 +252,8 @@ def _parameter(where: str, key: str, spec: Any, before: Sequence[Parameter]) -> 
 
 
 def _choice(value: Any) -> Value:
+    if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
+        return float(value)  # YAML 1.1 reads 1e-4 as text
     # Hydra's grammar reads JSON's lists and mappings; Optuna keeps a choice as text.
     return json.dumps(value) if isinstance(value, list | dict) else value
 
