@@ -14,6 +14,7 @@ from tbr_lightning.config.verbs import TrainConfig
 if TYPE_CHECKING:
     from tbr_lightning.data.table import Examples
     from tbr_lightning.tracking.runs import Run
+    from tbr_lightning.training.channel import Channel
     from tbr_lightning.training.finish import Outcome
     from tbr_lightning.training.resume import RunFolder
 
@@ -33,8 +34,8 @@ class TrainResult:
     supervised_tokens: int
 
 
-def run(config: TrainConfig) -> TrainResult:
-    """Fine-tune a model and log it."""
+def run(config: TrainConfig, pruning: Channel | None = None) -> TrainResult:
+    """Fine-tune a model and log it; ``pruning`` may end it early."""
     resumed = None
     if config.resume is not None:
         from tbr_lightning.training.resume import interrupted_run
@@ -64,14 +65,22 @@ def run(config: TrainConfig) -> TrainResult:
         else:
             folder.claim()
         try:
-            outcome = _train(config, examples, opened, folder, resumed=resumed is not None)
+            outcome = _train(
+                config, examples, opened, folder, resumed=resumed is not None, pruning=pruning
+            )
         finally:
             folder.release()
     return TrainResult(opened.id, outcome.model_uri, outcome.supervised_tokens)
 
 
 def _train(
-    config: TrainConfig, examples: Examples, opened: Run, folder: RunFolder, *, resumed: bool
+    config: TrainConfig,
+    examples: Examples,
+    opened: Run,
+    folder: RunFolder,
+    *,
+    resumed: bool,
+    pruning: Channel | None,
 ) -> Outcome:
     from tbr_lightning.modeling.backbone import load_backbone, template_notice
     from tbr_lightning.training import ranks
@@ -104,6 +113,7 @@ def _train(
         rows=prepared.rows.folder,
         validation=prepared.validation.folder if prepared.validation else None,
         tokenizer=tokenizer,
+        pruning=pruning,
     )
     if world_size(config.trainer) == 1:
         fitted = fit(job, backbone)

@@ -22,6 +22,7 @@ from tbr_lightning.config.schema import (
     TrainerConfig,
 )
 from tbr_lightning.config.serve import ServeConfig
+from tbr_lightning.config.sweep import SweepConfig
 from tbr_lightning.errors import UserError, at_least, one_of, within
 
 
@@ -183,16 +184,6 @@ class PromoteConfig:
 
 
 @dataclass
-class SweepConfig:
-    """``python -m tbr_lightning.sweep``."""
-
-    study: str = "smoke"  # a file in sweeps/, or a path
-    storage: str = MISSING  # Optuna's storage URL
-    trials: int | None = None  # null: the study's own budget
-    tracking: TrackingConfig = MISSING
-    paths: PathsConfig = MISSING
-
-
 @dataclass
 class DemoArm:
     """One way to treat the base model."""

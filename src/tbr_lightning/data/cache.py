@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +25,28 @@ def file_key(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Hold a path alone among the processes that ask for it; a dead holder lets it go."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.alone").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def built(folder: Path, write: Callable[[Path], None]) -> Path:
     """Return a folder, letting ``write`` fill it first if it is not there.
 
     It is written beside its place and moved in one step: a process that is killed leaves nothing
-    that a later one would find.
+    that a later one would find. Of several processes that want it, one writes and the others wait.
     """
     if folder.is_dir():
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    with alone(folder):
+        return folder if folder.is_dir() else _build(folder, write)
+
+
+def _build(folder: Path, write: Callable[[Path], None]) -> Path:
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         write(partial)

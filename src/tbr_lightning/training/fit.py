@@ -27,6 +27,7 @@ from tbr_lightning.modeling.backbone import Backbone
 from tbr_lightning.tracking.metrics import MetricBuffer, last_logged_steps
 from tbr_lightning.training import strategies
 from tbr_lightning.training.batch_form import form_of, split_of
+from tbr_lightning.training.channel import Channel, Pruned
 from tbr_lightning.training.checkpoints import Checkpoints, trained_mismatch, whole_checkpoints
 from tbr_lightning.training.kernels import (
     check_packing,
@@ -35,6 +36,7 @@ from tbr_lightning.training.kernels import (
 )
 from tbr_lightning.training.module import TbrModule
 from tbr_lightning.training.observer import Observer
+from tbr_lightning.training.pruning import Pruning
 from tbr_lightning.training.speed import Speed, measured_peak
 from tbr_lightning.training.step_logger import StepLogger
 from tbr_lightning.training.stopping import Stopping
@@ -52,6 +54,7 @@ class Job:
         rows: Folder of the tokenised training rows.
         validation: Folder of the tokenised validation rows, if there are any.
         tokenizer: Folder of the tokenizer.
+        pruning: Who decides whether the run goes on, if anyone does.
     """
 
     config: TrainConfig
@@ -61,6 +64,7 @@ class Job:
     rows: Path
     validation: Path | None
     tokenizer: Path
+    pruning: Channel | None = None
 
     @property
     def checkpoints(self) -> Path:
@@ -105,6 +109,7 @@ def fit(job: Job, backbone: Backbone) -> Fitted:
         UserError: It does not fit into memory, the checkpoint is another model's, or the model
             does not keep packed rows apart.
         KeyboardInterrupt: The process was asked to stop; the checkpoint is written.
+        Pruned: The run was found to be hopeless.
     """
     config, settings = job.config, job.config.trainer
     pl.seed_everything(config.seed, verbose=False)
@@ -177,8 +182,9 @@ def fit(job: Job, backbone: Backbone) -> Fitted:
         validation_loss=lambda: observer.validation_loss,
         stop=lambda: stopping.requested,
     )
+    pruning = [Pruning(job.pruning, lambda: observer.measured)] if job.pruning else []
     # In this order: a checkpoint needs the step's numbers written and its validation loss known.
-    trainer.callbacks += [stopping, logger, observer, checkpoints]
+    trainer.callbacks += [stopping, logger, observer, *pruning, checkpoints]
     batches = TrainBatches(
         rows,
         config.objective,
@@ -211,6 +217,8 @@ def fit(job: Job, backbone: Backbone) -> Fitted:
             "double trainer.accumulate, or use adapter=lora or trainer.gradient_checkpointing=true"
         ) from error
     release_kernels(model)
+    if any(callback.pruned for callback in pruning):
+        raise Pruned(f"pruned at step {trainer.global_step}")
     if checkpoints.stopped and trainer.global_step < trainer.estimated_stepping_batches:
         raise KeyboardInterrupt
     trained = whole_trained(module, trainer) if trainer.world_size > 1 else None

@@ -62,6 +62,7 @@ class Observer(pl.Callback):
         self.objective, self.batch_size, self.prompts = objective, batch_size, prompts
         self.judge, self.buffer = judge, buffer
         self.validation_loss: float | None = None
+        self.latest: dict[str, float] = {}
         self._measured = -1
 
     def on_train_batch_end(
@@ -128,6 +129,12 @@ class Observer(pl.Callback):
         if self.buffer is not None and any(step > self.buffer.after.get(n, -1) for n in numbers):
             self.buffer.table(pd.DataFrame(table_rows(judged)), f"probe/step-{step:08d}.json")
 
+    @property
+    def measured(self) -> tuple[int, dict[str, float]]:
+        """The step of the last measurement and its numbers, the same on all ranks."""
+        return self._measured, self.latest
+
     def _add(self, numbers: dict[str, float], step: int) -> None:
+        self.latest |= numbers
         if self.buffer is not None:
             self.buffer.add(numbers, step)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from tbr_lightning.config.verbs import TrainConfig
+from tbr_lightning.data.cache import alone
 from tbr_lightning.data.example import KINDS
 from tbr_lightning.data.layout import Span
 from tbr_lightning.data.sources import load
@@ -94,10 +95,12 @@ def _reflect(
         return examples, {}, []
     teacher = teacher_of(config.reflection, config.data, backbone, config.seed)
     store = store_of(config)
-    if missing(rows, teacher, store):
-        collected = collect_in_run(config, rows, teacher, store).collected
-    else:
-        collected = collect(rows, teacher, store, attempts=config.reflection.attempts)
+    # Of several runs that want the same reflections at once, one asks the teacher.
+    with alone(store.file):
+        if missing(rows, teacher, store):
+            collected = collect_in_run(config, rows, teacher, store).collected
+        else:
+            collected = collect(rows, teacher, store, attempts=config.reflection.attempts)
     made_by = sorted({item.run_id for item in collected.reflections.values() if item.run_id})
     for reflection_run in made_by:
         runs.add_to_tag(reflection_run, "tbr.used_by", run_id)

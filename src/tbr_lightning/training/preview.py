@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,48 @@ def preview(config: TrainConfig) -> None:
         console.print("\n[bold]A real run will need[/bold]")
         for sentence in sentences:
             console.print(f"  {sentence}", markup=False)
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What one training run would take.
+
+    Attributes:
+        rows: To train on.
+        tokens: Of all epochs.
+        seconds: On devices like this one; ``None`` if it wants another kind.
+    """
+
+    rows: int
+    tokens: int
+    seconds: float | None
+
+
+def outlook(config: TrainConfig) -> Outlook:
+    """Count rows and tokens and estimate the time; print nothing and load no weights.
+
+    Raises:
+        UserError: The data or the tokenizer cannot be had.
+    """
+    examples = load_examples(config)
+    tokenizer, _ = load_tokenizer(config.model, data=config.data.name, rows=examples)
+    examples, reflections, _ = _reflections(config, examples)
+    training, _ = split(examples, config.data.validation)
+    rows = tokenise(
+        training,
+        reflections,
+        tokenizer,
+        Layout.of(config.model),
+        max_length=config.model.max_length,
+        cache=Path(config.paths.cache),
+    )
+    trainer = config.trainer
+    share = 1.0
+    if trainer.max_steps >= 0:
+        per_step = trainer.batch_size * trainer.accumulate * world_size(trainer)
+        share = min(1.0, trainer.max_steps * per_step / (len(rows) * trainer.epochs))
+    tokens = int(rows.lengths.sum() * trainer.epochs * share)
+    return Outlook(len(rows), tokens, _estimate(config, rows, len(tokenizer)).seconds)
 
 
 def _print_config(console: Console, config: TrainConfig) -> None:

@@ -1,0 +1,59 @@
+"""Typed schema of the verb ``sweep``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+from tbr_lightning.config.schema import PathsConfig, TrackingConfig
+from tbr_lightning.errors import UserError, at_least
+
+
+@dataclass
+class SweepSettings:
+    """How a study is run, and what becomes of its winner."""
+
+    trials: int | None = None  # finished trials to reach; null: the study's own budget
+    hours: float | None = None  # of all trials added up; null: the study's own
+    workers: int | None = None  # trials at the same time on this machine; null: the study's own
+    timeout: float | None = None  # minutes a trial may take; null: the study's own
+    memory: float | None = None  # GiB a trial's processes may hold; null: the study's own
+    max_failures: int | None = None  # failed trials in a row that end the sweep; null: the study's
+    retries: int = 1  # how often a trial whose process died is run again
+    grace: float = 60.0  # seconds without a heartbeat until another runner takes a trial over
+    new: bool = False  # begin beside an unfinished study of the same name and other content
+    reuse: bool = True  # take finished runs of the same config and seed instead of running again
+    config_dir: str | None = None  # folder of your own configs, which the trials search first
+    name: str = MISSING  # registered model
+    promote: bool = False  # hand the chosen model to the gate
+    retrain_seeds: int = 0  # fresh seeds to train the chosen config with; 0: take the trial's model
+
+    def __post_init__(self) -> None:
+        for name in ("trials", "workers", "max_failures"):
+            value = getattr(self, name)
+            at_least(f"sweep.{name}", 1 if value is None else value, 1)
+        for name in ("hours", "timeout", "memory"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise UserError(f"sweep.{name}={value} is too small: give a value above 0")
+        at_least("sweep.retries", self.retries, 0)
+        at_least("sweep.retrain_seeds", self.retrain_seeds, 0)
+        at_least("sweep.grace", self.grace, 2)
+        if self.name != MISSING and (not self.name or set(self.name) & set("/:.%\"'")):
+            raise UserError(
+                f"sweep.name='{self.name}' cannot name a registered model: use letters, digits, - "
+                "and _"
+            )
+
+
+@dataclass
+class SweepConfig:
+    """``python -m tbr_lightning.sweep``."""
+
+    study: str = "smoke"  # a file in sweeps/, or a path
+    storage: str = MISSING  # Optuna's storage URL
+    dry_run: bool = False  # compose every corner, say what it would take, run nothing
+    sweep: SweepSettings = field(default_factory=SweepSettings)
+    tracking: TrackingConfig = MISSING
+    paths: PathsConfig = MISSING

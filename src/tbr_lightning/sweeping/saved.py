@@ -1,0 +1,83 @@
+"""Resolved configs on disk, and the hash by which two of them are the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from tbr_lightning import __version__
+from tbr_lightning.config import schema
+from tbr_lightning.config.verbs import EvaluateConfig, TrainConfig
+from tbr_lightning.data.cache import content_key, file_key
+
+_DATA = {"microworld": schema.MicroworldData, "files": schema.FilesData}
+# Where a run is written, what it is called and how fast it goes decide none of its numbers.
+_WITHOUT_EFFECT = ("tracking", "paths", "run_name", "tags", "given", "resume", "dry_run")
+_TRAINER_WITHOUT_EFFECT = ("threads", "log_every", "checkpoint", "checkpoint_every", "save_top_k")
+_EVALUATE_WITHOUT_EFFECT = ("model_uri", "reuse", "traces", "format", "threads", "gold")
+
+
+def save(config: TrainConfig | EvaluateConfig, path: Path) -> None:
+    """Write a config, without where it is tracked: that may hold a password."""
+    node = OmegaConf.to_container(OmegaConf.structured(config))
+    assert isinstance(node, dict)
+    OmegaConf.save({k: v for k, v in node.items() if k not in ("tracking", "paths")}, path)
+
+
+def load_train(
+    path: Path, tracking: schema.TrackingConfig, paths: schema.PathsConfig
+) -> TrainConfig:
+    """Read a training config that :func:`save` wrote."""
+    saved = OmegaConf.load(path)
+    structured = OmegaConf.structured(TrainConfig)
+    structured.data = OmegaConf.structured(_DATA.get(saved.data.name, schema.SafetyMixData))
+    here = {"tracking": tracking, "paths": paths}
+    config = OmegaConf.to_object(OmegaConf.merge(structured, saved, here))
+    assert isinstance(config, TrainConfig)
+    return config
+
+
+def load_evaluate(
+    path: Path, tracking: schema.TrackingConfig, paths: schema.PathsConfig
+) -> EvaluateConfig:
+    """Read a config of an evaluation that :func:`save` wrote."""
+    here = {"tracking": tracking, "paths": paths}
+    merged = OmegaConf.merge(OmegaConf.structured(EvaluateConfig), OmegaConf.load(path), here)
+    config = OmegaConf.to_object(merged)
+    assert isinstance(config, EvaluateConfig)
+    return config
+
+
+def train_key(config: TrainConfig) -> str:
+    """Return the hash of all that decides a trained model's numbers, the seed included.
+
+    Files that the config names count by what is in them.
+    """
+    settings = {k: v for k, v in asdict(config).items() if k not in _WITHOUT_EFFECT}
+    trainer = settings["trainer"]
+    settings["trainer"] = {k: v for k, v in trainer.items() if k not in _TRAINER_WITHOUT_EFFECT}
+    if not trainer["eval_every"]:
+        settings.pop("probe")
+    return content_key(__version__, settings, _contents(settings))
+
+
+def evaluate_key(config: EvaluateConfig, train: str) -> str:
+    """Return the hash of all that decides an evaluation's numbers, the model's key included."""
+    left_out = (*_WITHOUT_EFFECT, *_EVALUATE_WITHOUT_EFFECT)
+    settings = {k: v for k, v in asdict(config).items() if k not in left_out}
+    return content_key(__version__, train, settings, _contents(settings))
+
+
+def _contents(settings: Any) -> dict[str, str]:
+    """Return the hash of every file that a config names."""
+    found: dict[str, str] = {}
+    if isinstance(settings, Mapping):
+        for value in settings.values():
+            found |= _contents(value)
+    elif isinstance(settings, str) and 0 < len(settings) < 1024 and Path(settings).is_file():
+        found[settings] = file_key(Path(settings))
+    return found
