@@ -70,7 +70,7 @@ def _run(
         prepare_shared(trains, root)
     from tbr_lightning.sweeping import finish, mirror
 
-    with mirror.parent_run(study, config, opened.study) as run_id:
+    with mirror.parent_run(study, config, opened.study, alone=opened.locked) as run_id:
 
         def told(number: int) -> None:
             view.told(number)
@@ -88,7 +88,7 @@ def _run(
         view.look()
         opened.study.set_user_attr("finished", True)
         print(_counted(view.counts, limits.budget.trials), flush=True)
-        for line in finish.finish(study, config, opened.study, run_id):
+        for line in finish.finish(study, config, opened.study, run_id, alone=opened.locked):
             print(line, flush=True)
 
 
