@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy.stats import norm, t
 
 from tbr_lightning.errors import UserError
 from tbr_lightning.sweeping.folder import Result
@@ -49,6 +48,8 @@ def over_seeds(
 def _interval(values: np.ndarray, lows: np.ndarray, highs: np.ndarray) -> list[float]:
     if len(values) == 1:
         return [float(lows[0]), float(highs[0])]
+    from scipy.stats import norm, t
+
     mean, between = float(values.mean()), float(values.var(ddof=1)) / len(values)
     ends = []
     for side, bound in ((-1, lows), (1, highs)):

@@ -3,34 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from tbr_lightning.config.preflight import missing_for
-from tbr_lightning.config.sweep import SweepConfig
 from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.errors import UserError
 from tbr_lightning.progress import track
+from tbr_lightning.sweeping.plan import Plan, here
 from tbr_lightning.sweeping.saved import train_key
 from tbr_lightning.sweeping.space import overrides_of
-from tbr_lightning.sweeping.study import Study, check_composes
+from tbr_lightning.sweeping.study import check_composes
 
 MOST_CORNERS = 64
 _MOST_COUNTED = 12  # corners whose rows are tokenised to be counted
 
 
-def corners(study: Study, config: SweepConfig) -> list[tuple[dict[str, Any], TrainConfig]]:
+def corners(plan: Plan) -> list[tuple[dict[str, Any], TrainConfig]]:
     """Return points and training configs of the space's corners, each config once.
 
     Raises:
         UserError: One does not compose.
     """
+    study, config = plan.study, plan.config
     points = study.space.corners(MOST_CORNERS)
     found: dict[str, tuple[dict[str, Any], TrainConfig]] = {}
     for point in track(points, "corners", len(points)):
         (made,) = check_composes(study, [point], config.sweep.config_dir, evaluation=False)
-        here = replace(made, tracking=config.tracking, paths=config.paths)
-        found.setdefault(train_key(here), (point, here))
+        one = here(made, config)
+        found.setdefault(train_key(one), (point, one))
     return list(found.values())
 
 
@@ -48,7 +48,7 @@ def preflight(made: Sequence[tuple[dict[str, Any], TrainConfig]]) -> list[str]:
     ]
 
 
-def dry_run(study: Study, config: SweepConfig, trials: int, workers: int) -> None:
+def dry_run(plan: Plan) -> None:
     """Compose every corner, and print what the study would take.
 
     Raises:
@@ -56,7 +56,8 @@ def dry_run(study: Study, config: SweepConfig, trials: int, workers: int) -> Non
     """
     from tbr_lightning.training.preview import outlook
 
-    made = corners(study, config)
+    study, trials, workers = plan.study, plan.trials, plan.workers
+    made = corners(plan)
     if sentences := preflight(made):
         raise UserError("\n".join(sentences))
     step = max(1, len(made) // _MOST_COUNTED)

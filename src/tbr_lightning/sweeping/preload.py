@@ -1,12 +1,14 @@
 """What every single-device trial needs, imported once in the process that trials are forked from.
 
-Nothing here may start a thread, open a connection or touch a GPU: a fork would break it.
+Nothing here may start a thread, open a connection or touch a GPU: a fork would break it. (The one
+thread there is belongs to pyarrow's allocator, which knows of forks.)
 """
 
 from importlib import import_module
 
 for _name in (
     "torch",
+    "scipy.stats",
     "transformers",
     "lightning.pytorch",
     "peft",
