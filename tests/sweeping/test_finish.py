@@ -52,8 +52,8 @@ class World:
         self.trained.append(config)
         with runs.start_run("train", config.run_name, config, config.tracking, config.tags) as run:
             info = mlflow.initialize_logged_model("model", source_run_id=run.id)
-            Path("weights.txt").write_text(str(config.seed))
-            MlflowClient().log_model_artifact(info.model_id, "weights.txt")
+            Path("MLmodel").write_text(str(config.seed))
+            MlflowClient().log_model_artifact(info.model_id, "MLmodel")
             mlflow.finalize_logged_model(info.model_id, "READY")
             # As a model that is logged with its weights is linked to its run.
             mlflow.log_outputs(models=[mlflow.entities.LoggedModelOutput(info.model_id, 0)])
