@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -105,19 +106,16 @@ def grouped(study: Study, trials: Iterable[FrozenTrial]) -> list[Row]:
 def _points(study: Study, done: Sequence[FrozenTrial]) -> list[_Point]:
     """Return the trials by architecture, size and arm, choices in the order of the space."""
     space = {one.key: one for one in study.space.parameters}
-    models: dict[tuple[str, ...], Model] = {}
     ranked = []
     for trial in done:
         chosen = {k: v for k, v in trial.params.items() if _chooses_model(k) or k == "data"}
-        words = (*study.fixed, *overrides_of(chosen))
-        if words not in models:
-            models[words] = model_of(words)
+        model = model_of(*study.fixed, *overrides_of(chosen))
         keys = [key for key in study.groups if key in trial.params]
         of_arm = [key for key in keys if not _chooses_model(key)]
         numbers = [key for key in of_arm if _is_number(space[key])]
         point = _Point(
-            model=models[words],
-            of=_values(trial, [k for k in keys if _chooses_model(k)]) or models[words].name,
+            model=model,
+            of=_values(trial, [k for k in keys if _chooses_model(k)]) or model.name,
             choice=_values(trial, [key for key in of_arm if key not in numbers]),
             amount=_values(trial, numbers),
             amount_of=", ".join(numbers),
@@ -128,7 +126,6 @@ def _points(study: Study, done: Sequence[FrozenTrial]) -> list[_Point]:
             trial.params[key] if key in numbers else space[key].choices.index(trial.params[key])
             for key in of_arm
         ]
-        model = point.model
         # Trials of one place in the space may lack what is active in others only.
         place = (model.architecture, model.parameters or 0, point.of, len(rank), rank)
         ranked.append((place, point))
@@ -149,12 +146,13 @@ def _chooses_model(key: str) -> bool:
     return key == "model" or key.startswith("model.")
 
 
-def model_of(words: Sequence[str]) -> Model:
+@cache  # composing takes most of a second, and a study ends in many trials of few models
+def model_of(*words: str) -> Model:
     """Return what overrides of a training run choose as its model; no weights are read."""
     from tbr_lightning.modeling.architecture import count_parameters
     from tbr_lightning.modeling.backbone import planned_config
 
-    config = compose_verb("train", list(words)).config
+    config = compose_verb("train", words).config
     if config.model.path is not None or not config.model.architecture:
         kind = config.model.architecture.get("model_type", config.model.name)
         return Model(config.model.name, kind, None)
