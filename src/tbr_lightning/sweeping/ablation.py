@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from tbr_lightning.sweeping.study import Study
 
-TABLE, CSV, FIGURE = "groups.json", "groups.csv", "groups.png"
+TABLE, CSV, FIGURE = "groups.json", "groups.csv", "figures/groups.png"
 """Artifacts of the study's run."""
 
 _THIRDS = 3  # classes of size

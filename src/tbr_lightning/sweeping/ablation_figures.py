@@ -138,9 +138,8 @@ def trade_off(rows: Sequence[Row], title: str) -> Any:
                 weight="bold",
                 fontsize=8.5,
             )
-    front = pareto_front(
-        [tuple(100 * row.rates[m.name].value for m in reversed(_BOTH)) for row in rows]
-    )
+    points = ([100 * row.rates[m.name].value for m in reversed(_BOTH)] for row in rows)
+    front = pareto_front([(x, y) for x, y in points])
     if len(front) > 1:
         axes.step(*zip(*front, strict=True), "--", where="post", color="0.4", lw=1, zorder=0)
     axes.set_xlabel("harmful compliance, % (lower is safer)")
