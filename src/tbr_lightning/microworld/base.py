@@ -21,6 +21,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from tbr_lightning.config.preflight import UNPACKABLE
 from tbr_lightning.data.cache import built
 from tbr_lightning.errors import UserError, at_least
 from tbr_lightning.microworld.corpus import Document, documents
@@ -174,8 +175,10 @@ def base_config(settings: BaseSettings, tokenizer: PreTrainedTokenizerFast) -> P
         )
     except (KeyError, ValueError, TypeError, StrictDataclassError) as error:
         raise _no_architecture(settings, str(error)) from error
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or config.is_encoder_decoder:
         raise _no_architecture(settings, "it is no causal language model")
+    if settings.architecture in UNPACKABLE:
+        raise _no_architecture(settings, "it would see across the documents of a packed row")
     return config
 
 

@@ -15,6 +15,8 @@ from tbr_lightning.sweeping.ablation_view import Row
 _MARKERS = "osD^v<>P"
 _COLOURS = ("#8a8a8a", "#e08a1e", "#1b7837", "#4a7fb5", "#c1272d", "#762a83")
 _BOTH = (FALSE_REFUSAL, HARMFUL_COMPLIANCE)
+_SPOT = 4  # percent: points so near share their numbers
+_LINE = 3.6  # percent that a line of text is high
 
 
 def figure(rows: Sequence[Row], title: str) -> Any:
@@ -120,24 +122,11 @@ def trade_off(rows: Sequence[Row], title: str) -> Any:
         axes.errorbar(x, y, xerr=across, yerr=up, ls="", ms=7, elinewidth=0.6, **look)
         for at_x, at_y, row in zip(x, y, part, strict=True):
             if row.amount:
-                spot = spots.setdefault((round(at_x / 4), round(at_y / 4)), {})
+                spot = spots.setdefault((round(at_x / _SPOT), round(at_y / _SPOT)), {})
                 spot.setdefault(look["color"], []).append(row.amount)
         if any(row.amount for row in part):
             axes.plot(x, y, "-", color=look["color"], lw=0.8, alpha=0.4)
-    for (at_x, at_y), amounts in spots.items():
-        left = 4 * at_x > 80
-        for line, (colour, numbers) in enumerate(amounts.items()):
-            # Points on one spot are told line by line, so that none hides another.
-            axes.annotate(
-                ", ".join(numbers),
-                (4 * at_x, 4 * at_y),
-                xytext=(-9 if left else 9, 6 + 11 * line),
-                textcoords="offset points",
-                ha="right" if left else "left",
-                color=colour,
-                weight="bold",
-                fontsize=8.5,
-            )
+    _label(axes, spots)
     points = ([100 * row.rates[m.name].value for m in reversed(_BOTH)] for row in rows)
     front = pareto_front([(x, y) for x, y in points])
     if len(front) > 1:
@@ -152,6 +141,25 @@ def trade_off(rows: Sequence[Row], title: str) -> Any:
     beside = f"; numbers: {named}" if named else ""
     drawn.suptitle(f"{title}\nbars: 95% intervals, dashes: Pareto front{beside}", fontsize=10)
     return drawn
+
+
+def _label(axes: Any, spots: dict[tuple[int, int], dict[str, list[str]]]) -> None:
+    """Write the numbers beside their points, each above what it would cover."""
+    taken: list[tuple[float, float, float]] = []  # left, right and foot, in percent
+    for (column, row), amounts in sorted(spots.items()):
+        x, y = _SPOT * column, _SPOT * row
+        for colour, numbers in amounts.items():
+            text = " … ".join((numbers[0], numbers[-1])) if len(numbers) > 2 else ", ".join(numbers)
+            wide = 1.5 * len(text)
+            left = x - 1.5 - wide if x > 80 else x + 1.5
+            foot = y + 1.5
+            while any(
+                left < end and start < left + wide and abs(foot - other) < _LINE
+                for start, end, other in taken
+            ):
+                foot += _LINE
+            taken.append((left, left + wide, foot))
+            axes.text(left, foot, text, color=colour, weight="bold", fontsize=8.5)
 
 
 def _legend(drawn: Figure, axes: Any, names: Sequence[str]) -> None:
