@@ -154,7 +154,7 @@ def _label(axes: Any, spots: dict[tuple[int, int], dict[str, list[str]]]) -> Non
             left = x - 1.5 - wide if x > 80 else x + 1.5
             foot = y + 1.5
             while any(
-                left < end and start < left + wide and abs(foot - other) < _LINE
+                left < end and start < left + wide and abs(foot - other) < 0.9 * _LINE
                 for start, end, other in taken
             ):
                 foot += _LINE
