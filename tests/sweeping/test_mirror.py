@@ -134,7 +134,7 @@ with mirror.parent_run(study, config, there) as run_id:
 print(run_id)
 """
     both = [script(text, url, name) for name in ("one", "two")]
-    found = {one.communicate(timeout=120)[0].strip() for one in both}
+    found = {one.communicate(timeout=400)[0].strip() for one in both}
     assert [one.returncode for one in both] == [0, 0]
     experiment = connect(config.tracking)
     there = MlflowClient().search_runs([experiment])
