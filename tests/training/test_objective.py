@@ -32,7 +32,7 @@ WEIGHTED = ObjectiveConfig(reflection_weight=0.5, answer_weight=2.0, trigger_wei
 
 def _one_of_each_family() -> dict[str, str]:
     """Return a shipped model of every ``model_type``."""
-    names = [name for name in options("model") if name != "tiny"]
+    names = [name for name in options("model") if not name.startswith("tiny")]
     files = {name: shipped("conf") / "model" / f"{name}.yaml" for name in names}
     found = {name: yaml.safe_load(file.read_text()) for name, file in files.items()}
     return {file["architecture"]["model_type"]: name for name, file in found.items()}

@@ -48,7 +48,13 @@ class ModelConfig:
     think_close: str = "</think>"
     think_cue: str = "Think about whether the request is safe before you answer."
     architecture: dict[str, Any] = field(default_factory=dict)  # config of init=random
-    pretraining: dict[str, Any] = field(default_factory=dict)  # of a base model made here
+    # Of a base model made here, with data=microworld: fields of microworld.base.BaseSettings.
+    pretraining: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def made_here(self) -> bool:
+        """Whether the weights can be those of a base model that the micro-world pre-trains."""
+        return bool(self.pretraining) and self.hub_id is None and self.path is None
 
     def __post_init__(self) -> None:
         one_of("model.init", self.init, ("auto", "pretrained", "random"))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.errors import UserError
+from tbr_lightning.sweeping.front import train_overrides
 from tbr_lightning.sweeping.report import Made, told_metrics
 from tbr_lightning.tracking import by_id, runs
 
@@ -47,7 +48,8 @@ def own_model(study: Study, config: SweepConfig, trial: FrozenTrial) -> Made:
     first = done[0]
     dev = _metrics(study, first["train"], first.get("evaluate"))
     made = Made(int(first["seed"]), first["train"], first["model_uri"], dev)
-    return measure(study, config, made, half="test")
+    called = f"trial {trial.number} seed {made.seed}"
+    return measure(study, config, made, half="test", called=called)
 
 
 def retrain(
@@ -97,7 +99,8 @@ def _train(study: Study, config: SweepConfig, trial: FrozenTrial, seed: int) -> 
     from tbr_lightning.sweeping import reuse
     from tbr_lightning.sweeping.saved import train_key
 
-    overrides = [*trial.user_attrs["overrides"], f"seed={seed}"]
+    called = f"trial {trial.number} seed {seed}"
+    overrides = [*train_overrides(study, trial), f"seed={seed}"]
     settings = compose_verb("train", overrides, config.sweep.config_dir).config
     key = train_key(settings)
     done = reuse.find_trained(key) if config.sweep.reuse else None
@@ -110,17 +113,17 @@ def _train(study: Study, config: SweepConfig, trial: FrozenTrial, seed: int) -> 
                 settings,
                 tracking=config.tracking,
                 paths=config.paths,
-                run_name=f"train trial {trial.number} seed {seed}",
+                run_name=f"train {called}",
                 tags={**settings.tags, **tags},
             )
         )
         done = reuse.Trained(result.run_id, result.model_uri)
     made = Made(seed, done.run_id, done.model_uri, {}, fresh=True)
-    made = measure(study, config, made, half="dev")
-    return measure(study, config, made, half="test")
+    made = measure(study, config, made, half="dev", called=called)
+    return measure(study, config, made, half="test", called=called)
 
 
-def measure(study: Study, config: SweepConfig, made: Made, half: str) -> Made:
+def measure(study: Study, config: SweepConfig, made: Made, *, half: str, called: str) -> Made:
     """Return a model with its metrics on one half of the study's suite."""
     from tbr_lightning import evaluate
 
@@ -131,6 +134,7 @@ def measure(study: Study, config: SweepConfig, made: Made, half: str) -> Made:
             settings,
             tracking=config.tracking,
             paths=config.paths,
+            run_name=f"evaluate {called}, {half} half",
             tags={"tbr.study": study.key},
             traces=0,
             reuse=True,
