@@ -184,7 +184,6 @@ class PromoteConfig:
 
 
 @dataclass
-@dataclass
 class DemoArm:
     """One way to treat the base model."""
 

@@ -163,17 +163,22 @@ def median(study: Study, made: Sequence[Made]) -> Made:
 
 
 def challenge(config: SweepConfig, model_uri: str, why: str, evidence: Sequence[str]) -> str:
-    """Register a model as challenger and return its version."""
-    from tbr_lightning.registry import aliases
+    """Register a model as challenger, in the ledger too, and return its version.
+
+    Raises:
+        UserError: The model's files are gone, an alias was moved outside, or the ledger is broken.
+    """
+    from tbr_lightning.registry import moves
     from tbr_lightning.tracking.models import find_model
 
-    version = aliases.version_of(config.sweep.name, find_model(model_uri))
-    aliases.tag_version(
-        config.sweep.name, version, {"tbr.chosen": why[:4900], "tbr.evidence": ", ".join(evidence)}
+    return moves.challenge(
+        config.sweep.name,
+        find_model(model_uri),
+        config.tracking,
+        config.paths,
+        why=why,
+        evidence=evidence,
     )
-    if aliases.holder(config.sweep.name, aliases.CHAMPION) != version:
-        aliases.move(config.sweep.name, aliases.CHALLENGER, version)
-    return version
 
 
 def gate(study: Study, config: SweepConfig, model_uri: str) -> list[str]:
