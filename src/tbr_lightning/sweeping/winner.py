@@ -163,23 +163,22 @@ def median(study: Study, made: Sequence[Made]) -> Made:
 
 
 def challenge(config: SweepConfig, model_uri: str, why: str, evidence: Sequence[str]) -> str:
-    """Register a model, make it challenger through the ledger, and return its version."""
-    from tbr_lightning.registry import aliases, moves
+    """Register a model as challenger, in the ledger too, and return its version.
+
+    Raises:
+        UserError: The model's files are gone, an alias was moved outside, or the ledger is broken.
+    """
+    from tbr_lightning.registry import moves
     from tbr_lightning.tracking.models import find_model
 
-    name = config.sweep.name
-    version = moves.challenge(
-        name,
+    return moves.challenge(
+        config.sweep.name,
         find_model(model_uri),
         config.tracking,
         config.paths,
         why=why,
         evidence=evidence,
     )
-    aliases.tag_version(
-        name, version, {"tbr.chosen": why[:4900], "tbr.evidence": ", ".join(evidence)}
-    )
-    return version
 
 
 def gate(study: Study, config: SweepConfig, model_uri: str) -> list[str]:
