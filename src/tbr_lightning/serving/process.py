@@ -56,7 +56,7 @@ class EngineProcess:
         Args:
             command: It.
             socket: Where it will listen.
-            cwd: Where it runs.
+            cwd: Where it runs; removed if the server is killed.
             secret: Variable that it must not inherit.
             timeout: Seconds.
 
@@ -68,6 +68,7 @@ class EngineProcess:
             sys.executable,
             "-m",
             "tbr_lightning.serving.guard",
+            str(cwd),
             *command,
             cwd=cwd,
             # Weights and tokenizer are in the folder: nothing is to be looked up elsewhere.
@@ -128,7 +129,9 @@ class EngineProcess:
         """End the engine; returns when it is gone."""
         await self.session.close()
         if self.process.stdin is not None:
-            self.process.stdin.close()  # to the guard: the server is gone
+            with suppress(OSError):  # the guard is gone
+                self.process.stdin.write(b"stop")
+            self.process.stdin.close()
         try:
             await asyncio.wait_for(asyncio.shield(self.process.wait()), _GRACE)
         except TimeoutError:
