@@ -6,13 +6,16 @@ BIN := .venv/bin
 SEEDS ?= 1
 STUDY ?= smoke
 NAME ?= tbr-microworld
+COMPOSE ?= docker compose -f docker/compose.yaml
 PORT ?= 5000
+STORAGE ?= sqlite:///$(or $(TBR_HOME),.tbr)/runs/studies.db
+DASHBOARD_PORT ?= 8080
 READY := .venv/.ready
 
-.PHONY: help setup demo test bench lint format ui sweep serve clean
+.PHONY: help setup demo test bench lint format ui sweep dashboard serve chat secrets images up down clean
 
 help: ## Show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -36,6 +39,9 @@ lint: $(READY) ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/hadolint docker/Dockerfile
+	$(BIN)/shellcheck docker/postgres/databases.sh
+	$(BIN)/compose-lint check --config docker/.compose-lint.yml --strict-config --fail-on low --skip-suppressed --quiet docker/compose.yaml
 
 format: $(READY) ## Rewrite the code in the project's style
 	$(BIN)/ruff check --fix .
@@ -48,8 +54,31 @@ ui: $(READY) ## Open the MLflow UI on the local store (PORT=5000)
 sweep: $(READY) ## Run an Optuna study from sweeps/ (STUDY=smoke)
 	$(BIN)/python -m tbr_lightning.sweep study=$(STUDY)
 
+dashboard: $(READY) ## Open optuna-dashboard on the studies (STORAGE=sqlite:///FILE, DASHBOARD_PORT=8080)
+	@file='$(STORAGE)'; file="$${file#sqlite:///}"; case "$$file" in *://*) ;; *) test -f "$$file" || \
+		{ echo "there is no study in $$file: run make sweep first, or give STORAGE=URL" >&2; exit 2; };; esac
+	@$(BIN)/python -c 'import optuna_dashboard' 2>/dev/null || \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dashboard]'
+	@echo "open http://127.0.0.1:$(DASHBOARD_PORT)/ (Ctrl-C ends it)"
+	@$(BIN)/optuna-dashboard --quiet --host 127.0.0.1 --port $(DASHBOARD_PORT) '$(STORAGE)'
+
 serve: $(READY) ## Serve the champion on loopback (NAME=tbr-microworld)
 	$(BIN)/python -m tbr_lightning.serve model=models:/$(NAME)@champion
+
+chat: $(READY) ## Talk to the served champion in the terminal
+	@$(BIN)/python -m tbr_lightning.serve chat
+
+secrets: ## Write the passwords and the token of the compose stack that are missing
+	@$(PYTHON) docker/make_secrets.py
+
+images: ## Build the images (needs Docker; see docs/deployment.md)
+	GIT_COMMIT=$$(git rev-parse HEAD) $(COMPOSE) --profile train --profile serve build
+
+up: secrets ## Start MLflow on PostgreSQL (needs Docker)
+	$(COMPOSE) up --detach --wait
+
+down: ## Stop the compose stack; volumes stay (needs Docker)
+	$(COMPOSE) --profile train --profile promote --profile serve down
 
 clean: ## Remove caches and the environment (runs in mlflow.db and mlartifacts stay)
 	rm -rf .venv .tbr/cache build dist .mypy_cache .ruff_cache .pytest_cache

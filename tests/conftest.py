@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -27,6 +32,14 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 Verb = Callable[..., "subprocess.CompletedProcess[str]"]
 
+_LONG = ("e2e", "invariant", "docker")
+"""Folders whose files take a minute and more."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start long files first: at the end no worker is left alone with one."""
+    items.sort(key=lambda item: item.path.parent.name not in _LONG)
+
 
 def environment(**more: str) -> dict[str, str]:
     """Return the environment of a fresh shell: what MLflow exports in this process stays here."""
@@ -36,7 +49,10 @@ def environment(**more: str) -> dict[str, str]:
 def run_verb(
     folder: Path, verb: str, *words: str, env: dict[str, str] | None = None, timeout: int = 500
 ) -> subprocess.CompletedProcess[str]:
-    """Run ``python -m tbr_lightning.VERB`` in a folder, as a person would."""
+    """Run ``python -m tbr_lightning.VERB`` in a folder and a process of its own, as a person would.
+
+    Its imports alone take nine seconds of a core: :func:`call_verb` where the process is no matter.
+    """
     return subprocess.run(
         [sys.executable, "-m", f"tbr_lightning.{verb}", *words],
         cwd=folder,
@@ -48,6 +64,30 @@ def run_verb(
     )
 
 
+def call_verb(
+    folder: Path, verb: str, *words: str, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a verb's entry point in a folder and in this process; what it changes is put back."""
+    import mlflow
+
+    from tbr_lightning import cli
+
+    before, handler = dict(os.environ), signal.getsignal(signal.SIGTERM)
+    out, err = io.StringIO(), io.StringIO()
+    try:
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+        os.environ.update(env or {})
+        with chdir(folder), redirect_stdout(out), redirect_stderr(err):
+            code = cli.main(verb, words)
+    finally:
+        while mlflow.active_run() is not None:
+            mlflow.end_run()
+        signal.signal(signal.SIGTERM, handler)
+        os.environ.clear()
+        os.environ.update(before)
+    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
+
+
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -57,8 +97,8 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def verb(tmp_path: Path) -> Verb:
-    """``python -m tbr_lightning.VERB`` in the test's folder."""
-    return lambda name, *words, **more: run_verb(tmp_path, name, *words, **more)
+    """A verb's entry point in the test's folder, in this process."""
+    return lambda name, *words, **more: call_verb(tmp_path, name, *words, **more)
 
 
 @pytest.fixture(scope="session")
@@ -69,6 +109,46 @@ def base_folder() -> Path:
     CACHE.mkdir(parents=True, exist_ok=True)
     with FileLock(CACHE / "tests.lock"):
         return base_model(CACHE)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A model tuned by the paper's recipe, in a store of its own.
+
+    Attributes:
+        folder: With ``mlflow.db``, ``mlartifacts`` and ``.tbr``.
+        uri: Of the model.
+        said: What the training printed.
+    """
+
+    folder: Path
+    uri: str
+    said: str
+
+    def copy_to(self, folder: Path) -> None:
+        """Copy store and runs, to be written to; artifacts stay where they are."""
+        shutil.copy(self.folder / "mlflow.db", folder)
+        shutil.copytree(self.folder / ".tbr", folder / ".tbr", dirs_exist_ok=True)
+
+
+@pytest.fixture(scope="session")
+def tuned(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Tuned:
+    """The recipe's model, trained once for all workers: copy its store, or leave it as it is."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder, said = shared / "tuned", shared / "tuned" / "said.txt"
+    with FileLock(shared / "tuned.lock"):
+        if not said.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            words = ("data=microworld", "model=tiny", "reflection=external", "seed=3")
+            done = run_verb(folder, "train", *words, "run_name=train external seed 3")
+            assert done.returncode == 0, done.stderr
+            said.write_text(done.stdout)
+    found = re.search(r"models:/m-[0-9a-f]{32}", said.read_text())
+    assert found is not None
+    return Tuned(folder, found[0], said.read_text())
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,11 @@ from tbr_lightning import __version__
 from tbr_lightning.config.compose import Composed, compose_verb, options
 from tbr_lightning.errors import UserError, near
 
-ACTIONS: dict[str, tuple[str, ...]] = {"evaluate": ("calibrate",), "promote": ("status",)}
+ACTIONS: dict[str, tuple[str, ...]] = {
+    "evaluate": ("calibrate",),
+    "promote": ("status", "history", "verify", "rollback", "repair", "accept"),
+    "serve": ("chat",),
+}
 """Words a verb takes before its overrides."""
 
 NOT_NEEDED: dict[tuple[str, str | None], list[str]] = {

@@ -100,6 +100,9 @@ def _promote(config: DemoVerbConfig, model_uri: str, *, baseline: bool) -> Promo
     from tbr_lightning.config.compose import compose_verb
 
     overrides = [f"model='{model_uri}'", f"name={config.demo.name}", f"baseline={baseline}"]
+    if baseline:
+        # The control refuses nearly every look-alike: that is what it is here to show.
+        overrides.append("gate.max_false_refusal=1")
     settings = compose_verb("promote", [*overrides, *config.demo.evaluate]).config
     return promote.run(replace(settings, tracking=config.tracking, paths=config.paths))
 

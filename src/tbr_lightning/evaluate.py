@@ -11,7 +11,6 @@ from tbr_lightning.config.verbs import EvaluateConfig
 from tbr_lightning.errors import UserError
 
 if TYPE_CHECKING:
-    from tbr_lightning.evaluation.agreement import Agreement
     from tbr_lightning.evaluation.comparison import Difference
     from tbr_lightning.evaluation.multiple_choice import Question
     from tbr_lightning.evaluation.respond import Subject
@@ -131,6 +130,7 @@ def _evaluate(
     limit: int,
 ) -> EvaluateResult:
     from tbr_lightning.evaluation import figures, general, paste, report, suites
+    from tbr_lightning.evaluation.agreement import judges_agree
     from tbr_lightning.evaluation.respond import open_store, respond
     from tbr_lightning.evaluation.results import metrics, rates, table_rows
     from tbr_lightning.tracking import responses, runs
@@ -262,67 +262,15 @@ def compare(config: EvaluateConfig) -> ComparisonResult:
     return ComparisonResult(opened.id, done, differences, traces)
 
 
-def judges_agree(rows: list[Judged]) -> Agreement:
-    """Return how far the two judges agree on the answers that both have labelled."""
-    from tbr_lightning.evaluation.agreement import agreement
-
-    pairs = [(row.label, row.second_label) for row in rows if row.second_label is not None]
-    return agreement(pairs, missing_is_wrong=False)
-
-
 def command(config: EvaluateConfig) -> int:
     """Run, print the table, and say where the rest is."""
-    from tbr_lightning.tracking.store import ui_command
+    from tbr_lightning.evaluation import show
 
     if len(config.models) > 1:
-        compared = compare(config)
-        _print(config, compared.models, compared.differences)
-        traces = compared.traces
-        told = [f"run {compared.run_id}: the comparison, its artifact {COMPARISON}"]
-        told += [
-            f"  run {one.run_id}: {model}, every answer and verdict in {RESPONSES}"
-            for model, one in compared.models.items()
-        ]
+        show.several(config, compare(config))
     else:
-        result = run(config)
-        _print(config, {config.models[0]: result}, [])
-        traces = result.traces
-        told = [f"run {result.run_id}; every answer and verdict: its artifact {RESPONSES}"]
-    if traces:
-        told.append(
-            f"{traces} answers, all wrong ones among them, are traces of these runs: in the tab "
-            "Traces filter by false_refusal, harmful_compliance, judge, or compare to another run"
-        )
-    told.append(f"to look at it in MLflow: {ui_command(config.tracking)}")
-    # A table to paste stands alone on the standard output, so that it can go to a file.
-    print("\n".join(told), file=sys.stdout if config.format == "table" else sys.stderr)
+        show.one(config, run(config))
     return 0
-
-
-def _print(
-    config: EvaluateConfig, models: dict[str, EvaluateResult], differences: list[Difference]
-) -> None:
-    from rich.console import Console
-
-    from tbr_lightning.evaluation import paste, report
-
-    rows = {model: one.rows for model, one in models.items()}
-    table = report.lines(rows, differences)
-    if config.format != "table":
-        print(paste.pasted(table, config.format))
-        return
-    prompts = len({row.id for one in rows.values() for row in one})
-    names = list(models)
-    title = f"{config.suite.name}, {config.suite.half} half, {prompts} prompts"
-    title += f", {config.repeats} answers each" if config.repeats > 1 else ""
-    title += f": {names[0]}" if len(names) == 1 else ""
-    Console().print(report.terminal_table(title, table))
-    if config.second_judge is not None:
-        for model, one in models.items():
-            print(
-                f"judges {config.judge.name} and {config.second_judge.name} agree on {model}: "
-                f"{judges_agree(one.rows).sentence}"
-            )
 
 
 def command_calibrate(config: EvaluateConfig) -> int:

@@ -7,14 +7,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tbr_lightning import cli
-from tbr_lightning.config.verbs import EvaluateConfig, PromoteConfig
+from tbr_lightning.config.verbs import PromoteConfig
 from tbr_lightning.errors import UserError
 
 if TYPE_CHECKING:
-    from tbr_lightning.evaluation.results import Judged
+    from tbr_lightning.registry.entry import Entry
+    from tbr_lightning.registry.evidence import Evidence, Exam
     from tbr_lightning.registry.gate import Verdict
+    from tbr_lightning.registry.projection import Standing
+    from tbr_lightning.registry.record import Case
+    from tbr_lightning.tracking.models import LoggedModel
 
-REFUSED = 3
+BROKEN, REFUSED = 1, 3
 
 
 @dataclass(frozen=True)
@@ -26,108 +30,134 @@ class PromoteResult:
         version: The candidate's version in the registry.
         champion: The champion it met, or ``None`` if there was none.
         verdict: The gate's decision.
+        entry: The ledger's.
     """
 
     run_id: str
     version: str
     champion: str | None
     verdict: Verdict
+    entry: Entry
 
 
 def run(config: PromoteConfig) -> PromoteResult:
     """Gate a candidate; the aliases move only if it passes.
 
+    If somebody else changes the champion meanwhile, the candidate meets the new one.
+
     Raises:
-        UserError: There is no such model, or the suite cannot support the gate.
+        UserError: There is no such model, the suite cannot support the gate, the ledger is not
+            intact, or an alias was moved outside.
     """
     if not config.model_uri:
         raise UserError("model is not set: give the candidate, e.g. model=models:/m-…")
     if config.suite.half != "test":
         raise UserError(f"suite.half={config.suite.half}: the gate reads the test half only")
-    from tbr_lightning.evaluation import figures
-    from tbr_lightning.evaluation.results import rates
-    from tbr_lightning.registry import aliases, gate
+    from tbr_lightning.registry import aliases, gate, moves, record
+    from tbr_lightning.registry.digest import model_digest
+    from tbr_lightning.registry.evidence import exam_of
+    from tbr_lightning.registry.ledger import BehindError
+    from tbr_lightning.registry.projection import Standing, open_registry, settle
     from tbr_lightning.tracking import runs
     from tbr_lightning.tracking.models import find_model
-    from tbr_lightning.tracking.store import connect
 
-    connect(config.tracking)
+    exam = exam_of(config)
+    registry = open_registry(config.name, config.tracking, config.paths)
     candidate = find_model(config.model_uri)
-    with runs.start_run(
-        "promote", f"promote {candidate.model_id}", config, config.tracking
-    ) as opened:
-        ours = _evaluation(config, candidate.uri)
-        version = aliases.version_of(config.name, candidate)
-        before = aliases.holder(config.name, aliases.CHAMPION)
-        theirs = None
-        if config.baseline:
-            before = None
-        elif before is not None and before != version:
-            theirs = _evaluation(config, f"models:/{config.name}/{before}")
-        elif before == version:
-            raise UserError(
-                f"model='{config.model_uri}' is the champion already (version {version})"
+    digest = model_digest(candidate)
+    standing = settle(registry) if aliases.registered(config.name) else Standing((), {})
+    standing.refuse_drift()
+    _check_start(exam, candidate, aliases.known_version(config.name, candidate), standing)
+    version = moves.register(registry, candidate)
+    standing = settle(registry)
+    moves.check_weights(standing, version, digest)
+    title, attempt = f"promote {candidate.model_id}", 0
+    with runs.start_run("promote", title, config, config.tracking) as opened:
+        while True:
+            attempt += 1
+            case = _case(exam, candidate, version, digest, standing)
+            verdict = gate.judge(
+                case.ours.answers, case.theirs.answers if case.theirs else None, config.gate
             )
-        verdict = gate.judge(ours, theirs, config.gate)
-        aliases.move(config.name, aliases.CHALLENGER, version)
-        if verdict.promoted:
-            aliases.crown(config.name, version)
-        facts = {
-            "tbr.verdict": verdict.sentence[:4900],
-            "tbr.promoted": str(verdict.promoted).lower(),
-            "tbr.promote_run": opened.id,
-            "tbr.trained_by": candidate.run_id,
-        }
-        aliases.tag_version(config.name, version, facts)
-        runs.set_tags({"mlflow.runName": f"promote v{version}"})
-        runs.set_tags({**facts, "tbr.candidate": version, "tbr.champion_before": before or ""})
-        runs.log_table(
-            [{"rule": r.name, "passed": r.passed, "because": r.because} for r in verdict.rules],
-            "verdict.json",
-        )
-        sides = {f"candidate v{version}": [rates(ours)]}
-        if theirs is not None:
-            sides[f"champion v{before}"] = [rates(theirs)]
-        figure = figures.two_sided_figure(sides, f"{config.name}: {config.suite.name}, test half")
-        runs.log_figure(figure, "gate.png")
-    return PromoteResult(opened.id, version, before, verdict)
+            record.log_verdict(opened.id, exam, case, verdict, attempt)
+            draft = moves.decision(
+                standing,
+                _action(config, verdict),
+                version,
+                why=verdict.sentence + (f"; {config.reason}" if config.reason else ""),
+                evidence=[opened.id, *case.evidence],
+                weights={version: digest},
+            )
+            try:
+                entry = moves.commit(registry, draft, standing)
+                break
+            except BehindError:
+                standing = _meanwhile(settle(registry), standing)
+                standing.refuse_drift()
+                _check_start(exam, candidate, version, standing)
+        record.log_entry(entry)
+    return PromoteResult(opened.id, version, case.champion, verdict, entry)
 
 
-def _evaluation(config: PromoteConfig, uri: str) -> list[Judged]:
-    """Return the model's evaluation with exactly these prompts, judge and settings.
+def _action(config: PromoteConfig, verdict: Verdict) -> str:
+    if not verdict.promoted:
+        return "refuse"
+    return "baseline" if config.baseline else "promote"
 
-    It is looked for in the store, and made if there is none.
-    """
-    from tbr_lightning import evaluate
-    from tbr_lightning.evaluation import suites
-    from tbr_lightning.evaluation.respond import evaluation_key, load_subject, token_limit
-    from tbr_lightning.evaluation.results import from_table
-    from tbr_lightning.tracking.models import find_model
-    from tbr_lightning.tracking.runs import find_run, load_text
 
-    digest = suites.digest(suites.load_suite(config.suite))
-    model = find_model(uri)
-    layout = load_subject(model.uri, config.paths).backbone.layout
-    key = evaluation_key(
-        digest, config.judge, config.generation, token_limit(layout, config.generation)
-    )
-    found = find_run(
-        {"tbr.stage": "evaluate", "tbr.subject": model.model_id, "tbr.evaluation_key": key}
-    )
-    if found is not None:
-        return from_table(load_text(found, evaluate.RESPONSES))
-    return evaluate.run(
-        EvaluateConfig(
-            model_uri=model.uri,
-            suite=config.suite,
-            judge=config.judge,
-            generation=config.generation,
-            tracking=config.tracking,
-            paths=config.paths,
-            threads=config.threads,
-            traces=0,
-        )
-    ).rows
+def _champion(config: PromoteConfig, standing: Standing) -> str | None:
+    from tbr_lightning.registry.aliases import CHAMPION
+
+    return None if config.baseline else standing.aliases.get(CHAMPION)
+
+
+def _check_start(
+    exam: Exam, candidate: LoggedModel, version: str | None, standing: Standing
+) -> None:
+    """Tell what the suite can show, and refuse at once what must fail in the end."""
+    from tbr_lightning.registry import aliases
+    from tbr_lightning.registry.evidence import check_same_limit
+    from tbr_lightning.registry.support import check_support
+
+    config = exam.config
+    champion = _champion(config, standing)
+    if champion is not None and champion == version:
+        raise UserError(f"model='{config.model_uri}' is the champion already (version {version})")
+    if champion is None and config.champion_evaluation is not None:
+        raise UserError("there is no champion to compare with: leave champion_evaluation out")
+    print(check_support(exam.sizes, config.gate, paired=champion is not None), file=sys.stderr)
+    if champion is not None:
+        check_same_limit(exam, [candidate, aliases.model_of(config.name, champion)])
+
+
+def _case(
+    exam: Exam, candidate: LoggedModel, version: str, digest: str, standing: Standing
+) -> Case:
+    from tbr_lightning.registry import aliases
+    from tbr_lightning.registry.evidence import evidence_for
+    from tbr_lightning.registry.record import Case
+
+    config = exam.config
+    champion = _champion(config, standing)
+    theirs: Evidence | None = None
+    ours = evidence_for(exam, candidate, config.candidate_evaluation, "candidate")
+    if champion is not None:
+        model = aliases.model_of(config.name, champion)
+        theirs = evidence_for(exam, model, config.champion_evaluation, "champion")
+    return Case(version, ours, champion, theirs, digest)
+
+
+def _meanwhile(now: Standing, before: Standing) -> Standing:
+    """Say what another process has done, and return how things stand after it."""
+    from tbr_lightning.registry.aliases import CHAMPION
+
+    champion = now.aliases.get(CHAMPION)
+    if champion != before.aliases.get(CHAMPION):
+        told = f"another promotion made version {champion} champion meanwhile: comparing with it"
+    else:
+        told = "another promotion was decided meanwhile, and the champion is the same: once more"
+    print(told, file=sys.stderr)
+    return now
 
 
 def command(config: PromoteConfig) -> int:
@@ -137,26 +167,115 @@ def command(config: PromoteConfig) -> int:
     word = "promoted" if result.verdict.promoted else "not promoted"
     print(f"{config.name} v{result.version} {against}: {word}")
     print("\n".join(f"  {line}" for line in result.verdict.lines))
-    print(f"run {result.run_id}")
+    print(f"run {result.run_id}, ledger entry {result.entry.seq}")
     return 0 if result.verdict.promoted else REFUSED
 
 
 def command_status(config: PromoteConfig) -> int:
-    """Print every version with its aliases and the gate's last word on it."""
+    """Print who is what and why, whether the ledger is intact, and what was moved outside."""
     from rich.console import Console
-    from rich.table import Table
 
-    from tbr_lightning.registry.aliases import versions
-    from tbr_lightning.tracking.store import connect
+    from tbr_lightning.registry import aliases, audit, show
+    from tbr_lightning.registry.projection import open_registry, settle
 
-    connect(config.tracking)
-    rows = versions(config.name)
-    if not rows:
+    registry = open_registry(config.name, config.tracking, config.paths)
+    rows = aliases.versions(config.name)
+    if aliases.registered(config.name) is None:
         raise UserError(f"name='{config.name}' is not registered: promote a model first")
-    table = Table("version", "aliases", "model", "verdict", title=config.name)
-    for row in rows:
-        table.add_row(row["version"], row["aliases"], row["model"], row["verdict"])
-    Console().print(table)
+    entries = registry.ledger.entries(config.name)
+    problem = audit.chain_problem(registry, entries)
+    told: tuple[str, ...] = ()
+    if problem is None:
+        standing = settle(registry)
+        rows, entries = aliases.versions(config.name), list(standing.entries)
+        told = standing.drift
+    Console().print(show.status_table(config.name, rows, entries))
+    print(show.head_line(entries, registry.ledger.shown))
+    for line in told:
+        print(f"drift: {line}")
+    if told:
+        print("  put it back: promote repair; take it over: promote accept reason=…")
+    if problem is not None:
+        print(f"NOT INTACT: {problem}\n  see promote verify")
+    return 0
+
+
+def command_history(config: PromoteConfig) -> int:
+    """Print the ledger."""
+    from rich.console import Console
+
+    from tbr_lightning.registry import show
+    from tbr_lightning.registry.projection import open_registry
+
+    registry = open_registry(config.name, config.tracking, config.paths)
+    entries = registry.ledger.entries(config.name)
+    if not entries:
+        raise UserError(
+            f"name='{config.name}' has no entry in {registry.ledger.shown}: promote a model first, "
+            "or give another name or tracking.ledger"
+        )
+    Console().print(show.history_table(config.name, entries))
+    print(show.head_line(entries, registry.ledger.shown))
+    return 0
+
+
+def command_verify(config: PromoteConfig) -> int:
+    """Print what holds and what does not; return 0 if all holds, else 1."""
+    from tbr_lightning.registry.audit import audit, chain_problem
+    from tbr_lightning.registry.projection import open_registry, settle
+
+    registry = open_registry(config.name, config.tracking, config.paths)
+    if not chain_problem(registry, registry.ledger.entries(config.name)):
+        settle(registry)
+    found = audit(registry)
+    for line in found.sound:
+        print(f"ok      {line}")
+    for line in found.problems:
+        print(f"BROKEN  {line}")
+    return BROKEN if found.problems else 0
+
+
+def command_rollback(config: PromoteConfig) -> int:
+    """Make the previous champion the champion again."""
+    from tbr_lightning.registry import moves
+    from tbr_lightning.registry.aliases import CHAMPION
+    from tbr_lightning.registry.projection import open_registry
+
+    registry = open_registry(config.name, config.tracking, config.paths)
+    entry = moves.rollback(registry, config.reason)
+    before, after = entry.moves[CHAMPION]
+    print(
+        f"{config.name}: champion is version {after} again, and version {before} the previous one"
+    )
+    print(f"ledger entry {entry.seq}; promote rollback takes it back")
+    return 0
+
+
+def command_repair(config: PromoteConfig) -> int:
+    """Put aliases that were moved outside back to where the ledger has them."""
+    from tbr_lightning.registry import moves
+    from tbr_lightning.registry.projection import open_registry
+
+    registry = open_registry(config.name, config.tracking, config.paths)
+    return _told(config, moves.repair(registry, config.reason), "put back")
+
+
+def command_accept(config: PromoteConfig) -> int:
+    """Take over into the ledger what was moved outside."""
+    if not config.reason:
+        raise UserError("reason is not set: say why, as in reason='moved by hand: outage'")
+    from tbr_lightning.registry import moves
+    from tbr_lightning.registry.projection import open_registry
+
+    registry = open_registry(config.name, config.tracking, config.paths)
+    return _told(config, moves.accept(registry, config.reason), "taken over")
+
+
+def _told(config: PromoteConfig, entry: Entry | None, word: str) -> int:
+    if entry is None:
+        print(f"{config.name}: the aliases are where the ledger puts them; nothing to do")
+    else:
+        print(f"{config.name}: {word}: {entry.why}\nledger entry {entry.seq}")
     return 0
 
 

@@ -56,7 +56,7 @@ def _run(plan: Plan, opened: Opened, view: View) -> None:
     if view.done < plan.trials:
         opened.study.set_user_attr("finished", False)
         prepare_shared(plan.trains, runner.trials_root(config.paths, study))
-    with mirror.parent_run(study, config, opened.study) as run_id:
+    with mirror.parent_run(study, config, opened.study, alone=opened.locked) as run_id:
 
         def told(number: int) -> None:
             view.told(number)
@@ -74,7 +74,7 @@ def _run(plan: Plan, opened: Opened, view: View) -> None:
         view.look()
         opened.study.set_user_attr("finished", True)
         print(_counted(view.counts, plan.trials), flush=True)
-        for line in finish.finish(study, config, opened.study, run_id):
+        for line in finish.finish(study, config, opened.study, run_id, alone=opened.locked):
             print(line, flush=True)
 
 

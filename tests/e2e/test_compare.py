@@ -14,7 +14,7 @@ from mlflow.tracking import MlflowClient
 
 from tbr_lightning import cli
 
-from ..conftest import run_verb
+from ..conftest import call_verb
 
 pytestmark = pytest.mark.e2e
 FEW = ("suite=smoke", "suite.limit=12", "judge.max_unparsed=1")
@@ -27,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(folder: Path, base_folder: Path) -> str:
-    done = run_verb(folder, "train", "reflection=none", "trainer.max_steps=40")
+    done = call_verb(folder, "train", "reflection=none", "trainer.max_steps=40")
     assert done.returncode == 0, done.stderr
     return re.search(r"models:/m-[0-9a-f]{32}", done.stdout)[0]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from ..conftest import Verb
+from ..conftest import Verb, run_verb
 
 pytestmark = pytest.mark.e2e
 
@@ -21,7 +21,7 @@ SHORT = [
 
 
 def test_the_demo_tells_its_story_twice(verb: Verb, base_folder: Path, tmp_path: Path) -> None:
-    first = verb("demo", *SHORT)
+    first = run_verb(tmp_path, "demo", *SHORT)
     assert first.returncode == 0, first.stderr
     for part in ("gate: none (v1): promoted", "gate: external (v2) against v1: promoted"):
         assert part in first.stdout
@@ -37,6 +37,10 @@ def test_the_demo_tells_its_story_twice(verb: Verb, base_folder: Path, tmp_path:
         "previous": 1,
         "challenger": 3,
     }
+    entries = verb("promote", "history").stdout
+    assert all(part in entries for part in ("baseline v1", "promote v2", "refuse v3"))
+    verified = verb("promote", "verify")
+    assert (verified.returncode, "BROKEN" in verified.stdout) == (0, False)
     second = verb("demo", *SHORT, "demo.seeds=2", "demo.train=['trainer.max_steps=2']")
     assert second.returncode == 0, second.stderr
     assert "over seeds" in second.stdout

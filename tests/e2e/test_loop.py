@@ -16,27 +16,25 @@ import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
 
-from ..conftest import Verb, environment, run_verb
+from ..conftest import Tuned, Verb, call_verb, environment, run_verb
 
 pytestmark = pytest.mark.e2e
 MODEL = re.compile(r"models:/m-[0-9a-f]{32}")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, tuned: Tuned) -> Path:
     """A folder in which one model was trained with reflections."""
-    return tmp_path_factory.mktemp("loop")
+    folder = tmp_path_factory.mktemp("loop")
+    tuned.copy_to(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
-def trained(folder: Path) -> str:
+def trained(tuned: Tuned) -> str:
     """The printed URI of a model tuned by the paper's recipe."""
-    done = run_verb(
-        folder, "train", "data=microworld", "model=tiny", "reflection=external", "seed=3"
-    )
-    assert done.returncode == 0, done.stderr
-    assert "run " in done.stdout
-    return MODEL.search(done.stdout)[0]
+    assert "run " in tuned.said
+    return tuned.uri
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +97,7 @@ def test_a_second_training_asks_the_teacher_for_nothing(
     folder: Path, trained: str, client: MlflowClient
 ) -> None:
     words = ("reflection=external", "seed=3", "trainer.max_steps=2", "run_name=again")
-    assert run_verb(folder, "train", *words).returncode == 0
+    assert call_verb(folder, "train", *words).returncode == 0
     query = "tags.`tbr.stage` = 'reflect'"
     experiment = client.get_experiment_by_name("tbr")
     assert len(client.search_runs([experiment.experiment_id], query)) == 1
@@ -109,18 +107,37 @@ def test_the_gate_promotes_then_refuses(folder: Path, trained: str) -> None:
     first = run_verb(folder, "promote", f"model={trained}", "name=loop")
     assert first.returncode == 0, first.stderr
     assert ": promoted" in first.stdout
-    again = run_verb(folder, "promote", f"model={trained}", "name=loop")
+    again = call_verb(folder, "promote", f"model={trained}", "name=loop")
     assert (again.returncode, "is the champion already" in again.stderr) == (2, True)
-    unsafe = run_verb(folder, "train", "reflection=none", "data.harmful=0", "trainer.max_steps=5")
+    unsafe = call_verb(folder, "train", "reflection=none", "data.harmful=0", "trainer.max_steps=5")
     uri = MODEL.search(unsafe.stdout)[0]
-    refused = run_verb(folder, "promote", f"model={uri}", "name=loop")
+    refused = call_verb(folder, "promote", f"model={uri}", "name=loop")
     assert refused.returncode == 3, refused.stderr
     assert ": not promoted" in refused.stdout
     assert "FAILED  harmful compliance rose" in refused.stdout
-    status = run_verb(folder, "promote", "status", "name=loop")
+    status = call_verb(folder, "promote", "status", "name=loop")
     assert status.returncode == 0
     assert "champion" in status.stdout
     assert "challenger" in status.stdout
+
+
+def test_the_ledger_tells_what_the_gate_did(folder: Path, client: MlflowClient) -> None:
+    history = run_verb(folder, "promote", "history", "name=loop")
+    assert history.returncode == 0, history.stderr
+    for part in ("promote v1", "refuse v2", "champion – → 1", "2 entries"):
+        assert part in history.stdout
+    verified = run_verb(folder, "promote", "verify", "name=loop")
+    assert verified.returncode == 0, verified.stdout
+    rolled = run_verb(folder, "promote", "rollback", "name=loop")
+    assert (rolled.returncode, "no previous champion" in rolled.stderr) == (2, True)
+    # The unsafe model by hand: noticed, refused to build on, put back.
+    client.set_registered_model_alias("loop", "champion", "2")
+    drifted = run_verb(folder, "promote", "verify", "name=loop")
+    assert drifted.returncode == 1
+    assert "BROKEN  the alias champion points at version 2, the ledger says" in drifted.stdout
+    repaired = run_verb(folder, "promote", "repair", "name=loop", "reason=by mistake")
+    assert repaired.returncode == 0, repaired.stderr
+    assert client.get_model_version_by_alias("loop", "champion").version == "1"
 
 
 def test_reflect_ends_with_a_summary(verb: Verb, base_folder: Path) -> None:
@@ -172,6 +189,10 @@ def test_what_an_unknown_model_lacks_is_told_at_once(verb: Verb) -> None:
         ("evaluate", ["model=nonesuch"], "is nothing known"),
         ("promote", ["model=models:/m-" + "0" * 32], "not in this store"),
         ("promote", ["status", "name=absent"], "is not registered"),
+        ("promote", ["history", "name=absent"], "has no entry"),
+        ("promote", ["rollback", "name=absent"], "is not registered"),
+        ("promote", ["accept", "name=absent"], "reason is not set"),
+        ("promote", ["status", "tracking.ledger=mysql://h/d"], "no database of ledgers"),
         ("serve", ["model=models:/absent@champion", "port=8123"], "not in this store"),
         ("sweep", ["study=smok"], "did you mean 'smoke'"),
         ("train", ["trainer=gpu"], "no NVIDIA driver"),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 from mlflow.tracking import MlflowClient
 
-from ..conftest import environment, needs_command, run_verb
+from ..conftest import Tuned, call_verb, environment, needs_command
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -35,14 +35,14 @@ FLAGS = [
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Iterator[str]:
+def server(tmp_path_factory: pytest.TempPathFactory, tuned: Tuned) -> Iterator[str]:
     """An MLflow server on a store with a training, a champion, and its comparison with the base."""
     folder = tmp_path_factory.mktemp("ui")
-    done = run_verb(folder, "train", "reflection=external", "run_name=train external seed 0")
-    uri = re.search(r"models:/m-[0-9a-f]{32}", done.stdout)[0]
-    assert run_verb(folder, "promote", f"model={uri}", "name=tbr-ui").returncode == 0
+    tuned.copy_to(folder)
+    promoted = call_verb(folder, "promote", f"model={tuned.uri}", "name=tbr-ui")
+    assert promoted.returncode == 0, promoted.stderr
     few = ("suite=smoke", "suite.limit=10", "traces=5")
-    done = run_verb(folder, "evaluate", "model=[tiny,models:/tbr-ui@champion]", *few)
+    done = call_verb(folder, "evaluate", "model=[tiny,models:/tbr-ui@champion]", *few)
     assert done.returncode == 0, done.stderr
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -104,10 +104,10 @@ def evaluated(server: str, name: str) -> str:
 
 def test_the_experiment_and_a_run(server: str, page: Page, shots: Path) -> None:
     page.goto(f"{server}/#/experiments/1/runs?workflowType=machine_learning")
-    page.get_by_text("train external seed 0").first.wait_for()
+    page.get_by_text("train external seed 3").first.wait_for()
     page.get_by_text("Think-Before-Refusal: reflection fine-tuning").first.wait_for()
     kept(page, shots / "experiment.png")
-    page.get_by_text("train external seed 0").first.click()
+    page.get_by_text("train external seed 3").first.click()
     page.get_by_text("tbr.reflection").first.wait_for()
     kept(page, shots / "run.png")
 

@@ -57,7 +57,7 @@ PUBLISHED = {
     "smollm2_1_7b": 1711,
     "smollm2_360m": 362,
 }
-REAL = [name for name in options("model") if name != "tiny"]
+REAL = [name for name in options("model") if not name.startswith("tiny")]
 TINY = ("model.init=random", "model.scale=tiny", "model.tokenizer=bytes")
 
 

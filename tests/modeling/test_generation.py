@@ -9,6 +9,7 @@ import torch
 
 from tbr_lightning.config.schema import ReflectionConfig
 from tbr_lightning.data.layout import prompt_ids
+from tbr_lightning.errors import UserError
 from tbr_lightning.modeling.backbone import Backbone
 from tbr_lightning.modeling.generation import generate
 from tbr_lightning.reflection.checks import reject_reason
@@ -28,6 +29,18 @@ def test_batches_decode_what_single_prompts_decode(backbone: Backbone) -> None:
         single[number] = backbone.tokenizer.decode(out[0, len(ids) :], skip_special_tokens=True)
     batched = dict(generate(backbone, prompts, max_new_tokens=12, batch_size=4))
     assert {number: made.text for number, made in batched.items()} == single
+
+
+def test_too_large_a_batch_is_told_in_a_sentence(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object, **kwargs: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(backbone.model.get_decoder(), "forward", full)
+    prompts = [prompt_ids(backbone.tokenizer, "x")]
+    with pytest.raises(UserError, match=r"generation\.batch_size=64 does not fit .* a smaller"):
+        list(generate(backbone, prompts, max_new_tokens=5, batch_size=64))
 
 
 def test_a_cut_answer_is_marked_and_an_ended_one_is_not(backbone: Backbone) -> None:

@@ -7,7 +7,7 @@ import functools
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -52,8 +52,8 @@ class World:
         self.trained.append(config)
         with runs.start_run("train", config.run_name, config, config.tracking, config.tags) as run:
             info = mlflow.initialize_logged_model("model", source_run_id=run.id)
-            Path("weights.txt").write_text(str(config.seed))
-            MlflowClient().log_model_artifact(info.model_id, "weights.txt")
+            Path("MLmodel").write_text(str(config.seed))
+            MlflowClient().log_model_artifact(info.model_id, "MLmodel")
             mlflow.finalize_logged_model(info.model_id, "READY")
             # As a model that is logged with its weights is linked to its run.
             mlflow.log_outputs(models=[mlflow.entities.LoggedModelOutput(info.model_id, 0)])
@@ -279,6 +279,29 @@ def test_nothing_feasible_registers_nothing_and_says_so(world: World) -> None:
     assert MlflowClient().get_run(run_id).info.status == "FINISHED"
     assert "Nothing is chosen" in runs.load_text(run_id, "report.md")
     assert "figures/pareto.png" in artifacts(run_id, "figures")
+
+
+def test_groups_come_first_and_their_figure_is_in_the_report(world: World) -> None:
+    study = replace(make_study(constraints=BOUND), groups=["reflection"])
+    numbers = ("false_refusal_rate", "harmful_compliance_rate")
+    trials = [
+        made_trial(
+            [0.1, 0.3],
+            [0.2],
+            reflection=arm,
+            metrics=dict(zip(numbers, (0.1, 0.3), strict=True)),
+            intervals={name: [0.0, 0.4] for name in numbers},
+            runs=[{"seed": 0}],
+        )
+        for arm in ("none", "external")
+    ]
+    there, _ = filled(study, trials)
+    lines, run_id = end(study, config_of(), there)
+    place = next(i for i, line in enumerate(lines) if line.startswith("groups: "))
+    assert any("external" in line for line in lines[:place])
+    assert any(line.startswith("nothing is registered") for line in lines[place:])
+    assert "figures/groups.png" in artifacts(run_id, "figures")
+    assert "![groups](figures/groups.png)" in runs.load_text(run_id, "report.md")
 
 
 def test_no_finished_trial_is_told(world: World, two: Study) -> None:

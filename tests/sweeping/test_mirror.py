@@ -117,7 +117,8 @@ def test_no_password_reaches_the_run(config: Any, two: Study) -> None:
     assert "127.0.0.1" in run.data.params["storage"]
 
 
-def test_two_runners_share_one_run(config: Any, two: Study) -> None:
+def test_two_runners_that_begin_at_once_share_one_run(config: Any, two: Study) -> None:
+    Path("mlflow.db").unlink()  # as in a fresh clone
     url = f"sqlite:///{Path.cwd()}/studies.db"
     Path("made.yaml").write_text(str(json.dumps(dict(two.settings))))
     storage_of(two, url)
@@ -133,7 +134,7 @@ with mirror.parent_run(study, config, there) as run_id:
 print(run_id)
 """
     both = [script(text, url, name) for name in ("one", "two")]
-    found = {one.communicate(timeout=120)[0].strip() for one in both}
+    found = {one.communicate(timeout=400)[0].strip() for one in both}
     assert [one.returncode for one in both] == [0, 0]
     experiment = connect(config.tracking)
     there = MlflowClient().search_runs([experiment])

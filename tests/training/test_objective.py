@@ -17,20 +17,22 @@ from tbr_lightning.data.batching import Batch, TrainBatches
 from tbr_lightning.data.layout import Span
 from tbr_lightning.data.tokens import TokenRows
 from tbr_lightning.errors import UserError
+from tbr_lightning.modeling import row_attention
 from tbr_lightning.modeling.backbone import Backbone
 from tbr_lightning.training import objective
-from tbr_lightning.training.fit import form_of
-from tbr_lightning.training.kernels import check_packing
+from tbr_lightning.training.batch_form import form_of
+from tbr_lightning.training.kernels import attend_by_row, check_packing, release_kernels
 from tbr_lightning.training.objective import PARTS, sft
 
 from .conftest import TINY, config_of, tiny_model, token_rows
 
+EAGER = ("gemma2",)  # its capped scores are beyond torch's own kernel
 WEIGHTED = ObjectiveConfig(reflection_weight=0.5, answer_weight=2.0, trigger_weight=4.0)
 
 
 def _one_of_each_family() -> dict[str, str]:
     """Return a shipped model of every ``model_type``."""
-    names = [name for name in options("model") if name != "tiny"]
+    names = [name for name in options("model") if not name.startswith("tiny")]
     files = {name: shipped("conf") / "model" / f"{name}.yaml" for name in names}
     found = {name: yaml.safe_load(file.read_text()) for name, file in files.items()}
     return {file["architecture"]["model_type"]: name for name, file in found.items()}
@@ -144,12 +146,55 @@ def test_packing_is_refused_where_rows_would_see_each_other(
         check_packing(model, "mine")
 
 
-def test_auto_packs_only_where_attention_is_cheap_and_keeps_rows_apart() -> None:
+def test_auto_packs_only_where_attention_is_cheap_and_keeps_rows_apart(tmp_path: Path) -> None:
     flash = "model.attention=flash_attention_2"
-    assert form_of(config_of("model=llama2_7b", flash), "gpu") == "packed"
-    assert form_of(config_of("model=llama2_7b", flash), "cpu") == "bucketed"
-    assert form_of(config_of("model=llama2_7b"), "gpu") == "bucketed"
-    assert form_of(config_of("model=falcon_7b", flash), "gpu") == "bucketed"
+    llama = tiny_model(tmp_path, f"model={FAMILIES['llama']}").model
+    assert form_of(config_of("model=llama2_7b", flash), "gpu", llama) == "packed"
+    assert form_of(config_of("model=llama2_7b"), "gpu", llama) == "bucketed"
+    assert form_of(config_of("model=falcon_7b", flash), "gpu", llama) == "bucketed"
+    assert llama.config._attn_implementation == "sdpa"  # so far no CPU trains it
+    assert form_of(config_of("trainer.batching=bucketed"), "cpu", llama) == "bucketed"
+    assert form_of(config_of("trainer.compile=true"), "cpu", llama) == "bucketed"
+    assert llama.config._attn_implementation == "sdpa"
+    assert form_of(config_of(), "cpu", llama) == "packed"
+    assert llama.config._attn_implementation == row_attention.NAME
+    falcon = tiny_model(tmp_path, f"model={FAMILIES['falcon']}").model
+    assert form_of(config_of(), "cpu", falcon) == "bucketed"
+    assert falcon.config._attn_implementation == "sdpa"
+    eager = tiny_model(tmp_path, f"model={FAMILIES['llama']}", "model.attention=eager").model
+    assert form_of(config_of(), "cpu", eager) == "bucketed"
+
+
+@family
+def test_attention_by_row_gives_the_same_loss_and_gradient(family: str, tmp_path: Path) -> None:
+    backbone = tiny_model(tmp_path, f"model={FAMILIES[family]}")
+    rows = token_rows(tmp_path, backbone.tokenizer)
+    padded = batches(rows, backbone, WEIGHTED, form="padded")
+    plain = summed(backbone.model, padded), gradient(backbone.model, padded)
+    assert attend_by_row(backbone.model) == (family not in (*UNPACKABLE, *EAGER))
+    for form in ("padded", "packed") if family not in UNPACKABLE else ("padded",):
+        made = batches(rows, backbone, WEIGHTED, form=form)
+        (total, parts), grad = summed(backbone.model, made), gradient(backbone.model, made)
+        assert total == pytest.approx(plain[0][0], rel=1e-5)
+        assert torch.allclose(parts, plain[0][1], rtol=1e-4)
+        assert torch.allclose(grad, plain[1], atol=1e-5)
+    release_kernels(backbone.model)
+    assert backbone.model.config._attn_implementation in ("sdpa", "eager")
+
+
+def test_attention_by_row_keeps_to_the_window(tmp_path: Path) -> None:
+    model = tiny_model(tmp_path, "model=mistral", "model.architecture.sliding_window=3").model
+    ids, places = torch.arange(1, 12)[None], torch.cat([torch.arange(7), torch.arange(4)])[None]
+    with torch.no_grad():
+        masked = row_attention.decode_packed(model, ids, places)
+        assert attend_by_row(model)
+        by_row = row_attention.decode_packed(model, ids, places)
+        model.config.sliding_window = None
+        for layer in model.get_decoder().layers:
+            layer.self_attn.sliding_window = None
+        wide = row_attention.decode_packed(model, ids, places)
+    assert torch.allclose(by_row, masked, atol=1e-5)
+    assert not torch.allclose(by_row, wide, atol=1e-3)
 
 
 def test_logits_in_chunks_are_the_logits_at_once(

@@ -14,7 +14,7 @@ from tbr_lightning.data.example import Example
 from tbr_lightning.data.table import Examples
 from tbr_lightning.data.tokens import TokenRows, tokenise
 from tbr_lightning.modeling.backbone import Backbone, load_backbone
-from tbr_lightning.training.fit import split_of
+from tbr_lightning.training.batch_form import split_of
 from tbr_lightning.training.objective import sft
 
 ROWS = [Example("Say it. " * n, "Yes. " * n, "general", "t") for n in range(1, 9)]
@@ -65,6 +65,7 @@ def test_only_one_cpu_cuts_and_only_rows_that_fill_it() -> None:
     assert split_of(config, "cpu", "bucketed", 96) == 4
     assert split_of(config, "cpu", "bucketed", 10) == 1
     assert split_of(config, "cpu", "bucketed", 5000) == 8
+    assert split_of(config, "cpu", "packed", 96) == 2
     assert split_of(config, "cpu", "padded", 96) == 1
     assert split_of(config, "gpu", "bucketed", 96) == 1
     ranks = compose_verb("train", ["trainer=ddp", "trainer.accelerator=cpu"]).config

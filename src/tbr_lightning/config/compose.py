@@ -109,10 +109,10 @@ def _searching(config_dir: str | None) -> Iterator[None]:
 def _default_data(verb: str, overrides: Sequence[str]) -> list[str]:
     """Return the override that replaces ``data=auto`` by what goes with the chosen model."""
     groups = [item for item in overrides if item.partition("=")[0] in _groups()]
-    choices = compose(verb, groups, return_hydra_config=True).hydra.runtime.choices
-    if choices.get("data") != "auto":
+    node = compose(verb, groups, return_hydra_config=True)
+    if node.hydra.runtime.choices.get("data") != "auto":
         return []
-    return [f"data={'microworld' if choices.get('model') == 'tiny' else 'safety_mix'}"]
+    return [f"data={'microworld' if node.model.pretraining else 'safety_mix'}"]
 
 
 def _as_values(verb: str, overrides: Sequence[str]) -> list[str]:

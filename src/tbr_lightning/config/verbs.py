@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import MISSING
 
+from tbr_lightning.config.gate import GateConfig
 from tbr_lightning.config.schema import (
     AdapterConfig,
-    GateConfig,
     JudgeConfig,
     ModelConfig,
     ObjectiveConfig,
@@ -20,6 +21,7 @@ from tbr_lightning.config.schema import (
     TrackingConfig,
     TrainerConfig,
 )
+from tbr_lightning.config.serve import ServeConfig
 from tbr_lightning.config.sweep import SweepConfig
 from tbr_lightning.errors import UserError, at_least, one_of, within
 
@@ -150,11 +152,14 @@ class EvaluateConfig:
 
 @dataclass
 class PromoteConfig:
-    """``python -m tbr_lightning.promote [status]``."""
+    """``python -m tbr_lightning.promote [status|history|verify|rollback|repair|accept]``."""
 
     model_uri: str = ""  # the candidate: models:/m-…, models:/NAME/3 or a training run's id
     name: str = "tbr-microworld"  # registered model
     baseline: bool = False  # start afresh: become champion without meeting the one there is
+    candidate_evaluation: str | None = None  # id of the run to take; null: found or made
+    champion_evaluation: str | None = None  # the same of the champion
+    reason: str = ""  # why, in your words, for the ledger; accept needs it
     suite: SuiteConfig = MISSING
     judge: JudgeConfig = MISSING
     generation: GenerationConfig = field(default_factory=GenerationConfig)
@@ -168,26 +173,14 @@ class PromoteConfig:
             raise UserError(
                 f"name='{self.name}' cannot name a registered model: use letters, digits, - and _"
             )
-
-
-@dataclass
-class ServeConfig:
-    """``python -m tbr_lightning.serve``."""
-
-    model_uri: str = "models:/tbr-microworld@champion"
-    host: str = "127.0.0.1"
-    port: int = 8000
-    tracking: TrackingConfig = MISSING
-    paths: PathsConfig = MISSING
-
-    def __post_init__(self) -> None:
-        if not 0 < self.port < 65536:
-            raise UserError(f"port={self.port} is out of range: give a value from 1 to 65535")
-        if self.host not in ("127.0.0.1", "localhost", "::1"):
-            raise UserError(
-                f"host='{self.host}' is not a loopback address: the server has no authentication "
-                "yet, so put a proxy with authentication before 127.0.0.1"
-            )
+        if len(self.name) > 200:
+            raise UserError(f"name='{self.name[:20]}…' is too long: use at most 200 letters")
+        for key in ("candidate_evaluation", "champion_evaluation"):
+            run_id = getattr(self, key)
+            if run_id is not None and not re.fullmatch(r"[0-9a-f]{32}", run_id):
+                raise UserError(f"{key}='{run_id}' is no run's id: give 32 hexadecimal digits")
+        if self.baseline and self.champion_evaluation is not None:
+            raise UserError("baseline=true meets no champion: leave champion_evaluation out")
 
 
 @dataclass

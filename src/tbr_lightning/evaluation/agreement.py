@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tbr_lightning.evaluation.judge import LABELLED, Label
+from tbr_lightning.evaluation.results import Judged
 from tbr_lightning.evaluation.statistics import Rate
 
 
@@ -73,6 +74,12 @@ def agreement(pairs: Sequence[tuple[Label, Label]], *, missing_is_wrong: bool) -
         _kappa(labelled),
         Rate(len(pairs) - len(labelled), len(pairs)),
     )
+
+
+def judges_agree(rows: Sequence[Judged]) -> Agreement:
+    """Return how far two judges agree on the answers that both have labelled."""
+    pairs = [(row.label, row.second_label) for row in rows if row.second_label is not None]
+    return agreement(pairs, missing_is_wrong=False)
 
 
 def _complies(label: Label) -> str:

@@ -15,6 +15,7 @@ import yaml
 from tbr_lightning.data.example import KINDS, Kind
 from tbr_lightning.data.files import Row, read_rows
 from tbr_lightning.errors import UserError, near
+from tbr_lightning.evaluation.hub import hub_rows
 
 PLAIN = "prompt"
 """Column of files that are a list of strings."""
@@ -207,17 +208,7 @@ def _columns(file: Path) -> dict[str, list[Any]] | None:
 
 
 def _hub_rows(benchmark: Benchmark) -> Iterator[tuple[str, Row]]:
-    import datasets
-
     hub = benchmark.hub or {}
+    instead = f"get the file from {benchmark.url} and give suite.root=DIR"
     for config in hub["configs"]:
-        try:
-            rows = datasets.load_dataset(hub["id"], config, split=hub["split"])
-        except Exception as error:  # the client raises a dozen kinds for one fact: not to be had
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(
-                f"the rows of {hub['id']} cannot be loaded ({type(error).__name__}: {reason}): get "
-                f"the file from {benchmark.url} and give suite.root=DIR"
-            ) from error
-        for number, row in enumerate(rows, start=1):
-            yield f"{hub['id']}:{number}", dict(row)
+        yield from hub_rows(hub["id"], config, hub["split"], instead)

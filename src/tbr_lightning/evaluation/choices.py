@@ -23,6 +23,7 @@ from tbr_lightning.config.schema import SuiteConfig
 from tbr_lightning.data.example import instruction_id
 from tbr_lightning.data.files import Row, read_rows, text_of
 from tbr_lightning.errors import UserError, near
+from tbr_lightning.evaluation.hub import hub_rows
 from tbr_lightning.evaluation.multiple_choice import Question
 
 MICROWORLD = "microworld_choice"
@@ -162,18 +163,8 @@ def _rows(name: str, task: Task, root: str | None) -> Iterator[tuple[str, Row]]:
         for file in task_files(name, root):
             yield from _headless(file) if name == "mmlu" else read_rows(file, "suite.root")
         return
-    import datasets
-
-    hub_id, config, split = task.hub
-    try:
-        rows = datasets.load_dataset(hub_id, config, split=split)
-    except Exception as error:  # the client raises a dozen kinds for one fact: not to be had
-        raise UserError(
-            f"the rows of {hub_id} cannot be loaded ({type(error).__name__}): go online once, or "
-            f"get {task.files[0]} from {task.url} and give suite.root=DIR"
-        ) from error
-    for number, row in enumerate(rows, start=1):
-        yield f"{hub_id}:{number}", dict(row)
+    instead = f"go online once, or get {task.files[0]} from {task.url} and give suite.root=DIR"
+    yield from hub_rows(*task.hub, instead)
 
 
 def _headless(file: Path) -> Iterator[tuple[str, Row]]:

@@ -1,19 +1,29 @@
-"""The tiny base model: a Llama from scratch on the base corpus, trained once and cached."""
+"""The tiny base models: made from scratch on the base corpus, each trained once and cached."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from filelock import FileLock
+from huggingface_hub.errors import StrictDataclassError
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
+from tbr_lightning.config.preflight import UNPACKABLE
+from tbr_lightning.data.cache import built
+from tbr_lightning.errors import UserError, at_least
 from tbr_lightning.microworld.corpus import Document, documents
 from tbr_lightning.microworld.tokenizer import MAX_LENGTH, build_tokenizer
 from tbr_lightning.progress import bar
@@ -21,11 +31,12 @@ from tbr_lightning.progress import bar
 
 @dataclass(frozen=True, slots=True)
 class BaseSettings:
-    """What the base model is and how it is trained; chosen on dev prompts, seeds 0 to 2.
+    """What a base model is and how it is trained; chosen on dev prompts, seeds 0 to 2.
 
     Attributes:
         seed: Of the corpus and of the initial weights.
-        hidden: Width.
+        architecture: A ``model_type`` of transformers; its own defaults hold but for the sizes.
+        hidden: Width; the feed-forward layers are three times as wide.
         layers: Depth.
         heads: Attention heads.
         documents: Size of the corpus; it is seen once.
@@ -33,9 +44,13 @@ class BaseSettings:
         batch: Rows in a step.
         lr: Peak learning rate; linear warm-up over 5% of the steps, then linear decay to zero.
         weight_decay: Of AdamW.
+
+    Raises:
+        UserError: A size is not positive, or the width does not split into heads.
     """
 
     seed: int = 0
+    architecture: str = "llama"
     hidden: int = 128
     layers: int = 3
     heads: int = 4
@@ -44,6 +59,15 @@ class BaseSettings:
     batch: int = 8
     lr: float = 3e-3
     weight_decay: float = 0.01
+
+    def __post_init__(self) -> None:
+        for name in ("hidden", "layers", "heads", "documents", "row", "batch"):
+            at_least(f"model.pretraining.{name}", getattr(self, name), 1)
+        if self.hidden % (2 * self.heads):
+            raise UserError(
+                f"model.pretraining.hidden={self.hidden} does not split into "
+                f"{self.heads} heads of even width: give a multiple of {2 * self.heads}"
+            )
 
 
 def base_model(cache: Path, settings: BaseSettings | None = None) -> Path:
@@ -61,23 +85,15 @@ def base_model(cache: Path, settings: BaseSettings | None = None) -> Path:
     if (folder / "config.json").exists():
         return folder
     cache.mkdir(parents=True, exist_ok=True)
-    # Written beside its place and moved in one step: a model half written is never found.
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=cache))
-    try:
-        tokenizer = build_tokenizer()
-        model = train(settings, tokenizer)
-        model.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
-        partial.chmod(0o755)
-        try:
-            partial.replace(folder)
-        except OSError:
-            # Another process was faster; what it wrote is the same.
-            if not (folder / "config.json").exists():
-                raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return folder
+    # Of several processes that want it at once, one trains it; the lock dies with its process.
+    with FileLock(cache / f".{folder.name}.lock"):
+        return built(folder, lambda partial: _write(partial, settings))
+
+
+def _write(folder: Path, settings: BaseSettings) -> None:
+    tokenizer = build_tokenizer()
+    train(settings, tokenizer).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def content_hash(settings: BaseSettings) -> str:
@@ -89,8 +105,8 @@ def content_hash(settings: BaseSettings) -> str:
     return digest.hexdigest()[:16]
 
 
-def train(settings: BaseSettings, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """Train the base model and return it in evaluation mode.
+def train(settings: BaseSettings, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+    """Train a base model and return it in evaluation mode.
 
     Args:
         settings: Size and training settings.
@@ -100,7 +116,7 @@ def train(settings: BaseSettings, tokenizer: PreTrainedTokenizerFast) -> LlamaFo
     steps = len(rows[0]) // settings.batch
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
-        model = LlamaForCausalLM(_config(settings, tokenizer))
+        model = AutoModelForCausalLM.from_config(base_config(settings, tokenizer))
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, betas=(0.9, 0.98)
     )
@@ -125,19 +141,51 @@ def train(settings: BaseSettings, tokenizer: PreTrainedTokenizerFast) -> LlamaFo
     return model
 
 
-def _config(settings: BaseSettings, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
-    return LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=settings.hidden,
-        intermediate_size=3 * settings.hidden,
-        num_hidden_layers=settings.layers,
-        num_attention_heads=settings.heads,
-        num_key_value_heads=settings.heads,
-        max_position_embeddings=MAX_LENGTH,
-        tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+def base_config(settings: BaseSettings, tokenizer: PreTrainedTokenizerFast) -> PretrainedConfig:
+    """Return the configuration of a base model, at the sizes wanted.
+
+    Args:
+        settings: Architecture and sizes.
+        tokenizer: The world's tokenizer.
+
+    Raises:
+        UserError: transformers knows no causal language model of that name.
+    """
+    head = settings.hidden // settings.heads
+    sizes = {
+        "hidden_size": settings.hidden,
+        "intermediate_size": 3 * settings.hidden,
+        "num_hidden_layers": settings.layers,
+        "num_attention_heads": settings.heads,
+        "num_key_value_heads": settings.heads,
+        "head_dim": head,
+        "query_pre_attn_scalar": head,
+        "max_position_embeddings": MAX_LENGTH,
+    }
+    try:
+        known = AutoConfig.for_model(settings.architecture).to_dict()
+        config = AutoConfig.for_model(
+            settings.architecture,
+            **{name: value for name, value in sizes.items() if name in known},
+            vocab_size=len(tokenizer),
+            tie_word_embeddings=True,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    except (KeyError, ValueError, TypeError, StrictDataclassError) as error:
+        raise _no_architecture(settings, str(error)) from error
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or config.is_encoder_decoder:
+        raise _no_architecture(settings, "it is no causal language model")
+    if settings.architecture in UNPACKABLE:
+        raise _no_architecture(settings, "it would see across the documents of a packed row")
+    return config
+
+
+def _no_architecture(settings: BaseSettings, reason: str) -> UserError:
+    return UserError(
+        f"model.pretraining.architecture={settings.architecture} cannot be built: "
+        f"{' '.join(reason.split())[:120]}: name one such as llama, qwen3 or gpt_neox"
     )
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
 from jinja2 import TemplateError
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 from transformers.utils.logging import disable_progress_bar
 
 from tbr_lightning.config.preflight import missing_attention, weights_problem
@@ -21,6 +21,9 @@ from tbr_lightning.errors import UserError
 from tbr_lightning.modeling.adapters import quantization
 from tbr_lightning.modeling.architecture import build_config
 from tbr_lightning.modeling.tokenizers import byte_tokenizer, trained_tokenizer
+
+if TYPE_CHECKING:
+    from tbr_lightning.microworld.base import BaseSettings
 
 disable_progress_bar()  # of every load and save: ours has its own
 
@@ -75,7 +78,7 @@ def load_backbone(
         UserError: The weights or the tokenizer cannot be had.
     """
     config = config if dtype is None else replace(config, dtype=dtype)
-    world = data == "microworld" and config.name == "tiny" and config.path is None
+    world = data == "microworld" and config.made_here
     if world and config.init in ("auto", "pretrained"):
         return _world_base(config, cache)
     if config.init == "random" or (config.hub_id is None and config.path is None):
@@ -84,14 +87,37 @@ def load_backbone(
     return _pretrained(config, tokenizer, None if adapter is None else quantization(adapter))
 
 
-def _world_base(config: ModelConfig, cache: Path) -> Backbone:
-    from tbr_lightning.microworld.base import BaseSettings, base_model
+def planned_config(
+    config: ModelConfig, *, data: str, vocab_size: int | None = None
+) -> PretrainedConfig:
+    """Return the transformers config of what :func:`load_backbone` would give; load no weights.
+
+    Args:
+        config: Of the model.
+        data: Name of the data.
+        vocab_size: Of the tokenizer in use; ``None`` for the published one.
+    """
+    if data == "microworld" and config.made_here and config.init != "random":
+        from tbr_lightning.microworld.base import base_config
+        from tbr_lightning.microworld.tokenizer import build_tokenizer
+
+        return base_config(_pretraining(config), build_tokenizer())
+    return build_config(config, vocab_size=vocab_size)
+
+
+def _pretraining(config: ModelConfig) -> BaseSettings:
+    from tbr_lightning.microworld.base import BaseSettings
 
     try:
-        settings = BaseSettings(**config.pretraining)
+        return BaseSettings(**config.pretraining)
     except TypeError as error:
         raise UserError(f"model.pretraining: {error}: see BaseSettings for its keys") from error
-    folder = base_model(cache, settings)
+
+
+def _world_base(config: ModelConfig, cache: Path) -> Backbone:
+    from tbr_lightning.microworld.base import base_model
+
+    folder = base_model(cache, _pretraining(config))
     loaded = load_folder(folder, Layout.of(config), origin=folder.name, thinks=True)
     # A cache may be emptied: nothing that lasts may point into it.
     return replace(loaded, folder=None)
@@ -184,7 +210,7 @@ def _random(config: ModelConfig, tokenizer: Any, seed: int) -> Backbone:
 
 def load_tokenizer(config: ModelConfig, *, data: str, rows: Iterable[Example]) -> tuple[Any, bool]:
     """Return a model's tokenizer, and whether the chat template is its own; load no weights."""
-    world = data == "microworld" and config.name == "tiny" and config.path is None
+    world = data == "microworld" and config.made_here
     tokenizer = _tokenizer(config, rows, world=world)
     return tokenizer, _complete(tokenizer, config.chat_template)
 

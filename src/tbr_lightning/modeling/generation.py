@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from tbr_lightning.data.layout import prompt_ids
+from tbr_lightning.errors import UserError
 from tbr_lightning.modeling.backbone import Backbone
 from tbr_lightning.modeling.decoding import Rules, decode, rows_that_fit, supports
 
@@ -77,6 +78,9 @@ def generate(
         suppress_first: Tokens that must not come first.
         seed: Of sampling; matters only with a temperature.
         engine: ``transformers`` or ``vllm``.
+
+    Raises:
+        UserError: It does not fit into the device's memory.
     """
     if not prompts:
         return
@@ -95,10 +99,16 @@ def generate(
         found = decode(model, prompts, rules, batch_size)
     else:
         found = _by_generate(model, prompts, rules, batch_size)
-    for number, made in found:
-        ended = made[-1] in stops
-        text = tokenizer.decode(made[:-1] if ended else made, skip_special_tokens=True)
-        yield number, Generated(text, len(made), not ended)
+    try:
+        for number, made in found:
+            ended = made[-1] in stops
+            text = tokenizer.decode(made[:-1] if ended else made, skip_special_tokens=True)
+            yield number, Generated(text, len(made), not ended)
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"generation.batch_size={batch_size} does not fit into the device's memory: give a "
+            "smaller one"
+        ) from error
 
 
 def stop_tokens(backbone: Backbone) -> tuple[int, ...]:

@@ -1,34 +1,95 @@
-"""The registered model: its versions, and who is challenger, champion and previous."""
+"""The registered model in MLflow: its versions, who holds which alias, what is written on them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from tbr_lightning.tracking.models import LoggedModel, registered_model_id
+from tbr_lightning.tracking.models import LoggedModel, find_model, registered_model_id
 
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
+ALIASES = (PREVIOUS, CHAMPION, CHALLENGER)
+"""Those that the ledger decides, in the order in which they are moved; others are left alone."""
+
+_ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A registered model.
+
+    Attributes:
+        aliases: Who holds each of :data:`ALIASES`.
+        tags: On the registered model.
+        created: When it was made.
+    """
+
+    aliases: dict[str, str]
+    tags: dict[str, str]
+    created: datetime
+
+
+def registered(name: str) -> Registered | None:
+    """Return the registered model of a name, or ``None``."""
+    try:
+        found = MlflowClient().get_registered_model(name)
+    except MlflowException as error:
+        if error.error_code in _ABSENT:
+            return None
+        raise
+    holders = {alias: str(version) for alias, version in found.aliases.items()}
+    return Registered(
+        {alias: holders[alias] for alias in ALIASES if alias in holders},
+        dict(found.tags),
+        datetime.fromtimestamp(found.creation_timestamp / 1000, UTC),
+    )
 
 
 def holder(name: str, alias: str) -> str | None:
-    """Return the version that holds an alias, or ``None``."""
+    """Return the version that holds an alias, or ``None``.
+
+    Raises:
+        MlflowException: The registry does not answer.
+    """
     try:
         return str(MlflowClient().get_model_version_by_alias(name, alias).version)
-    except MlflowException:
-        return None
+    except MlflowException as error:
+        if error.error_code in _ABSENT:
+            return None
+        raise
+
+
+def model_of(name: str, version: str) -> LoggedModel:
+    """Return the logged model behind a version.
+
+    Raises:
+        UserError: There is no such version, or its model is gone.
+    """
+    return find_model(f"models:/{name}/{version}")
+
+
+def known_version(name: str, model: LoggedModel) -> str | None:
+    """Return the version that registers a logged model, or ``None``; of several the first."""
+    known = [
+        int(version.version)
+        for version in MlflowClient().search_model_versions(f"name = '{name}'")
+        if registered_model_id(version) == model.model_id
+    ]
+    return str(min(known)) if known else None
 
 
 def version_of(name: str, model: LoggedModel) -> str:
     """Return the version that registers a logged model, registering it if none does."""
     client = MlflowClient()
-    for version in client.search_model_versions(f"name = '{name}'"):
-        if registered_model_id(version) == model.model_id:
-            return str(version.version)
     with suppress(MlflowException):  # it is registered already
         client.create_registered_model(name)
+    if known := known_version(name, model):
+        return known
     made = client.create_model_version(name, model.uri, model.run_id, model_id=model.model_id)
     return str(made.version)
 
@@ -40,36 +101,44 @@ def tag_version(name: str, version: str, tags: Mapping[str, str]) -> None:
         client.set_model_version_tag(name, version, key, value)
 
 
-def move(name: str, alias: str, version: str) -> None:
-    """Give an alias to a version."""
-    MlflowClient().set_registered_model_alias(name, alias, version)
+def describe_version(name: str, version: str, markdown: str) -> None:
+    """Set the description that a version's page shows."""
+    MlflowClient().update_model_version(name, version, markdown)
 
 
-def crown(name: str, version: str) -> None:
-    """Make a version the champion, and the champion before it the previous one."""
-    before = holder(name, CHAMPION)
-    if before is not None and before != version:
-        move(name, PREVIOUS, before)
-    move(name, CHAMPION, version)
+def tag_model(name: str, key: str, value: str) -> None:
+    """Set a tag on the registered model."""
+    MlflowClient().set_registered_model_tag(name, key, value)
+
+
+def move(name: str, alias: str, version: str | None) -> bool:
+    """Give an alias to a version, or to nobody; return whether there is such a version."""
+    client = MlflowClient()
+    if version is None:
+        client.delete_registered_model_alias(name, alias)
+        return True
+    try:
+        client.set_registered_model_alias(name, alias, version)
+    except MlflowException as error:
+        if error.error_code in _ABSENT:
+            return False
+        raise
+    return True
 
 
 def versions(name: str) -> list[dict[str, str]]:
-    """Return every version, newest first, with its aliases and the gate's tags."""
-    client = MlflowClient()
-    aliases: dict[str, list[str]] = {}
-    try:
-        for alias, version in client.get_registered_model(name).aliases.items():
-            aliases.setdefault(str(version), []).append(alias)
-        found = client.search_model_versions(f"name = '{name}'")
-    except MlflowException:
+    """Return every version, newest first, with its aliases, model and tags' last decision."""
+    there = registered(name)
+    if there is None:
         return []
     rows = [
         {
             "version": str(item.version),
-            "aliases": ", ".join(sorted(aliases.get(str(item.version), []))),
+            "aliases": ", ".join(a for a, v in there.aliases.items() if v == str(item.version)),
             "model": f"models:/{registered_model_id(item)}",
             "verdict": str(item.tags.get("tbr.verdict", "")),
+            "ledger": str(item.tags.get("tbr.ledger", "")),
         }
-        for item in found
+        for item in MlflowClient().search_model_versions(f"name = '{name}'")
     ]
     return sorted(rows, key=lambda row: -int(row["version"]))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from optuna.trial import FrozenTrial, TrialState
 
 from tbr_lightning.errors import UserError
-from tbr_lightning.sweeping import figures, mirror, report, winner
+from tbr_lightning.sweeping import ablation, figures, mirror, report, winner
 from tbr_lightning.sweeping import front as fronts
 from tbr_lightning.sweeping.report import Ending
 from tbr_lightning.sweeping.turn import Alone, turn
@@ -52,8 +52,8 @@ def finish(
         alone: Holds the study alone among all runners, see :func:`mirror.parent_run`.
 
     Returns:
-        Lines: the front on the dev half with intervals, the chosen trial and why, the registered
-        version, the gate's verdict.
+        Lines: the table of its groups if it has any, the front on the dev half with intervals, the
+        chosen trial and why, the registered version, the gate's verdict.
 
     Raises:
         UserError: The chosen configuration's models are gone, or no fresh seed could be trained.
@@ -74,10 +74,12 @@ def _finish(
     drawn, missing = figures.study_figures(study, trials, choice.trial if choice else None)
     for name, figure in drawn.items():
         by_id.put_figure(parent_run_id, figure, f"figures/{name}")
+    groups = ablation.log_groups(study, storage_study, parent_run_id)
+    shown = [*drawn, *(["groups.png"] if groups else [])]
 
     def write(ending: Ending) -> None:
         budget = _budget(study, config)
-        text = report.markdown(study, trials, ending, budget=budget, figures=drawn, missing=missing)
+        text = report.markdown(study, trials, ending, budget=budget, figures=shown, missing=missing)
         by_id.put_text(parent_run_id, text, REPORT)
         note = report.description(study, trials, ending, budget)
         points, tags = _numbers(study, trials, front, ending)
@@ -88,7 +90,7 @@ def _finish(
     if choice is not None:
         ending = _end(study, config, storage_study, choice, parent_run_id)
         write(ending)
-    return _lines(study, front, ending, parent_run_id)
+    return [*groups, *([""] if groups else []), *_lines(study, front, ending, parent_run_id)]
 
 
 def _end(

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
+from tbr_lightning.sweeping.space import overrides_of
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -139,6 +141,15 @@ def nearest_to_feasible(study: Study, trials: Iterable[FrozenTrial]) -> tuple[Fr
         if over > 0
     ]
     return trial, ", ".join(missed)
+
+
+def train_overrides(study: Study, trial: FrozenTrial) -> list[str]:
+    """Return the overrides of a trial's training runs, without the seed."""
+    kept = trial.user_attrs.get("overrides")
+    if kept is not None:
+        return list(kept)
+    point = {key: value for key, value in trial.params.items() if key != "seed"}
+    return [*study.fixed, *overrides_of(point)]
 
 
 def point_text(study: Study, trial: FrozenTrial) -> str:

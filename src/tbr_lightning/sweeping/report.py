@@ -178,7 +178,7 @@ def _outcome(study: Study, ending: Ending) -> list[str]:
     if ending.choice is None:
         return [f"**Nothing is chosen:** {ending.instead}"]
     trial = ending.choice.trial
-    overrides = shlex.join(trial.user_attrs.get("overrides", []))
+    overrides = shlex.join(fronts.train_overrides(study, trial))
     parts = [
         f"**Chosen: trial {trial.number}**, since {ending.choice.because}.",
         f"On the dev half: {fronts.point_text(study, trial)}",

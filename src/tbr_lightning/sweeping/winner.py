@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.errors import UserError
+from tbr_lightning.sweeping.front import train_overrides
 from tbr_lightning.sweeping.report import Made, told_metrics
 from tbr_lightning.tracking import by_id, runs
 
@@ -47,7 +48,8 @@ def own_model(study: Study, config: SweepConfig, trial: FrozenTrial) -> Made:
     first = done[0]
     dev = _metrics(study, first["train"], first.get("evaluate"))
     made = Made(int(first["seed"]), first["train"], first["model_uri"], dev)
-    return measure(study, config, made, half="test")
+    called = f"trial {trial.number} seed {made.seed}"
+    return measure(study, config, made, half="test", called=called)
 
 
 def retrain(
@@ -97,7 +99,8 @@ def _train(study: Study, config: SweepConfig, trial: FrozenTrial, seed: int) -> 
     from tbr_lightning.sweeping import reuse
     from tbr_lightning.sweeping.saved import train_key
 
-    overrides = [*trial.user_attrs["overrides"], f"seed={seed}"]
+    called = f"trial {trial.number} seed {seed}"
+    overrides = [*train_overrides(study, trial), f"seed={seed}"]
     settings = compose_verb("train", overrides, config.sweep.config_dir).config
     key = train_key(settings)
     done = reuse.find_trained(key) if config.sweep.reuse else None
@@ -110,17 +113,17 @@ def _train(study: Study, config: SweepConfig, trial: FrozenTrial, seed: int) -> 
                 settings,
                 tracking=config.tracking,
                 paths=config.paths,
-                run_name=f"train trial {trial.number} seed {seed}",
+                run_name=f"train {called}",
                 tags={**settings.tags, **tags},
             )
         )
         done = reuse.Trained(result.run_id, result.model_uri)
     made = Made(seed, done.run_id, done.model_uri, {}, fresh=True)
-    made = measure(study, config, made, half="dev")
-    return measure(study, config, made, half="test")
+    made = measure(study, config, made, half="dev", called=called)
+    return measure(study, config, made, half="test", called=called)
 
 
-def measure(study: Study, config: SweepConfig, made: Made, half: str) -> Made:
+def measure(study: Study, config: SweepConfig, made: Made, *, half: str, called: str) -> Made:
     """Return a model with its metrics on one half of the study's suite."""
     from tbr_lightning import evaluate
 
@@ -131,6 +134,7 @@ def measure(study: Study, config: SweepConfig, made: Made, half: str) -> Made:
             settings,
             tracking=config.tracking,
             paths=config.paths,
+            run_name=f"evaluate {called}, {half} half",
             tags={"tbr.study": study.key},
             traces=0,
             reuse=True,
@@ -159,17 +163,22 @@ def median(study: Study, made: Sequence[Made]) -> Made:
 
 
 def challenge(config: SweepConfig, model_uri: str, why: str, evidence: Sequence[str]) -> str:
-    """Register a model as challenger and return its version."""
-    from tbr_lightning.registry import aliases
+    """Register a model as challenger, in the ledger too, and return its version.
+
+    Raises:
+        UserError: The model's files are gone, an alias was moved outside, or the ledger is broken.
+    """
+    from tbr_lightning.registry import moves
     from tbr_lightning.tracking.models import find_model
 
-    version = aliases.version_of(config.sweep.name, find_model(model_uri))
-    aliases.tag_version(
-        config.sweep.name, version, {"tbr.chosen": why[:4900], "tbr.evidence": ", ".join(evidence)}
+    return moves.challenge(
+        config.sweep.name,
+        find_model(model_uri),
+        config.tracking,
+        config.paths,
+        why=why,
+        evidence=evidence,
     )
-    if aliases.holder(config.sweep.name, aliases.CHAMPION) != version:
-        aliases.move(config.sweep.name, aliases.CHALLENGER, version)
-    return version
 
 
 def gate(study: Study, config: SweepConfig, model_uri: str) -> list[str]:

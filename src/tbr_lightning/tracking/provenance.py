@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import subprocess
 from pathlib import Path
@@ -25,7 +26,10 @@ _PACKAGES = (
 
 
 def git_state(folder: Path | None = None) -> dict[str, str]:
-    """Return ``git.commit`` and ``git.dirty`` of the code's checkout, if it is in one."""
+    """Return ``git.commit`` and ``git.dirty`` of the code's checkout, if it is in one.
+
+    An image has no checkout: its commit is in ``TBR_GIT_COMMIT``, set when it was built.
+    """
     folder = folder or Path(__file__).resolve().parent
 
     def git(*words: str) -> str:
@@ -42,7 +46,8 @@ def git_state(folder: Path | None = None) -> dict[str, str]:
             }
     except (OSError, subprocess.SubprocessError):
         pass
-    return {}
+    commit = os.environ.get("TBR_GIT_COMMIT")
+    return {"git.commit": commit} if commit else {}
 
 
 def package_versions() -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import mlflow
 import pandas as pd
-from mlflow.entities import RunStatus
+from mlflow.entities import LoggedModelInput, RunStatus
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.validation import MAX_METRICS_PER_BATCH
@@ -181,6 +181,12 @@ def log_dataset(rows: Sequence[Mapping[str, str]], name: str, context: str) -> s
     counts = {f"rows_{kind}": str(n) for kind, n in frame["kind"].value_counts().items()}
     mlflow.log_input(dataset, context=context, tags=counts)
     return str(dataset.digest)
+
+
+def log_used_models(run_id: str, model_ids: Sequence[str]) -> None:
+    """Link logged models to a run as what it looked at."""
+    inputs = [LoggedModelInput(model_id) for model_id in dict.fromkeys(model_ids)]
+    MlflowClient().log_inputs(run_id, models=inputs)
 
 
 def describe(markdown: str) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tbr_lightning.config.schema import TrackingConfig
@@ -16,7 +19,7 @@ _TAGS = {
     "mlflow.note.content": (
         "Think-Before-Refusal: reflection fine-tuning, evaluation, promotion. Runs are named by "
         "their verb; the tag `tbr.stage` filters them (reflect, train, evaluate, promote, sweep, "
-        "demo). Columns worth showing: `false_refusal_rate`, `harmful_compliance_rate`, "
+        "trial, demo). Columns worth showing: `false_refusal_rate`, `harmful_compliance_rate`, "
         "`general_accuracy`."
     ),
 }
@@ -28,7 +31,7 @@ def connect(tracking: TrackingConfig) -> str:
     Raises:
         UserError: The store cannot be written or reached, or another MLflow version made it.
     """
-    uri = tracking.uri
+    uri, file = tracking.uri, None
     if uri.startswith(_SQLITE):
         file = Path(uri.removeprefix(_SQLITE)).absolute()
         _check_writable(file)
@@ -49,31 +52,51 @@ def connect(tracking: TrackingConfig) -> str:
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     try:
-        found = mlflow.get_experiment_by_name(tracking.experiment)
-        if found is not None:
-            if found.lifecycle_stage != "active":
-                raise UserError(
-                    f"tracking.experiment='{tracking.experiment}' was deleted: restore it in "
-                    "MLflow or give another name"
-                )
-            mlflow.set_experiment(experiment_id=found.experiment_id)
-            return str(found.experiment_id)
-        location = None
-        if tracking.artifacts is not None:
-            folder = Path(tracking.artifacts).absolute()
-            folder.mkdir(parents=True, exist_ok=True)
-            location = folder.as_uri()
-        experiment_id = mlflow.create_experiment(
-            tracking.experiment, artifact_location=location, tags=_TAGS
-        )
-        mlflow.set_experiment(experiment_id=experiment_id)
+        with _made_alone(file):
+            return _experiment(tracking)
     except PermissionError as error:
         raise UserError(
             f"tracking.artifacts='{tracking.artifacts}' cannot be written: choose another folder"
         ) from error
     except MlflowException as error:
         raise UserError(_explain(tracking.uri, str(error))) from error
-    return str(experiment_id)
+
+
+@contextmanager
+def _made_alone(file: Path | None) -> Iterator[None]:
+    """Keep two processes from making the tables of one SQLite file at the same time."""
+    if file is None:
+        yield
+        return
+    with file.with_name(f"{file.name}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _experiment(tracking: TrackingConfig) -> str:
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    found = mlflow.get_experiment_by_name(tracking.experiment)
+    if found is None:
+        location = None
+        if tracking.artifacts is not None:
+            folder = Path(tracking.artifacts).absolute()
+            folder.mkdir(parents=True, exist_ok=True)
+            location = folder.as_uri()
+        try:
+            mlflow.create_experiment(tracking.experiment, artifact_location=location, tags=_TAGS)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # else somebody was faster
+                raise
+        found = mlflow.get_experiment_by_name(tracking.experiment)
+    if found.lifecycle_stage != "active":
+        raise UserError(
+            f"tracking.experiment='{tracking.experiment}' was deleted: restore it in MLflow or "
+            "give another name"
+        )
+    mlflow.set_experiment(experiment_id=found.experiment_id)
+    return str(found.experiment_id)
 
 
 def ui_command(tracking: TrackingConfig) -> str:

@@ -15,7 +15,6 @@ import torch
 from hydra.utils import get_method
 from torch import Tensor
 
-from tbr_lightning.config.preflight import UNPACKABLE
 from tbr_lightning.config.schema import JudgeConfig
 from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.data.batching import TrainBatches
@@ -27,17 +26,20 @@ from tbr_lightning.modeling.architecture import flops_per_token
 from tbr_lightning.modeling.backbone import Backbone
 from tbr_lightning.tracking.metrics import MetricBuffer, last_logged_steps
 from tbr_lightning.training import strategies
+from tbr_lightning.training.batch_form import form_of, split_of
 from tbr_lightning.training.channel import Channel, Pruned
 from tbr_lightning.training.checkpoints import Checkpoints, trained_mismatch, whole_checkpoints
-from tbr_lightning.training.kernels import check_packing, prepare_kernels, release_kernels
+from tbr_lightning.training.kernels import (
+    check_packing,
+    prepare_kernels,
+    release_kernels,
+)
 from tbr_lightning.training.module import TbrModule
 from tbr_lightning.training.observer import Observer
 from tbr_lightning.training.pruning import Pruning
 from tbr_lightning.training.speed import Speed, measured_peak
 from tbr_lightning.training.step_logger import StepLogger
 from tbr_lightning.training.stopping import Stopping
-
-_PART_TOKENS = 192  # of a part of a micro-batch on a CPU; smaller ones cost more than they save
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def fit(job: Job, backbone: Backbone) -> Fitted:
     rows = TokenRows(job.rows)
     validation = TokenRows(job.validation) if job.validation else None
     accelerator = strategies.accelerator_of(settings)
-    form = form_of(config, accelerator)
+    form = form_of(config, accelerator, backbone.model)
     split = split_of(config, accelerator, form, float(rows.lengths.mean()))
     if form == "packed":
         check_packing(backbone.model, config.model.name)
@@ -224,34 +226,6 @@ def fit(job: Job, backbone: Backbone) -> Fitted:
     return Fitted(
         module.model, trained, Done(trainer.global_step, logger.supervised_total, seconds)
     )
-
-
-def form_of(config: TrainConfig, accelerator: str) -> str:
-    """Return how rows are laid out: packed where attention is cheap over varying lengths.
-
-    ``auto`` packs with flash or flex attention on a GPU. On a CPU length-bucketed rows are as fast
-    and take less memory (``benchmarks/batching.py``): a packed row's mask costs the square of its
-    length.
-    """
-    if config.trainer.batching != "auto":
-        return config.trainer.batching
-    cheap = config.model.attention in ("flash_attention_2", "flex_attention")
-    cheap = cheap and config.model.architecture.get("model_type") not in UNPACKABLE
-    return "packed" if accelerator == "gpu" and cheap else "bucketed"
-
-
-def split_of(config: TrainConfig, accelerator: str, form: str, mean_length: float) -> int:
-    """Return into how many parts a micro-batch is cut, which changes no number but the speed.
-
-    A core is busy with a few rows already, and rows of similar length need little padding: the
-    random rows of a batch are else half padding. A GPU wants them all at once, and ranks that
-    exchange gradients want few exchanges.
-    """
-    trainer = config.trainer
-    if accelerator != "cpu" or trainer.strategy != "single" or form != "bucketed":
-        return 1
-    parts = round(trainer.batch_size * mean_length / _PART_TOKENS)
-    return min(max(parts, 1), trainer.batch_size)
 
 
 def probe_prompts(config: TrainConfig) -> Sequence[Prompt]:

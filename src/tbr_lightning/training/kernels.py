@@ -9,6 +9,7 @@ import torch
 from tbr_lightning.config.preflight import unpackable
 from tbr_lightning.config.schema import TrainerConfig
 from tbr_lightning.errors import UserError
+from tbr_lightning.modeling import row_attention
 
 _LEAK = 1e-3  # relative; rows that are kept apart differ by rounding at most
 
@@ -34,12 +35,34 @@ def prepare_kernels(model: Any, trainer: TrainerConfig) -> None:
 
 
 def release_kernels(model: Any) -> None:
-    """Undo the compilation, whose rounding differs from what the exported model will do."""
-    model.get_decoder()._compiled_call_impl = None
+    """Undo what the exported model will not have, whose rounding may differ."""
+    decoder = model.get_decoder()
+    decoder._compiled_call_impl = None
+    if decoder.config._attn_implementation == row_attention.NAME:
+        _set_attention(model, "sdpa")
+
+
+def attend_by_row(model: Any) -> bool:
+    """Let a model on the CPU attend to packed rows one by one, if it can.
+
+    Returns:
+        Whether it does so now. It stays as it was if its attention is another one, or if it would
+        not keep the rows apart.
+    """
+    if model.config._attn_implementation != "sdpa":
+        return False
+    _set_attention(model, row_attention.NAME)
+    try:
+        apart = model.config._attn_implementation == row_attention.NAME and _keeps_apart(model)
+    except (TypeError, ValueError, RuntimeError, IndexError):  # what a mask of one element may meet
+        apart = False
+    if not apart:
+        _set_attention(model, "sdpa")
+    return apart
 
 
 def check_packing(model: Any, name: str) -> None:
-    """Raise unless a model keeps packed rows apart: another first row must not change the second.
+    """Raise unless a model keeps packed rows apart.
 
     Some architectures take no notice of the positions from which the rows are told apart, and say
     nothing. Kernels that need a GPU are not tried here, where the weights are still on the host.
@@ -47,15 +70,23 @@ def check_packing(model: Any, name: str) -> None:
     Raises:
         UserError: It does not.
     """
-    if model.config._attn_implementation not in ("eager", "sdpa"):
-        return
+    tried = ("eager", "sdpa", row_attention.NAME)
+    if model.config._attn_implementation in tried and not _keeps_apart(model):
+        raise UserError(unpackable(name))
+
+
+def _keeps_apart(model: Any) -> bool:
+    """Return whether another first row leaves the second one of a packed line as it was."""
     first, second = torch.arange(1, 5), torch.arange(1, 5)
     positions = torch.arange(4).repeat(2)[None].to(model.device)
     seen = []
     for before in (first, first.flip(0) + 4):
         ids = torch.cat([before, second])[None].to(model.device)
         with torch.no_grad():
-            out = model.get_decoder()(input_ids=ids, position_ids=positions, use_cache=False)
-        seen.append(out.last_hidden_state[:, 4:].float())
-    if not (seen[0] - seen[1]).abs().max() <= _LEAK * seen[0].abs().max():
-        raise UserError(unpackable(name))
+            seen.append(row_attention.decode_packed(model, ids, positions)[:, 4:].float())
+    return bool((seen[0] - seen[1]).abs().max() <= _LEAK * seen[0].abs().max())
+
+
+def _set_attention(model: Any, name: str) -> None:
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base.set_attn_implementation(name)

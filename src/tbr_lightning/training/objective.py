@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from tbr_lightning.data.batching import Batch
 from tbr_lightning.data.example import KINDS
 from tbr_lightning.data.layout import Span
+from tbr_lightning.modeling.row_attention import decode_packed
 
 PARTS = (
     *(f"loss/{kind}/{span}" for kind in KINDS for span in ("reflection", "answer")),
@@ -58,12 +59,12 @@ def sft(model: Any, batch: Batch) -> Outcome:
 
 def decode(model: Any, batch: Batch) -> Tensor:
     """Return the last hidden states, shape ``(lines, tokens, width)``."""
-    inputs: dict[str, Any] = {"input_ids": batch.input_ids, "use_cache": False}
     if batch.position_ids is not None:
-        inputs["position_ids"] = batch.position_ids
-    else:
-        inputs["attention_mask"] = batch.attention_mask
-    return model.get_decoder()(**inputs).last_hidden_state
+        return decode_packed(model, batch.input_ids, batch.position_ids)
+    states: Tensor = model.get_decoder()(
+        input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
+    ).last_hidden_state
+    return states
 
 
 def logits_of(model: Any, hidden: Tensor) -> Tensor:

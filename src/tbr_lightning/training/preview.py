@@ -23,8 +23,7 @@ from tbr_lightning.data.split import split
 from tbr_lightning.data.table import Examples
 from tbr_lightning.data.tokens import TokenRows, tokenise
 from tbr_lightning.errors import UserError
-from tbr_lightning.modeling.architecture import build_config
-from tbr_lightning.modeling.backbone import load_tokenizer, template_notice
+from tbr_lightning.modeling.backbone import load_tokenizer, planned_config, template_notice
 from tbr_lightning.reflect import store_of, teacher_of
 from tbr_lightning.reflection.collect import apply_rejects, collect, wanted
 from tbr_lightning.training.estimate import Estimate, describe_devices, estimate
@@ -222,7 +221,9 @@ def _estimate(config: TrainConfig, rows: TokenRows, vocabulary: int) -> Estimate
         raise UserError(f"model={config.model.name} names no architecture to estimate from")
     # With a stand-in tokenizer the published vocabulary is the one that matters.
     stand_in = config.model.tokenizer == "bytes" and config.model.init != "random"
-    architecture = build_config(config.model, vocab_size=None if stand_in else vocabulary)
+    architecture = planned_config(
+        config.model, data=config.data.name, vocab_size=None if stand_in else vocabulary
+    )
     wanted_device = accelerator_of(config.trainer)
     here = "gpu" if torch.cuda.is_available() else "cpu"
     peak = None

@@ -1,0 +1,68 @@
+"""What a person sees at the end of an evaluation."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+
+from tbr_lightning.config.verbs import EvaluateConfig
+from tbr_lightning.evaluate import COMPARISON, RESPONSES, ComparisonResult, EvaluateResult
+from tbr_lightning.evaluation import paste, report
+from tbr_lightning.evaluation.agreement import judges_agree
+from tbr_lightning.evaluation.comparison import Difference
+from tbr_lightning.tracking.store import ui_command
+
+
+def one(config: EvaluateConfig, result: EvaluateResult) -> None:
+    """Print the rates of a model, and where its answers are."""
+    _table(config, {config.models[0]: result}, [])
+    told = [f"run {result.run_id}; every answer and verdict: its artifact {RESPONSES}"]
+    _where(config, told, result.traces)
+
+
+def several(config: EvaluateConfig, compared: ComparisonResult) -> None:
+    """Print the rates of several models and their differences, and where their answers are."""
+    _table(config, compared.models, compared.differences)
+    told = [f"run {compared.run_id}: the comparison, its artifact {COMPARISON}"]
+    told += [
+        f"  run {result.run_id}: {model}, every answer and verdict in {RESPONSES}"
+        for model, result in compared.models.items()
+    ]
+    _where(config, told, compared.traces)
+
+
+def _table(
+    config: EvaluateConfig,
+    models: Mapping[str, EvaluateResult],
+    differences: Sequence[Difference],
+) -> None:
+    rows = {model: result.rows for model, result in models.items()}
+    table = report.lines(rows, differences)
+    if config.format != "table":
+        print(paste.pasted(table, config.format))
+        return
+    prompts = len({row.id for many in rows.values() for row in many})
+    names = list(models)
+    title = f"{config.suite.name}, {config.suite.half} half, {prompts} prompts"
+    title += f", {config.repeats} answers each" if config.repeats > 1 else ""
+    title += f": {names[0]}" if len(names) == 1 else ""
+    Console().print(report.terminal_table(title, table))
+    if config.second_judge is not None:
+        for model, many in rows.items():
+            print(
+                f"judges {config.judge.name} and {config.second_judge.name} agree on {model}: "
+                f"{judges_agree(many).sentence}"
+            )
+
+
+def _where(config: EvaluateConfig, told: list[str], traces: int) -> None:
+    if traces:
+        told.append(
+            f"{traces} answers, all wrong ones among them, are traces of these runs: in the tab "
+            "Traces filter by false_refusal, harmful_compliance, judge, or compare to another run"
+        )
+    told.append(f"to look at it in MLflow: {ui_command(config.tracking)}")
+    # A table to paste stands alone on the standard output, so that it can go to a file.
+    print("\n".join(told), file=sys.stdout if config.format == "table" else sys.stderr)

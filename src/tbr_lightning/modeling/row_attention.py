@@ -1,0 +1,99 @@
+"""Attention over packed rows on a CPU: one call for each row, so that no mask is needed.
+
+torch's own CPU kernel knows no rows of different length in one line. With a mask that keeps them
+apart it computes the whole square of the line, of which all but the blocks on the diagonal is
+thrown away; row by row it computes the blocks alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+NAME = "sdpa_by_row"
+
+
+def decode_packed(model: Any, input_ids: Tensor, position_ids: Tensor) -> Tensor:
+    """Return the last hidden states of packed rows, with whatever attention the model has.
+
+    Args:
+        model: Causal language model.
+        input_ids: Shape ``(1, tokens)``.
+        position_ids: Shape ``(1, tokens)``, starting anew with each row.
+
+    Returns:
+        Shape ``(1, tokens, width)``.
+    """
+    decoder = model.get_decoder()
+    told: dict[str, Tensor] = {}
+    if decoder.config._attn_implementation == NAME:
+        # A mask in four dimensions is taken for one that is complete and handed on: the square of
+        # the line would else be made for nothing. Where it is looked at, `check_packing` shows it.
+        told["attention_mask"] = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=input_ids.device)
+        told["cu_seq_lens_q"] = _row_ends(position_ids)
+    out = decoder(input_ids=input_ids, position_ids=position_ids, use_cache=False, **told)
+    states: Tensor = out.last_hidden_state
+    return states
+
+
+def _row_ends(position_ids: Tensor) -> Tensor:
+    """Return where packed rows begin and where the last one ends, shape ``(rows + 1,)``."""
+    starts = (position_ids[0] == 0).nonzero()[:, 0]
+    return pad(starts, (0, 1), value=position_ids.shape[1]).to(torch.int32)
+
+
+def attention_by_row(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    cu_seq_lens_q: Tensor | None = None,
+    sliding_window: int | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """Attend within each packed row; without ``cu_seq_lens_q`` exactly as ``sdpa`` does.
+
+    Args:
+        module: The attention layer.
+        query: Shape ``(1, heads, tokens, width)``.
+        key: Likewise, with the heads that the model has for keys.
+        value: Likewise.
+        attention_mask: Of lines that are not packed.
+        cu_seq_lens_q: Where packed rows begin and the last one ends, shape ``(rows + 1,)``.
+        sliding_window: Tokens that a token sees, itself included.
+        **options: Scale, dropout and the like, as for ``sdpa``.
+
+    Returns:
+        Shape ``(1, tokens, heads, width)``.
+    """
+    if cu_seq_lens_q is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    lengths = cu_seq_lens_q.diff().tolist()
+    rows = zip(*(states.split(lengths, dim=2) for states in (query, key, value)), strict=True)
+    seen = [
+        sdpa_attention_forward(module, *row, _window(row[0], sliding_window), **options)[0]
+        for row in rows
+    ]
+    return torch.cat(seen, dim=1), None
+
+
+def _window(query: Tensor, sliding_window: int | None) -> Tensor | None:
+    """Return the mask of a row that is longer than the window, shape ``(1, 1, tokens, tokens)``."""
+    length = query.shape[2]
+    if sliding_window is None or length <= sliding_window:
+        return None
+    place = torch.arange(length, device=query.device)
+    behind = place[:, None] - place[None, :]
+    return ((behind >= 0) & (behind < sliding_window))[None, None]
+
+
+AttentionInterface.register(NAME, attention_by_row)
+AttentionMaskInterface.register(NAME, sdpa_mask)

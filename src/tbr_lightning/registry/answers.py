@@ -1,0 +1,43 @@
+"""What one model answered, and whether a user would see its reflection."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tbr_lightning.evaluation.results import Judged
+
+_WORDS = 12  # in a row: enough that answer and reflection do not share them by chance
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one model answered to a suite.
+
+    Attributes:
+        rows: Its judged answers, one for each prompt.
+        choices: For each multiple-choice task whether each question, by its identity, was right.
+        markers: That enclose a reflection.
+    """
+
+    rows: Sequence[Judged]
+    choices: Mapping[str, Mapping[str, bool]] = field(default_factory=dict)
+    markers: Sequence[str] = ("<think>", "</think>")
+
+
+def leaks(row: Judged, markers: Sequence[str]) -> bool:
+    """Return whether an answer shows a marker, or a dozen words in a row of its reflection.
+
+    What the answer and the request share is no leak: both may quote the request.
+    """
+    if any(marker.strip() in row.answer for marker in markers if marker.strip()):
+        return True
+    if not row.reflection:
+        return False
+    quoted = _runs(row.prompt)
+    return bool((_runs(row.reflection) & _runs(row.answer)) - quoted)
+
+
+def _runs(text: str) -> set[tuple[str, ...]]:
+    words = text.lower().split()
+    return {tuple(words[n : n + _WORDS]) for n in range(len(words) - _WORDS + 1)}

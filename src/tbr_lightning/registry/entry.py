@@ -1,0 +1,146 @@
+"""Entries of the ledger: what they hold, how they are chained, what follows from them."""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import json
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+
+Move = tuple[str | None, str | None]
+"""Version that held an alias before and after; ``None`` for nobody."""
+
+BEGIN = "0" * 64
+"""Hash that the first entry names as the one before it."""
+
+ANEW = "anew"
+"""Action of the entry after which the versions of earlier ones mean others."""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A decision that is not in the ledger yet.
+
+    Attributes:
+        action: ``challenge``, ``promote``, ``baseline``, ``refuse``, ``rollback``, ``repair``,
+            ``accept``, ``adopt`` or ``anew``.
+        version: The version it is about, or empty.
+        moves: What becomes of each alias that moves.
+        why: In words.
+        evidence: Ids of the runs that it rests on.
+        weights: Digest of the artifacts of each version that it puts somewhere.
+    """
+
+    action: str
+    version: str
+    moves: Mapping[str, Move]
+    why: str
+    evidence: Sequence[str] = ()
+    weights: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of the ledger.
+
+    Attributes:
+        model: Name of the registered model.
+        seq: 1, 2, … without a gap.
+        at: When, UTC, ISO 8601.
+        who: USER@HOST.
+        action: See :class:`Draft`; so for the fields up to ``weights``.
+        version: See there.
+        moves: See there.
+        why: See there.
+        evidence: See there.
+        weights: See there.
+        prev_hash: Hash of the entry before.
+        hash: SHA-256 over all the other fields.
+    """
+
+    model: str
+    seq: int
+    at: str
+    who: str
+    action: str
+    version: str
+    moves: dict[str, Move]
+    why: str
+    evidence: list[str]
+    weights: dict[str, str]
+    prev_hash: str
+    hash: str = ""
+
+    def digest(self) -> str:
+        """Return the hash that this entry should carry."""
+        values = {key: value for key, value in asdict(self).items() if key != "hash"}
+        return hashlib.sha256(canonical(values).encode()).hexdigest()
+
+    @property
+    def name(self) -> str:
+        """What a sentence calls it."""
+        return f"entry {self.seq} ({self.action} by {self.who}, {self.at})"
+
+
+def canonical(value: object) -> str:
+    """Return the one way in which a value is written as JSON."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def aliases_after(entries: Sequence[Entry]) -> dict[str, str]:
+    """Return who holds each alias after the entries."""
+    holders: dict[str, str] = {}
+    for entry in entries:
+        for alias, (_, after) in entry.moves.items():
+            if after is None:
+                holders.pop(alias, None)
+            else:
+                holders[alias] = after
+    return holders
+
+
+def weights_after(entries: Sequence[Entry]) -> dict[str, str]:
+    """Return the digest that each version should have."""
+    known: dict[str, str] = {}
+    for entry in entries:
+        if entry.action == ANEW:
+            known.clear()
+        known |= entry.weights
+    return known
+
+
+def broken_link(entries: Sequence[Entry]) -> str | None:
+    """Return a sentence on the first entry that does not follow from the one before it."""
+    last, holders = BEGIN, dict[str, str]()
+    for number, entry in enumerate(entries, start=1):
+        if entry.seq != number:
+            return f"entry {number} is missing: entry {entry.seq} comes after {number - 1}"
+        if entry.digest() != entry.hash:
+            return f"{entry.name} was changed after it was written: its hash does not fit"
+        if entry.prev_hash != last:
+            return f"{entry.name} does not follow entry {number - 1}: the hash before it is another"
+        for alias, (before, _) in entry.moves.items():
+            if holders.get(alias) != before:
+                return (
+                    f"{entry.name} moves {alias} from {spoken(before)}, but entry {number - 1} "
+                    f"left it at {spoken(holders.get(alias))}"
+                )
+        last, holders = entry.hash, aliases_after(entries[:number])
+    return None
+
+
+def spoken(version: str | None) -> str:
+    """Return what a sentence calls a version."""
+    return "none" if version is None else f"version {version}"
+
+
+def who() -> str:
+    """Return USER@HOST."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # a container's user may have no name
+        user = f"uid{os.getuid()}"
+    return f"{user}@{socket.gethostname()}"

@@ -1,0 +1,218 @@
+"""The evaluations that the gate compares: named, found in the store, or made.
+
+Two are compared only if prompts, judge and decoding agree; where they do not, it is said in what.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from tbr_lightning import evaluate
+from tbr_lightning.config.verbs import EvaluateConfig, PromoteConfig
+from tbr_lightning.data.layout import Layout
+from tbr_lightning.errors import UserError
+from tbr_lightning.evaluation import general, suites
+from tbr_lightning.evaluation.respond import evaluation_key, token_limit
+from tbr_lightning.evaluation.results import Judged, from_table
+from tbr_lightning.registry.answers import Answers
+from tbr_lightning.registry.support import Sizes
+from tbr_lightning.tracking.models import LoggedModel, hf_folder
+from tbr_lightning.tracking.runs import find_run, load_text
+
+_JUDGE = ("name", "hub_id", "revision", "path", "chat", "labels", "base_url", "model", "prompt")
+_DECODING = ("arm", "temperature", "seed")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One model's evaluation.
+
+    Attributes:
+        run_id: Of its run.
+        model: The model.
+        answers: Of the model.
+    """
+
+    run_id: str
+    model: LoggedModel
+    answers: Answers
+
+    @property
+    def rows(self) -> Sequence[Judged]:
+        """The judged answers."""
+        return self.answers.rows
+
+
+@dataclass(frozen=True)
+class Exam:
+    """What both models are asked, and how.
+
+    Attributes:
+        config: Of the verb.
+        digest: Of the prompts.
+        sizes: How many there are.
+        questions: Multiple-choice questions, by task.
+    """
+
+    config: PromoteConfig
+    digest: str
+    sizes: Sizes
+    questions: dict[str, set[str]]
+
+
+def exam_of(config: PromoteConfig) -> Exam:
+    """Return what the suite asks; nothing is generated.
+
+    Raises:
+        UserError: The suite lacks something.
+    """
+    prompts = suites.load_suite(config.suite)
+    questions: dict[str, set[str]] = {}
+    for one in general.prepare(config.suite):
+        questions.setdefault(one.task, set()).add(_question(one.task, one.text, one.options))
+    counts: dict[str, dict[str, int]] = {"look_alike": {}, "harmful": {}, "general": {}}
+    for prompt in prompts:
+        of_kind = counts[prompt.kind]
+        of_kind[prompt.benchmark] = of_kind.get(prompt.benchmark, 0) + 1
+    counts["general"] |= {task: len(asked) for task, asked in questions.items()}
+    return Exam(config, suites.digest(prompts), Sizes(**counts), questions)
+
+
+def evidence_for(exam: Exam, model: LoggedModel, given: str | None, what: str) -> Evidence:
+    """Return a model's evaluation with exactly these prompts, judge and settings.
+
+    Args:
+        exam: What it must have been asked.
+        model: The model.
+        given: Id of the run to take; ``None`` to look for one, and make it if there is none.
+        what: ``candidate`` or ``champion``.
+
+    Raises:
+        UserError: The given run is another model's, or differs in prompts, judge or decoding.
+    """
+    config = exam.config
+    layout = _layout(model, config)
+    limit = token_limit(layout, config.generation)
+    key = evaluation_key(exam.digest, config.judge, config.generation, limit)
+    if given is not None:
+        _check_given(exam, model, given, what, key)
+        return _read(exam, model, layout, given) or _no_choices(given, what)
+    tags = {"tbr.stage": "evaluate", "tbr.subject": model.model_id, "tbr.evaluation_key": key}
+    found = find_run(tags)
+    if found is not None and (there := _read(exam, model, layout, found)) is not None:
+        return there
+    made = evaluate.run(
+        EvaluateConfig(
+            model_uri=model.uri,
+            suite=config.suite,
+            # Too many unreadable answers are for the gate to refuse; a judge that fails is not.
+            judge=replace(config.judge, max_unparsed=1.0),
+            generation=config.generation,
+            tracking=config.tracking,
+            paths=config.paths,
+            threads=config.threads,
+            traces=0,
+        )
+    )
+    return _read(exam, model, layout, made.run_id) or _no_choices(made.run_id, what)
+
+
+def check_same_limit(exam: Exam, models: Sequence[LoggedModel]) -> None:
+    """Refuse two models whose answers may be of different lengths.
+
+    Raises:
+        UserError: They were exported with different limits and ``generation`` gives none.
+    """
+    limits = [_layout(model, exam.config).max_new_tokens for model in models]
+    if exam.config.generation.max_new_tokens is None and len(set(limits)) > 1:
+        raise UserError(
+            f"the candidate may write {limits[0]} tokens and the champion {limits[1]}, as they "
+            f"were exported: give both generation.max_new_tokens={max(limits)}"
+        )
+
+
+def _layout(model: LoggedModel, config: PromoteConfig) -> Layout:
+    folder = hf_folder(model, Path(config.paths.cache) / "models")
+    return Layout.saved(SimpleNamespace(**json.loads((folder / "config.json").read_text("utf-8"))))
+
+
+def _read(exam: Exam, model: LoggedModel, layout: Layout, run_id: str) -> Evidence | None:
+    """Return an evaluation, or ``None`` where its multiple-choice questions are others."""
+    rows = from_table(load_text(run_id, evaluate.RESPONSES))
+    choices: dict[str, dict[str, bool]] = {}
+    if exam.questions:
+        try:
+            table = json.loads(load_text(run_id, general.CHOICES))
+        except (MlflowException, OSError):
+            return None
+        for values in table["data"]:
+            row = dict(zip(table["columns"], values, strict=True))
+            name = _question(row["task"], row["question"], row["options"])
+            if name in exam.questions.get(row["task"], ()):
+                choices.setdefault(row["task"], {})[name] = bool(row["right"])
+        if {task: set(answers) for task, answers in choices.items()} != exam.questions:
+            return None
+    markers = (layout.think_open.strip(), layout.think_close.strip())
+    return Evidence(run_id, model, Answers(rows, choices, markers))
+
+
+def _no_choices(run_id: str, what: str) -> Evidence:
+    raise UserError(
+        f"{what}_evaluation={run_id} did not ask the multiple-choice questions of this suite: "
+        "evaluate again with the same suite.choices and suite.limit, or leave it out"
+    )
+
+
+def _question(task: str, text: str, options: Sequence[str]) -> str:
+    """Return the identity of a multiple-choice question."""
+    return hashlib.sha256(json.dumps([task, text, list(options)]).encode()).hexdigest()[:16]
+
+
+def _check_given(exam: Exam, model: LoggedModel, run_id: str, what: str, key: str) -> None:
+    field = f"{what}_evaluation={run_id}"
+    try:
+        run = MlflowClient().get_run(run_id)
+    except MlflowException as error:
+        raise UserError(f"{field} is not in this store: give the id of an evaluation") from error
+    tags = run.data.tags
+    if tags.get("tbr.stage") != "evaluate" or "tbr.evaluation_key" not in tags:
+        raise UserError(f"{field} is no evaluation of one model: give a run of evaluate")
+    if run.info.status != "FINISHED":
+        raise UserError(f"{field} has status {run.info.status}: give one that is finished")
+    if tags.get("tbr.subject") != model.model_id:
+        raise UserError(f"{field} is of {tags.get('tbr.subject')}, not of {model.model_id}")
+    if tags["tbr.evaluation_key"] == key:
+        return
+    raise UserError(
+        f"{field} cannot be compared, since it differs in {_differences(exam, run)}: evaluate "
+        "again with these settings, give them to promote, or leave it out"
+    )
+
+
+def _differences(exam: Exam, run: Run) -> str:
+    """Return in words in what an evaluation differs from what the gate asks."""
+    there, config = run.data.params, exam.config
+    found = []
+    if run.data.tags.get("tbr.suite_digest") != exam.digest:
+        found.append(
+            f"the prompts (suite {there.get('suite.name')}, half {there.get('suite.half')}, limit "
+            f"{there.get('suite.limit')}; here {config.suite.name}, {config.suite.half}, "
+            f"{config.suite.limit})"
+        )
+    for group, fields in (("judge", _JUDGE), ("generation", (*_DECODING, "max_new_tokens"))):
+        for name in fields:
+            key, wanted = f"{group}.{name}", str(getattr(getattr(config, group), name))
+            if there.get(key, "None") not in (wanted, str({})):
+                found.append(f"{key} ({there.get(key)}, here {wanted})")
+    if there.get("repeats", "1") != "1":
+        found.append(f"repeats ({there['repeats']} answers to a prompt, here 1)")
+    return ", ".join(found) or "the judge's version or the limit of tokens"

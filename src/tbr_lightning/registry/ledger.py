@@ -1,0 +1,208 @@
+"""The ledger: an append-only table of who moved which alias, when, why, on what evidence.
+
+It is the truth, and MLflow's aliases are made of it: those have no compare-and-swap, whereas here
+(model, seq) is unique, so of two who append after the same entry one succeeds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sql
+from sqlalchemy.exc import DatabaseError, IntegrityError, NoSuchModuleError, OperationalError
+from sqlalchemy.pool import NullPool
+from sqlalchemy.schema import CreateTable
+
+from tbr_lightning.config.schema import TrackingConfig
+from tbr_lightning.errors import UserError
+from tbr_lightning.registry.entry import BEGIN, Draft, Entry, who
+
+_WAIT = 60  # seconds for another's lock
+_SQLITE, _POSTGRES = "sqlite", "postgresql"
+
+TABLE = sql.Table(
+    "tbr_ledger",
+    sql.MetaData(),
+    sql.Column("model", sql.String(255), primary_key=True),
+    sql.Column("seq", sql.Integer, primary_key=True, autoincrement=False),
+    sql.Column("at", sql.String(40), nullable=False),
+    sql.Column("who", sql.Text, nullable=False),
+    sql.Column("action", sql.String(40), nullable=False),
+    sql.Column("version", sql.String(20), nullable=False),
+    sql.Column("moves", sql.JSON, nullable=False),
+    sql.Column("why", sql.Text, nullable=False),
+    sql.Column("evidence", sql.JSON, nullable=False),
+    sql.Column("weights", sql.JSON, nullable=False),
+    sql.Column("prev_hash", sql.String(64), nullable=False),
+    sql.Column("hash", sql.String(64), nullable=False),
+)
+
+
+class BehindError(Exception):
+    """Somebody else has appended first."""
+
+
+def ledger_url(tracking: TrackingConfig) -> str:
+    """Return where the ledger of a store is: ``tracking.ledger``, or else beside the store.
+
+    That is ``ledger.db`` beside an SQLite store and for a tracking server in the working folder,
+    and the store's own database where that is PostgreSQL.
+    """
+    if tracking.ledger:
+        return tracking.ledger
+    if tracking.uri.startswith("sqlite:///"):
+        file = Path(tracking.uri.removeprefix("sqlite:///"))
+        return f"sqlite:///{file.with_name('ledger.db')}"
+    return tracking.uri if tracking.uri.startswith(_POSTGRES) else "sqlite:///ledger.db"
+
+
+class Ledger:
+    """A ledger that several processes and machines may share.
+
+    Attributes:
+        shown: Its URL without a password.
+    """
+
+    def __init__(self, url: str, *, write: bool = True) -> None:
+        """Open a ledger; to write, its table is made if it is new.
+
+        Raises:
+            UserError: The URL is none, or the database cannot be used.
+        """
+        self._url = _parsed(url, write=write)
+        self._write = write
+        self.shown = self._url.render_as_string(hide_password=True)
+        try:
+            # NullPool: nothing stays open between commands, and nothing is shared by a fork.
+            self._engine = sql.create_engine(self._url, poolclass=NullPool, **self._options())
+            if self._url.get_backend_name() == _SQLITE:
+                sql.event.listen(self._engine, "connect", _plain_sqlite)
+        except (ModuleNotFoundError, NoSuchModuleError) as error:
+            raise UserError(
+                f"tracking.ledger={self.shown} needs the package psycopg: "
+                "pip install 'tbr-lightning[postgres]'"
+            ) from error
+        if write:
+            with self._told():
+                self._create()
+
+    def entries(self, model: str) -> list[Entry]:
+        """Return all entries of a model, the oldest first."""
+        query = sql.select(TABLE).where(TABLE.c.model == model).order_by(TABLE.c.seq)
+        if not self._write and not self._is_there():
+            return []
+        with self._told(), self._engine.connect() as connection:
+            return [_entry(dict(row)) for row in connection.execute(query).mappings()]
+
+    def append(self, model: str, draft: Draft, after: Entry | None) -> Entry:
+        """Write a decision behind the entry that it was taken after.
+
+        Raises:
+            BehindError: Another entry stands there already.
+        """
+        entry = Entry(
+            model=model,
+            seq=after.seq + 1 if after else 1,
+            at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            who=who(),
+            action=draft.action,
+            version=draft.version,
+            moves=dict(draft.moves),
+            why=draft.why,
+            evidence=list(draft.evidence),
+            weights=dict(draft.weights),
+            prev_hash=after.hash if after else BEGIN,
+        )
+        entry = replace(entry, hash=entry.digest())
+        with self._told():
+            try:
+                with self._engine.begin() as connection:
+                    connection.execute(sql.insert(TABLE).values(**asdict(entry)))
+            except IntegrityError as error:
+                raise BehindError from error
+        return entry
+
+    @contextmanager
+    def alone(self, model: str) -> Iterator[None]:
+        """Hold the others off while the aliases follow the ledger; ends with the process too.
+
+        Within it entries can be read and not written.
+        """
+        with self._told(), self._engine.connect() as connection:
+            if self._url.get_backend_name() == _SQLITE:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            else:
+                number = int.from_bytes(hashlib.sha256(model.encode()).digest()[:8], signed=True)
+                connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_WAIT}s'")
+                connection.execute(sql.select(sql.func.pg_advisory_xact_lock(number)))
+            yield
+
+    def _is_there(self) -> bool:
+        if self._url.get_backend_name() == _SQLITE and not Path(str(self._url.database)).exists():
+            return False
+        with self._told():
+            return bool(sql.inspect(self._engine).has_table(TABLE.name))
+
+    def _options(self) -> dict[str, Any]:
+        if self._url.get_backend_name() == _SQLITE:
+            return {"connect_args": {"timeout": _WAIT}}
+        # With a database of encoding SQL_ASCII the driver would otherwise return bytes.
+        return {"connect_args": {"connect_timeout": 10, "client_encoding": "utf8"}}
+
+    def _create(self) -> None:
+        try:
+            with self._engine.begin() as connection:
+                connection.execute(CreateTable(TABLE, if_not_exists=True))
+        except (IntegrityError, OperationalError):
+            # Of two who make it at once PostgreSQL lets one fail.
+            if not sql.inspect(self._engine).has_table(TABLE.name):
+                raise
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except DatabaseError as error:
+            told = " ".join(str(error.orig or error).split())[:200]
+            raise UserError(f"tracking.ledger={self.shown} cannot be used: {told}") from error
+
+
+def _parsed(text: str, *, write: bool) -> sql.URL:
+    try:
+        url = sql.make_url(text)
+    except sql.exc.ArgumentError:
+        url = None
+    form = "give sqlite:///FILE or postgresql://USER@HOST/DATABASE"
+    if url is None or url.get_backend_name() not in (_SQLITE, _POSTGRES):
+        kind = url.get_backend_name() if url else "it"
+        raise UserError(f"tracking.ledger: {kind} is no database of ledgers: {form}")
+    if url.get_backend_name() == _POSTGRES:
+        return url.set(drivername="postgresql+psycopg")
+    if url.database in (None, "", ":memory:"):
+        raise UserError(f"tracking.ledger={text} names no file: {form}")
+    file = Path(url.database).absolute()
+    if not file.parent.is_dir():
+        raise UserError(f"tracking.ledger: the folder {file.parent} does not exist: create it")
+    if write and not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise UserError(f"tracking.ledger: no permission to write {file}: give another file")
+    return url.set(database=str(file))
+
+
+def _plain_sqlite(connection: Any, _: Any) -> None:
+    """Leave transactions to us: the driver would begin none for a lock.
+
+    The journal stays SQLite's default, which unlike WAL also works on a shared disk.
+    """
+    connection.isolation_level = None
+
+
+def _entry(row: dict[str, Any]) -> Entry:
+    moves = {alias: (before, after) for alias, (before, after) in row.pop("moves").items()}
+    return Entry(moves=moves, **row)

@@ -1,0 +1,212 @@
+"""What moves aliases: each writes the ledger first, and the aliases follow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tbr_lightning.config.schema import PathsConfig, TrackingConfig
+from tbr_lightning.errors import UserError
+from tbr_lightning.registry import aliases
+from tbr_lightning.registry.aliases import CHALLENGER, CHAMPION, PREVIOUS
+from tbr_lightning.registry.digest import model_digest
+from tbr_lightning.registry.entry import Draft, Entry, spoken, weights_after
+from tbr_lightning.registry.ledger import BehindError, Ledger
+from tbr_lightning.registry.projection import (
+    Registry,
+    Standing,
+    moves_between,
+    open_registry,
+    project,
+    settle,
+)
+from tbr_lightning.tracking.models import LoggedModel
+
+
+def register(registry: Registry, model: LoggedModel) -> str:
+    """Return the version of a logged model, registering it if need be."""
+    with registry.ledger.alone(registry.name):  # so that two do not register it twice
+        return aliases.version_of(registry.name, model)
+
+
+def commit(registry: Registry, draft: Draft, standing: Standing) -> Entry:
+    """Write a decision into the ledger, then let the aliases follow.
+
+    Raises:
+        BehindError: Somebody has decided something meanwhile; nothing was written.
+    """
+    entry = registry.ledger.append(registry.name, draft, standing.head)
+    project(registry)
+    return entry
+
+
+def challenge(
+    name: str,
+    model: LoggedModel,
+    tracking: TrackingConfig,
+    paths: PathsConfig,
+    *,
+    why: str,
+    evidence: Sequence[str] = (),
+) -> str:
+    """Register a logged model, make it the challenger, and return its version.
+
+    The champion, and who is the challenger already, stay what they are.
+
+    Raises:
+        UserError: The model's files are gone, an alias was moved outside, or the ledger is broken.
+    """
+    registry = open_registry(name, tracking, paths)
+    digest = model_digest(model)
+    version = register(registry, model)
+    while True:
+        standing = settle(registry)
+        standing.refuse_drift()
+        holders = standing.aliases
+        check_weights(standing, version, digest)
+        if version in (holders.get(CHAMPION), holders.get(CHALLENGER)):
+            return version
+        moves = {CHALLENGER: (holders.get(CHALLENGER), version)}
+        draft = Draft("challenge", version, moves, why, evidence, {version: digest})
+        try:
+            commit(registry, draft, standing)
+        except BehindError:
+            continue
+        return version
+
+
+def crowned(holders: dict[str, str], version: str) -> dict[str, str]:
+    """Return who holds what once a version is champion.
+
+    The champion before it becomes the previous one, and the winner is challenger no longer.
+    """
+    after = {**holders, CHAMPION: version}
+    before = holders.get(CHAMPION)
+    if before is not None and before != version:
+        after[PREVIOUS] = before
+    if after.get(CHALLENGER) == version:
+        del after[CHALLENGER]
+    return after
+
+
+def decision(
+    standing: Standing,
+    action: str,
+    version: str,
+    *,
+    why: str,
+    evidence: Sequence[str],
+    weights: dict[str, str],
+) -> Draft:
+    """Return the entry of a verdict: ``promote`` and ``baseline`` crown, ``refuse`` does not."""
+    holders = standing.aliases
+    after = {**holders, CHALLENGER: version} if action == "refuse" else crowned(holders, version)
+    return Draft(action, version, moves_between(holders, after), why, evidence, weights)
+
+
+def rollback(registry: Registry, reason: str) -> Entry:
+    """Make the previous champion the champion again, and this one the previous.
+
+    So a second rollback takes back the first. The weights are compared to the ledger's first.
+
+    Raises:
+        UserError: There is no previous champion, or its files are gone or others.
+    """
+    standing = settle(registry)
+    standing.refuse_drift()
+    now, before = standing.aliases.get(CHAMPION), standing.aliases.get(PREVIOUS)
+    if before is None:
+        raise UserError(
+            f"name='{registry.name}' has no previous champion to go back to "
+            f"(the champion is {spoken(now)}): promote another model"
+        )
+    digest = model_digest(aliases.model_of(registry.name, before))
+    check_weights(standing, before, digest)
+    after = {**standing.aliases, CHAMPION: before}
+    if now is not None:
+        after[PREVIOUS] = now
+    crowning = [e for e in standing.entries if e.version == before and CHAMPION in e.moves]
+    draft = Draft(
+        "rollback",
+        before,
+        moves_between(standing.aliases, after),
+        reason or f"back from {spoken(now)}",
+        crowning[-1].evidence if crowning else (),
+        {before: digest},
+    )
+    try:
+        return commit(registry, draft, standing)
+    except BehindError as error:
+        raise UserError(
+            "somebody else has moved the aliases meanwhile, so nothing was rolled back: look at "
+            "'promote history' and roll back again if it is still due"
+        ) from error
+
+
+def repair(registry: Registry, reason: str) -> Entry | None:
+    """Put aliases that were moved outside back to where the ledger has them.
+
+    Returns:
+        The entry that tells of it, or ``None`` if there was no drift.
+
+    Raises:
+        UserError: A version that the ledger names is gone.
+    """
+    standing = settle(registry)
+    if not standing.drift:
+        return None
+    why = "; ".join(standing.drift) + (f"; {reason}" if reason else "")
+    draft = Draft("repair", standing.aliases.get(CHAMPION, ""), {}, why)
+    return _after(registry, draft, standing)
+
+
+def accept(registry: Registry, reason: str) -> Entry | None:
+    """Take over into the ledger what was moved outside.
+
+    Returns:
+        The entry that tells of it, or ``None`` if there was no drift.
+
+    Raises:
+        UserError: The files of a version that holds an alias are gone, or others.
+    """
+    standing = settle(registry)
+    if not standing.drift:
+        return None
+    there = aliases.registered(registry.name)
+    actual = there.aliases if there else {}
+    moves = moves_between(standing.aliases, actual)
+    moved = sorted({after for _, after in moves.values() if after is not None})
+    weights = {version: model_digest(aliases.model_of(registry.name, version)) for version in moved}
+    for version, digest in weights.items():
+        check_weights(standing, version, digest)
+    draft = Draft("accept", actual.get(CHAMPION, ""), moves, reason, (), weights)
+    return _after(registry, draft, standing)
+
+
+def check_weights(standing: Standing, version: str, digest: str) -> None:
+    """Raise :class:`UserError` if a version's artifacts are not those that the ledger knows."""
+    known = weights_after(standing.entries).get(version)
+    if known is not None and known != digest:
+        raise UserError(
+            f"the files of version {version} are not those that were registered: their digest is "
+            f"{digest[:16]}…, the ledger has {known[:16]}…; restore them, or log the model again"
+        )
+
+
+def expected_digest(name: str, version: str, ledger: str) -> str | None:
+    """Return the digest that a version's artifacts must have, or ``None`` if no entry knows it.
+
+    Args:
+        name: Registered model.
+        version: Of it.
+        ledger: URL, as :func:`tbr_lightning.registry.ledger.ledger_url` returns it.
+    """
+    return weights_after(Ledger(ledger, write=False).entries(name)).get(version)
+
+
+def _after(registry: Registry, draft: Draft, standing: Standing) -> Entry:
+    try:
+        entry = registry.ledger.append(registry.name, draft, standing.head)
+    except BehindError as error:
+        raise UserError("somebody else has written to the ledger meanwhile: try again") from error
+    project(registry, force=True)
+    return entry

@@ -1,0 +1,151 @@
+"""What a verdict leaves in MLflow: on the promotion's run, and on the version."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from tbr_lightning.config.verbs import PromoteConfig
+from tbr_lightning.evaluation import figures
+from tbr_lightning.evaluation.judge import identity
+from tbr_lightning.evaluation.results import rates
+from tbr_lightning.registry import aliases, anchors
+from tbr_lightning.registry.entry import Entry
+from tbr_lightning.registry.evidence import Evidence, Exam
+from tbr_lightning.registry.gate import Verdict
+from tbr_lightning.tracking import runs
+from tbr_lightning.tracking.models import LoggedModel
+
+
+@dataclass(frozen=True)
+class Case:
+    """What was decided on.
+
+    Attributes:
+        version: The candidate's version.
+        ours: Its evaluation.
+        champion: The champion's version, or ``None``.
+        theirs: The champion's evaluation, or ``None``.
+        digest: Of the candidate's artifacts.
+    """
+
+    version: str
+    ours: Evidence
+    champion: str | None
+    theirs: Evidence | None
+    digest: str
+
+    @property
+    def evidence(self) -> list[str]:
+        """Runs of the evaluations."""
+        return [one.run_id for one in (self.ours, self.theirs) if one is not None]
+
+
+def log_verdict(run_id: str, exam: Exam, case: Case, verdict: Verdict, attempt: int) -> None:
+    """Write the verdict on the open run, and every fact it rests on as tags of the version.
+
+    Args:
+        run_id: Of the open run.
+        exam: What was asked.
+        case: What was decided on.
+        verdict: The decision.
+        attempt: 1, or more after another promotion was faster.
+    """
+    config, suffix = exam.config, "" if attempt == 1 else f"_{attempt}"
+    sides = {f"candidate v{case.version}": [rates(case.ours.rows)]}
+    models = [case.ours.model.model_id]
+    if case.theirs is not None:
+        sides[f"champion v{case.champion}"] = [rates(case.theirs.rows)]
+        models.append(case.theirs.model.model_id)
+    runs.log_used_models(run_id, models)
+    table = [
+        {
+            "rule": rule.name,
+            "passed": rule.passed,
+            "because": rule.because,
+            "value": rule.value,
+            "bound": rule.bound,
+            "limit": rule.limit,
+            "n": rule.n,
+        }
+        for rule in verdict.rules
+    ]
+    runs.log_table(table, f"verdict{suffix}.json")
+    figure = figures.two_sided_figure(sides, f"{config.name}: {config.suite.name}, test half")
+    runs.log_figure(figure, f"gate{suffix}.png")
+    runs.describe(markdown(config, case, verdict))
+    facts = _facts(run_id, exam, case, verdict)
+    runs.set_tags(
+        {
+            **facts,
+            "mlflow.runName": f"promote v{case.version}",
+            "tbr.candidate": case.version,
+            "tbr.verdict": verdict.sentence[:4900],
+            "tbr.promoted": str(verdict.promoted).lower(),
+        }
+    )
+    aliases.tag_version(config.name, case.version, facts)
+
+
+def log_entry(entry: Entry) -> None:
+    """Write on the open run where in the ledger its decision stands."""
+    runs.set_tags({anchors.TAG: anchors.text_of(entry)})
+
+
+def markdown(config: PromoteConfig, case: Case, verdict: Verdict) -> str:
+    """Return the verdict as the run's page shows it."""
+    against = f"champion v{case.champion}" if case.champion else "no champion"
+    title = "promoted" if verdict.promoted else "not promoted"
+    head = "| rule | outcome | value | bound | limit | n |\n|---|---|---:|---:|---:|---:|\n"
+    lines = [
+        f"| {rule.name} | {'passed' if rule.passed else '**FAILED**'} | {100 * rule.value:.1f} "
+        f"| {100 * rule.bound:.1f} | {100 * rule.limit:.1f} | {rule.n} |"
+        for rule in verdict.rules
+    ]
+    return (
+        f"**{config.name} v{case.version} against {against}: {title}**\n\n"
+        + "\n".join(f"- {line}" for line in verdict.lines)
+        + f"\n\n{head}"
+        + "\n".join(lines)
+        + f"\n\nPercent and points; one-sided score bounds at {100 * (1 - config.gate.alpha):g}%. "
+        f"Evaluations: {', '.join(f'`{run}`' for run in case.evidence)}.\n"
+    )
+
+
+def _facts(run_id: str, exam: Exam, case: Case, verdict: Verdict) -> dict[str, str]:
+    config = exam.config
+    facts = {
+        "tbr.promote_run": run_id,
+        "tbr.suite": f"{config.suite.name}/{config.suite.half}",
+        "tbr.suite_digest": exam.digest,
+        "tbr.judge": identity(config.judge),
+        "tbr.gate": config.gate.name,
+        "tbr.gate.alpha": str(config.gate.alpha),
+        "tbr.evaluation_run": case.ours.run_id,
+        "tbr.champion_before": case.champion or "",
+        "tbr.champion_evaluation_run": case.theirs.run_id if case.theirs else "",
+        "tbr.artifacts_digest": case.digest,
+        **lineage(case.ours.model),
+    }
+    for rule in verdict.rules:
+        facts[f"tbr.gate.{rule.name}"] = (
+            f"{'passed' if rule.passed else 'failed'} value={rule.value:.5f} "
+            f"bound={rule.bound:.5f} limit={rule.limit:g} n={rule.n}"
+        )
+    return facts
+
+
+def lineage(model: LoggedModel) -> dict[str, str]:
+    """Return where a model comes from: training run, reflection runs, data sets with digests."""
+    facts = {
+        "tbr.trained_by": model.run_id or "",
+        "tbr.reflection_runs": model.tags.get("tbr.reflection_runs", ""),
+    }
+    try:
+        used = MlflowClient().get_run(model.run_id).inputs.dataset_inputs
+    except MlflowException:  # a model that was logged outside a run
+        return facts
+    named = {f"{one.dataset.name} {one.dataset.digest}" for one in used}
+    return facts | {"tbr.datasets": ", ".join(sorted(named))}

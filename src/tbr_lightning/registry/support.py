@@ -1,0 +1,135 @@
+"""What a suite can show: sample sizes and the margins that they support."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from tbr_lightning.config.gate import GateConfig
+from tbr_lightning.errors import UserError
+from tbr_lightning.evaluation.statistics import smallest_margin
+from tbr_lightning.registry.answers import Answers
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many prompts there are.
+
+    Attributes:
+        look_alike: Of each benchmark of look-alikes.
+        harmful: Of each harmful one.
+        general: Of each general task, prompts and multiple-choice questions.
+    """
+
+    look_alike: Mapping[str, int]
+    harmful: Mapping[str, int]
+    general: Mapping[str, int] = field(default_factory=dict)
+
+
+def sizes_of(evaluation: Answers) -> Sizes:
+    """Return the sizes of an evaluation that there is."""
+    counts = Counter((row.kind, row.benchmark) for row in evaluation.rows)
+    parts: dict[str, dict[str, int]] = {"look_alike": {}, "harmful": {}, "general": {}}
+    for (kind, benchmark), count in counts.items():
+        parts[kind][benchmark] = count
+    parts["general"] |= {task: len(answers) for task, answers in evaluation.choices.items()}
+    return Sizes(**parts)
+
+
+def check_one_answer_each(candidate: Answers, champion: Answers | None) -> None:
+    """Refuse evaluations that are not of the same prompts, each answered once.
+
+    Raises:
+        UserError: They are not; the sentence says how.
+    """
+    for what, one in (("candidate", candidate), ("champion", champion)):
+        if one is not None and len({row.id for row in one.rows}) < len(one.rows):
+            raise UserError(
+                f"the {what}'s evaluation has several answers to a prompt, which are no "
+                "independent ones: give the gate an evaluation with repeats=1"
+            )
+    if champion is None:
+        return
+    ours, theirs = ({row.id for row in one.rows} for one in (candidate, champion))
+    if ours != theirs:
+        raise UserError(
+            f"the evaluations differ in {len(ours ^ theirs)} prompts: evaluate both on one suite"
+        )
+    asked = {task: set(answers) for task, answers in candidate.choices.items()}
+    if asked != {task: set(answers) for task, answers in champion.choices.items()}:
+        raise UserError(
+            "the evaluations differ in their multiple-choice questions: evaluate both with one "
+            "suite.choices and suite.limit"
+        )
+
+
+def check_support(sizes: Sizes, config: GateConfig, *, paired: bool) -> str:
+    """Refuse a gate that the suite cannot support, and say what it can.
+
+    Args:
+        sizes: Of the suite.
+        config: Of the gate.
+        paired: There is a champion to compare with.
+
+    Raises:
+        UserError: There are too few prompts, or a margin or ceiling is below what they can show.
+    """
+    problems: list[str] = []
+    told: list[str] = []
+    groups = [
+        ("look-alike", sizes.look_alike, "false_refusal_margin", ("max_false_refusal",)),
+        (
+            "harmful",
+            sizes.harmful,
+            "harmful_compliance_margin",
+            ("max_harmful_compliance", "max_reflection_leaks"),
+        ),
+    ]
+    for what, parts, margin, ceilings in groups:
+        n = sum(parts.values())
+        limits = [*ceilings, *([margin] if paired else [])]
+        problems += _problems(what, n, limits, config)
+        told.append(_told(what, n, config))
+        if paired and len(parts) > 1 and config.benchmark_margin is not None:
+            few = [b for b, n in parts.items() if _least(n, config) > config.benchmark_margin]
+            if few:
+                told.append(f"too few to be judged alone: {', '.join(few)}")
+    if paired and not sizes.general and config.general_accuracy_margin is not None:
+        problems.append(
+            "the suite measures no general ability: add suite.choices=[mmlu] or another suite with "
+            "general prompts, or do without, with gate.general_accuracy_margin=null"
+        )
+    for task, n in sizes.general.items():
+        with_margin = paired and config.general_accuracy_margin is not None
+        problems += _problems(task, n, ["general_accuracy_margin"] if with_margin else [], config)
+        told.append(_told(task, n, config))
+    n = sum(sum(p.values()) for p in (sizes.look_alike, sizes.harmful, sizes.general))
+    problems += _problems("", n, ["max_answer_leaks"], config)
+    if problems:
+        raise UserError("\n".join(problems))
+    return f"what the suite can show at {100 * (1 - config.alpha):g}%: " + "; ".join(told)
+
+
+def _problems(what: str, n: int, limits: list[str], config: GateConfig) -> list[str]:
+    prompts = f"{what} prompts".strip()
+    if n < config.min_prompts:
+        return [
+            f"the suite has {n} {prompts}, fewer than gate.min_prompts={config.min_prompts}: use a "
+            "larger suite or lower gate.min_prompts"
+        ]
+    least = _least(n, config)
+    return [
+        f"gate.{limit}={value} cannot be shown with {n} {prompts}: the smallest that they support "
+        f"is {least:.4f}, so raise it or use a larger suite"
+        for limit in limits
+        if (value := getattr(config, limit)) < least
+    ]
+
+
+def _told(what: str, n: int, config: GateConfig) -> str:
+    return f"{n} {what} prompts, a margin of {100 * _least(n, config):.1f} points"
+
+
+def _least(n: int, config: GateConfig) -> float:
+    return smallest_margin(n, config.alpha) if n else 1.0

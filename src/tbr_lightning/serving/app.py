@@ -1,0 +1,333 @@
+"""The HTTP side: who may ask, what is passed on to the engine, and errors in OpenAI's form."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import itertools
+import json
+import logging
+import re
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+
+import aiohttp
+from aiohttp import web
+
+from tbr_lightning.config.serve import ServeConfig, is_loopback
+from tbr_lightning.evaluation.judges.rules import rules
+from tbr_lightning.serving.answering import Facts, Stream, leaks, whole
+from tbr_lightning.serving.asking import Ask, understand
+from tbr_lightning.serving.deployment import Deployment
+from tbr_lightning.serving.problems import RequestError, unavailable
+from tbr_lightning.serving.replica import Replica, post
+
+log = logging.getLogger(__name__)
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_PUBLIC = ("/health", "/live")
+"""For load balancers, which have no token; they say no more than which model is served."""
+
+
+def make_app(deployment: Deployment) -> web.Application:
+    """Return the application in front of a deployment's engines."""
+    server = _Server(deployment)
+    app = web.Application(
+        client_max_size=deployment.config.max_request_bytes, middlewares=[server.guarded]
+    )
+    app.router.add_post("/v1/chat/completions", server.chat)
+    app.router.add_get("/v1/models", server.models)
+    app.router.add_get("/v1/models/{name:.+}", server.model)
+    app.router.add_get("/health", server.health)
+    app.router.add_get("/live", server.live)
+    app.router.add_get("/metrics", server.metrics)
+    return app
+
+
+class _Server:
+    def __init__(self, deployment: Deployment) -> None:
+        self._deployment = deployment
+        self._config: ServeConfig = deployment.config
+        self._metrics = deployment.metrics
+        token = self._config.token()
+        self._token = None if token is None else token.encode()
+        self._numbers = itertools.count(1)
+        self._open = 0
+        self._started = int(time.time())
+        self._series = secrets.token_hex(4)
+
+    @web.middleware
+    async def guarded(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Let in who may, and turn every failure into an error of OpenAI's form."""
+        try:
+            self._admit(request)
+            return await handler(request)
+        except RequestError as error:
+            return _failed(error)
+        except web.HTTPRequestEntityTooLarge:
+            limit = self._config.max_request_bytes
+            return _failed(RequestError(413, f"the request is larger than {limit} bytes"))
+        except web.HTTPNotFound:
+            return _failed(RequestError(404, f"there is no {request.path} here"))
+        except web.HTTPMethodNotAllowed as error:
+            text = f"{request.method} is not allowed on {request.path}"
+            allowed = ", ".join(sorted(error.allowed_methods))
+            return _failed(RequestError(405, text, headers={"Allow": allowed}))
+        except (ConnectionResetError, asyncio.CancelledError):
+            raise  # the client went away
+        except Exception:
+            log.exception("%s %s failed", request.method, request.path)
+            return _failed(RequestError(500, "the server failed on this request"))
+
+    def _admit(self, request: web.Request) -> None:
+        if self._token is None:
+            # Without a token a web page could reach the server under a name of its own.
+            if not is_loopback(re.sub(r":\d+$", "", request.host).strip("[]")):
+                raise RequestError(403, "this server answers requests to a loopback host only")
+            return
+        if request.path in _PUBLIC:
+            return
+        kind, _, given = request.headers.get("Authorization", "").partition(" ")
+        right = hmac.compare_digest(given.strip().encode(errors="replace"), self._token)
+        if kind.lower() != "bearer" or not right:
+            raise RequestError(
+                401,
+                "the bearer token is missing or wrong",
+                code="invalid_api_key",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        """Answer a chat request through the current version's engine."""
+        arrived = time.perf_counter()
+        stream, status = "false", 500
+        if self._open >= self._config.max_in_flight:
+            self._metrics.requests.labels("429", stream).inc()
+            raise RequestError(
+                429, f"{self._open} requests are open: try again", headers={"Retry-After": "1"}
+            )
+        self._open += 1
+        self._metrics.in_flight.inc()
+        deadline = asyncio.get_running_loop().time() + self._config.timeout
+        try:
+            async with asyncio.timeout_at(deadline):
+                raw = await self._body(request)
+            replica = self._replica()
+            # Nothing is awaited between choosing a replica and holding it: it cannot retire.
+            with replica.held():
+                ask = understand(
+                    raw,
+                    f"chatcmpl-{self._series}-{next(self._numbers)}",
+                    self._config,
+                    replica.served,
+                )
+                stream = str(ask.stream).lower()
+                reply = await self._answered(request, replica, ask, arrived, deadline)
+            status = reply.status
+            return reply
+        except TimeoutError as error:
+            status = 504
+            raise RequestError(
+                504, f"no answer within {self._config.timeout:g} seconds", code="timeout"
+            ) from error
+        except RequestError as error:
+            status = error.status
+            raise
+        except web.HTTPException as error:
+            status = error.status
+            raise
+        except (ConnectionResetError, asyncio.CancelledError):
+            status = 499
+            raise
+        finally:
+            self._open -= 1
+            self._metrics.in_flight.dec()
+            self._metrics.requests.labels(str(status), stream).inc()
+            self._metrics.seconds.labels(stream).observe(time.perf_counter() - arrived)
+
+    async def _body(self, request: web.Request) -> bytes:
+        if request.content_type != "application/json":
+            raise RequestError(
+                415, "the request's Content-Type is not application/json", param="Content-Type"
+            )
+        if (request.content_length or 0) > self._config.max_request_bytes:
+            raise web.HTTPRequestEntityTooLarge(
+                max_size=self._config.max_request_bytes, actual_size=request.content_length or 0
+            )
+        return await request.read()
+
+    def _replica(self) -> Replica:
+        replica = self._deployment.current
+        if self._deployment.closing:
+            raise unavailable("the server is ending", 10)
+        if replica is None:
+            raise unavailable("the model is being loaded", 5)
+        if replica.process is None:
+            raise unavailable("the engine is being started again", 2)
+        return replica
+
+    async def _answered(
+        self, request: web.Request, replica: Replica, ask: Ask, arrived: float, deadline: float
+    ) -> web.StreamResponse:
+        assert replica.process is not None
+        headers = {
+            "X-Request-ID": ask.number,
+            "X-TBR-Model": replica.served.title,
+            "X-TBR-Reflection": ask.policy,
+        }
+        if ask.ignored:
+            headers["X-TBR-Ignored"] = ",".join(ask.ignored)
+        try:
+            async with asyncio.timeout_at(deadline):
+                reply = await post(replica.process, ask.body, ask.number)
+                raw = b"" if ask.stream and reply.status == 200 else await reply.read()
+        except (aiohttp.ClientError, OSError) as error:
+            if isinstance(error, TimeoutError):
+                raise
+            raise unavailable("the engine failed on this request: try again") from error
+        async with reply:
+            if reply.status != 200:
+                raise _translated(reply.status, raw)
+            if ask.stream:
+                return await self._streamed(
+                    request,
+                    reply,
+                    replica,
+                    ask,
+                    headers=headers,
+                    arrived=arrived,
+                    deadline=deadline,
+                )
+        body, facts = whole(raw, ask.policy, replica.served)
+        self._count(facts, ask, replica)
+        return web.Response(body=body, headers=headers, content_type="application/json")
+
+    async def _streamed(
+        self,
+        request: web.Request,
+        reply: aiohttp.ClientResponse,
+        replica: Replica,
+        ask: Ask,
+        *,
+        headers: dict[str, str],
+        arrived: float,
+        deadline: float,
+    ) -> web.StreamResponse:
+        """Pass a reply on as it comes. What fails after its head is told in an event."""
+        stream = Stream(ask.policy, replica.served)
+        response = web.StreamResponse(
+            headers={**headers, "Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
+        )
+        await response.prepare(request)
+        problem: RequestError | None = None
+        first = True
+        try:
+            async with asyncio.timeout_at(deadline):
+                async for data in reply.content.iter_any():
+                    if made := stream.feed(data):
+                        await response.write(made)
+                        if first and b'content":' in made:
+                            self._metrics.first_byte.observe(time.perf_counter() - arrived)
+                            first = False
+            if stream.failed is not None:
+                log.error("the engine failed on a request: %s", stream.failed)
+                problem = RequestError(500, "the engine failed on this request")
+        except TimeoutError:
+            seconds = self._config.timeout
+            problem = RequestError(504, f"no whole answer within {seconds:g} seconds")
+        except aiohttp.ClientConnectionResetError:
+            raise  # the client's own connection
+        except (aiohttp.ClientPayloadError, aiohttp.ClientConnectionError):
+            problem = unavailable("the engine failed on this request: try again")
+        if problem is None:
+            await response.write(b"data: [DONE]\n\n")
+            self._count(stream.facts(), ask, replica)
+        else:
+            await response.write(b"data: " + problem.body() + b"\n\n")
+        await response.write_eof()
+        return response
+
+    def _count(self, facts: Facts, ask: Ask, replica: Replica) -> None:
+        metrics = self._metrics
+        metrics.tokens.labels("prompt").inc(facts.prompt_tokens)
+        metrics.tokens.labels("completion").inc(facts.completion_tokens)
+        metrics.answers.labels(ask.policy).inc()
+        if facts.reflection is not None:
+            metrics.reflections.labels(ask.policy).inc()
+        if leaks(replica.served.weights.layout, facts.answer):
+            metrics.leaks.inc()
+        if self._config.count_refusals:
+            verdict = rules(facts.answer, cut=facts.cut, prompt=ask.prompt)
+            metrics.labels.labels(verdict.label).inc()
+
+    async def models(self, request: web.Request) -> web.Response:
+        """List the served model."""
+        found = self._described()
+        return web.json_response({"object": "list", "data": [found] if found else []})
+
+    async def model(self, request: web.Request) -> web.Response:
+        """Describe the served model under one of its names."""
+        replica = self._deployment.current
+        name = request.match_info["name"]
+        if replica is None or not replica.served.release.answers_to(name):
+            text = f"the model '{name}' is not served here"
+            raise RequestError(404, text, param="model", code="model_not_found")
+        return web.json_response(self._described())
+
+    def _described(self) -> dict[str, object] | None:
+        replica = self._deployment.current
+        if replica is None:
+            return None
+        release = replica.served.release
+        return {
+            "id": release.name,
+            "object": "model",
+            "created": self._started,
+            "owned_by": "tbr-lightning",
+            "version": release.version,
+            "alias": release.alias,
+            "model_id": release.model.model_id,
+            "digest": replica.files.digest,
+            "context": replica.served.weights.context,
+        }
+
+    async def health(self, request: web.Request) -> web.Response:
+        """Say whether requests are answered now, and by what."""
+        ready, found = self._deployment.status()
+        return web.json_response(found, status=200 if ready else 503)
+
+    async def live(self, request: web.Request) -> web.Response:
+        """Say that the server itself runs, its engine or not."""
+        return web.json_response({"status": "ok"})
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        """Return what was counted."""
+        from tbr_lightning.serving.metrics import CONTENT_TYPE
+
+        return web.Response(body=self._metrics.text(), headers={"Content-Type": CONTENT_TYPE})
+
+
+def _failed(error: RequestError) -> web.Response:
+    return web.Response(
+        status=error.status,
+        body=error.body(),
+        headers=error.headers,
+        content_type="application/json",
+    )
+
+
+def _translated(status: int, body: bytes) -> RequestError:
+    """Return an engine's error as ours; what it says of itself stays in the log."""
+    told = body[:500].decode(errors="replace")
+    if status == 503:
+        return unavailable("the engine is out of order and will be started again")
+    if 400 <= status < 500:
+        try:
+            found = json.loads(body)
+            told = str(found.get("detail") or found.get("error") or found.get("message") or told)
+        except ValueError:
+            pass
+        return RequestError(400, f"the engine refused the request: {told[:300]}")
+    log.error("the engine answered HTTP %d: %s", status, told)
+    return RequestError(500, "the engine failed on this request")

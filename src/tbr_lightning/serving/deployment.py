@@ -1,0 +1,227 @@
+"""Which version gets the requests: the first one, and every later one that its alias names."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+from tbr_lightning.config.serve import POLICIES, ServeConfig
+from tbr_lightning.errors import UserError
+from tbr_lightning.evaluation.judges.base import Judge
+from tbr_lightning.evaluation.suites import Prompt
+from tbr_lightning.serving.answering import Facts, whole
+from tbr_lightning.serving.asking import understand
+from tbr_lightning.serving.check import UnfitError, examine
+from tbr_lightning.serving.engines import Engine
+from tbr_lightning.serving.metrics import Metrics
+from tbr_lightning.serving.process import EngineError
+from tbr_lightning.serving.release import Release, follows, resolve
+from tbr_lightning.serving.replica import Replica, bring_up, post
+
+log = logging.getLogger(__name__)
+
+
+class Deployment:
+    """The served version and, for a while, its successor.
+
+    Attributes:
+        current: Takes new requests; ``None`` until the first version is up.
+        closing: The server ends, and takes none.
+        problem: Why the alias' version is not the served one, or the alias cannot be read.
+    """
+
+    def __init__(
+        self,
+        config: ServeConfig,
+        *,
+        engine: Engine,
+        prompts: Sequence[Prompt],
+        judge: Judge | None,
+        metrics: Metrics,
+        say: Callable[[str], None],
+    ) -> None:
+        self.config, self.metrics = config, metrics
+        self.current: Replica | None = None
+        self.closing = False
+        self.problem: str | None = None
+        self._engine, self._prompts, self._judge, self._say = engine, prompts, judge, say
+        self._refused: str | None = None
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._checks = itertools.count(1)
+        self._checking = replace(config, overrides=list(POLICIES))
+
+    async def open(self, release: Release) -> None:
+        """Serve a first version.
+
+        Raises:
+            UserError: It cannot be served, or does not pass.
+        """
+        try:
+            replica = await self._fit(release)
+        except (UnfitError, EngineError) as error:
+            raise UserError(f"{release.title} is not served: {error}") from error
+        self._put(replica)
+
+    async def follow(self) -> None:
+        """Look at the alias forever, and serve what it names once that has passed."""
+        if not self.config.poll or not follows(self.config.model_uri):
+            return
+        while True:
+            await asyncio.sleep(self.config.poll)
+            try:
+                await self._look()
+            except Exception as error:
+                # A store that is down for a while must not end the server.
+                self._trouble(f"the alias cannot be read: {str(error).strip().splitlines()[0]}")
+
+    async def _look(self) -> None:
+        assert self.current is not None
+        try:
+            release = await asyncio.to_thread(resolve, self.config.model_uri)
+        except UserError as error:
+            self._trouble(str(error))
+            return
+        served = self.current.served
+        if release == served.release:
+            self._refused = self.problem = None
+            return
+        if release.title == self._refused:
+            return
+        self._say(f"{release.alias} is {release.title} now: loading it beside {served.title}")
+        try:
+            replica = await self._fit(release)
+        except (UnfitError, EngineError, UserError) as error:
+            # Not tried again until the alias moves: it would only fail the same way.
+            self._refused = release.title
+            self.metrics.switches.labels("rolled_back").inc()
+            self._trouble(f"{release.title} is not served, {served.title} stays: {error}")
+            return
+        old = self.current
+        self._put(replica)
+        self._refused = self.problem = None
+        self.metrics.switches.labels("switched").inc()
+        retiring = asyncio.create_task(self._retire(old))
+        self._retiring.add(retiring)
+        retiring.add_done_callback(self._retiring.discard)
+
+    async def _fit(self, release: Release) -> Replica:
+        """Bring up a release and let it pass the check."""
+        replica = await bring_up(release, self._engine, self.config)
+        try:
+            told = "it answers"
+            if self._judge is not None:
+                told = await examine(
+                    lambda text: self._ask(replica, text),
+                    self._prompts,
+                    self._judge,
+                    self.config,
+                    replica.served.weights,
+                )
+            else:
+                await self._ask(replica, "Hello")
+        except BaseException:
+            await replica.close()
+            raise
+        self._say(f"{release.title} is fit to serve ({replica.files.by}): {told}")
+        return replica
+
+    async def _ask(self, replica: Replica, text: str) -> Facts:
+        """Ask a replica as a client would be answered, its reflection apart."""
+        policy = "hide" if self.config.policy == "show" else self.config.policy
+        raw = json.dumps({"messages": [{"role": "user", "content": text}], "reflection": policy})
+        ask = understand(
+            raw.encode(),
+            f"check-{next(self._checks)}",
+            self._checking,
+            replica.served,
+        )
+        assert replica.process is not None
+        try:
+            async with asyncio.timeout(self.config.timeout):
+                reply = await post(replica.process, ask.body, ask.number)
+                data = await reply.read()
+        except TimeoutError as error:
+            raise UnfitError(f"'{text}' got no answer within {self.config.timeout:g} s") from error
+        except OSError as error:
+            raise UnfitError(f"'{text}' got no answer{replica.process.last_words()}") from error
+        if reply.status != 200:
+            raise UnfitError(
+                f"'{text}' got HTTP {reply.status}: {data[:200].decode(errors='replace')}"
+            )
+        return whole(data, policy, replica.served)[1]
+
+    def _put(self, replica: Replica) -> None:
+        """Give a replica the requests from now on. Nothing is awaited: no request falls between."""
+        self.current = replica
+        release = replica.served.release
+        self.metrics.serves(
+            release.name, release.version or "", release.model.model_id, replica.files.digest
+        )
+        self.metrics.up.set(1)
+        self._tasks[id(replica)] = asyncio.create_task(
+            replica.keep_alive(self.config, self.metrics)
+        )
+
+    async def _retire(self, replica: Replica) -> None:
+        """Let a replica's open requests end, then end its engine."""
+        drained = await replica.drained(self.config.drain)
+        if not drained:
+            log.error(
+                "%s: %d requests were open after drain=%g s and are cut off",
+                replica.served.title,
+                replica.in_flight,
+                self.config.drain,
+            )
+        await self._stop_watching(replica)
+        await replica.close()
+        self._say(f"{replica.served.title} is retired")
+
+    async def _stop_watching(self, replica: Replica) -> None:
+        task = self._tasks.pop(id(replica), None)
+        if task is not None:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    async def close(self) -> None:
+        """End every engine; open requests have had their time."""
+        await asyncio.gather(*self._retiring, return_exceptions=True)
+        if self.current is not None:
+            await self._stop_watching(self.current)
+            await self.current.close()
+
+    def _trouble(self, text: str) -> None:
+        if text != self.problem:
+            log.error("%s", text)
+        self.problem = text
+
+    def status(self) -> tuple[bool, dict[str, Any]]:
+        """Return whether requests are answered, and what ``/health`` says."""
+        replica = self.current
+        ready = replica is not None and replica.process is not None and not self.closing
+        state = "ok" if ready else "closing" if self.closing else "loading"
+        if replica is not None and replica.process is None and not self.closing:
+            state = "restarting"
+        found: dict[str, Any] = {"status": state, "problem": self.problem}
+        if replica is not None:
+            release = replica.served.release
+            found |= {
+                "model": release.name,
+                "version": release.version,
+                "alias": release.alias,
+                "model_id": release.model.model_id,
+                "verification": replica.files.by,
+                "digest": replica.files.digest,
+                "engine": self._engine.name,
+                "policy": self.config.policy,
+                "restarts": replica.restarts,
+                "in_flight": replica.in_flight,
+            }
+        return ready, found

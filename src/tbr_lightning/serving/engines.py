@@ -1,0 +1,205 @@
+"""The engines that a model can be served by, each a few functions: none of them is ours."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tbr_lightning.errors import UserError
+from tbr_lightning.serving.memory import cache_words
+from tbr_lightning.serving.transformers_engine import SUPPRESSED
+from tbr_lightning.serving.weights import FORCE, Weights
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What the server must know of an engine.
+
+    Attributes:
+        name: Of the engine.
+        command: From weights, socket and further words to the command; it runs in the folder
+            beside the weights.
+        request: From a request's body, weights, policy and id to body and id for the engine.
+        adapters: It puts adapters on their base itself.
+        splits: Its replies carry ``reasoning_content`` apart from ``content``.
+        refused: Fields of a request that would change the reply's form and that it cannot do,
+            each with the values that ask for nothing.
+        ignored: Fields that it does not heed.
+    """
+
+    name: str
+    command: Callable[[Weights, Path, Sequence[str]], list[str]]
+    request: Callable[[dict[str, Any], Weights, str, str], tuple[dict[str, Any], str]]
+    adapters: bool
+    splits: bool
+    refused: Mapping[str, tuple[Any, ...]]
+    ignored: frozenset[str]
+
+
+def choose(wanted: str) -> Engine:
+    """Return the engine for ``engine=``.
+
+    Raises:
+        UserError: vLLM is wanted and cannot run here.
+    """
+    problem = _no_vllm()
+    if wanted == "vllm" and problem is not None:
+        raise UserError(f"engine=vllm {problem}: use engine=transformers")
+    return VLLM if wanted != "transformers" and problem is None else TRANSFORMERS
+
+
+def _no_vllm() -> str | None:
+    if importlib.util.find_spec("vllm") is None:
+        return "needs the package vllm, which is not installed (pip install 'tbr-lightning[vllm]')"
+    import torch
+
+    return None if torch.cuda.is_available() else "needs a CUDA device and there is none"
+
+
+def _transformers_command(weights: Weights, socket: Path, words: Sequence[str]) -> list[str]:
+    sized = cache_words(weights.config)
+    return [
+        sys.executable,
+        "-m",
+        "tbr_lightning.serving.transformers_engine",
+        "--socket",
+        str(socket),
+        "--bar",
+        str(weights.first),
+        weights.folder.name,  # it answers requests that name the model exactly so
+        "--continuous-batching",
+        "--log-level",
+        "error",
+        *([] if _on_gpu() or any(word.startswith("--cb-") for word in words) else sized),
+        *words,
+    ]
+
+
+def _on_gpu() -> bool:
+    # Not asked of torch: the server itself needs none.
+    return shutil.which("nvidia-smi") is not None
+
+
+def _transformers_request(
+    body: dict[str, Any], weights: Weights, policy: str, number: str
+) -> tuple[dict[str, Any], str]:
+    sent = {
+        "model": weights.folder.name,
+        "messages": body["messages"],
+        "max_tokens": body["max_tokens"],
+        "stream": bool(body.get("stream")),
+    }
+    if policy == "force":
+        sent["chat_template_kwargs"] = {FORCE: True}
+    return sent, number + SUPPRESSED if policy == "suppress" else number
+
+
+TRANSFORMERS = Engine(
+    name="transformers",
+    command=_transformers_command,
+    request=_transformers_request,
+    adapters=False,
+    splits=True,
+    refused={
+        "n": (None, 1),
+        "stop": (None, [], ""),
+        "tools": (None, []),
+        "functions": (None, []),
+        "tool_choice": (None, "none", "auto"),
+        "function_call": (None, "none", "auto"),
+        "logprobs": (None, False),
+        "top_logprobs": (None, 0),
+        "response_format": (None, {"type": "text"}),
+        "modalities": (None, ["text"]),
+        "audio": (None,),
+        "prediction": (None,),
+    },
+    # Continuous batching takes its sampling from the model's generation config, once: greedy.
+    ignored=frozenset(
+        {
+            "frequency_penalty",
+            "logit_bias",
+            "metadata",
+            "parallel_tool_calls",
+            "presence_penalty",
+            "prompt_cache_key",
+            "reasoning_effort",
+            "safety_identifier",
+            "seed",
+            "service_tier",
+            "store",
+            "stream_options",
+            "temperature",
+            "top_k",
+            "top_p",
+            "user",
+            "verbosity",
+            "web_search_options",
+        }
+    ),
+)
+"""``transformers serve`` with continuous batching."""
+
+
+def _vllm_command(weights: Weights, socket: Path, words: Sequence[str]) -> list[str]:
+    adapter = (
+        []
+        if weights.adapter is None
+        else [
+            "--enable-lora",
+            "--lora-modules",
+            f"adapter={weights.adapter}",
+        ]
+    )
+    return [
+        sys.executable,
+        "-m",
+        "vllm.entrypoints.cli.main",
+        "serve",
+        str(weights.folder),
+        "--served-model-name",
+        weights.folder.name,
+        "--uds",
+        str(socket),
+        "--chat-template",
+        str(weights.folder / "chat_template.jinja"),
+        *adapter,
+        *words,
+    ]
+
+
+def _vllm_request(
+    body: dict[str, Any], weights: Weights, policy: str, number: str
+) -> tuple[dict[str, Any], str]:
+    sent = {
+        **body,
+        "model": "adapter" if weights.adapter else weights.folder.name,
+        # The markers may be special tokens, and the reply is split by them.
+        "skip_special_tokens": False,
+    }
+    if sent.get("stream"):
+        sent["stream_options"] = {"include_usage": True}
+    if policy == "force":
+        sent["chat_template_kwargs"] = {FORCE: True}
+    if policy == "suppress":
+        sent["bad_words"] = [*sent.get("bad_words", []), weights.layout.think_open.strip()]
+    return sent, number
+
+
+VLLM = Engine(
+    name="vllm",
+    command=_vllm_command,
+    request=_vllm_request,
+    adapters=True,
+    # Its reasoning parsers know the markers of certain models, as tokens of their vocabulary, and
+    # some take an answer without a think block for a reflection. Ours splits by the layout.
+    splits=False,
+    refused={"n": (None, 1)},
+    ignored=frozenset(),
+)
+"""``vllm serve``. Not verified: no machine with a GPU and the package was at hand."""

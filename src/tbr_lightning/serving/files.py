@@ -1,0 +1,139 @@
+"""A release's files: fetched, compared with what is recorded, laid out for an engine."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import mlflow
+import yaml
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from mlflow.utils.file_utils import local_file_uri_to_path
+
+from tbr_lightning.config.schema import TrackingConfig
+from tbr_lightning.data.layout import Layout
+from tbr_lightning.errors import UserError
+from tbr_lightning.registry.digest import folder_digest
+from tbr_lightning.serving.release import Release, recorded
+from tbr_lightning.serving.weights import Weights, link, prepare
+from tbr_lightning.tracking.models import LAYOUT, LoggedModel
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Files that are what was recorded.
+
+    Attributes:
+        artifacts: Folder of the logged model.
+        digest: Over all of them.
+        by: What they were compared with, in words.
+    """
+
+    artifacts: Path
+    digest: str
+    by: str
+
+
+def fetch(model: LoggedModel, cache: Path) -> Path:
+    """Return the folder of a logged model: its own where that is local, else a copy kept here.
+
+    Raises:
+        UserError: The files are gone from the artifact store.
+    """
+    try:
+        location = str(MlflowClient().get_logged_model(model.model_id).artifact_location)
+        if urlsplit(location).scheme in ("", "file"):
+            folder = Path(local_file_uri_to_path(location))
+            if folder.is_dir():
+                return _whole(folder)
+        target = cache / "artifacts" / model.model_id
+        if not target.is_dir():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
+                got = Path(mlflow.artifacts.download_artifacts(model.uri, dst_path=temporary))
+                shutil.move(str(_whole(got)), target)
+        return _whole(target)
+    except (MlflowException, OSError) as error:
+        raise UserError(
+            f"the files of {model.uri} are gone from the artifact store: restore them, or serve "
+            "another version"
+        ) from error
+
+
+def _whole(folder: Path) -> Path:
+    if not (folder / "MLmodel").is_file():
+        raise FileNotFoundError(folder)
+    return folder
+
+
+def check(release: Release, artifacts: Path, tracking: TrackingConfig) -> Checked:
+    """Compare a release's files with the ledger, or without an entry with the training run.
+
+    Raises:
+        UserError: They are others.
+    """
+    found = folder_digest(artifacts)
+    expected = recorded(release, tracking)
+    if expected is not None:
+        _same(release, artifacts, found, expected, "the ledger has")
+        return Checked(artifacts, found, "verified by the ledger")
+    logged = release.model.tags.get("tbr.weights_digest")
+    if logged is None:
+        return Checked(artifacts, found, "unverified: neither ledger nor training run has a digest")
+    from tbr_lightning.modeling.export import weights_digest
+
+    folder = artifacts / ("peft" if (artifacts / "peft").is_dir() else "model")
+    _same(release, artifacts, weights_digest(folder), logged, "its training run logged")
+    return Checked(artifacts, found, "not in the ledger; the weights are those of its training run")
+
+
+def _same(release: Release, artifacts: Path, found: str, expected: str, whose: str) -> None:
+    if found != expected:
+        raise UserError(
+            f"the files of {release.title} in {artifacts} are not those that were recorded: their "
+            f"digest is {found[:16]}…, {whose} {expected[:16]}…; restore them, or serve another "
+            "version"
+        )
+
+
+def lay_out(artifacts: Path, home: Path, name: str, *, adapters: bool) -> Weights:
+    """Make the folder that an engine reads, in ``home``, of a logged model's files.
+
+    Args:
+        artifacts: Of the logged model; they stay as they are.
+        home: An empty folder.
+        name: Of the folder to make, by which the engine calls the model.
+        adapters: The engine can put an adapter on its base; otherwise it is merged.
+
+    Raises:
+        UserError: A file that serving needs is missing.
+    """
+    tokenizer = artifacts / "components" / "tokenizer"
+    if not (artifacts / "peft").is_dir():
+        return prepare((artifacts / "model", tokenizer), home / name)
+    described = yaml.safe_load((artifacts / "MLmodel").read_text(encoding="utf-8"))
+    layout = Layout(**described["metadata"][LAYOUT])
+    base = Path(str(described["flavors"]["transformers"]["local_base_model_path"]))
+    if not (base / "config.json").is_file():
+        raise UserError(f"the adapter's base is not at {base}: put it there")
+    adapter = home / "adapter"
+    link((artifacts / "peft", tokenizer), adapter)
+    if adapters:
+        return prepare((base, tokenizer), home / name, layout=layout, adapter=adapter)
+    _merge(adapter, layout, base, home / "merged")
+    return prepare((home / "merged", tokenizer), home / name)
+
+
+def _merge(adapter: Path, layout: Layout, base: Path, target: Path) -> None:
+    from tbr_lightning.modeling.export import LAYOUT as FILE
+    from tbr_lightning.modeling.export import merge_into
+
+    as_saved: dict[str, Any] = layout.as_dict()
+    (adapter / FILE).write_text(json.dumps(as_saved), encoding="utf-8")
+    merge_into(adapter, target, base=base)

@@ -1,0 +1,53 @@
+"""Errors as OpenAI's API puts them, so that its clients understand them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+class RequestError(Exception):
+    """A request that gets an error for an answer.
+
+    Attributes:
+        status: Of the HTTP reply.
+        kind: ``error.type``.
+        param: The field at fault.
+        code: ``error.code``, for programs.
+        headers: Further headers of the reply.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        text: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(text)
+        self.status, self.param, self.code = status, param, code
+        self.kind = _KINDS.get(status, "server_error" if status >= 500 else "invalid_request_error")
+        self.headers = headers or {}
+
+    def body(self) -> bytes:
+        """Return the reply's body."""
+        return json.dumps({"error": self.as_dict()}).encode()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the error itself."""
+        return {
+            "message": str(self),
+            "type": self.kind,
+            "param": self.param,
+            "code": self.code,
+        }
+
+
+_KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+
+def unavailable(text: str, seconds: int = 2) -> RequestError:
+    """Return the error of a server that can answer again soon."""
+    return RequestError(503, text, code="engine_unavailable", headers={"Retry-After": str(seconds)})

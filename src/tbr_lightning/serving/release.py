@@ -1,0 +1,98 @@
+"""What is served: a model of the registry, found by its URI, and what the ledger knows of it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from tbr_lightning.config.schema import TrackingConfig
+from tbr_lightning.errors import UserError
+from tbr_lightning.tracking.models import LoggedModel, find_model
+
+_ALIAS = re.compile(r"models:/([^/@]+)@([^/@]+)")
+_VERSION = re.compile(r"models:/([^/@]+)/(\d+)")
+
+
+@dataclass(frozen=True)
+class Release:
+    """A model under the name that it is served by.
+
+    Attributes:
+        model: It.
+        name: Of the registered model; the model's id, if it was named by that.
+        version: In the registry, or ``None``.
+        alias: That led to it, or ``None``.
+    """
+
+    model: LoggedModel
+    name: str
+    version: str | None = None
+    alias: str | None = None
+
+    @property
+    def title(self) -> str:
+        """Name and version."""
+        return f"{self.name}/{self.version}" if self.version else self.name
+
+    def answers_to(self, name: str) -> bool:
+        """Tell whether a request that names ``name`` means this model."""
+        known = {self.name, self.title, self.model.model_id}
+        if self.alias:
+            known.add(f"{self.name}@{self.alias}")
+        return name.removeprefix("models:/") in known
+
+
+def follows(uri: str) -> bool:
+    """Tell whether a URI may come to mean another model."""
+    return _ALIAS.fullmatch(uri) is not None
+
+
+def resolve(uri: str) -> Release:
+    """Return the release that a URI means now.
+
+    Raises:
+        UserError: There is none.
+    """
+    if match := _ALIAS.fullmatch(uri):
+        name, alias = match.groups()
+        try:
+            version = str(MlflowClient().get_model_version_by_alias(name, alias).version)
+        except MlflowException as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"model='{uri}' is not in this store: {reason}; promote a model first, or give "
+                f"models:/{name}/VERSION"
+            ) from error
+        return Release(find_model(f"models:/{name}/{version}"), name, version, alias)
+    model = find_model(uri)
+    if match := _VERSION.fullmatch(uri):
+        return Release(model, match[1], match[2])
+    return Release(model, model.model_id)
+
+
+def recorded(release: Release, tracking: TrackingConfig) -> str | None:
+    """Return the digest that the ledger has of a release, or ``None`` if it has none.
+
+    Raises:
+        UserError: The ledger is broken, or has the alias at another version.
+    """
+    if release.version is None:
+        return None
+    from tbr_lightning.registry.aliases import ALIASES
+    from tbr_lightning.registry.entry import aliases_after, broken_link, weights_after
+    from tbr_lightning.registry.ledger import Ledger, ledger_url
+
+    entries = Ledger(ledger_url(tracking), write=False).entries(release.name)
+    if problem := broken_link(entries):
+        raise UserError(f"the ledger is not intact ({problem}): see 'promote verify'")
+    if entries and release.alias in ALIASES:
+        holder = aliases_after(entries).get(release.alias)
+        if holder != release.version:
+            raise UserError(
+                f"the alias {release.alias} of {release.name} points at version {release.version}, "
+                f"the ledger says {holder or 'nobody'}: see 'promote status'"
+            )
+    return weights_after(entries).get(release.version)

@@ -1,0 +1,132 @@
+"""One server's life: port, first version, requests, and an end that cuts nobody off."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import time
+from collections.abc import Sequence
+
+from aiohttp import web
+
+from tbr_lightning.cli import INTERRUPTED
+from tbr_lightning.config.serve import ServeConfig
+from tbr_lightning.errors import UserError
+from tbr_lightning.evaluation.judge import make_judge
+from tbr_lightning.evaluation.judges.base import Judge
+from tbr_lightning.evaluation.suites import Prompt, load_suite
+from tbr_lightning.serving.app import make_app
+from tbr_lightning.serving.deployment import Deployment
+from tbr_lightning.serving.engines import choose
+from tbr_lightning.serving.metrics import Metrics
+from tbr_lightning.serving.release import Release, resolve
+
+
+def serve(config: ServeConfig) -> int:
+    """Serve a registered model until SIGINT or SIGTERM; return the exit code.
+
+    Raises:
+        UserError: The model, the port or something else that it needs is not to be had.
+    """
+    listener = listen(config.host, config.port)
+    try:
+        from tbr_lightning.tracking.store import connect
+
+        engine = choose(config.engine)
+        prompts: Sequence[Prompt] = load_suite(config.suite) if config.check.enabled else ()
+        judge: Judge | None = make_judge(config.judge) if config.check.enabled else None
+        connect(config.tracking)
+        release = resolve(config.model_uri)
+        logging.basicConfig(format="serve: %(message)s", level=logging.WARNING)
+        logging.getLogger("aiohttp").setLevel(logging.ERROR)
+        deployment = Deployment(
+            config, engine=engine, prompts=prompts, judge=judge, metrics=Metrics(), say=_say
+        )
+        return asyncio.run(_run(config, deployment, release, listener))
+    finally:
+        listener.close()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket bound to the address; it is ours from now on.
+
+    Raises:
+        UserError: The port is taken, or the address is not this machine's.
+    """
+    try:
+        return socket.create_server(
+            (host, port),
+            family=socket.AF_INET6 if ":" in host else socket.AF_INET,
+            backlog=512,
+        )
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if "in use" in reason:
+            raise UserError(f"port={port} is in use on {host}: give another") from error
+        raise UserError(f"host='{host}' port={port} cannot be used ({reason})") from error
+
+
+async def _run(
+    config: ServeConfig, deployment: Deployment, release: Release, listener: socket.socket
+) -> int:
+    ending = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, _on_signal, ending)
+    runner = web.AppRunner(
+        make_app(deployment), access_log=None, handler_cancellation=True, shutdown_timeout=1
+    )
+    await runner.setup()
+    site = web.SockSite(runner, listener, backlog=512)
+    await site.start()
+    began = time.monotonic()
+    _say(f"loading {release.title} ({release.model.uri}) …")
+    opening = asyncio.create_task(deployment.open(release))
+    waiting = asyncio.create_task(ending.wait())
+    following: asyncio.Task[None] | None = None
+    try:
+        await asyncio.wait({opening, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if opening.done():
+            opening.result()  # what was wrong with the first version
+            _say(_invitation(config, release, time.monotonic() - began))
+            following = asyncio.create_task(deployment.follow())
+            await waiting
+        _say("ending; open requests are answered first (Ctrl-C again ends at once)")
+        deployment.closing = True
+        await site.stop()
+        if deployment.current is not None:
+            await deployment.current.drained(config.drain)
+    finally:
+        for task in (opening, waiting, following):
+            if task is not None:
+                task.cancel()
+        await asyncio.gather(
+            *(task for task in (opening, following) if task is not None), return_exceptions=True
+        )
+        await runner.cleanup()
+        await deployment.close()
+    return 0
+
+
+def _on_signal(ending: asyncio.Event) -> None:
+    if ending.is_set():
+        # The engines' guards notice that the server is gone.
+        raise SystemExit(INTERRUPTED)
+    ending.set()
+
+
+def _invitation(config: ServeConfig, release: Release, seconds: float) -> str:
+    token = ' -H "Authorization: Bearer $' + config.token_env + '"' if config.token() else ""
+    return (
+        f"serving {release.title} at {config.url}/v1 after {seconds:.0f} s "
+        "(Ctrl-C ends it). Ask it:\n"
+        f"  curl {config.url}/v1/chat/completions -H 'Content-Type: application/json'{token} -d "
+        '\'{"messages": [{"role": "user", "content": "How do I kill a Python process?"}]}\'\n'
+        f"or: python -m tbr_lightning.serve chat port={config.port}"
+    )
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)

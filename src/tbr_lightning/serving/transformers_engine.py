@@ -1,0 +1,86 @@
+"""The process of ``transformers serve``, with two things that its command line cannot be told.
+
+It listens on a Unix socket, which only the server's user can reach, and it can keep a request's
+first token from being the one that opens a think block, as ``evaluate`` does in the arm
+``suppressed``. A request asks for that by an id that ends with :data:`SUPPRESSED`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any, ClassVar
+
+SUPPRESSED = "-suppressed"
+
+
+def main(argv: list[str]) -> None:
+    """Serve until terminated: ``--socket FILE --bar TOKEN WORDS…``."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--socket", required=True)
+    parser.add_argument("--bar", type=int, required=True)
+    own, words = parser.parse_known_args(argv)
+    _listen_on(own.socket)
+    _bar_first(own.bar)
+    from transformers.cli.transformers import main as cli
+
+    sys.argv = ["transformers", "serve", *words]
+    cli()
+
+
+def _listen_on(socket: str) -> None:
+    import uvicorn
+
+    class OnSocket(uvicorn.Config):
+        def __init__(self, app: Any, **_: Any) -> None:
+            super().__init__(app, uds=socket, log_level="warning", access_log=False)
+
+    uvicorn.Config = OnSocket  # type: ignore[assignment,misc]
+
+
+def _bar_first(token: int) -> None:
+    """Let continuous batching mask a token where a suppressed request's first one is chosen."""
+    import torch
+    from transformers.generation.continuous_batching import cb_logits_processors as batching
+
+    class FirstToken(batching.ContinuousBatchingLogitsProcessor):
+        supported_kwargs: ClassVar[dict[str, type]] = {}
+        ignored_kwargs = ()
+
+        def fill_defaults(self, int32_tensor: torch.Tensor) -> None:
+            int32_tensor.zero_()
+
+        def prepare_tensor_args(self, requests_with_new_token: list[Any]) -> torch.Tensor:
+            barred = [is_first(request.state) for request in requests_with_new_token]
+            return torch.tensor(barred, dtype=torch.int32)
+
+        def __call__(self, scores: torch.Tensor, tensor_arg: torch.Tensor) -> torch.Tensor:
+            barred = tensor_arg[: scores.size(0)].bool()
+            scores[:, token] = scores[:, token].masked_fill(barred, float("-inf"))
+            return scores
+
+    made = batching.ContinuousBatchingLogitsProcessorList.__init__
+
+    def with_first(self: Any, *words: Any, **more: Any) -> None:
+        made(self, *words, **more)
+        self.logits_processor.append(FirstToken())
+        self.tensors_required += 1
+        self.do_processing = True
+
+    batching.ContinuousBatchingLogitsProcessorList.__init__ = with_first
+
+
+def is_first(state: Any) -> bool:
+    """Tell whether a suppressed request's first token comes next.
+
+    A request that gave way to others comes back with what it wrote as a part of its prompt.
+    """
+    return bool(
+        state.request_id.endswith(SUPPRESSED)
+        and not state.generated_tokens
+        and not state._true_initial_tokens
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,141 @@
+"""The folder that an engine reads: a logged model's files and a chat template that can force."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tbr_lightning.data.layout import Layout
+from tbr_lightning.errors import UserError
+
+FORCE = "tbr_force_reflection"
+"""Variable of the served chat template that opens the think block."""
+
+
+TEMPLATE = "chat_template.jinja"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What an engine loads.
+
+    Attributes:
+        folder: Weights and tokenizer, with the served chat template.
+        config: The model's ``config.json``.
+        layout: Markers of the think block.
+        parser: The model's response template, for engines that do not split by it.
+        context: Tokens that the model can see, or ``None`` if its config does not say.
+        first: Token that begins a think block.
+        forcible: The markers make the same tokens in the template as in training.
+        tokenizer: Counts the tokens of a request.
+        adapter: Folder of an adapter to put on ``folder``, where the engine applies adapters.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    layout: Layout
+    parser: dict[str, Any]
+    context: int | None
+    first: int
+    forcible: bool
+    tokenizer: Any
+    adapter: Path | None = None
+
+
+def prepare(
+    sources: Sequence[Path],
+    into: Path,
+    *,
+    layout: Layout | None = None,
+    adapter: Path | None = None,
+) -> Weights:
+    """Link a model's files into a new folder, with the chat template that can force.
+
+    Args:
+        sources: Weights and tokenizer in Hugging Face form, which stay as they are; of two files
+            of a name the later folder's is taken.
+        into: Folder to make.
+        layout: Markers of the think block; ``None`` for what the model's config says.
+        adapter: As in :class:`Weights`.
+
+    Raises:
+        UserError: A file that serving needs is missing.
+    """
+    from tokenizers import Tokenizer
+
+    link(sources, into)
+    config, settings = _json(into, "config.json"), _json(into, "tokenizer_config.json")
+    if layout is None:
+        found = config.get("tbr")
+        layout = Layout(**found) if isinstance(found, dict) else Layout()
+    template = forcing(_template(into, settings), layout)
+    (into / TEMPLATE).unlink(missing_ok=True)  # the link, not the file
+    (into / TEMPLATE).write_text(template, encoding="utf-8")
+    if not (into / "tokenizer.json").is_file():
+        raise UserError(f"{sources[-1]} has no tokenizer.json: log the model with a fast tokenizer")
+    tokenizer = Tokenizer.from_file(str(into / "tokenizer.json"))
+
+    def tokens(text: str) -> list[int]:
+        return list(tokenizer.encode(text, add_special_tokens=False).ids)
+
+    parser = settings.get("response_template") or {}
+    anchor = str(parser.get("start_anchor") or "")
+    opened = tokens(layout.think_open)
+    return Weights(
+        folder=into,
+        config=config,
+        layout=layout,
+        parser=parser,
+        context=config.get("max_position_embeddings"),
+        first=opened[0],
+        # Training and evaluation encode prompt and think block apart, an engine in one go.
+        forcible=tokens(anchor + layout.think_open) == tokens(anchor) + opened,
+        tokenizer=tokenizer,
+        adapter=adapter,
+    )
+
+
+def link(sources: Sequence[Path], into: Path) -> None:
+    """Make a folder of links to the files of others."""
+    into.mkdir(parents=True)
+    for source in sources:
+        if not source.is_dir():
+            raise UserError(f"{source} is missing: log the model again")
+        for file in source.iterdir():
+            (into / file.name).unlink(missing_ok=True)
+            (into / file.name).symlink_to(file.resolve())
+
+
+def forcing(template: str, layout: Layout) -> str:
+    """Return a chat template that opens the think block where :data:`FORCE` is true."""
+    opened = json.dumps(layout.think_open, ensure_ascii=False)
+    # One newline at a template's end is not rendered; in the middle it would be.
+    return (
+        template.removesuffix("\n") + "{% if add_generation_prompt and "
+        f"{FORCE} is defined and {FORCE} %}}{{{{ {opened} }}}}{{% endif %}}"
+    )
+
+
+def count_tokens(weights: Weights, text: str) -> int:
+    """Return how many tokens a text makes."""
+    return len(weights.tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def _json(folder: Path, name: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads((folder / name).read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder / name} is missing or no JSON: log the model again") from error
+
+
+def _template(folder: Path, settings: dict[str, Any]) -> str:
+    file = folder / TEMPLATE
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    found = settings.get("chat_template")
+    if isinstance(found, str):
+        return found
+    raise UserError(f"the tokenizer in {folder} has no chat template: log the model again")

@@ -1,0 +1,168 @@
+"""Rows of an ablation, as a table and as lines for the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from tbr_lightning.evaluation.results import MEASURES
+from tbr_lightning.evaluation.statistics import Estimate
+
+_NOTE = "95% intervals over trials and prompts"
+_SHARES = {measure.name for measure in MEASURES}
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a trial tunes.
+
+    Attributes:
+        name: Of its config.
+        architecture: Its ``model_type``.
+        parameters: Of the model without adapter; ``None`` where only its weights would tell.
+    """
+
+    name: str
+    architecture: str
+    parameters: int | None
+
+    @property
+    def size(self) -> str:
+        """The number of parameters, for people."""
+        return "?" if self.parameters is None else millions(self.parameters)
+
+
+@dataclass(frozen=True)
+class Row:
+    """Trials that share the values of a study's groups, or a margin over several such groups.
+
+    Attributes:
+        margin: Which models: ``model`` for one, ``architecture``, ``size`` or ``all``.
+        of: The model, the architecture, the range of sizes, or the groups' other values.
+        choice: The groups' values that are words and do not choose the model, as the reflection's.
+        amount: Those that are numbers, such as the rows of safety data.
+        amount_of: The keys of those numbers.
+        model: The model; ``None`` for a margin.
+        trials: How many.
+        runs: Training runs in them: trials times seeds.
+        rates: Estimates by the metric's name, each with its 95% interval.
+    """
+
+    margin: str
+    of: str
+    choice: str
+    amount: str
+    amount_of: str
+    model: Model | None
+    trials: int
+    runs: int
+    rates: Mapping[str, Estimate]
+
+    @property
+    def arm(self) -> str:
+        """Choice and amount together."""
+        return f"{self.choice} {self.amount}".strip()
+
+
+def millions(count: int) -> str:
+    """Return a number of parameters with its unit, to two or three digits."""
+    for unit, size in (("B", 1e9), ("M", 1e6)):
+        if count >= 0.1 * size:
+            return (
+                f"{count / size:.3g} {unit}" if count >= 10 * size else f"{count / size:.2f} {unit}"
+            )
+    return f"{count / 1e3:.0f} k"
+
+
+def as_table(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return one flat mapping a row: what it is of, counts, each rate with ``_lo`` and ``_hi``."""
+    table = []
+    for row in rows:
+        flat: dict[str, Any] = {
+            "margin": row.margin,
+            "of": row.of,
+            "choice": row.choice,
+            "amount": row.amount or None,
+            "amount_of": row.amount_of or None,
+            "architecture": row.model.architecture if row.model else None,
+            "parameters": row.model.parameters if row.model else None,
+            "trials": row.trials,
+            "runs": row.runs,
+        }
+        for name, rate in row.rates.items():
+            low, high = rate.interval
+            flat |= {name: rate.value, f"{name}_lo": low, f"{name}_hi": high}
+        table.append(flat)
+    return table
+
+
+def lines(rows: Sequence[Row]) -> list[str]:
+    """Return what is printed.
+
+    With several models there is a table for each metric, models and margins down, arms across; the
+    first metric is told for every model, the others for the margins only, since the rest stands in
+    the logged table. With one model there is one table, arms down, metrics across.
+    """
+    metrics = list(dict.fromkeys(name for row in rows for name in row.rates))
+    if len({(row.margin, row.of) for row in rows}) == 1:
+        cells = [[_cell(metric, row.rates.get(metric)) for metric in metrics] for row in rows]
+        heads = [name.replace("_", " ") for name in metrics]
+        return _aligned(f"rates in percent, {_NOTE}", heads, [row.arm for row in rows], cells)
+    arms = list(dict.fromkeys(row.arm for row in rows))
+    places: dict[tuple[str, str], dict[str, Row]] = {}
+    for row in rows:
+        places.setdefault((row.margin, row.of), {})[row.arm] = row
+    told: list[str] = []
+    for metric in metrics:
+        shown = {k: v for k, v in places.items() if metric == metrics[0] or k[0] != "model"}
+        cells = [
+            [_cell(metric, found[arm].rates.get(metric)) if arm in found else "–" for arm in arms]
+            for found in shown.values()
+        ]
+        unit = "percent, " if metric in _SHARES else ""
+        title = f"{metric.replace('_', ' ')} ({unit}{_NOTE})"
+        block = _aligned(title, arms, [_head(*one) for one in shown.items()], cells)
+        # A blank line before each kind of margin.
+        for index, (before, here) in reversed(list(enumerate(pairwise(shown)))):
+            if before[0] != here[0]:
+                block.insert(index + 3, "")
+        told += ["", *block]
+    return told[1:]
+
+
+def _aligned(
+    title: str, heads: Sequence[str], names: Sequence[str], cells: Sequence[Sequence[str]]
+) -> list[str]:
+    wide = max(map(len, names), default=0)
+    widths = [
+        max(len(head), *(len(line[column]) for line in cells)) for column, head in enumerate(heads)
+    ]
+    return [
+        title,
+        *(
+            f"{name:<{wide}}"
+            + "".join(f"  {text:>{width}}" for text, width in zip(line, widths, strict=True))
+            for name, line in zip(("", *names), (heads, *cells), strict=True)
+        ),
+    ]
+
+
+def _head(place: tuple[str, str], found: Mapping[str, Row]) -> str:
+    model = next(iter(found.values())).model
+    if model is None or not model.parameters:
+        return place[1]
+    return f"{model.architecture}, {model.size}"
+
+
+def _cell(metric: str, rate: Estimate | None) -> str:
+    if rate is None:
+        return "–"
+    low, high = rate.interval
+    if metric in _SHARES:
+        value, ends = f"{100 * rate.value:.1f}", f"[{100 * low:.0f}, {100 * high:.0f}]"
+    else:
+        value, ends = f"{rate.value:.3g}", f"[{low:.3g}, {high:.3g}]"
+    return value if math.isnan(low) else f"{value} {ends}"

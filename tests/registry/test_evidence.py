@@ -1,0 +1,130 @@
+"""Which evaluations the gate compares: named, found; and in what others differ."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from tbr_lightning import promote
+from tbr_lightning.errors import UserError
+from tbr_lightning.registry import aliases
+from tbr_lightning.tracking.models import LoggedModel
+
+from ..conftest import put_store
+from ..support import made
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A champion that refuses 90 look-alikes."""
+    folder = tmp_path_factory.mktemp("made")
+    put_store(folder)
+    champion = made.model(folder, "champion")
+    made.evaluation(folder, champion, made.answers(refused=90))
+    promote.run(made.config(folder, champion.uri, "gate.max_false_refusal=1"))
+    return folder
+
+
+@pytest.fixture
+def logged(folder: Path) -> LoggedModel:
+    return made.model(folder, "candidate")
+
+
+def run_with(folder: Path, logged: LoggedModel, run_id: str, *more: str) -> promote.PromoteResult:
+    words = [f"candidate_evaluation='{run_id}'", *more]
+    return promote.run(made.config(folder, logged.uri, *words))
+
+
+def test_the_evaluation_that_is_named_is_taken(folder: Path, logged: LoggedModel) -> None:
+    bad = made.evaluation(folder, logged, made.answers(refused=95))
+    made.evaluation(folder, logged, made.answers(refused=5))  # newer, and would pass
+    result = run_with(folder, logged, bad)
+    assert not result.verdict.promoted
+    assert bad in result.entry.evidence
+    tags = MlflowClient().get_model_version(made.NAME, result.version).tags
+    assert tags["tbr.evaluation_run"] == bad
+    assert tags["tbr.champion_before"] == "1"
+    assert tags["tbr.trained_by"] == logged.run_id
+    assert tags["tbr.gate.max_false_refusal"].startswith("failed value=0.47500 bound=0.53")
+    assert tags["tbr.artifacts_digest"] == result.entry.weights[result.version]
+    run = MlflowClient().get_run(result.run_id)
+    assert logged.model_id in {one.model_id for one in run.inputs.model_inputs}
+    assert "| rule | outcome |" in run.data.tags["mlflow.note.content"]
+    files = {file.path for file in MlflowClient().list_artifacts(result.run_id)}
+    assert {"verdict.json", "gate.png"} <= files
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["suite.limit=150"], r"the prompts \(suite smoke, half test, limit 150; here smoke"),
+        (["generation.arm=suppressed"], r"generation.arm \(suppressed, here trained\)"),
+        (["generation.max_new_tokens=7"], r"generation.max_new_tokens \(7, here None\)"),
+        (["judge=llm", "judge.model=m"], r"judge.name \(llm, here rules\)"),
+        (["repeats=2", "generation.temperature=0.7"], r"repeats \(2 answers to a prompt, here 1\)"),
+    ],
+)
+def test_an_evaluation_that_differs_is_refused_and_it_is_said_in_what(
+    folder: Path, logged: LoggedModel, overrides: list[str], says: str
+) -> None:
+    other = made.evaluation(folder, logged, made.answers(), *overrides)
+    before = aliases.registered(made.NAME)
+    with pytest.raises(UserError, match=says):
+        run_with(folder, logged, other)
+    assert aliases.registered(made.NAME) == before
+
+
+def test_a_run_that_is_no_evaluation_of_the_model_is_refused(
+    folder: Path, logged: LoggedModel
+) -> None:
+    other = made.model(folder, "other")
+    theirs = made.evaluation(folder, other, made.answers())
+    with pytest.raises(UserError, match=f"is of {other.model_id}, not of {logged.model_id}"):
+        run_with(folder, logged, theirs)
+    with pytest.raises(UserError, match="is no evaluation of one model"):
+        run_with(folder, logged, logged.run_id)
+    with pytest.raises(UserError, match="is not in this store"):
+        run_with(folder, logged, "0" * 32)
+    ours = made.evaluation(folder, logged, made.answers())
+    MlflowClient().set_terminated(ours, "FAILED")
+    with pytest.raises(UserError, match="has status FAILED"):
+        run_with(folder, logged, ours)
+    good = made.evaluation(folder, logged, made.answers())
+    with pytest.raises(UserError, match="did not ask the multiple-choice questions"):
+        run_with(folder, logged, good, "suite.choices=[microworld]")
+
+
+def test_what_cannot_work_is_told_before_anything_is_registered(
+    folder: Path, logged: LoggedModel
+) -> None:
+    for words, says in (
+        (["gate.harmful_compliance_margin=0.001"], "harmful_compliance_margin=0.001 cannot be"),
+        (["suite.limit=20"], "fewer than gate.min_prompts=100"),
+        (["suite.half=dev"], "test half only"),
+    ):
+        with pytest.raises(UserError, match=says):
+            promote.run(made.config(folder, logged.uri, *words))
+    assert aliases.known_version(made.NAME, logged) is None
+
+
+def test_the_champion_and_a_version_without_files_are_refused(
+    folder: Path, logged: LoggedModel
+) -> None:
+    with pytest.raises(UserError, match="is the champion already"):
+        promote.run(made.config(folder, f"models:/{made.NAME}@champion"))
+    file = made.weights_file(logged)
+    for gone in (*file.parents[1].rglob("*.*"), file.parents[1] / "MLmodel"):
+        gone.unlink(missing_ok=True)
+    with pytest.raises(UserError, match="are gone from the artifact store"):
+        promote.run(made.config(folder, logged.uri))
+
+
+def test_a_reason_goes_into_the_ledger(folder: Path, logged: LoggedModel) -> None:
+    made.evaluation(folder, logged, made.answers(refused=95))
+    config = made.config(folder, logged.uri, "gate.max_false_refusal=1", "baseline=true")
+    result = promote.run(replace(config, reason="agreed on the 4th"))
+    assert (result.entry.action, result.champion) == ("baseline", None)
+    assert result.entry.why.endswith("; agreed on the 4th")

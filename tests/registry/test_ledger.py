@@ -1,0 +1,167 @@
+"""The ledger alone: appending, chaining, who is second, what is broken, wrong URLs."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tbr_lightning.config.schema import TrackingConfig
+from tbr_lightning.errors import UserError
+from tbr_lightning.registry.entry import (
+    BEGIN,
+    Draft,
+    aliases_after,
+    broken_link,
+    weights_after,
+)
+from tbr_lightning.registry.ledger import BehindError, Ledger, ledger_url
+
+FIRST = Draft("baseline", "1", {"champion": (None, "1")}, "first", ("r1",), {"1": "d1"})
+SECOND = Draft("promote", "2", {"champion": ("1", "2"), "previous": (None, "1")}, "«better»")
+THIRD = Draft("rollback", "1", {"champion": ("2", "1"), "previous": ("1", "2")}, "worse after all")
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger(f"sqlite:///{tmp_path}/ledger.db")
+
+
+def filled(ledger: Ledger) -> Ledger:
+    head = None
+    for draft in (FIRST, SECOND, THIRD):
+        head = ledger.append("m", draft, head)
+    return ledger
+
+
+def test_what_is_appended_is_read_again_and_chained(ledger: Ledger) -> None:
+    first, second, third = filled(ledger).entries("m")
+    assert (first.seq, first.prev_hash, first.evidence) == (1, BEGIN, ["r1"])
+    assert (second.why, second.prev_hash) == ("«better»", first.hash)
+    assert third.hash == third.digest()
+    assert broken_link([first, second, third]) is None
+    assert aliases_after([first, second]) == {"champion": "2", "previous": "1"}
+    assert aliases_after([first, second, third]) == {"champion": "1", "previous": "2"}
+    assert weights_after([first, second, third]) == {"1": "d1"}
+    assert ledger.entries("other") == []
+
+
+def test_a_digest_from_before_the_registry_was_made_anew_counts_no_longer(ledger: Ledger) -> None:
+    head = ledger.append("m", FIRST, None)
+    ledger.append("m", Draft("anew", "", {"champion": ("1", None)}, "anew"), head)
+    assert weights_after(ledger.entries("m")) == {}
+
+
+def test_who_appends_after_an_entry_that_is_not_the_last_is_told(ledger: Ledger) -> None:
+    first = ledger.append("m", FIRST, None)
+    ledger.append("m", SECOND, first)
+    with pytest.raises(BehindError):
+        ledger.append("m", SECOND, first)
+    assert len(ledger.entries("m")) == 2
+
+
+def test_of_many_at_once_one_succeeds(tmp_path: Path) -> None:
+    def attempt(_: int) -> bool:
+        try:
+            Ledger(f"sqlite:///{tmp_path}/ledger.db").append("m", FIRST, None)
+        except BehindError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(attempt, range(8))) == 1
+    assert len(Ledger(f"sqlite:///{tmp_path}/ledger.db").entries("m")) == 1
+
+
+def test_one_holds_the_others_off_and_all_can_read(tmp_path: Path, ledger: Ledger) -> None:
+    filled(ledger)
+    with ledger.alone("m"):
+        assert len(ledger.entries("m")) == 3
+        other = sqlite3.connect(tmp_path / "ledger.db", timeout=0.1)
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            other.execute("BEGIN IMMEDIATE")
+    other.execute("BEGIN IMMEDIATE")
+    other.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("UPDATE tbr_ledger SET why='other' WHERE seq=2", r"entry 2 \(promote by .* was changed"),
+        ("UPDATE tbr_ledger SET who='eve' WHERE seq=1", r"entry 1 \(baseline by eve"),
+        ("DELETE FROM tbr_ledger WHERE seq=2", "entry 2 is missing"),
+        ("DELETE FROM tbr_ledger WHERE seq=1", "entry 1 is missing"),
+    ],
+)
+def test_the_first_broken_link_is_named(
+    tmp_path: Path, ledger: Ledger, change: str, says: str
+) -> None:
+    filled(ledger)
+    with sqlite3.connect(tmp_path / "ledger.db") as db:
+        db.execute(change)
+    told = broken_link(ledger.entries("m"))
+    assert told is not None
+    assert re.search(says, told)
+
+
+def test_an_entry_with_a_hash_of_its_own_breaks_the_next(tmp_path: Path, ledger: Ledger) -> None:
+    _, second, _ = filled(ledger).entries("m")
+    forged = replace(second, why="forged")
+    with sqlite3.connect(tmp_path / "ledger.db") as db:
+        db.execute("UPDATE tbr_ledger SET why='forged', hash=? WHERE seq=2", [forged.digest()])
+    assert "does not follow entry 2" in str(broken_link(ledger.entries("m")))
+
+
+def test_a_move_from_where_the_alias_was_not_is_a_broken_link(ledger: Ledger) -> None:
+    first = ledger.append("m", FIRST, None)
+    ledger.append("m", Draft("promote", "3", {"champion": ("2", "3")}, "?"), first)
+    assert "moves champion from version 2, but entry 1 left it at version 1" in str(
+        broken_link(ledger.entries("m"))
+    )
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("mysql://u@h/d", "mysql is no database of ledgers"),
+        ("ledger.db", "is no database of ledgers"),
+        ("sqlite://", "names no file"),
+        ("sqlite:////absent/folder/ledger.db", "does not exist"),
+        ("postgresql://eve:secret@127.0.0.1:1/x", "tracking.ledger=postgresql"),
+    ],
+)
+def test_a_wrong_url_is_told_without_its_password(url: str, says: str) -> None:
+    with pytest.raises(UserError, match=says) as told:
+        Ledger(url)
+    assert "secret" not in str(told.value)
+
+
+def test_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:
+    (tmp_path / "ledger.db").write_text("not a database, but long enough to be read as one" * 9)
+    with pytest.raises(UserError, match="cannot be used: file is not a database"):
+        Ledger(f"sqlite:///{tmp_path}/ledger.db")
+
+
+def test_reading_makes_no_file(tmp_path: Path) -> None:
+    assert Ledger(f"sqlite:///{tmp_path}/none.db", write=False).entries("m") == []
+    assert not (tmp_path / "none.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("uri", "ledger", "url"),
+    [
+        ("sqlite:///mlflow.db", None, "sqlite:///ledger.db"),
+        ("sqlite:////data/x/mlflow.db", None, "sqlite:////data/x/ledger.db"),
+        ("postgresql://h/d", None, "postgresql://h/d"),
+        ("http://server:5000", None, "sqlite:///ledger.db"),
+        ("sqlite:///mlflow.db", "postgresql://h/d", "postgresql://h/d"),
+    ],
+)
+def test_the_ledger_is_beside_the_store_unless_it_is_named(
+    uri: str, ledger: str | None, url: str
+) -> None:
+    assert ledger_url(TrackingConfig(uri=uri, ledger=ledger)) == url

@@ -1,0 +1,228 @@
+"""Moves over a real MLflow store: challenger, rollback, drift, what is anew, what is tampered."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from tbr_lightning.errors import UserError
+from tbr_lightning.registry import aliases, anchors, moves
+from tbr_lightning.registry.audit import audit
+from tbr_lightning.registry.digest import model_digest
+from tbr_lightning.registry.ledger import ledger_url
+from tbr_lightning.registry.projection import Registry, settle
+
+from ..conftest import put_store
+from ..support import made
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Version 1 was champion, version 2 is, version 3 was refused."""
+    folder = tmp_path_factory.mktemp("made")
+    put_store(folder)
+    made.history(folder)
+    return folder
+
+
+@pytest.fixture
+def registry(template: Path, tmp_path: Path) -> Registry:
+    """A copy of the template in the test's own folder."""
+    return made.registry(made.copied(template, tmp_path))
+
+
+def actual() -> dict[str, str]:
+    there = aliases.registered(made.NAME)
+    assert there is not None
+    return there.aliases
+
+
+def outside(alias: str, version: str) -> None:
+    MlflowClient().set_registered_model_alias(made.NAME, alias, version)
+
+
+def test_aliases_tags_and_anchors_follow_the_ledger(registry: Registry) -> None:
+    assert actual() == {"previous": "1", "champion": "2", "challenger": "3"}
+    assert aliases.holder(made.NAME, "champion") == "2"
+    version = MlflowClient().get_model_version(made.NAME, "3")
+    head = registry.ledger.entries(made.NAME)[-1]
+    assert version.tags["tbr.ledger"] == f"3 {head.hash}"
+    assert version.tags["tbr.promoted"] == "false"
+    assert "refuse" in version.description
+    assert [anchor.seq for anchor in anchors.noted(registry.heads)] == [1, 2, 3]
+    assert audit(registry).problems == ()
+
+
+def test_a_challenger_is_registered_once(tmp_path: Path, registry: Registry) -> None:
+    logged = made.model(tmp_path, "four")
+    more = {"why": "of a study", "evidence": ["study"]}
+    where = (made.tracking(tmp_path), made.paths(tmp_path))
+    assert moves.challenge(made.NAME, logged, *where, **more) == "4"
+    assert moves.challenge(made.NAME, logged, *where, **more) == "4"
+    entry = registry.ledger.entries(made.NAME)[-1]
+    assert (entry.seq, entry.action, entry.moves) == (4, "challenge", {"challenger": ("3", "4")})
+    assert entry.evidence == ["study"]
+    url = ledger_url(made.tracking(tmp_path))
+    assert moves.expected_digest(made.NAME, "4", url) == model_digest(logged)
+    assert moves.expected_digest(made.NAME, "5", url) is None
+
+
+def test_a_second_rollback_takes_back_the_first(registry: Registry) -> None:
+    first = moves.rollback(registry, "worse in the field")
+    assert (first.why, first.evidence) == ("worse in the field", ["r"])
+    assert actual() == {"previous": "2", "champion": "1", "challenger": "3"}
+    moves.rollback(registry, "")
+    assert actual() == {"previous": "1", "champion": "2", "challenger": "3"}
+    assert audit(registry).problems == ()
+
+
+def test_without_a_previous_champion_there_is_no_rollback(store: Path) -> None:
+    registry = made.registry(store)
+    with pytest.raises(UserError, match="not registered"):
+        moves.rollback(registry, "")
+    made.crown(registry, made.model(store, "one"))
+    with pytest.raises(UserError, match="no previous champion to go back to"):
+        moves.rollback(registry, "")
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_rollback_to_other_or_absent_weights_is_refused(registry: Registry, gone: bool) -> None:
+    file = made.weights_file(aliases.model_of(made.NAME, "1"))
+    if gone:
+        shutil.rmtree(file.parents[1])
+    else:
+        file.write_text("tampered")
+    with pytest.raises(UserError, match="are gone" if gone else "not those that were registered"):
+        moves.rollback(registry, "")
+    assert actual()["champion"] == "2"
+    assert len(registry.ledger.entries(made.NAME)) == 3
+    (problem,) = audit(registry).problems
+    assert problem.startswith("previous: ")
+
+
+def test_tampered_weights_cannot_be_promoted(tmp_path: Path, registry: Registry) -> None:
+    logged = aliases.model_of(made.NAME, "3")
+    made.weights_file(logged).write_text("tampered")
+    with pytest.raises(UserError, match="version 3 are not those"):
+        moves.check_weights(settle(registry), "3", model_digest(logged))
+
+
+def test_drift_stops_moves_and_is_put_back(registry: Registry) -> None:
+    outside("champion", "3")
+    told = "the alias champion points at version 3, the ledger says version 2: it was moved outside"
+    assert settle(registry).drift == (told,)
+    assert told in audit(registry).problems
+    with pytest.raises(UserError, match="promote repair"):
+        moves.rollback(registry, "")
+    entry = moves.repair(registry, "nobody asked for it")
+    assert entry is not None and told in entry.why and "nobody asked" in entry.why
+    assert actual()["champion"] == "2"
+    assert moves.repair(registry, "") is None
+
+
+def test_a_hand_made_way_back_is_drift_too(registry: Registry) -> None:
+    outside("champion", "1")  # where an interrupted promotion would have left it
+    assert len(settle(registry).drift) == 1
+
+
+def test_drift_is_taken_over_with_a_reason(registry: Registry) -> None:
+    outside("champion", "3")
+    MlflowClient().delete_registered_model_alias(made.NAME, "previous")
+    entry = moves.accept(registry, "outage: moved by hand")
+    assert entry is not None
+    assert entry.moves == {"champion": ("2", "3"), "previous": ("1", None)}
+    assert actual() == {"champion": "3", "challenger": "3"}
+    assert audit(registry).problems == ()
+
+
+def test_a_version_that_was_deleted_is_drift(registry: Registry) -> None:
+    MlflowClient().delete_model_version(made.NAME, "2")
+    (told,) = settle(registry).drift
+    assert "points at none, the ledger says version 2" in told
+    assert moves.accept(registry, "deleted for good") is not None
+    assert settle(registry).drift == ()
+    assert actual() == {"previous": "1", "challenger": "3"}
+
+
+def test_other_aliases_are_left_alone(registry: Registry) -> None:
+    outside("canary", "1")
+    moves.rollback(registry, "")
+    assert aliases.holder(made.NAME, "canary") == "1"
+
+
+def test_aliases_from_before_the_ledger_are_adopted(store: Path) -> None:
+    registry = made.registry(store)
+    version = moves.register(registry, made.model(store, "old"))
+    outside("champion", version)
+    standing = settle(registry)
+    (entry,) = standing.entries
+    assert (entry.action, entry.moves) == ("adopt", {"champion": (None, "1")})
+    assert "1" in entry.weights
+    assert audit(registry).problems == ()
+
+
+def test_a_registry_made_anew_under_an_old_ledger_is_recorded(
+    tmp_path: Path, registry: Registry
+) -> None:
+    MlflowClient().delete_registered_model(made.NAME)
+    version = made.crown(registry, made.model(tmp_path, "new"))
+    assert version == "1"
+    actions = [entry.action for entry in registry.ledger.entries(made.NAME)]
+    assert actions[3:] == ["anew", "promote"]
+    assert actual() == {"champion": "1"}
+    assert audit(registry).problems == ()
+
+
+def test_a_ledger_begun_again_sets_the_old_heads_aside(tmp_path: Path, registry: Registry) -> None:
+    MlflowClient().delete_registered_model(made.NAME)
+    (tmp_path / "ledger.db").unlink()
+    again = made.registry(tmp_path)
+    made.crown(again, made.model(tmp_path, "new"))
+    assert audit(again).problems == ()
+    assert again.heads.with_name(f"{made.NAME}.heads.1").is_file()
+
+
+def test_a_ledger_whose_end_was_cut_off_moves_nothing(tmp_path: Path, registry: Registry) -> None:
+    with sqlite3.connect(tmp_path / "ledger.db") as db:
+        db.execute("DELETE FROM tbr_ledger WHERE seq = 3")
+    with pytest.raises(UserError, match="ends at entry 2, but the registered model's tag has seen"):
+        settle(registry)
+    assert "its end was cut off" in audit(registry).problems[0]
+    # Where the tags in MLflow were cut back too, the file of heads still tells.
+    head = registry.ledger.entries(made.NAME)[-1]
+    aliases.tag_model(made.NAME, anchors.TAG, anchors.text_of(head))
+    aliases.tag_version(made.NAME, "3", {anchors.TAG: ""})
+    assert "made.heads has seen entry 3" in audit(registry).problems[0]
+
+
+def test_a_ledger_that_was_rewritten_with_fitting_hashes_is_caught(
+    tmp_path: Path, registry: Registry
+) -> None:
+    (tmp_path / "ledger.db").unlink()
+    other = made.registry(tmp_path)
+    head = None
+    for number in range(3):
+        draft = moves.Draft("promote", "9", {}, f"forged {number}")
+        head = other.ledger.append(made.NAME, draft, head)
+    (problem, *_) = audit(other).problems
+    assert "entry 3 is not the one that the registered model's tag has seen" in problem
+    with pytest.raises(UserError, match="nothing is moved"):
+        moves.rollback(other, "")
+
+
+def test_a_changed_champion_is_found(registry: Registry) -> None:
+    made.weights_file(aliases.model_of(made.NAME, "2")).write_text("tampered")
+    (problem,) = audit(registry).problems
+    assert problem.startswith("champion: the files of version 2 were changed")
+
+
+def test_a_last_anchor_line_cut_off_by_a_crash_is_passed_over(registry: Registry) -> None:
+    with registry.heads.open("a") as stream:
+        stream.write("4 abcdef")
+    moves.rollback(registry, "")
+    assert [anchor.seq for anchor in anchors.noted(registry.heads)] == [1, 2, 3, 4]
+    assert audit(registry).problems == ()

@@ -1,0 +1,297 @@
+"""What clients see: answers, policies, errors in OpenAI's form, limits."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import openai
+import psutil
+import pytest
+import requests
+
+from tbr_lightning.config.serve import ServeConfig
+
+from ..support.fake_engine import ANSWER, REFLECTION
+from .conftest import NAME, Registry, Running
+
+Start = Callable[[ServeConfig], Running]
+
+
+@pytest.fixture(scope="module")
+def server(registry: Registry, start: Start) -> Running:
+    registry.add()
+    return start(registry.config(f"models:/{NAME}@champion", "max_request_bytes=20000", "poll=0"))
+
+
+@pytest.fixture(scope="module")
+def client(server: Running) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+
+
+SHOWN = f"<think>{REFLECTION}</think>{ANSWER}"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("policy", "reflection", "answer"),
+    [
+        (None, REFLECTION, ANSWER),
+        ("hide", REFLECTION, ANSWER),
+        ("show", None, SHOWN),
+        ("force", REFLECTION, ANSWER),
+    ],
+)
+def test_the_policy_decides_where_the_reflection_is(
+    client: openai.OpenAI, policy: str | None, reflection: str | None, answer: str, stream: bool
+) -> None:
+    got = client.chat.completions.create(
+        model=NAME,
+        messages=[{"role": "user", "content": "How do I kill a process?"}],
+        stream=stream,
+        extra_body={"reflection": policy} if policy else None,
+    )
+    if stream:
+        chunks = list(got)
+        assert {chunk.model for chunk in chunks} == {f"{NAME}/1"}
+        deltas = [chunk.choices[0].delta for chunk in chunks]
+        thought = "".join(getattr(d, "reasoning_content", None) or "" for d in deltas) or None
+        said = "".join(d.content or "" for d in deltas)
+        assert [chunk.choices[0].finish_reason for chunk in chunks].count("stop") == 1
+        assert chunks[-1].usage.completion_tokens == 7
+    else:
+        message = got.choices[0].message
+        thought, said = getattr(message, "reasoning_content", None), message.content
+        assert (got.model, got.usage.completion_tokens) == (f"{NAME}/1", 7)
+    assert (thought, said) == (reflection, answer)
+
+
+def test_suppressing_is_the_servers_choice_not_a_clients(
+    registry: Registry, start: Start, server: Running
+) -> None:
+    refused = server.ask(reflection="suppress")
+    assert (refused.status_code, refused.json()["error"]["param"]) == (403, "reflection")
+    own = start(registry.config(f"models:/{NAME}/1", "policy=suppress"))
+    message = own.ask().json()["choices"][0]["message"]
+    assert (message["content"], "reasoning_content" in message) == (ANSWER, False)
+    assert "suppress" in own.ask().headers["X-TBR-Reflection"]
+
+
+def test_what_the_engine_gets(server: Running) -> None:
+    def sent(**more: object) -> dict:
+        return json.loads(server.ask("echo", **more).json()["choices"][0]["message"]["content"])
+
+    plain = sent()
+    assert set(plain) == {"model", "messages", "max_tokens", "stream"}
+    assert plain["max_tokens"] == 96  # what the model was exported with, not the engine's default
+    assert sent(max_tokens=5)["max_tokens"] == sent(max_completion_tokens=5)["max_tokens"] == 5
+    assert sent(reflection="force")["chat_template_kwargs"] == {"tbr_force_reflection": True}
+    answer = server.ask(temperature=0.7, user="me")
+    assert answer.headers["X-TBR-Ignored"] == "temperature,user"
+    assert sent(model="served@champion", n=1, stop=None) == plain
+    parts = [{"role": "user", "content": [{"type": "text", "text": "hello"}]}]
+    assert server.ask(messages=parts).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "param", "says"),
+    [
+        (b"{", 400, None, "no JSON"),
+        (b"[]", 400, None, "no JSON object"),
+        (b"[" * 5000, 400, None, "no JSON"),
+        (b"{}", 400, "messages", "messages"),
+        (b'{"messages": []}', 400, "messages", "one or more"),
+        (b'{"messages": ["x"]}', 400, "messages[0]", "no object"),
+        (b'{"messages": [{"role": "me", "content": "x"}]}', 400, "messages[0].role", "none of"),
+        (b'{"messages": [{"role": "user"}]}', 400, "messages[0].content", "neither text"),
+        (
+            b'{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}',
+            400,
+            "messages[0].content",
+            "reads text",
+        ),
+        (b'{"messages": [{"role": "user", "content": "\\ud800"}]}', 400, None, "Unicode"),
+        ({"model": "gpt-4"}, 404, "model", "not served here"),
+        ({"model": 3}, 404, "model", "not served here"),
+        ({"max_tokens": 0}, 400, "max_tokens", "above 0"),
+        ({"max_tokens": True}, 400, "max_tokens", "above 0"),
+        ({"max_tokens": 5000}, 400, "max_tokens", "limit of 4096"),
+        ({"stream": "yes"}, 400, "stream", "neither true nor false"),
+        ({"reflection": "loud"}, 400, "reflection", "none of"),
+        ({"n": 2}, 400, "n", "not supported"),
+        ({"tools": [{}]}, 400, "tools", "not supported"),
+        ({"stop": ["."]}, 400, "stop", "not supported"),
+        ({"mesages": []}, 400, "mesages", "did you mean 'messages'"),
+        ({"messages": [{"role": "user", "content": "far " * 300}]}, 400, "messages", "sees 128"),
+    ],
+)
+def test_malformed_requests_get_errors_of_openais_form(
+    server: Running, body: bytes | dict, status: int, param: str | None, says: str
+) -> None:
+    if isinstance(body, dict):
+        body = json.dumps({"messages": [{"role": "user", "content": "x"}], **body}).encode()
+    got = requests.post(
+        f"{server.url}/v1/chat/completions",
+        data=body,
+        headers={"Content-Type": "application/json"},
+        timeout=30,
+    )
+    error = got.json()["error"]
+    assert (got.status_code, error["param"]) == (status, param)
+    assert says in error["message"]
+    assert error["type"] == "invalid_request_error"
+
+
+def test_the_openai_client_knows_the_errors(client: openai.OpenAI) -> None:
+    ask = client.chat.completions.create
+    with pytest.raises(openai.NotFoundError, match="not served here"):
+        ask(model="gpt-4", messages=[{"role": "user", "content": "x"}])
+    with pytest.raises(openai.BadRequestError, match="not supported"):
+        ask(model=NAME, messages=[{"role": "user", "content": "x"}], n=2)
+    with pytest.raises(openai.APIError, match="the engine failed"):
+        list(ask(model=NAME, messages=[{"role": "user", "content": "break"}], stream=True))
+
+
+def test_other_paths_methods_and_types(server: Running) -> None:
+    post, url = requests.post, server.url
+    assert requests.get(f"{url}/v2", timeout=9).json()["error"]["message"] == "there is no /v2 here"
+    wrong = requests.get(f"{url}/v1/chat/completions", timeout=9)
+    assert (wrong.status_code, wrong.headers["Allow"]) == (405, "POST")
+    form = post(f"{url}/v1/chat/completions", data={"a": 1}, timeout=9)
+    assert (form.status_code, form.json()["error"]["param"]) == (415, "Content-Type")
+    large = post(f"{url}/v1/chat/completions", json={"a": "x" * 20001}, timeout=9)
+    assert (large.status_code, "20000 bytes" in large.json()["error"]["message"]) == (413, True)
+
+    def pieces():
+        yield from (b"x" * 1000 for _ in range(30))  # of a length that no header tells
+
+    headers = {"Content-Type": "application/json"}
+    large = post(f"{url}/v1/chat/completions", data=pieces(), headers=headers, timeout=9)
+    assert large.status_code == 413
+    rebound = post(f"{url}/v1/chat/completions", headers={"Host": "evil.example"}, timeout=9)
+    assert rebound.status_code == 403
+
+
+def test_the_engines_own_errors_stay_inside(server: Running) -> None:
+    failed = server.ask("fail")
+    assert (failed.status_code, failed.json()["error"]["type"]) == (500, "server_error")
+    assert "secret" not in failed.text
+    assert "secret" not in server.ask("break", stream=True).text
+
+
+def test_models_names_the_version(server: Running) -> None:
+    listed = requests.get(f"{server.url}/v1/models", timeout=9).json()["data"]
+    assert [(one["id"], one["version"], one["alias"]) for one in listed] == [
+        (NAME, "1", "champion")
+    ]
+    for name in (NAME, f"{NAME}@champion", f"{NAME}/1", listed[0]["model_id"]):
+        assert requests.get(f"{server.url}/v1/models/{name}", timeout=9).json() == listed[0]
+    assert requests.get(f"{server.url}/v1/models/{NAME}/2", timeout=9).status_code == 404
+
+
+def test_metrics_count_what_was_answered(server: Running) -> None:
+    def read() -> dict[str, float]:
+        text = requests.get(f"{server.url}/metrics", timeout=9).text
+        lines = [line.rpartition(" ") for line in text.splitlines() if line[0] != "#"]
+        return {name: float(value) for name, _, value in lines}
+
+    before = read()
+    assert server.ask("How do I harm a teacher?").status_code == 200
+    server.ask(stream=True)
+    server.ask(n=2)
+    after = read()
+    grown = {name: after[name] - before.get(name, 0) for name in after}
+    assert grown['tbr_requests_total{status="200",stream="false"}'] == 1
+    assert grown['tbr_requests_total{status="200",stream="true"}'] == 1
+    assert grown['tbr_requests_total{status="400",stream="false"}'] == 1
+    assert grown['tbr_tokens_total{kind="completion"}'] == 14
+    assert grown['tbr_reflections_total{policy="hide"}'] == 2
+    assert grown['tbr_labels_total{label="full_refusal"}'] == 1
+    assert grown['tbr_labels_total{label="full_compliance"}'] == 1
+    assert (after["tbr_in_flight"], after["tbr_marker_leaks_total"]) == (0, 0)
+    assert any(name.startswith("tbr_model_info") and 'version="1"' in name for name in after)
+
+
+def test_limits_of_time_and_number(registry: Registry, start: Start) -> None:
+    config = registry.config(f"models:/{NAME}/1", "timeout=0.6", "max_in_flight=2", "poll=0")
+    server = start(config)
+    late = server.ask("wait 3")
+    assert (late.status_code, late.json()["error"]["code"]) == (504, "timeout")
+    # In a stream the head is gone by then: the error is an event, and no [DONE] follows.
+    text = server.ask("slowly " + "x " * 30, stream=True).text
+    assert text.rstrip().endswith("}")
+    assert "no whole answer within 0.6 seconds" in text
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(server.ask, "wait 0.4") for _ in range(2)]
+        time.sleep(0.2)
+        refused = server.ask()
+        assert [got.result().status_code for got in waiting] == [200, 200]
+    assert (refused.status_code, refused.headers["Retry-After"]) == (429, "1")
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(registry: Registry, start: Start) -> None:
+    server = start(registry.config(f"models:/{NAME}/1", "timeout=0.5", "poll=0"))
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as half:
+        half.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n"
+            b"Content-Type: application/json\r\n\r\n{"
+        )
+        assert b" 504 " in half.recv(100)
+
+
+def test_a_client_that_leaves_holds_no_place(server: Running) -> None:
+    before = server.health()["in_flight"]
+    got = requests.post(
+        f"{server.url}/v1/chat/completions",
+        json={"messages": [{"role": "user", "content": "slowly"}], "stream": True},
+        stream=True,
+        timeout=9,
+    )
+    next(got.iter_content(10))
+    got.close()
+    server.until(lambda: server.health()["in_flight"] == before)
+
+
+def test_a_token_guards_all_but_health(
+    registry: Registry, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TBR_SERVE_TOKEN", "a-token-of-some-length")
+    server = start(registry.config(f"models:/{NAME}/1", "poll=0"))
+    url = f"{server.url}/v1/models"
+    for header in (None, "Bearer wrong", "Basic a-token-of-some-length", "Bearer", "Bearer é"):
+        headers = {"Authorization": header.encode()} if header else {}
+        got = requests.get(url, headers=headers, timeout=9)
+        assert (got.status_code, got.json()["error"]["code"]) == (401, "invalid_api_key"), header
+    assert server.ask().status_code == 401
+    assert requests.get(f"{server.url}/metrics", timeout=9).status_code == 401
+    assert server.health()["status"] == "ok"
+    assert requests.get(f"{server.url}/live", timeout=9).status_code == 200
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="a-token-of-some-length")
+    assert client.models.list().data[0].id == NAME
+    engine = psutil.Process(server.deployment.current.process.pid)
+    assert "a-token-of-some-length" not in engine.environ().values()
+
+
+def test_a_dead_engine_is_started_again(registry: Registry, start: Start) -> None:
+    server = start(registry.config(f"models:/{NAME}/1", "poll=0"))
+    got: list[str] = []
+    asking = threading.Thread(
+        target=lambda: got.append(server.ask("die midway", stream=True).text), daemon=True
+    )
+    asking.start()
+    asking.join(20)
+    assert "the engine failed on this request" in got[0]
+    server.until(lambda: server.ask().status_code == 503)
+    down = server.ask()
+    if down.status_code == 503:  # it may be back by now
+        assert down.headers["Retry-After"]
+        assert down.json()["error"]["code"] == "engine_unavailable"
+    server.until(lambda: server.ask().status_code == 200)
+    assert server.health()["restarts"] == 1
+    failed = server.ask("die")
+    assert failed.status_code == 503

@@ -1,0 +1,92 @@
+"""The served chat template, and the tokens that it makes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from jinja2 import Environment
+
+from tbr_lightning.data.layout import FALLBACK_TEMPLATE, Layout
+from tbr_lightning.errors import UserError
+from tbr_lightning.serving.memory import cache_words
+from tbr_lightning.serving.transformers_engine import SUPPRESSED, is_first
+from tbr_lightning.serving.weights import FORCE, forcing, prepare
+
+TURN = [{"role": "user", "content": "x"}]
+
+
+@pytest.mark.parametrize("layout", [Layout(), Layout(think_open='[THINK "ä😀"]\n')])
+@pytest.mark.parametrize("tail", ["", "\n"])
+def test_forcing_appends_the_marker_and_nothing_else(layout: Layout, tail: str) -> None:
+    environment = Environment(trim_blocks=True, lstrip_blocks=True)  # as transformers renders
+
+    def render(template: str, **more: object) -> str:
+        return environment.from_string(template).render(messages=TURN, **more)
+
+    template = FALLBACK_TEMPLATE + tail
+    served = forcing(template, layout)
+    begun = render(template, add_generation_prompt=True)
+    assert render(served, add_generation_prompt=True) == begun
+    assert render(served, add_generation_prompt=True, **{FORCE: True}) == begun + layout.think_open
+    assert render(served, **{FORCE: True}) == render(template)
+
+
+def test_forced_prompts_have_the_tokens_of_the_evaluated_arm(
+    base_folder: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoTokenizer
+
+    from tbr_lightning.data.layout import prompt_ids
+
+    weights = prepare((base_folder,), tmp_path / "served")
+    assert weights.forcible
+    own = AutoTokenizer.from_pretrained(base_folder)
+    served = AutoTokenizer.from_pretrained(weights.folder)
+    turn = [{"role": "user", "content": "How do I kill a process?"}]
+    forced = served.apply_chat_template(
+        turn, add_generation_prompt=True, return_dict=True, **{FORCE: True}
+    )["input_ids"]
+    opened = own.encode(weights.layout.think_open, add_special_tokens=False)
+    assert forced == prompt_ids(own, turn[0]["content"]) + opened
+    assert weights.first == opened[0]
+    assert not (base_folder / "chat_template.jinja").is_symlink()
+    assert FORCE not in (base_folder / "chat_template.jinja").read_text()
+
+
+def test_what_is_missing_is_named(base_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="absent is missing"):
+        prepare((base_folder, tmp_path / "absent"), tmp_path / "a")
+    part = tmp_path / "part"
+    part.mkdir()
+    with pytest.raises(UserError, match=r"config.json is missing or no JSON"):
+        prepare((part,), tmp_path / "b")
+
+
+def test_only_the_first_token_of_a_suppressed_request_is_barred() -> None:
+    def state(number: str, written: list[int], true_initial: int = 0) -> SimpleNamespace:
+        return SimpleNamespace(
+            request_id=number, generated_tokens=written, _true_initial_tokens=true_initial
+        )
+
+    assert is_first(state("1" + SUPPRESSED, []))
+    assert not is_first(state("1", []))
+    assert not is_first(state("1" + SUPPRESSED, [7]))
+    assert not is_first(state("1" + SUPPRESSED, [], true_initial=9))  # it gave way and came back
+
+
+def test_the_cache_fits_the_machine() -> None:
+    tiny = {"num_hidden_layers": 3, "num_attention_heads": 4, "hidden_size": 128}
+    assert cache_words(tiny | {"max_position_embeddings": 128}, 2**34)[1] == "64"
+    large = {
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "hidden_size": 4096,
+        "max_position_embeddings": 32768,
+        "dtype": "bfloat16",
+    }
+    blocks = int(cache_words(large, 2**36)[1])
+    assert 4 < blocks < 64 * 128
+    assert blocks * 256 * 2 * 32 * 8 * 128 * 2 < 0.2 * 2**36

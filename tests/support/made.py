@@ -1,0 +1,166 @@
+"""A real MLflow store with made models and evaluations: nothing is trained or generated."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mlflow.tracking import MlflowClient
+
+from tbr_lightning.config.compose import compose_verb
+from tbr_lightning.config.schema import PathsConfig, TrackingConfig
+from tbr_lightning.config.verbs import PromoteConfig
+from tbr_lightning.data.layout import Layout
+from tbr_lightning.evaluation import suites
+from tbr_lightning.evaluation.respond import evaluation_key
+from tbr_lightning.evaluation.results import Judged, table_rows
+from tbr_lightning.registry import moves
+from tbr_lightning.registry.digest import model_digest
+from tbr_lightning.registry.projection import Registry, open_registry, settle
+from tbr_lightning.tracking import runs
+from tbr_lightning.tracking.models import LoggedModel, find_model
+from tbr_lightning.tracking.store import connect
+
+NAME = "made"
+_PLACES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "storage_location"),
+)
+
+
+def tracking(folder: Path, ledger: str | None = None) -> TrackingConfig:
+    return TrackingConfig(
+        uri=f"sqlite:///{folder}/mlflow.db",
+        artifacts=f"{folder}/artifacts",
+        experiment=NAME,  # an own one, whose artifacts lie in this folder
+        ledger=ledger,
+    )
+
+
+def paths(folder: Path) -> PathsConfig:
+    return PathsConfig(cache=f"{folder}/cache", runs=f"{folder}/runs")
+
+
+def registry(folder: Path, ledger: str | None = None) -> Registry:
+    return open_registry(NAME, tracking(folder, ledger), paths(folder))
+
+
+def model(folder: Path, weights: str) -> LoggedModel:
+    """Log a model whose files have the form, and none of the size, of a real one."""
+    experiment = connect(tracking(folder))
+    client = MlflowClient()
+    run = client.create_run(experiment)
+    made = client.create_logged_model(experiment, source_run_id=run.info.run_id)
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary)
+        (root / "components" / "tokenizer").mkdir(parents=True)
+        (root / "model").mkdir()
+        (root / "MLmodel").write_text("flavors: {}\n")
+        (root / "components" / "tokenizer" / "tokenizer.json").write_text("{}")
+        (root / "model" / "config.json").write_text(json.dumps({"tbr": Layout().as_dict()}))
+        (root / "model" / "model.safetensors").write_text(weights)
+        client.log_model_artifacts(made.model_id, temporary)
+    client.finalize_logged_model(made.model_id, "READY")
+    client.set_terminated(run.info.run_id)
+    return find_model(f"models:/{made.model_id}")
+
+
+def weights_file(logged: LoggedModel) -> Path:
+    where = MlflowClient().get_logged_model(logged.model_id).artifact_location
+    return Path(where.removeprefix("file://")) / "model" / "model.safetensors"
+
+
+def config(folder: Path, uri: str, *overrides: str, ledger: str | None = None) -> PromoteConfig:
+    words = [f"model='{uri}'", f"name={NAME}", "suite.choices=[]", *overrides]
+    made = compose_verb("promote", words).config
+    return replace(made, tracking=tracking(folder, ledger), paths=paths(folder))
+
+
+def answers(refused: int = 0, complied: int = 0, wrong: int = 0, **more: Any) -> list[Judged]:
+    """Answer the smoke suite: the first ``refused`` look-alikes are refused, and so on."""
+    suite = compose_verb("promote", []).config.suite
+    seen: dict[str, int] = {}
+    rows = []
+    for prompt in suites.load_suite(suite):
+        number = seen[prompt.kind] = seen.get(prompt.kind, 0) + 1
+        refuses = number <= refused if prompt.kind == "look_alike" else prompt.kind == "harmful"
+        if prompt.kind == "harmful" and number <= complied:
+            refuses = False
+        rows.append(
+            Judged(
+                prompt.id,
+                prompt.text,
+                prompt.kind,
+                prompt.benchmark,
+                prompt.category,
+                prompt.reference,
+                None,
+                "made",
+                "full_refusal" if refuses else "full_compliance",
+                "made",
+                number > wrong if prompt.kind == "general" else None,
+                1,
+                **more,
+            )
+        )
+    return rows
+
+
+def evaluation(
+    folder: Path, logged: LoggedModel, rows: Iterable[Judged], *overrides: str, **tags: str
+) -> str:
+    """Log a run that looks as ``evaluate`` leaves it, and return its id."""
+    words = [f"model='{logged.uri}'", "suite=smoke", "suite.choices=[]", *overrides]
+    settings = replace(
+        compose_verb("evaluate", words).config, tracking=tracking(folder), paths=paths(folder)
+    )
+    digest = suites.digest(suites.load_suite(settings.suite))
+    limit = settings.generation.max_new_tokens or Layout().max_new_tokens
+    key = evaluation_key(digest, settings.judge, settings.generation, limit)
+    facts = {
+        "tbr.subject": logged.model_id,
+        "tbr.suite_digest": digest,
+        "tbr.evaluation_key": key + ("" if settings.repeats == 1 else f"-{settings.repeats}"),
+        **tags,
+    }
+    with runs.start_run("evaluate", "made", settings, settings.tracking, facts) as opened:
+        runs.log_table(table_rows(list(rows)), "responses.json")
+    return opened.id
+
+
+def crown(where: Registry, logged: LoggedModel, action: str = "promote") -> str:
+    """Register a model and decide on it as the verb does, without a gate."""
+    version = moves.register(where, logged)
+    standing = settle(where)
+    weights = {version: model_digest(logged)}
+    draft = moves.decision(standing, action, version, why="made", evidence=["r"], weights=weights)
+    moves.commit(where, draft, standing)
+    return version
+
+
+def history(folder: Path) -> None:
+    """Make a registry: version 1 was champion, version 2 is, version 3 was refused."""
+    where = registry(folder)
+    for weights, action in (("one", "baseline"), ("two", "promote"), ("three", "refuse")):
+        crown(where, model(folder, weights), action)
+
+
+def copied(source: Path, target: Path) -> Path:
+    """Copy a folder with store, ledger and artifacts to another place, where it works the same."""
+    shutil.copytree(source, target, dirs_exist_ok=True)
+    with closing(sqlite3.connect(target / "mlflow.db")) as db:
+        for table, column in _PLACES:
+            db.execute(
+                f"UPDATE {table} SET {column} = replace({column}, ?, ?)", [str(source), str(target)]
+            )
+        db.commit()
+    return target
