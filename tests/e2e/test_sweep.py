@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import optuna
+import psutil
 import pytest
 from mlflow.tracking import MlflowClient
 from optuna.trial import TrialState
@@ -97,25 +99,59 @@ def test_a_killed_study_is_resumed_to_its_budget_and_nothing_is_run_twice(
     assert not any(run.info.status == "RUNNING" for run in runs_of(tmp_path, "train"))
 
 
-def test_a_pruned_trial_of_two_ranks_ends_all_of_them(
-    verb: Verb, base_folder: Path, tmp_path: Path
-) -> None:
-    put_store(tmp_path)
+def test_a_pruned_trial_of_two_ranks_ends_all_of_them(store: Path, base_folder: Path) -> None:
+    from tbr_lightning.config.compose import compose_verb
+    from tbr_lightning.sweeping import mirror, runner
+    from tbr_lightning.sweeping.owner import owner_of
+    from tbr_lightning.sweeping.plan import make_plan
+    from tbr_lightning.sweeping.storage import open_study
+    from tbr_lightning.sweeping.trial import Around
+
     Path("pruned.yaml").write_text(PRUNED)
-    done = verb("sweep", "study=pruned.yaml")
-    assert done.returncode == 0, done.stderr
-    assert "2 of 2 trials finished, 1 of them pruned" in done.stdout
-    good, hopeless = trials_of(tmp_path)
-    assert (good.state, hopeless.state) == (TrialState.COMPLETE, TrialState.PRUNED)
-    assert 0 < max(hopeless.intermediate_values) < 12
-    assert hopeless.user_attrs["reason"]
-    by_trial = {run.data.tags["tbr.trial"]: run for run in runs_of(tmp_path, "train")}
-    assert by_trial["0"].info.status == "FINISHED"
-    assert by_trial["1"].info.status == "KILLED"
-    left = subprocess.run(
-        ["pgrep", "-f", f"sweeping.trial {tmp_path}"], capture_output=True, check=False
+    config = compose_verb("sweep", ["study=pruned.yaml"]).config
+    plan = make_plan(config)
+    opened = open_study(plan.study, config.storage)
+    # A trial that was better from the first measurement on.
+    opened.study.add_trial(
+        optuna.create_trial(
+            params={"optimizer.lr": 1e-3},
+            distributions=plan.study.space.distributions({}),
+            values=[0.1],
+            user_attrs={"draw": 0, "owner": "released", "seconds": 1.0},
+            intermediate_values=dict.fromkeys(range(2, 12, 2), 0.1),
+        )
     )
-    assert left.stdout == b""
+    me, processes = owner_of(), set()
+
+    def watch(running: Mapping[int, float], changed: bool) -> None:
+        processes.update(psutil.Process().children(recursive=True))
+
+    around = Around(config.tracking, config.paths, me.pid, me.started)
+    with mirror.parent_run(plan.study, config, opened.study) as run_id:
+        hooks = runner.Hooks(
+            prepare=lambda claim, slot: plan.spec(claim, slot, run_id),
+            ended=lambda number, status, why: mirror.close_child(run_id, number, status, why),
+            tick=watch,
+        )
+        runner.run(plan.study, opened, plan.limits, around, hooks)
+    _, hopeless = opened.study.trials
+    assert hopeless.state is TrialState.PRUNED, hopeless.user_attrs
+    assert list(hopeless.intermediate_values) == [2]
+    assert hopeless.user_attrs["reason"]
+    (trained,) = runs_of(store, "train")
+    assert trained.info.status == "KILLED"
+    assert trained.data.metrics["validation/loss"] > 0.1
+    # The trial, its ranks and their helpers were seen, and none of them is left.
+    assert len(processes) >= 3
+    words = ("tbr_lightning.sweeping.trial", "spawn_main")
+    assert not [one for one in processes if any(word in _command(one) for word in words)]
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 @pytest.mark.parametrize(
