@@ -57,7 +57,8 @@ def by_size(models: Sequence[Row], title: str) -> Any:
                 axes.set_title(architecture, fontsize=10)
             _ticks(axes, part, places, sized)
         line[0].set_ylabel(f"{measure.heading}, %")
-    grid[-1][len(facets) // 2].set_xlabel("parameters" if sized else "model")
+    for axes in grid[-1]:
+        axes.set_xlabel("parameters" if sized else "model")
     _legend(drawn, grid[0][0], arms)
     drawn.suptitle(f"{title}\nbars: 95% intervals; lower is better", fontsize=10)
     return drawn
@@ -152,7 +153,7 @@ def _label(axes: Any, spots: dict[tuple[int, int], dict[str, list[str]]]) -> Non
             text = " … ".join((numbers[0], numbers[-1])) if len(numbers) > 2 else ", ".join(numbers)
             wide = 1.5 * len(text)
             left = x - 1.5 - wide if x > 80 else x + 1.5
-            foot = y + 1.5
+            foot = y + 1.8
             while any(
                 left < end and start < left + wide and abs(foot - other) < 0.9 * _LINE
                 for start, end, other in taken
