@@ -11,7 +11,13 @@ import secrets
 import sys
 from pathlib import Path
 
-NAMES = ("postgres_password", "mlflow_password", "ledger_password", "serve_token")
+NAMES = (
+    "postgres_password",
+    "mlflow_password",
+    "ledger_password",
+    "ledger_reader_password",
+    "serve_token",
+)
 
 
 def make_secrets(folder: Path) -> list[str]:

@@ -102,6 +102,7 @@ def postgres(stack: dict[str, Any]) -> Iterator[Postgres]:
                 "PGPORT": str(port),
                 "MLFLOW_PASSWORD_FILE": f"{folder}/secrets/mlflow_password",
                 "LEDGER_PASSWORD_FILE": f"{folder}/secrets/ledger_password",
+                "LEDGER_READER_PASSWORD_FILE": f"{folder}/secrets/ledger_reader_password",
             },
         )
         yield Postgres(port, folder / "secrets")

@@ -238,7 +238,7 @@ def test_the_command_of_a_service_composes(
         assert grace >= config.drain + 10
         assert config.token_env in ("TBR_SERVE_TOKEN",)
         assert f"{config.token_env}_FILE" in definition["environment"]
-    if service == "promote":
+    if service in ("promote", "serve"):
         assert config.tracking.ledger == environment["TBR_LEDGER"]
 
 

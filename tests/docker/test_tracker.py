@@ -139,18 +139,19 @@ def connect(postgres: Postgres, role: str, database: str | None = None) -> sqlal
 def test_the_ledger_is_apart(postgres: Postgres) -> None:
     with connect(postgres, "ledger") as connection:
         connection.execute(sqlalchemy.text("CREATE TABLE entries (n integer)"))
-        connection.rollback()
-        (row,) = (
-            connection.execute(
-                sqlalchemy.text(
-                    "SELECT rolsuper FROM pg_roles WHERE rolname IN ('mlflow', 'ledger')"
-                )
-            )
-            .scalars()
-            .unique()
-        )
-        assert row is False
-    for role, other in (("mlflow", "ledger"), ("ledger", "mlflow")):
+        connection.execute(sqlalchemy.text("INSERT INTO entries VALUES (1)"))
+        connection.commit()
+        supers = connection.execute(
+            sqlalchemy.text("SELECT rolname FROM pg_roles WHERE rolsuper")
+        ).scalars()
+        assert list(supers) == ["postgres"]
+    with connect(postgres, "ledger_reader", "ledger") as connection:
+        assert connection.execute(sqlalchemy.text("SELECT n FROM entries")).all() == [(1,)]
+        for change in ("INSERT INTO entries VALUES (2)", "DELETE FROM entries"):
+            with pytest.raises(sqlalchemy.exc.ProgrammingError, match="permission denied"):
+                connection.execute(sqlalchemy.text(change))
+            connection.rollback()
+    for role, other in (("mlflow", "ledger"), ("ledger", "mlflow"), ("ledger_reader", "mlflow")):
         with pytest.raises(sqlalchemy.exc.OperationalError, match="permission denied"):
             connect(postgres, role, other)
 
