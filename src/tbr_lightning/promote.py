@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -40,10 +41,15 @@ class PromoteResult:
     entry: Entry
 
 
-def run(config: PromoteConfig) -> PromoteResult:
+def run(config: PromoteConfig, tell: Callable[[str], None] = lambda _: None) -> PromoteResult:
     """Gate a candidate; the aliases move only if it passes.
 
     If somebody else changes the champion meanwhile, the candidate meets the new one.
+
+    Args:
+        config: Of the verb.
+        tell: Takes what the suite can show, before anything is generated, and what others did
+            meanwhile.
 
     Raises:
         UserError: There is no such model, the suite cannot support the gate, the ledger is not
@@ -67,7 +73,7 @@ def run(config: PromoteConfig) -> PromoteResult:
     digest = model_digest(candidate)
     standing = settle(registry) if aliases.registered(config.name) else Standing((), {})
     standing.refuse_drift()
-    _check_start(exam, candidate, aliases.known_version(config.name, candidate), standing)
+    tell(_check_start(exam, candidate, aliases.known_version(config.name, candidate), standing))
     version = moves.register(registry, candidate)
     standing = settle(registry)
     moves.check_weights(standing, version, digest)
@@ -92,8 +98,9 @@ def run(config: PromoteConfig) -> PromoteResult:
                 entry = moves.commit(registry, draft, standing)
                 break
             except BehindError:
-                standing = _meanwhile(settle(registry), standing)
+                before, standing = standing, settle(registry)
                 standing.refuse_drift()
+                tell(_meanwhile(standing, before))
                 _check_start(exam, candidate, version, standing)
         record.log_entry(entry)
     return PromoteResult(opened.id, version, case.champion, verdict, entry)
@@ -113,8 +120,8 @@ def _champion(config: PromoteConfig, standing: Standing) -> str | None:
 
 def _check_start(
     exam: Exam, candidate: LoggedModel, version: str | None, standing: Standing
-) -> None:
-    """Tell what the suite can show, and refuse at once what must fail in the end."""
+) -> str:
+    """Return what the suite can show, and refuse at once what must fail in the end."""
     from tbr_lightning.registry import aliases
     from tbr_lightning.registry.evidence import check_same_limit
     from tbr_lightning.registry.support import check_support
@@ -125,9 +132,9 @@ def _check_start(
         raise UserError(f"model='{config.model_uri}' is the champion already (version {version})")
     if champion is None and config.champion_evaluation is not None:
         raise UserError("there is no champion to compare with: leave champion_evaluation out")
-    print(check_support(exam.sizes, config.gate, paired=champion is not None), file=sys.stderr)
     if champion is not None:
         check_same_limit(exam, [candidate, aliases.model_of(config.name, champion)])
+    return check_support(exam.sizes, config.gate, paired=champion is not None)
 
 
 def _case(
@@ -147,22 +154,19 @@ def _case(
     return Case(version, ours, champion, theirs, digest)
 
 
-def _meanwhile(now: Standing, before: Standing) -> Standing:
-    """Say what another process has done, and return how things stand after it."""
+def _meanwhile(now: Standing, before: Standing) -> str:
+    """Return in words what another process has done."""
     from tbr_lightning.registry.aliases import CHAMPION
 
     champion = now.aliases.get(CHAMPION)
     if champion != before.aliases.get(CHAMPION):
-        told = f"another promotion made version {champion} champion meanwhile: comparing with it"
-    else:
-        told = "another promotion was decided meanwhile, and the champion is the same: once more"
-    print(told, file=sys.stderr)
-    return now
+        return f"another promotion made version {champion} champion meanwhile: comparing with it"
+    return "another promotion was decided meanwhile, and the champion is the same: once more"
 
 
 def command(config: PromoteConfig) -> int:
     """Run, print the verdict in words, and return 0 if promoted, 3 if refused."""
-    result = run(config)
+    result = run(config, lambda text: print(text, file=sys.stderr))
     against = f"against champion v{result.champion}" if result.champion else "with no champion yet"
     word = "promoted" if result.verdict.promoted else "not promoted"
     print(f"{config.name} v{result.version} {against}: {word}")

@@ -60,11 +60,20 @@ def test_the_evaluation_that_is_named_is_taken(folder: Path, logged: LoggedModel
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
-        (["suite.limit=150"], r"the prompts \(suite smoke, half test, limit 150; here smoke"),
+        (
+            ["suite.limit=150"],
+            r"the prompts \(suite smoke, half test, limit 150; here smoke, test, None\)",
+        ),
         (["generation.arm=suppressed"], r"generation.arm \(suppressed, here trained\)"),
         (["generation.max_new_tokens=7"], r"generation.max_new_tokens \(7, here None\)"),
-        (["judge=llm", "judge.model=m"], r"judge.name \(llm, here rules\)"),
-        (["repeats=2", "generation.temperature=0.7"], r"repeats \(2 answers to a prompt, here 1\)"),
+        (
+            ["judge=llm", "judge.model=m"],
+            r"judge.name \(llm, here rules\), judge.model \(m, here None\)",
+        ),
+        (
+            ["repeats=2", "generation.temperature=0.7"],
+            r"generation.temperature \(0.7, here 0.0\), repeats \(2 answers to a prompt, here 1\)",
+        ),
     ],
 )
 def test_an_evaluation_that_differs_is_refused_and_it_is_said_in_what(
@@ -72,7 +81,7 @@ def test_an_evaluation_that_differs_is_refused_and_it_is_said_in_what(
 ) -> None:
     other = made.evaluation(folder, logged, made.answers(), *overrides)
     before = aliases.registered(made.NAME)
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=f"differs in {says}: evaluate again"):
         run_with(folder, logged, other)
     assert aliases.registered(made.NAME) == before
 

@@ -84,8 +84,9 @@ def problem(entries: Sequence[Entry], anchors: Iterable[Anchor]) -> str | None:
     """Return a sentence on the first anchor that the ledger contradicts, or ``None``."""
     for anchor in anchors:
         if anchor.seq > len(entries):
+            end = f"ends at entry {len(entries)}" if entries else "is empty"
             return (
-                f"the ledger ends at entry {len(entries)}, but {anchor.where} has seen entry "
+                f"the ledger {end}, but {anchor.where} has seen entry "
                 f"{anchor.seq}: its end was cut off, or it is another ledger"
             )
         if entries[anchor.seq - 1].hash != anchor.hash:

@@ -28,7 +28,7 @@ from tbr_lightning.registry.support import Sizes
 from tbr_lightning.tracking.models import LoggedModel, hf_folder
 from tbr_lightning.tracking.runs import find_run, load_text
 
-_JUDGE = ("name", "hub_id", "revision", "path", "chat", "labels", "base_url", "model", "prompt")
+_JUDGE = ("name", "hub_id", "revision", "path", "chat", "base_url", "model", "prompt")
 _DECODING = ("arm", "temperature", "seed")
 
 
@@ -211,8 +211,8 @@ def _differences(exam: Exam, run: Run) -> str:
     for group, fields in (("judge", _JUDGE), ("generation", (*_DECODING, "max_new_tokens"))):
         for name in fields:
             key, wanted = f"{group}.{name}", str(getattr(getattr(config, group), name))
-            if there.get(key, "None") not in (wanted, str({})):
+            if there.get(key, "None") != wanted:  # a param of None is logged or left out
                 found.append(f"{key} ({there.get(key)}, here {wanted})")
     if there.get("repeats", "1") != "1":
         found.append(f"repeats ({there['repeats']} answers to a prompt, here 1)")
-    return ", ".join(found) or "the judge's version or the limit of tokens"
+    return ", ".join(found) or "the judge's version, prompt or labels, or the limit of tokens"
