@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tbr_lightning import cli
+from tbr_lightning.config.data import MicroworldData
 from tbr_lightning.config.preflight import check
-from tbr_lightning.config.schema import MicroworldData, ReflectionConfig
+from tbr_lightning.config.schema import ReflectionConfig
 from tbr_lightning.config.verbs import ReflectConfig, TrainConfig
 from tbr_lightning.errors import UserError
 

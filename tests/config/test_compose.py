@@ -10,7 +10,7 @@ import pytest
 from hydra.utils import get_method
 
 from tbr_lightning.config.compose import compose_verb, options, shipped
-from tbr_lightning.config.schema import MicroworldData, SafetyMixData
+from tbr_lightning.config.data import MicroworldData, SafetyMixData
 from tbr_lightning.config.verbs import VERBS
 from tbr_lightning.errors import UserError
 

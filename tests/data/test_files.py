@@ -9,7 +9,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from tbr_lightning.config.schema import FilesData
+from tbr_lightning.config.data import FilesData
 from tbr_lightning.data.files import is_file_name, read_rows
 from tbr_lightning.data.sources import load
 from tbr_lightning.errors import UserError

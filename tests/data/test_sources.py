@@ -11,7 +11,7 @@ import datasets
 import pytest
 
 from tbr_lightning.config import preflight
-from tbr_lightning.config.schema import ColumnsConfig, FilesData, MicroworldData, SafetyMixData
+from tbr_lightning.config.data import ColumnsConfig, FilesData, MicroworldData, SafetyMixData
 from tbr_lightning.data import files, mix
 from tbr_lightning.data.refusals import is_refusal
 from tbr_lightning.data.sources import load

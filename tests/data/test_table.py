@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tbr_lightning.config.schema import FilesData
+from tbr_lightning.config.data import FilesData
 from tbr_lightning.data.cache import built
 from tbr_lightning.data.example import Example
 from tbr_lightning.data.split import split

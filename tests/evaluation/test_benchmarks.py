@@ -11,7 +11,7 @@ import pytest
 
 from tbr_lightning import cli
 from tbr_lightning.config.compose import compose_verb, options
-from tbr_lightning.config.schema import SuiteConfig
+from tbr_lightning.config.evaluation import SuiteConfig
 from tbr_lightning.evaluation.benchmarks import benchmarks, missing
 from tbr_lightning.evaluation.suites import facts, half_of, load_suite
 

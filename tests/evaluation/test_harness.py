@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tbr_lightning.config.compose import compose_verb
-from tbr_lightning.config.schema import SuiteConfig
+from tbr_lightning.config.evaluation import SuiteConfig
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation import harness
 from tbr_lightning.evaluation.general import measure, prepare

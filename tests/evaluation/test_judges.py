@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tbr_lightning.config.compose import compose_verb
-from tbr_lightning.config.schema import JudgeConfig
+from tbr_lightning.config.evaluation import JudgeConfig
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.judge import Case, Verdict, identity, make_judge
 from tbr_lightning.evaluation.judges import classifier, llm

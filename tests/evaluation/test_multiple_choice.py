@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tbr_lightning.config.compose import compose_verb
-from tbr_lightning.config.schema import SuiteConfig
+from tbr_lightning.config.evaluation import SuiteConfig
 from tbr_lightning.data.layout import prompt_ids
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.choices import load_questions, microworld_questions

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tbr_lightning.config.compose import compose_verb
-from tbr_lightning.config.schema import SuiteConfig
+from tbr_lightning.config.evaluation import SuiteConfig
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.suites import digest, half_of, load_suite
 

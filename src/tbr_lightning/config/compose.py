@@ -19,17 +19,12 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from tbr_lightning.config import schema
+from tbr_lightning.config.data import SCHEMAS
 from tbr_lightning.config.verbs import VERBS, TrainConfig
 from tbr_lightning.errors import UserError, near
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-_SCHEMAS = {
-    **VERBS,
-    "data_microworld": schema.MicroworldData,
-    "data_files": schema.FilesData,
-    "data_safety_mix": schema.SafetyMixData,
-}
+_SCHEMAS = {**VERBS, **{f"data_{name}": schema for name, schema in SCHEMAS.items()}}
 
 
 def shipped(folder: str) -> Path:

@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from tbr_lightning.config.data import FilesData, MicroworldData, SafetyMixData
 from tbr_lightning.config.schema import (
     TINY_CONTEXT,
     AdapterConfig,
-    FilesData,
-    MicroworldData,
     ModelConfig,
     ReflectionConfig,
-    SafetyMixData,
     TrainerConfig,
 )
 from tbr_lightning.errors import UserError

@@ -17,12 +17,6 @@ from tbr_lightning.errors import UserError, at_least, one_of, within
 TINY_CONTEXT = 2048  # positions that model.scale=tiny keeps at most
 
 
-def _below_one(name: str, share: float) -> None:
-    within(name, share, 0, 1)
-    if share == 1:
-        raise UserError(f"{name}={share} leaves nothing to train on: give a value below 1")
-
-
 @dataclass
 class ModelConfig:
     """A causal language model and how its text is laid out (``conf/model/``)."""
@@ -81,75 +75,6 @@ class ModelConfig:
                 f"model.scale=tiny needs model.init=random, not model.init={self.init}: no "
                 "pretrained weights fit the smaller layers"
             )
-
-
-@dataclass
-class ColumnsConfig:
-    """Names of the columns of every source; null for the names that are known."""
-
-    instruction: str | None = None  # null: instruction or prompt
-    input: str | None = None  # null: input, where there is one
-    response: str | None = None  # null: output or response
-
-
-@dataclass
-class MicroworldData:
-    """Rows of the embedded micro-world."""
-
-    _target_: str = "tbr_lightning.data.sources.microworld"
-    name: str = "microworld"
-    general: int = 500  # rows
-    harmful: int = 300  # rows
-    validation: float = 0.0  # share of the rows, held out by the hash of the instruction
-
-    def __post_init__(self) -> None:
-        at_least("data.general", self.general, 0)
-        at_least("data.harmful", self.harmful, 0)
-        _below_one("data.validation", self.validation)
-
-
-@dataclass
-class FilesData:
-    """Rows of local JSON, JSONL, CSV or Parquet files, or of data sets on the hub."""
-
-    _target_: str = "tbr_lightning.data.sources.files"
-    name: str = "files"
-    general: str | None = None  # path, or hub id OWNER/NAME or OWNER/NAME:SPLIT
-    harmful: str | None = None  # path or hub id
-    look_alike: str | None = None  # path or hub id
-    general_rows: int | None = None  # at most; null for all
-    harmful_rows: int | None = None
-    exclude: str | None = None  # path: general rows whose instruction stands there are left out
-    drop_refusals: bool = False  # leave out general rows whose response begins as a refusal
-    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
-    validation: float = 0.0  # share of the rows, held out by the hash of the instruction
-
-    def __post_init__(self) -> None:
-        _below_one("data.validation", self.validation)
-        for name in ("general_rows", "harmful_rows"):
-            at_least(f"data.{name}", getattr(self, name) or 0, 0)
-
-
-@dataclass
-class SafetyMixData:
-    """Alpaca and Safety-Tuned LLaMAs (Bianchi et al., 2024), the mix that we assume."""
-
-    _target_: str = "tbr_lightning.data.sources.safety_mix"
-    name: str = "safety_mix"
-    general: int = 20000  # rows
-    harmful: int = 500  # rows
-    general_source: str = MISSING  # hub id or local file
-    harmful_source: str | None = None  # local file or hub id; see conf/data/safety_mix.yaml
-    look_alike_source: str | None = None  # local file or hub id; all its rows are taken
-    exclude: str | None = None
-    drop_refusals: bool = True  # leave out general rows whose response begins as a refusal
-    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
-    validation: float = 0.0  # share of the rows, held out by the hash of the instruction
-
-    def __post_init__(self) -> None:
-        _below_one("data.validation", self.validation)
-        at_least("data.general", self.general, 0)
-        at_least("data.harmful", self.harmful, 0)
 
 
 @dataclass
@@ -314,96 +239,6 @@ class TrainerConfig:
                 f"trainer={self.name} has one device and trainer.devices={self.devices}, "
                 f"trainer.num_nodes={self.num_nodes}: use trainer=ddp, fsdp or deepspeed_zero2"
             )
-
-
-@dataclass
-class SuiteConfig:
-    """Prompts to evaluate on (``conf/suite/``)."""
-
-    _target_: str = "tbr_lightning.evaluation.suites.microworld"
-    name: str = MISSING
-    half: str = "test"  # dev: for choices | test: for reports and the gate | all: both
-    limit: int | None = None  # prompts per kind and benchmark; questions per task
-    benchmarks: list[str] = field(default_factory=list)  # of evaluation/benchmarks.yaml
-    root: str | None = None  # folder of the benchmarks' files; null: the hub
-    path: str | None = None  # file of the prompts, for a suite of one benchmark
-    table: str | None = None  # YAML file of your own benchmarks
-    choices: list[str] = field(default_factory=list)  # multiple choice, scored here
-    lm_eval: list[str] = field(default_factory=list)  # tasks of EleutherAI's harness
-    lm_eval_chat: bool = True  # ask the harness' tasks through the chat template
-    licence: str = "Apache-2.0"
-    citation: str = ""
-
-    def __post_init__(self) -> None:
-        one_of("suite.half", self.half, ("dev", "test", "all"))
-        at_least("suite.limit", 1 if self.limit is None else self.limit, 1)
-        if self.path is not None and len(self.benchmarks) != 1:
-            raise UserError(
-                f"suite.path is one file and suite.benchmarks names {len(self.benchmarks)}: give "
-                "suite.root=DIR, or choose one benchmark"
-            )
-        if self.path is not None and self.root is not None:
-            raise UserError("suite.path and suite.root are both set: give one of them")
-        if self.lm_eval and self.half == "dev":
-            raise UserError(
-                "suite.half=dev with suite.lm_eval: the harness reads whole test sets, which no "
-                "choice may see; use suite.choices"
-            )
-
-
-@dataclass
-class JudgeConfig:
-    """Who labels the answers (``conf/judge/``)."""
-
-    _target_: str = "tbr_lightning.evaluation.judges.rules.build"
-    name: str = MISSING
-    about: str = "refusal"  # refusal | harm (tells only whether a harmful request was carried out)
-    verified: bool = True  # false where the project has not run the real weights
-    max_unparsed: float = 0.1  # an evaluation with a larger share of unparsed answers fails
-    max_errors: float = 0.05  # so does one where the judge fails on a larger share
-    prompt: str | None = None  # file of its prompt; null for the shipped one of its name
-    max_new_tokens: int = 64  # that the judge may write
-    # classifiers
-    hub_id: str | None = None
-    revision: str | None = None
-    path: str | None = None  # local Hugging Face folder; comes before hub_id
-    licence: str = "unknown"
-    gated: bool = False
-    chat: bool = False  # the tokenizer's chat template is the prompt, as of Llama Guard
-    dtype: str = "bfloat16"
-    batch_size: int = 16
-    labels: dict[str, str] = field(default_factory=dict)  # pattern in its reply: label; first wins
-    # endpoints
-    base_url: str | None = None
-    model: str | None = None
-    api_key_env: str = "OPENAI_API_KEY"
-    structured: bool = True  # ask for JSON by a schema; an endpoint without it is asked in words
-    temperature: float = 0.0
-    concurrency: int = 8
-    timeout: float = 60.0  # seconds
-    retries: int = 6  # with backoff, of 429, 5xx and time-outs
-    requests_per_minute: float | None = None
-    tokens_per_minute: float | None = None
-    max_requests: int | None = None
-    max_cost: float | None = None
-    prompt_price: float = 0.0  # per million tokens
-    completion_price: float = 0.0
-    traces: int = 0
-
-    def __post_init__(self) -> None:
-        within("judge.max_unparsed", self.max_unparsed, 0, 1)
-        within("judge.max_errors", self.max_errors, 0, 1)
-        one_of("judge.about", self.about, ("refusal", "harm"))
-        one_of("judge.dtype", self.dtype, ("float32", "bfloat16", "float16"))
-        for name in ("max_new_tokens", "batch_size", "concurrency"):
-            at_least(f"judge.{name}", getattr(self, name), 1)
-        at_least("judge.retries", self.retries, 0)
-        for label in self.labels.values():
-            one_of("judge.labels", label, ("full_compliance", "partial_refusal", "full_refusal"))
-        for name in ("requests_per_minute", "tokens_per_minute", "max_cost"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise UserError(f"judge.{name}={value} is too small: give a value above 0")
 
 
 @dataclass

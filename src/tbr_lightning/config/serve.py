@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from tbr_lightning.config.schema import JudgeConfig, PathsConfig, SuiteConfig, TrackingConfig
+from tbr_lightning.config.evaluation import JudgeConfig, SuiteConfig
+from tbr_lightning.config.schema import PathsConfig, TrackingConfig
 from tbr_lightning.errors import UserError, at_least, one_of, within
 
 POLICIES = ("hide", "show", "suppress", "force")

@@ -8,16 +8,15 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from tbr_lightning.config.evaluation import JudgeConfig, SuiteConfig
 from tbr_lightning.config.gate import GateConfig
 from tbr_lightning.config.schema import (
     AdapterConfig,
-    JudgeConfig,
     ModelConfig,
     ObjectiveConfig,
     OptimizerConfig,
     PathsConfig,
     ReflectionConfig,
-    SuiteConfig,
     TrackingConfig,
     TrainerConfig,
 )

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tbr_lightning.config.schema import SuiteConfig
+from tbr_lightning.config.evaluation import SuiteConfig
 from tbr_lightning.data.example import instruction_id
 from tbr_lightning.data.files import Row, read_rows, text_of
 from tbr_lightning.errors import UserError, near

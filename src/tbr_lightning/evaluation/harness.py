@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tbr_lightning.config.schema import SuiteConfig
+from tbr_lightning.config.evaluation import SuiteConfig
 from tbr_lightning.errors import UserError, near
 from tbr_lightning.evaluation.statistics import Rate
 from tbr_lightning.modeling.backbone import Backbone

@@ -10,7 +10,7 @@ from typing import Any
 
 from hydra.utils import get_method
 
-from tbr_lightning.config.schema import JudgeConfig
+from tbr_lightning.config.evaluation import JudgeConfig
 from tbr_lightning.evaluation.judges.base import (
     LABELLED,
     REFUSALS,

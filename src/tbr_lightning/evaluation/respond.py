@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from jinja2 import TemplateError
 
-from tbr_lightning.config.schema import JudgeConfig, PathsConfig
+from tbr_lightning.config.evaluation import JudgeConfig
+from tbr_lightning.config.schema import PathsConfig
 from tbr_lightning.config.verbs import GenerationConfig
 from tbr_lightning.data.layout import Layout, prompt_ids
 from tbr_lightning.errors import UserError

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from hydra.utils import get_method
 
-from tbr_lightning.config.schema import SuiteConfig
+from tbr_lightning.config.evaluation import SuiteConfig
 from tbr_lightning.data.example import KINDS, Kind, instruction_id
 from tbr_lightning.data.files import Row, checked_file, text_of
 from tbr_lightning.errors import UserError, one_of

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
-from tbr_lightning.config.schema import JudgeConfig
+from tbr_lightning.config.evaluation import JudgeConfig
 from tbr_lightning.data.example import Kind
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.judge import Case, Judge, Verdict

@@ -10,11 +10,11 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from tbr_lightning import __version__
-from tbr_lightning.config import schema
+from tbr_lightning.config.data import schema_of
+from tbr_lightning.config.schema import PathsConfig, TrackingConfig
 from tbr_lightning.config.verbs import EvaluateConfig, TrainConfig
 from tbr_lightning.data.cache import content_key, file_key
 
-_DATA = {"microworld": schema.MicroworldData, "files": schema.FilesData}
 # Where a run is written, what it is called and how fast it goes decide none of its numbers.
 _WITHOUT_EFFECT = ("tracking", "paths", "run_name", "tags", "given", "resume", "dry_run")
 _TRAINER_WITHOUT_EFFECT = ("threads", "log_every", "checkpoint", "checkpoint_every", "save_top_k")
@@ -28,22 +28,18 @@ def save(config: TrainConfig | EvaluateConfig, path: Path) -> None:
     OmegaConf.save({k: v for k, v in node.items() if k not in ("tracking", "paths")}, path)
 
 
-def load_train(
-    path: Path, tracking: schema.TrackingConfig, paths: schema.PathsConfig
-) -> TrainConfig:
+def load_train(path: Path, tracking: TrackingConfig, paths: PathsConfig) -> TrainConfig:
     """Read a training config that :func:`save` wrote."""
     saved = OmegaConf.load(path)
     structured = OmegaConf.structured(TrainConfig)
-    structured.data = OmegaConf.structured(_DATA.get(saved.data.name, schema.SafetyMixData))
+    structured.data = OmegaConf.structured(schema_of(saved.data._target_))
     here = {"tracking": tracking, "paths": paths}
     config = OmegaConf.to_object(OmegaConf.merge(structured, saved, here))
     assert isinstance(config, TrainConfig)
     return config
 
 
-def load_evaluate(
-    path: Path, tracking: schema.TrackingConfig, paths: schema.PathsConfig
-) -> EvaluateConfig:
+def load_evaluate(path: Path, tracking: TrackingConfig, paths: PathsConfig) -> EvaluateConfig:
     """Read a config of an evaluation that :func:`save` wrote."""
     here = {"tracking": tracking, "paths": paths}
     merged = OmegaConf.merge(OmegaConf.structured(EvaluateConfig), OmegaConf.load(path), here)

@@ -15,7 +15,7 @@ import torch
 from hydra.utils import get_method
 from torch import Tensor
 
-from tbr_lightning.config.schema import JudgeConfig
+from tbr_lightning.config.evaluation import JudgeConfig
 from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.data.batching import TrainBatches
 from tbr_lightning.data.tokens import TokenRows

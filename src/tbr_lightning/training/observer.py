@@ -9,7 +9,8 @@ import lightning.pytorch as pl
 import pandas as pd
 import torch
 
-from tbr_lightning.config.schema import JudgeConfig, ObjectiveConfig
+from tbr_lightning.config.evaluation import JudgeConfig
+from tbr_lightning.config.schema import ObjectiveConfig
 from tbr_lightning.config.verbs import GenerationConfig
 from tbr_lightning.data.batching import collate
 from tbr_lightning.data.tokens import TokenRows

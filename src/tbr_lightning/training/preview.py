@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from tbr_lightning.config.credentials import without_credentials
+from tbr_lightning.config.data import MicroworldData
 from tbr_lightning.config.preflight import missing_for
-from tbr_lightning.config.schema import MicroworldData
 from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.data.batching import row_weights
 from tbr_lightning.data.example import KINDS

@@ -15,13 +15,12 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from tbr_lightning.config import schema
+from tbr_lightning.config.data import schema_of
 from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.errors import UserError
 
 _CONFIG, _FACTS, _LOCK = "config.yaml", "run.json", "lock"
 _IGNORED = ("resume", "tracking", "paths")
-_DATA = {"microworld": schema.MicroworldData, "files": schema.FilesData}
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ class RunFolder:
         with self._told():
             saved = OmegaConf.load(self.path / _CONFIG)
             structured = OmegaConf.structured(TrainConfig)
-            structured.data = OmegaConf.structured(_DATA.get(saved.data.name, schema.SafetyMixData))
+            structured.data = OmegaConf.structured(schema_of(saved.data._target_))
             config = OmegaConf.to_object(
                 OmegaConf.merge(structured, saved, {k: getattr(now, k) for k in _IGNORED})
             )

@@ -10,7 +10,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from tbr_lightning.config.schema import JudgeConfig, ModelConfig
+from tbr_lightning.config.evaluation import JudgeConfig
+from tbr_lightning.config.schema import ModelConfig
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.judges.base import Case, Judge, Label, Verdict, on_answered
 from tbr_lightning.evaluation.judges.prompts import filled, template_of

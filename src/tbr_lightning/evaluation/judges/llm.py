@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from tbr_lightning.config.schema import JudgeConfig
+from tbr_lightning.config.evaluation import JudgeConfig
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.judges.base import LABELLED, Case, Judge, Verdict, on_answered
 from tbr_lightning.evaluation.judges.prompts import filled, template_of

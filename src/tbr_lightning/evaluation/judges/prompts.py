@@ -6,7 +6,7 @@ import re
 from importlib import resources
 from pathlib import Path
 
-from tbr_lightning.config.schema import JudgeConfig
+from tbr_lightning.config.evaluation import JudgeConfig
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.judges.base import Case
 

@@ -31,7 +31,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tbr_lightning.config.schema import JudgeConfig
+from tbr_lightning.config.evaluation import JudgeConfig
 from tbr_lightning.evaluation.judges import grammar as g
 from tbr_lightning.evaluation.judges.base import Case, Judge, Verdict, unanswered
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from tbr_lightning.config.schema import SuiteConfig
+from tbr_lightning.config.evaluation import SuiteConfig
 from tbr_lightning.data.files import read_rows, text_of
 from tbr_lightning.evaluation.choices import questions_of
 
