@@ -84,7 +84,11 @@ class SafetyMixData:
         at_least("data.harmful", self.harmful, 0)
 
 
-SCHEMAS = {"microworld": MicroworldData, "files": FilesData, "safety_mix": SafetyMixData}
+SCHEMAS: dict[str, type[MicroworldData | FilesData | SafetyMixData]] = {
+    "microworld": MicroworldData,
+    "files": FilesData,
+    "safety_mix": SafetyMixData,
+}
 """Schema of each kind of data."""
 
 
