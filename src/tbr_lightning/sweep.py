@@ -29,8 +29,8 @@ def command(config: SweepConfig) -> int:
         return 0
     plan.check()
     from tbr_lightning.sweeping import process
-    from tbr_lightning.sweeping.runner import threads_each
     from tbr_lightning.sweeping.storage import open_study
+    from tbr_lightning.sweeping.terms import threads_each
     from tbr_lightning.sweeping.view import View
 
     study, limits = plan.study, plan.limits
@@ -46,7 +46,7 @@ def command(config: SweepConfig) -> int:
 
 
 def _run(plan: Plan, opened: Opened, view: View) -> None:
-    from tbr_lightning.sweeping import finish, mirror, runner
+    from tbr_lightning.sweeping import finish, mirror, runner, terms
     from tbr_lightning.sweeping.owner import owner_of
     from tbr_lightning.sweeping.shared import prepare_shared
     from tbr_lightning.sweeping.trial import Around
@@ -55,14 +55,14 @@ def _run(plan: Plan, opened: Opened, view: View) -> None:
     around = Around(config.tracking, config.paths, me.pid, me.started)
     if view.done < plan.trials:
         opened.study.set_user_attr("finished", False)
-        prepare_shared(plan.trains, runner.trials_root(config.paths, study))
+        prepare_shared(plan.trains, terms.trials_root(config.paths, study))
     with mirror.parent_run(study, config, opened.study, alone=opened.locked) as run_id:
 
         def told(number: int) -> None:
             view.told(number)
             mirror.refresh(opened.study, study, run_id)
 
-        hooks = runner.Hooks(
+        hooks = terms.Hooks(
             prepare=lambda claim, slot: plan.spec(claim, slot, run_id),
             ended=lambda number, status, why: mirror.close_child(run_id, number, status, why),
             told=told,

@@ -101,7 +101,7 @@ def test_a_killed_study_is_resumed_to_its_budget_and_nothing_is_run_twice(
 
 def test_a_pruned_trial_of_two_ranks_ends_all_of_them(store: Path, base_folder: Path) -> None:
     from tbr_lightning.config.compose import compose_verb
-    from tbr_lightning.sweeping import mirror, runner
+    from tbr_lightning.sweeping import mirror, runner, terms
     from tbr_lightning.sweeping.owner import owner_of
     from tbr_lightning.sweeping.plan import make_plan
     from tbr_lightning.sweeping.storage import open_study
@@ -128,7 +128,7 @@ def test_a_pruned_trial_of_two_ranks_ends_all_of_them(store: Path, base_folder: 
 
     around = Around(config.tracking, config.paths, me.pid, me.started)
     with mirror.parent_run(plan.study, config, opened.study) as run_id:
-        hooks = runner.Hooks(
+        hooks = terms.Hooks(
             prepare=lambda claim, slot: plan.spec(claim, slot, run_id),
             ended=lambda number, status, why: mirror.close_child(run_id, number, status, why),
             tick=watch,

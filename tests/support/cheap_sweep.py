@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from tbr_lightning.config.schema import PathsConfig, TrackingConfig
-from tbr_lightning.sweeping import runner
+from tbr_lightning.sweeping import runner, terms
 from tbr_lightning.sweeping.claims import Budget, Claim
 from tbr_lightning.sweeping.folder import Spec
 from tbr_lightning.sweeping.objectives import reported
@@ -45,8 +45,8 @@ def sweep(
         )
 
     said: list[str] = []
-    hooks = runner.Hooks(prepare=prepare, said=said.append)
-    whole = runner.Limits(
+    hooks = terms.Hooks(prepare=prepare, said=said.append)
+    whole = terms.Limits(
         Budget(study.trials), workers, grace=grace, max_failures=study.max_failures, **limits
     )
     runner.run(study, opened, whole, around, hooks)

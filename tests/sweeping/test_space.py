@@ -9,7 +9,8 @@ import pytest
 
 from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.errors import UserError
-from tbr_lightning.sweeping.space import overrides_of, parse_space
+from tbr_lightning.sweeping.space import overrides_of
+from tbr_lightning.sweeping.space_file import parse_space
 
 BRANCHES: dict[str, Any] = {
     "reflection": {"choices": ["none", "internal", "external"]},

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import itertools
-import json
 import logging
-import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable
@@ -15,19 +12,17 @@ from collections.abc import Awaitable, Callable
 import aiohttp
 from aiohttp import web
 
-from tbr_lightning.config.serve import ServeConfig, is_loopback
+from tbr_lightning.config.serve import ServeConfig
 from tbr_lightning.evaluation.judges.rules import rules
+from tbr_lightning.serving.admission import admit
 from tbr_lightning.serving.answering import Facts, Stream, leaks, whole
 from tbr_lightning.serving.asking import Ask, understand
 from tbr_lightning.serving.deployment import Deployment
-from tbr_lightning.serving.problems import RequestError, unavailable
+from tbr_lightning.serving.problems import RequestError, translated, unavailable
 from tbr_lightning.serving.replica import Replica, post
 
 log = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-_PUBLIC = ("/health", "/live")
-"""For load balancers, which have no token; they say no more than which model is served."""
 
 
 def make_app(deployment: Deployment) -> web.Application:
@@ -61,7 +56,7 @@ class _Server:
     async def guarded(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Let in who may, and turn every failure into an error of OpenAI's form."""
         try:
-            self._admit(request)
+            admit(request, self._token)
             return await handler(request)
         except RequestError as error:
             return _failed(error)
@@ -79,24 +74,6 @@ class _Server:
         except Exception:
             log.exception("%s %s failed", request.method, request.path)
             return _failed(RequestError(500, "the server failed on this request"))
-
-    def _admit(self, request: web.Request) -> None:
-        if self._token is None:
-            # Without a token a web page could reach the server under a name of its own.
-            if not is_loopback(re.sub(r":\d+$", "", request.host).strip("[]")):
-                raise RequestError(403, "this server answers requests to a loopback host only")
-            return
-        if request.path in _PUBLIC:
-            return
-        kind, _, given = request.headers.get("Authorization", "").partition(" ")
-        right = hmac.compare_digest(given.strip().encode(errors="replace"), self._token)
-        if kind.lower() != "bearer" or not right:
-            raise RequestError(
-                401,
-                "the bearer token is missing or wrong",
-                code="invalid_api_key",
-                headers={"WWW-Authenticate": "Bearer"},
-            )
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         """Answer a chat request through the current version's engine."""
@@ -188,7 +165,7 @@ class _Server:
             raise unavailable("the engine failed on this request: try again") from error
         async with reply:
             if reply.status != 200:
-                raise _translated(reply.status, raw)
+                raise translated(reply.status, raw)
             if ask.stream:
                 return await self._streamed(
                     request,
@@ -315,19 +292,3 @@ def _failed(error: RequestError) -> web.Response:
         headers=error.headers,
         content_type="application/json",
     )
-
-
-def _translated(status: int, body: bytes) -> RequestError:
-    """Return an engine's error as ours; what it says of itself stays in the log."""
-    told = body[:500].decode(errors="replace")
-    if status == 503:
-        return unavailable("the engine is out of order and will be started again")
-    if 400 <= status < 500:
-        try:
-            found = json.loads(body)
-            told = str(found.get("detail") or found.get("error") or found.get("message") or told)
-        except ValueError:
-            pass
-        return RequestError(400, f"the engine refused the request: {told[:300]}")
-    log.error("the engine answered HTTP %d: %s", status, told)
-    return RequestError(500, "the engine failed on this request")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 from typing import Any
+
+log = logging.getLogger(__name__)
 
 
 class RequestError(Exception):
@@ -51,3 +54,19 @@ _KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit
 def unavailable(text: str, seconds: int = 2) -> RequestError:
     """Return the error of a server that can answer again soon."""
     return RequestError(503, text, code="engine_unavailable", headers={"Retry-After": str(seconds)})
+
+
+def translated(status: int, body: bytes) -> RequestError:
+    """Return an engine's error as ours; what it says of itself stays in the log."""
+    told = body[:500].decode(errors="replace")
+    if status == 503:
+        return unavailable("the engine is out of order and will be started again")
+    if 400 <= status < 500:
+        try:
+            found = json.loads(body)
+            told = str(found.get("detail") or found.get("error") or found.get("message") or told)
+        except ValueError:
+            pass
+        return RequestError(400, f"the engine refused the request: {told[:300]}")
+    log.error("the engine answered HTTP %d: %s", status, told)
+    return RequestError(500, "the engine failed on this request")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from tbr_lightning.errors import UserError
+from tbr_lightning.sweeping.claims import REASON
 from tbr_lightning.sweeping.folder import Result
+from tbr_lightning.sweeping.sampling import CONSTRAINTS
 from tbr_lightning.sweeping.study import Study
 
 _ENDS = ("_lo", "_hi", "_n")
@@ -90,3 +93,31 @@ def _finite(where: str, name: str, result: Result) -> float:
     if not math.isfinite(value):
         raise UserError(f"{where}={value} is not a finite number")
     return value
+
+
+def kept(study: Study, result: Result, excess: list[float]) -> dict[str, Any]:
+    """Return what a trial leaves in the storage beside its objectives."""
+    needed = {*study.objectives, *(one.metric for one in study.constraints)}
+
+    def worth(name: str) -> bool:
+        # A number for every category of every benchmark would swell the storage.
+        return name in needed or name.count("/") < 2
+
+    left: dict[str, Any] = {"seconds": round(result.seconds, 3)}
+    if result.reason:
+        left[REASON] = result.reason
+    if result.state == "complete":
+        left |= {
+            "metrics": {k: _short(v) for k, v in result.metrics.items() if worth(k)},
+            "intervals": {
+                k: [_short(end) for end in v] for k, v in result.intervals.items() if worth(k)
+            },
+            "runs": result.runs,
+            CONSTRAINTS: excess,
+            "config_key": result.config_key,
+        }
+    return left
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.8g}")

@@ -13,10 +13,10 @@ from tbr_lightning.errors import UserError
 from tbr_lightning.sweeping.claims import Budget, Claim
 from tbr_lightning.sweeping.folder import Spec
 from tbr_lightning.sweeping.objectives import check_names, reported
-from tbr_lightning.sweeping.runner import Limits, threads_each, trials_root
 from tbr_lightning.sweeping.saved import save
 from tbr_lightning.sweeping.space import overrides_of
 from tbr_lightning.sweeping.study import Study, load_checked
+from tbr_lightning.sweeping.terms import Limits, threads_each, trials_root
 from tbr_lightning.sweeping.trial import ENTRY
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 
+from tbr_lightning.sweeping.folder import TrialFolder
 from tbr_lightning.sweeping.trial import Around, enter
 
 _PRELOAD = "tbr_lightning.sweeping.preload"
@@ -128,3 +129,14 @@ def stop_all(workers: list[Worker]) -> None:
         while worker.exit_code() is None and time.monotonic() < until:
             time.sleep(_LOOK)
         worker.kill()
+
+
+def death(code: int, folder: TrialFolder) -> str:
+    """Return in words how a trial's process died."""
+    if code >= 0:
+        words = folder.last_words()
+        return f"its process ended with code {code}" + (f": {words}" if words else "")
+    name = signal.Signals(-code).name
+    if -code == signal.SIGKILL:
+        return f"its process was killed ({name}), as the kernel does when memory runs out"
+    return f"its process died of {name}"

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from tbr_lightning.config.schema import PathsConfig
 from tbr_lightning.errors import UserError
 from tbr_lightning.sweeping import claims, process
-from tbr_lightning.sweeping.claims import Budget, Claim, Next
+from tbr_lightning.sweeping.claims import Claim, Next
 from tbr_lightning.sweeping.folder import Result, Spec, TrialFolder
-from tbr_lightning.sweeping.outcome import constraints_of, values_of
+from tbr_lightning.sweeping.outcome import constraints_of, kept, values_of
 from tbr_lightning.sweeping.owner import owner_of
-from tbr_lightning.sweeping.sampling import CONSTRAINTS, kept_of
+from tbr_lightning.sweeping.sampling import kept_of
 from tbr_lightning.sweeping.storage import Opened
 from tbr_lightning.sweeping.study import Study
+from tbr_lightning.sweeping.terms import Hooks, Limits, trials_root
 from tbr_lightning.sweeping.trial import Around
 from tbr_lightning.training.channel import Channel
 
@@ -35,48 +30,6 @@ _TICK = 0.05  # seconds between two looks at the trials
 _MEMORY_EVERY = 1.0
 _OTHERS_EVERY = 2.0  # seconds between two looks at what other runners do
 _STATUS = {"complete": "FINISHED", "pruned": "KILLED", "interrupted": "KILLED", "failed": "FAILED"}
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What is asked of one run of the runner.
-
-    Attributes:
-        budget: Of the study, over all its runs and runners.
-        workers: Trials at the same time here.
-        timeout: Seconds that a trial may take.
-        memory: GiB that a trial's processes may hold together.
-        max_failures: Failed trials in a row that end the study.
-        retries: How often a trial whose process died is run again.
-        grace: Seconds of silence after which others take a trial over.
-    """
-
-    budget: Budget
-    workers: int = 1
-    timeout: float | None = None
-    memory: float | None = None
-    max_failures: int = 5
-    retries: int = 1
-    grace: float = 60.0
-
-
-@dataclass(frozen=True)
-class Hooks:
-    """Who else takes part.
-
-    Attributes:
-        prepare: Writes the spec of a trial, and more that its entry reads, into its folder.
-        ended: Hears of each trial whose process has ended: number, MLflow's status, reason.
-        told: Hears when the storage knows of another finished trial.
-        tick: Hears of the trials under way, often.
-        said: Takes a line for people.
-    """
-
-    prepare: Callable[[Claim, int], Spec]
-    ended: Callable[[int, str, str], None] = lambda number, status, reason: None
-    told: Callable[[int], None] = lambda number: None
-    tick: Callable[[Mapping[int, float], bool], None] = lambda running, changed: None
-    said: Callable[[str], None] = print
 
 
 @dataclass
@@ -263,7 +216,7 @@ class _Runner:
         if one.killed:
             result = Result("failed", one.killed)
         elif result is None and code is not None:
-            reason = _death(code, one.folder)
+            reason = process.death(code, one.folder)
             if claim.deaths < self.limits.retries:
                 self._again(one, reason)
                 return
@@ -304,7 +257,8 @@ class _Runner:
                     "has it: what was found here is left out"
                 )
                 return
-            self._keep(claim, result, excess)
+            for key, value in kept(self.study, result, excess).items():
+                self.opened.backend.set_trial_user_attr(claim.trial_id, key, value)
             state = {"complete": None, "pruned": TrialState.PRUNED}.get(
                 result.state, TrialState.FAIL
             )
@@ -325,52 +279,3 @@ class _Runner:
                 "that and run the same command again, or raise max_failures; their logs are in "
                 f"{self.root}"
             )
-
-    def _keep(self, claim: Claim, result: Result, excess: list[float]) -> None:
-        """Write what a trial leaves beside its objectives."""
-        needed = {*self.study.objectives, *(one.metric for one in self.study.constraints)}
-
-        def worth(name: str) -> bool:
-            # A number for every category of every benchmark would swell the storage.
-            return name in needed or name.count("/") < 2
-
-        kept_here: dict[str, Any] = {"seconds": round(result.seconds, 3)}
-        if result.reason:
-            kept_here[claims.REASON] = result.reason
-        if result.state == "complete":
-            kept_here |= {
-                "metrics": {k: _short(v) for k, v in result.metrics.items() if worth(k)},
-                "intervals": {
-                    k: [_short(end) for end in v] for k, v in result.intervals.items() if worth(k)
-                },
-                "runs": result.runs,
-                CONSTRAINTS: excess,
-                "config_key": result.config_key,
-            }
-        for key, value in kept_here.items():
-            self.opened.backend.set_trial_user_attr(claim.trial_id, key, value)
-
-
-def trials_root(paths: PathsConfig, study: Study) -> Path:
-    """Return the folder of a study's trials' folders."""
-    return Path(paths.runs).absolute() / "sweeps" / study.key
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.8g}")
-
-
-def _death(code: int, folder: TrialFolder) -> str:
-    if code >= 0:
-        words = folder.last_words()
-        return f"its process ended with code {code}" + (f": {words}" if words else "")
-    name = signal.Signals(-code).name
-    if -code == signal.SIGKILL:
-        return f"its process was killed ({name}), as the kernel does when memory runs out"
-    return f"its process died of {name}"
-
-
-def threads_each(workers: int) -> int:
-    """Return the cores of each of several trials at once."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, (cores or 1) // workers)

@@ -16,7 +16,8 @@ from tbr_lightning.config.compose import compose_verb, shipped
 from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.errors import UserError, near, one_of
 from tbr_lightning.sweeping.sampling import check_pruner, check_sampler
-from tbr_lightning.sweeping.space import Space, overrides_of, parse_space
+from tbr_lightning.sweeping.space import Space, overrides_of
+from tbr_lightning.sweeping.space_file import parse_space
 
 _NEEDED = ("space", "objectives")
 _KNOWN = (
