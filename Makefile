@@ -32,7 +32,7 @@ test: $(READY) ## Run the tests
 
 bench: $(READY) ## Compare with peers, side by side
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
-	@code=0; for script in 'sft_against_trl.py --quick' batching.py start_up.py logging_cost.py; do \
+	@code=0; for script in 'sft_against_trl.py --quick' batching.py start_up.py logging_cost.py serving.py 'sweep_overhead.py --quick'; do \
 		echo; echo "== $$script"; $(BIN)/python benchmarks/$$script || code=1; done; exit $$code
 
 lint: $(READY) ## Check style and types
