@@ -38,7 +38,7 @@ def trial(spec: Spec, folder: TrialFolder, around: Around) -> Result:
         (folder.path / "child").write_text(str(child.pid))
         time.sleep(600)
     if how == "greedy":
-        held = bytearray(400 * 2**20)
+        held = bytearray(1400 * 2**20)
         held[::4096] = b"x" * len(held[::4096])
         time.sleep(600)
     if how == "hopeless":

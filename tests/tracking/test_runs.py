@@ -15,7 +15,7 @@ from tbr_lightning.errors import UserError
 from tbr_lightning.tracking import runs
 from tbr_lightning.tracking.store import connect
 
-from ..conftest import Verb
+from ..conftest import run_verb
 
 
 @dataclass
@@ -95,14 +95,12 @@ def test_a_store_that_cannot_be_written_is_told(
         connect(tracking(tmp_path))
 
 
-def test_a_store_of_another_mlflow_version_is_told_and_left_alone(
-    tmp_path: Path, verb: Verb
-) -> None:
+def test_a_store_of_another_mlflow_version_is_told_and_left_alone(tmp_path: Path) -> None:
     connect(tracking(tmp_path))
     with sqlite3.connect(tmp_path / "mlflow.db") as db:
         db.execute("UPDATE alembic_version SET version_num = '000000000000'")
     # A process of its own, since MLflow keeps the stores that it has opened.
-    done = verb("promote", "status")
+    done = run_verb(tmp_path, "promote", "status")
     assert done.returncode == 2
     assert "made by another MLflow version" in done.stderr
     assert "Traceback" not in done.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -29,9 +30,24 @@ def file_key(path: Path) -> str:
 def alone(path: Path) -> Iterator[None]:
     """Hold a path alone among the processes that ask for it; a dead holder lets it go."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f".{path.name}.alone").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    lock = path.with_name(f".{path.name}.alone")
+    while True:
+        with lock.open("a") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            if not _is_at(held.fileno(), lock):
+                continue  # the holder before has removed it, and another may hold a new one
+            try:
+                yield
+            finally:
+                lock.unlink()
+            return
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def built(folder: Path, write: Callable[[Path], None]) -> Path:

@@ -92,7 +92,7 @@ def test_a_trial_that_was_killed_is_run_again_under_its_number(
     ("how", "limits", "reason"),
     [
         ("slow", {"timeout": 1.0}, "longer than timeout"),
-        ("greedy", {"memory": 0.3}, "more than memory=0.3"),
+        ("greedy", {"memory": 1.2}, "more than memory=1.2"),
     ],
 )
 def test_a_trial_beyond_its_limits_is_ended_with_all_it_started(
