@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,13 @@ from torch.nn import functional
 from tbr_lightning.config.compose import options, shipped
 from tbr_lightning.config.preflight import UNPACKABLE, missing_for
 from tbr_lightning.config.schema import ObjectiveConfig
+from tbr_lightning.data import batching
 from tbr_lightning.data.batching import Batch, TrainBatches
 from tbr_lightning.data.layout import Span
 from tbr_lightning.data.tokens import TokenRows
 from tbr_lightning.errors import UserError
 from tbr_lightning.modeling import row_attention
 from tbr_lightning.modeling.backbone import Backbone
-from tbr_lightning.training import objective
 from tbr_lightning.training.batch_form import form_of
 from tbr_lightning.training.kernels import attend_by_row, check_packing, release_kernels
 from tbr_lightning.training.objective import PARTS, sft
@@ -197,19 +198,39 @@ def test_attention_by_row_keeps_to_the_window(tmp_path: Path) -> None:
     assert not torch.allclose(by_row, wide, atol=1e-3)
 
 
-def test_logits_in_chunks_are_the_logits_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_logits_in_chunks_are_the_logits_at_once(tmp_path: Path) -> None:
     backbone = tiny_model(tmp_path, f"model={FAMILIES['gemma2']}")
     made = batches(token_rows(tmp_path, backbone.tokenizer), backbone, WEIGHTED)
     whole, grad = summed(backbone.model, made), gradient(backbone.model, made)
     chosen = int((made[0].weights > 0).sum())
-    for chunk in (7, chosen - 1, chosen):
-        monkeypatch.setattr(objective, "CHUNK", chunk)
-        total, parts = summed(backbone.model, made)
+    for chunks in (2, 7, chosen, chosen + 3):  # more than tokens: another rank has more of them
+        cut = [replace(batch, chunks=chunks) for batch in made]
+        total, parts = summed(backbone.model, cut)
         assert total == pytest.approx(whole[0], rel=1e-6)
         assert torch.allclose(parts, whole[1])
-        assert torch.allclose(gradient(backbone.model, made), grad, atol=1e-6)
+        assert torch.allclose(gradient(backbone.model, cut), grad, atol=1e-6)
+
+
+def test_ranks_compute_their_logits_in_the_same_number_of_chunks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = tiny_model(tmp_path, f"model={FAMILIES['llama']}")
+    rows = token_rows(tmp_path, backbone.tokenizer)
+    monkeypatch.setattr(batching, "CHUNK", 40)
+
+    def of_rank(rank: int) -> list[Batch]:
+        return list(
+            TrainBatches(
+                rows, WEIGHTED, batch_size=2, accumulate=1, pad_id=0, seed=0, rank=rank, world=2
+            )
+        )
+
+    pairs = list(zip(of_rank(0), of_rank(1), strict=True))
+    learnt = [[int((batch.weights > 0).sum()) for batch in pair] for pair in pairs]
+    # Alone they would differ, and where the weights are shared each would wait for the other.
+    assert any(-(-a // 40) != -(-b // 40) for a, b in learnt)
+    for pair, counts in zip(pairs, learnt, strict=True):
+        assert {batch.chunks for batch in pair} == {max(1, -(-max(counts) // 40))}
 
 
 @pytest.mark.parametrize("form", ["bucketed", "packed"])

@@ -16,6 +16,9 @@ from tbr_lightning.data.layout import Span
 from tbr_lightning.data.tokens import TokenRows
 from tbr_lightning.errors import UserError
 
+CHUNK = 1024
+"""Supervised positions whose logits are in memory at once."""
+
 
 @dataclass
 class Batch:
@@ -34,6 +37,8 @@ class Batch:
         triggers: Shape ``(lines, tokens)``, true at each row's first supervised token.
         step_weight: Sum of the weights over all micro-batches and ranks of the optimizer step.
         real_tokens: Tokens that are neither padding nor of a row that only fills a place.
+        chunks: Parts in which the logits are computed. The same on all ranks at the same time, for
+            where each holds a part of the weights they all gather them once for each chunk.
     """
 
     input_ids: Tensor
@@ -45,6 +50,7 @@ class Batch:
     triggers: Tensor
     step_weight: float
     real_tokens: int
+    chunks: int = 1
 
     def to(self, device: torch.device) -> Batch:
         """Move the tensors to a device."""
@@ -76,6 +82,28 @@ def total_weights(rows: TokenRows, objective: ObjectiveConfig) -> np.ndarray:
         + answer * objective.answer_weight
         + first * (objective.trigger_weight - 1)
     )
+
+
+def supervised_counts(rows: TokenRows, objective: ObjectiveConfig) -> np.ndarray:
+    """Return how many tokens of each row are learnt, shape ``(rows,)``, without reading them."""
+    counts = np.zeros(len(rows), dtype=np.int64)
+    for span, weight in (
+        (Span.REFLECTION, objective.reflection_weight),
+        (Span.ANSWER, objective.answer_weight),
+    ):
+        counts += rows.span_counts[:, span].astype(np.int64) * (weight > 0)
+    return counts
+
+
+def chunks_of(supervised: np.ndarray, batches: Sequence[Sequence[int]]) -> int:
+    """Return in how many chunks the logits of batches are computed that ranks take together.
+
+    Args:
+        supervised: Of each row, see :func:`supervised_counts`.
+        batches: The row numbers of each rank's batch.
+    """
+    most = max(int(supervised[list(batch)].sum()) for batch in batches)
+    return max(1, math.ceil(most / CHUNK))
 
 
 class TrainBatches:
@@ -117,6 +145,7 @@ class TrainBatches:
         self.position = position
         """Optimizer steps taken so far: where an epoch goes on, after a restart too."""
         self.totals = total_weights(rows, objective)
+        self.supervised = supervised_counts(rows, objective)
         if not self.totals.any():
             raise UserError(
                 f"objective.answer_weight={objective.answer_weight:g} and "
@@ -143,12 +172,14 @@ class TrainBatches:
         for step in self.plan(epoch)[done:]:
             # A step without any weight has a loss of zero, not of zero over zero.
             total = float(sum(self.totals[i] for micro in step for i in micro)) or 1.0
-            for micro in step[self.rank :: self.world]:
+            for start in range(0, len(step), self.world):
+                together = step[start : start + self.world]
+                chunks, micro = chunks_of(self.supervised, together), together[self.rank]
                 # A rank without a row repeats one of the step at weight zero: all must take part.
                 yield (
-                    self.collate(micro, total)
+                    self.collate(micro, total, chunks=chunks)
                     if micro
-                    else self.collate(step[0][:1], total, scale=0.0)
+                    else self.collate(step[0][:1], total, scale=0.0, chunks=chunks)
                 )
 
     def plan(self, epoch: int) -> list[list[list[int]]]:
@@ -168,7 +199,9 @@ class TrainBatches:
             steps.append([part.tolist() for part in np.array_split(np.array(step), parts)])
         return steps
 
-    def collate(self, indices: Sequence[int], step_weight: float, scale: float = 1.0) -> Batch:
+    def collate(
+        self, indices: Sequence[int], step_weight: float, scale: float = 1.0, chunks: int = 1
+    ) -> Batch:
         """Lay out the rows of one micro-batch; ``scale`` multiplies all weights."""
         return collate(
             self.rows,
@@ -178,6 +211,7 @@ class TrainBatches:
             form=self.form,
             step_weight=step_weight,
             scale=scale,
+            chunks=chunks,
         )
 
 
@@ -190,6 +224,7 @@ def collate(
     form: str,
     step_weight: float,
     scale: float = 1.0,
+    chunks: int = 1,
 ) -> Batch:
     """Lay out rows as one batch, padded or (``form="packed"``) one after the other."""
     lengths = [int(rows.lengths[i]) for i in indices]
@@ -221,4 +256,5 @@ def collate(
         triggers=torch.from_numpy(triggers),
         step_weight=step_weight,
         real_tokens=sum(lengths) if scale else 0,
+        chunks=chunks,
     )

@@ -22,9 +22,6 @@ PARTS = (
 """What is told apart while training: the mean loss of each span, and the probability of the right
 first token, which decides whether the model reflects at all."""
 
-CHUNK = 1024
-"""Supervised positions whose logits are in memory at once."""
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -52,7 +49,7 @@ def sft(model: Any, batch: Batch) -> Outcome:
     # A batch that only fills a rank's place has no weight anywhere, and no position to look at.
     chosen = weights > 0
     hidden = decode(model, batch)[:, :-1][chosen]
-    losses = _token_losses(model, hidden, targets[chosen])
+    losses = _token_losses(model, hidden, targets[chosen], batch.chunks)
     total = (losses * weights[chosen]).sum()
     return Outcome(total, _parts(losses.detach(), batch, chosen))
 
@@ -80,13 +77,13 @@ def logits_of(model: Any, hidden: Tensor) -> Tensor:
     return logits
 
 
-def _token_losses(model: Any, hidden: Tensor, targets: Tensor) -> Tensor:
+def _token_losses(model: Any, hidden: Tensor, targets: Tensor, chunks: int) -> Tensor:
     def losses(states: Tensor, wanted: Tensor) -> Tensor:
         return functional.cross_entropy(logits_of(model, states), wanted, reduction="none")
 
-    if len(targets) <= CHUNK:
+    if chunks == 1:
         return losses(hidden, targets)
-    pieces = zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True)
+    pieces = zip(hidden.tensor_split(chunks), targets.tensor_split(chunks), strict=True)
     return torch.cat([checkpoint(losses, a, b, use_reentrant=False) for a, b in pieces])
 
 

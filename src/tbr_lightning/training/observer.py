@@ -12,7 +12,7 @@ import torch
 from tbr_lightning.config.evaluation import JudgeConfig
 from tbr_lightning.config.schema import ObjectiveConfig
 from tbr_lightning.config.verbs import GenerationConfig
-from tbr_lightning.data.batching import collate
+from tbr_lightning.data.batching import chunks_of, collate, supervised_counts
 from tbr_lightning.data.tokens import TokenRows
 from tbr_lightning.evaluation.respond import respond
 from tbr_lightning.evaluation.results import metrics, table_rows
@@ -103,9 +103,11 @@ class Observer(pl.Callback):
         # Every rank takes the same number of batches; the last may be one that another has too.
         share = -(-len(batches) // trainer.world_size)
         total = torch.zeros(2, dtype=torch.float64)
+        supervised = supervised_counts(rows, self.objective)
         for turn in range(share):
             number = turn * trainer.world_size + trainer.global_rank
             indices, scale = (batches[number], 1.0) if number < len(batches) else (batches[0], 0.0)
+            together = batches[turn * trainer.world_size :][: trainer.world_size]
             batch = collate(
                 rows,
                 indices,
@@ -114,6 +116,7 @@ class Observer(pl.Callback):
                 form="bucketed",
                 step_weight=1.0,
                 scale=scale,
+                chunks=chunks_of(supervised, together),
             )
             total += torch.tensor(module.validation_loss(batch.to(module.device)))
         loss, weight = summed(total, trainer).tolist()
