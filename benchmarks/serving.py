@@ -106,7 +106,7 @@ def start(peers: list[Peer], folder: Path, uri: str, args: argparse.Namespace) -
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
-    from tbr_lightning.serving.memory import cache_words
+    from tbr_lightning.serving.machine import cache_words
     from tbr_lightning.tracking.models import find_model, hf_folder
 
     model = find_model(uri)

@@ -10,7 +10,7 @@ from jinja2 import Environment
 
 from tbr_lightning.data.layout import FALLBACK_TEMPLATE, Layout
 from tbr_lightning.errors import UserError
-from tbr_lightning.serving.memory import cache_words
+from tbr_lightning.serving.machine import cache_words
 from tbr_lightning.serving.transformers_engine import SUPPRESSED, is_first
 from tbr_lightning.serving.weights import FORCE, forcing, prepare
 

@@ -191,14 +191,16 @@ def page(explained: Sequence[Explained]) -> str:
 
 def figure(explained: Sequence[Explained], title: str) -> Any:
     """Return a matplotlib figure of the first prompts, coloured as :func:`page` colours them."""
-    from matplotlib import pyplot as plt
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
     shown = explained[:_SHOWN]
-    drawing, axes = plt.subplots(figsize=(9, 0.9 + 0.42 * max(len(shown), 1)), dpi=120)
+    drawing = Figure(figsize=(9, 0.9 + 0.42 * max(len(shown), 1)), dpi=120)
+    axes = drawing.subplots()
     axes.set_axis_off()
     axes.set_title(title, fontsize=10, loc="left")
     axes.set_ylim(-len(shown) + 0.5, 0.5)
-    renderer = drawing.canvas.get_renderer()  # type: ignore[attr-defined]
+    renderer = FigureCanvasAgg(drawing).get_renderer()
     for line, one in enumerate(shown):
         x = 0.0
         for word, strength in zip(one.found.words, _strengths(one.found), strict=True):

@@ -147,13 +147,11 @@ def _columns(found: Calibration) -> list[Label]:
 
 def confusion_figure(found: Calibration, judge: str) -> Any:
     """Return a matplotlib figure of the confusion matrix, shaded by the share of people's label."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure
 
     columns, counts = _columns(found), found.confusion
-    figure, axes = plt.subplots(figsize=(1.6 * len(columns) + 1.6, 4.2), dpi=120)
+    figure = Figure(figsize=(1.6 * len(columns) + 1.6, 4.2), dpi=120, layout="tight")
+    axes = figure.subplots()
     totals = [max(sum(counts[gold, label] for label in columns), 1) for gold in LABELLED]
     shares = [
         [counts[gold, label] / total for label in columns]
@@ -173,7 +171,6 @@ def confusion_figure(found: Calibration, judge: str) -> Any:
         f"{100 * found.agreement.three_way.value:.1f}% on the label (n={len(found.gold)})",
         fontsize=10,
     )
-    figure.tight_layout()
     return figure
 
 

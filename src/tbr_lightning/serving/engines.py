@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tbr_lightning.errors import UserError
-from tbr_lightning.serving.memory import cache_words
+from tbr_lightning.serving.machine import cache_words
 from tbr_lightning.serving.transformers_engine import SUPPRESSED
 from tbr_lightning.serving.weights import FORCE, Weights
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -90,6 +91,9 @@ async def _run(
         await asyncio.wait({opening, waiting}, return_when=asyncio.FIRST_COMPLETED)
         if opening.done():
             opening.result()  # what was wrong with the first version
+            # What was imported stays: it is not to be searched for garbage while requests wait.
+            gc.collect()
+            gc.freeze()
             _say(_invitation(config, release, time.monotonic() - began))
             following = asyncio.create_task(deployment.follow())
             await waiting

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from tbr_lightning.sweeping.owner import Owner, read_owner
@@ -88,7 +89,7 @@ def claim(
             if not _abandoned(trial, stale):
                 running += 1
                 continue
-            taken = _take_over(opened, trial, me)
+            taken = _take_over(opened, study, trials, trial, me)
             if taken is not None:
                 return taken
         done = sum(trial.state in _DONE for trial in trials)
@@ -123,12 +124,17 @@ def _abandoned(trial: FrozenTrial, stale: set[int]) -> bool:
     return owner is not None and owner.known_dead()
 
 
-def _take_over(opened: Opened, trial: FrozenTrial, me: Owner) -> Claim | None:
+def _take_over(
+    opened: Opened, study: Study, trials: Sequence[FrozenTrial], trial: FrozenTrial, me: Owner
+) -> Claim | None:
     """Claim a trial whose runner is gone; fail it if it cannot be run again."""
     attributes, backend = trial.user_attrs, opened.backend
     if OWNER not in attributes:
-        _fail(opened, trial, "its runner died before the trial had begun")
-        return None
+        # Its runner died while it drew. Drawn again with the same index, it draws the same.
+        begun = _begin(opened, study, trials, me, trial)
+        if begun is None:
+            _fail(opened, trial, "its runner died before it was drawn, and the grid is complete")
+        return begun
     lost = attributes.get(LOST, 0) + (attributes[OWNER] != "released")
     if lost > _MOST_LOST:
         _fail(opened, trial, f"{lost} runners died under it")
@@ -144,9 +150,21 @@ def _take_over(opened: Opened, trial: FrozenTrial, me: Owner) -> Claim | None:
     )
 
 
-def _begin(opened: Opened, study: Study, trials: Sequence[FrozenTrial], me: Owner) -> Claim | None:
-    """Ask the sampler for a new trial; ``None`` if a grid has no point left."""
+def _begin(
+    opened: Opened,
+    study: Study,
+    trials: Sequence[FrozenTrial],
+    me: Owner,
+    there: FrozenTrial | None = None,
+) -> Claim | None:
+    """Ask the sampler for a new trial, or for one that is there and was never drawn to its end.
+
+    Returns:
+        ``None`` if a grid has no point left.
+    """
     index = 1 + max((t.user_attrs.get(DRAW, -1) for t in trials), default=-1)
+    if there is not None:
+        index = there.user_attrs.get(DRAW, index)
     point = None
     if study.sampler["name"] == "grid":
         cells = study.space.cells()
@@ -156,7 +174,9 @@ def _begin(opened: Opened, study: Study, trials: Sequence[FrozenTrial], me: Owne
     opened.study.sampler = make_sampler(
         study.sampler, study.seed, Draw(index, point), len(study.constraints)
     )
-    trial = opened.study.ask()
+    trial = (
+        opened.study.ask() if there is None else optuna.trial.Trial(opened.study, there._trial_id)
+    )
     drawn = study.space.suggest(trial)
     trial.set_user_attr(DRAW, index)
     _own(opened, trial._trial_id, me)

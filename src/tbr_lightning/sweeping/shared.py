@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tbr_lightning.config.schema import PathsConfig, TrackingConfig
 from tbr_lightning.config.verbs import TrainConfig
+from tbr_lightning.cores import cores
 from tbr_lightning.data.cache import content_key
 from tbr_lightning.errors import UserError
 from tbr_lightning.sweeping.saved import load_train, save
@@ -67,7 +68,7 @@ def _make(asked: Path, said: Path, paths: PathsConfig) -> None:
         import torch
 
         # Nothing else runs here yet.
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0))))
+        torch.set_num_threads(cores())
         examples = load_examples(replace(config, paths=paths))
         load_backbone(
             config.model,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from tbr_lightning.config.schema import PathsConfig
+from tbr_lightning.cores import cores
 from tbr_lightning.sweeping.claims import Budget, Claim
 from tbr_lightning.sweeping.folder import Spec
 from tbr_lightning.sweeping.study import Study
@@ -62,5 +62,4 @@ def trials_root(paths: PathsConfig, study: Study) -> Path:
 
 def threads_each(workers: int) -> int:
     """Return the cores of each of several trials at once."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, (cores or 1) // workers)
+    return max(1, cores() // workers)

@@ -162,6 +162,31 @@ def test_whoever_is_killed_no_trial_is_lost_or_doubled(
     assert {number: len(pids) for number, pids in times(runs).items()} == {0: 1, 1: 2, 2: 1, 3: 1}
 
 
+@pytest.mark.parametrize("sampler", ["random", "grid"])
+@pytest.mark.parametrize("drawn", [0, 1])
+def test_a_trial_whose_runner_died_while_it_drew_is_drawn_as_it_would_have_been(
+    cheap: Any, write: Write, tmp_path: Path, sampler: str, drawn: int
+) -> None:
+    file = write(how="good, fine", trials=4, sampler=sampler)
+    if sampler == "grid":
+        file.write_text(
+            file.read_text().replace("x: {low: 0.0, high: 1.0}", "x: {choices: [1, 2]}")
+        )
+    found = []
+    for storage in ("whole", "broken"):
+        url = f"sqlite:///{tmp_path}/{storage}.db"
+        if storage == "broken":
+            study = cheap.read_study(file.stem, str(file), file.read_text())
+            opened = cheap.open_study(study, url)
+            trial = opened.study.ask()
+            if drawn:
+                trial.set_user_attr("draw", 0)
+        _, opened, _ = cheap.sweep(file, url, tmp_path / storage)
+        assert opened.counts() == {"COMPLETE": 4}
+        found.append([trial.params for trial in opened.study.trials])
+    assert found[0] == found[1]
+
+
 def test_an_interrupted_runner_gives_its_trials_back(
     start: Start, write: Write, storage: str, tmp_path: Path
 ) -> None:

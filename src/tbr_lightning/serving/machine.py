@@ -1,7 +1,8 @@
-"""How much memory an engine's cache of keys and values gets.
+"""How much of a machine without a GPU an engine gets.
 
-Left to itself, continuous batching on a CPU takes most of the machine's memory and fills it at the
-start: a second engine beside it, for the next version, would find none.
+Left to itself, continuous batching takes most of the memory for its cache of keys and values and
+fills it at the start: a second engine beside it, for the next version, would find none. And torch
+computes on every core, so that each pass waits for the thread whose core reads a request just then.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import psutil
+
+from tbr_lightning.cores import cores
 
 _PAGE = 256  # tokens in a block, transformers' default
 _BATCH = 2048  # tokens in a forward pass; the mask of a pass is as wide as the whole cache
@@ -37,3 +40,14 @@ def cache_words(config: Mapping[str, Any], memory: int | None = None) -> list[st
     budget = (memory or psutil.virtual_memory().total) * _SHARE
     blocks = max(4, min(wanted, int(budget // block)))
     return ["--cb-num-blocks", str(blocks), "--cb-max-batch-tokens", str(_BATCH)]
+
+
+def compute_threads(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that leave a core to reading requests and writing replies.
+
+    Args:
+        environment: Of the engine; a number of threads that it holds stays.
+    """
+    if "OMP_NUM_THREADS" in environment:
+        return {}
+    return {"OMP_NUM_THREADS": str(max(1, cores() - 1))}
