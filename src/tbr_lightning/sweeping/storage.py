@@ -20,6 +20,7 @@ from sqlalchemy.exc import ArgumentError
 
 from tbr_lightning.config.credentials import without_credentials
 from tbr_lightning.errors import UserError
+from tbr_lightning.sweeping.reading import Storage
 from tbr_lightning.sweeping.sampling import make_pruner
 from tbr_lightning.sweeping.study import IDENTITY, Study
 
@@ -106,7 +107,7 @@ def open_storage(url: str, grace: float) -> RDBStorage:
         if kind == "sqlite":
             Path(_sqlite_file(url)).absolute().parent.mkdir(parents=True, exist_ok=True)
         with _made_alone(url, kind):
-            storage = RDBStorage(
+            storage = Storage(
                 url,
                 engine_kwargs={"connect_args": arguments, "pool_pre_ping": True},
                 heartbeat_interval=max(1, round(grace / 6)),

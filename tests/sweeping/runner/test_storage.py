@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
+from optuna.trial import TrialState
 
 from tbr_lightning.errors import UserError
 from tbr_lightning.sweeping.storage import open_study
@@ -101,6 +103,28 @@ def test_a_file_changed_under_an_unfinished_study_is_told(tmp_path: Path) -> Non
     assert beside.key != study.key
     # Once it is there, it is resumed like any other.
     assert open_study(changed, url).key == beside.key
+
+
+def test_trials_are_read_as_optuna_reads_them(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/s.db"
+    text = STUDY.replace("space: {", "space: {c: {choices: [a, b]}, ")
+    for name in ("other", "read"):  # two studies in one storage
+        study = read_study(name, f"{name}.yaml", text)
+        opened = open_study(study, url).study
+        for number in range(4):
+            trial = opened.ask()
+            study.space.suggest(trial)
+            trial.set_user_attr("metrics", {"x": number})
+            trial.set_constraint("y", 0.5)
+            trial.report(float("nan"), 1)
+            trial.report(0.25, 2)
+            if number < 3:
+                states = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL]
+                opened.tell(trial, float("inf") if number == 0 else None, states[number])
+    read = open_study(study, url).study.trials
+    theirs = optuna.load_study(study_name=study.key, storage=url).trials
+    assert len(read) == 4
+    assert list(map(repr, read)) == list(map(repr, theirs))
 
 
 def test_a_finished_study_may_be_changed(tmp_path: Path) -> None:
