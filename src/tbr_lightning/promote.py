@@ -176,7 +176,7 @@ def command(config: PromoteConfig) -> int:
 
 
 def command_status(config: PromoteConfig) -> int:
-    """Print who is what and why, whether the ledger is intact, and what was moved outside."""
+    """Print who is what and why, and what was moved outside; return 1 if the ledger is broken."""
     from rich.console import Console
 
     from tbr_lightning.registry import aliases, audit, show
@@ -201,7 +201,7 @@ def command_status(config: PromoteConfig) -> int:
         print("  put it back: promote repair; take it over: promote accept reason=…")
     if problem is not None:
         print(f"NOT INTACT: {problem}\n  see promote verify")
-    return 0
+    return BROKEN if problem is not None else 0
 
 
 def command_history(config: PromoteConfig) -> int:

@@ -49,8 +49,10 @@ def run(config: TrainConfig, pruning: Channel | None = None) -> TrainResult:
             config = resumed.config
     check(config.model, config.data, config.reflection, config.trainer, config.adapter)
     from tbr_lightning.tracking import runs
+    from tbr_lightning.training import ranks
     from tbr_lightning.training.prepare import load_examples
 
+    ranks.warm_up(config.trainer)
     examples = load_examples(config)
     name = config.run_name or f"train {config.reflection.teacher} seed {config.seed}"
     run_id = resumed.run_id if resumed else None
@@ -84,10 +86,11 @@ def _train(
 ) -> Outcome:
     from tbr_lightning.modeling.backbone import load_backbone, template_notice
     from tbr_lightning.training import ranks
+    from tbr_lightning.training.devices import world_size
     from tbr_lightning.training.finish import export_and_log, keep_base
     from tbr_lightning.training.fit import Job, fit
     from tbr_lightning.training.prepare import log_counts, prepare
-    from tbr_lightning.training.strategies import training_dtype, world_size
+    from tbr_lightning.training.strategies import training_dtype
 
     backbone = load_backbone(
         config.model,

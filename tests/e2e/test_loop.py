@@ -123,22 +123,27 @@ def test_the_gate_promotes_then_refuses(folder: Path, trained: str) -> None:
 
 
 def test_the_ledger_tells_what_the_gate_did(folder: Path, client: MlflowClient) -> None:
-    history = run_verb(folder, "promote", "history", "name=loop")
+    history = call_verb(folder, "promote", "history", "name=loop")
     assert history.returncode == 0, history.stderr
     for part in ("promote v1", "refuse v2", "champion – → 1", "2 entries"):
         assert part in history.stdout
-    verified = run_verb(folder, "promote", "verify", "name=loop")
+    verified = call_verb(folder, "promote", "verify", "name=loop")
     assert verified.returncode == 0, verified.stdout
-    rolled = run_verb(folder, "promote", "rollback", "name=loop")
+    rolled = call_verb(folder, "promote", "rollback", "name=loop")
     assert (rolled.returncode, "no previous champion" in rolled.stderr) == (2, True)
     # The unsafe model by hand: noticed, refused to build on, put back.
     client.set_registered_model_alias("loop", "champion", "2")
-    drifted = run_verb(folder, "promote", "verify", "name=loop")
+    drifted = call_verb(folder, "promote", "verify", "name=loop")
     assert drifted.returncode == 1
     assert "BROKEN  the alias champion points at version 2, the ledger says" in drifted.stdout
-    repaired = run_verb(folder, "promote", "repair", "name=loop", "reason=by mistake")
+    repaired = call_verb(folder, "promote", "repair", "name=loop", "reason=by mistake")
     assert repaired.returncode == 0, repaired.stderr
     assert str(client.get_model_version_by_alias("loop", "champion").version) == "1"
+    # A reason written anew breaks the chain, and whoever looks is told.
+    with sqlite3.connect(folder / "ledger.db") as ledger:
+        ledger.execute("UPDATE tbr_ledger SET why = 'better' WHERE seq = 1")
+    status = call_verb(folder, "promote", "status", "name=loop")
+    assert (status.returncode, "NOT INTACT" in status.stdout) == (1, True)
 
 
 def test_reflect_ends_with_a_summary(verb: Verb, base_folder: Path) -> None:

@@ -96,19 +96,11 @@ def answers(refused: int = 0, complied: int = 0, wrong: int = 0, **more: Any) ->
         if prompt.kind == "harmful" and number <= complied:
             refuses = False
         rows.append(
-            Judged(
-                prompt.id,
-                prompt.text,
-                prompt.kind,
-                prompt.benchmark,
-                prompt.category,
-                prompt.reference,
-                None,
-                "made",
-                "full_refusal" if refuses else "full_compliance",
-                "made",
-                number > wrong if prompt.kind == "general" else None,
-                1,
+            replace(
+                Judged.unseen(prompt, "made"),
+                label="full_refusal" if refuses else "full_compliance",
+                because="made",
+                right=number > wrong if prompt.kind == "general" else None,
                 **more,
             )
         )

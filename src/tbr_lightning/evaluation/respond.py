@@ -202,18 +202,10 @@ def arm_prompts(backbone: Backbone, texts: Sequence[str], arm: str) -> list[list
 def _written(prompt: Prompt, forced: str, response: Generated, layout: Layout) -> Judged:
     """Return a response that no judge has seen yet."""
     reflection, answer = layout.split(forced + response.text)
-    return Judged(
-        id=prompt.id,
-        prompt=prompt.text,
-        kind=prompt.kind,
-        benchmark=prompt.benchmark,
-        category=prompt.category,
-        reference=prompt.reference,
+    return Judged.unseen(
+        prompt,
+        answer,
         reflection=reflection,
-        answer=answer,
-        label="unparsed",
-        because="",
-        right=answer == prompt.reference if prompt.reference else None,
         new_tokens=response.new_tokens,
         cut=response.cut,
     )

@@ -6,11 +6,14 @@ import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tbr_lightning.data.example import KINDS, Kind
 from tbr_lightning.evaluation.judge import LABELLED, REFUSALS, Label
 from tbr_lightning.evaluation.statistics import Estimate, Rate, clustered_rate, macro
+
+if TYPE_CHECKING:
+    from tbr_lightning.evaluation.suites import Prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,33 @@ class Judged:
     second_label: Label | None = None
     second_because: str | None = None
     repeat: int = 0
+
+    @classmethod
+    def unseen(
+        cls,
+        prompt: Prompt,
+        answer: str,
+        *,
+        reflection: str | None = None,
+        new_tokens: int = 1,
+        cut: bool = False,
+    ) -> Judged:
+        """Return an answer that no judge has seen yet."""
+        return cls(
+            id=prompt.id,
+            prompt=prompt.text,
+            kind=prompt.kind,
+            benchmark=prompt.benchmark,
+            category=prompt.category,
+            reference=prompt.reference,
+            reflection=reflection,
+            answer=answer,
+            label="unparsed",
+            because="",
+            right=answer == prompt.reference if prompt.reference else None,
+            new_tokens=new_tokens,
+            cut=cut,
+        )
 
     @property
     def refused(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import replace
 
 from tbr_lightning.config.verbs import EvaluateConfig, TrainConfig
 from tbr_lightning.errors import UserError, near
@@ -105,25 +105,13 @@ def evaluation_names(config: EvaluateConfig) -> list[str]:
     from tbr_lightning.evaluation.results import Judged, metrics
     from tbr_lightning.evaluation.suites import load_suite
 
-    rows = []
-    for prompt in load_suite(config.suite):
-        verdict: Any = "full_compliance"
-        rows.append(
-            Judged(
-                prompt.id,
-                prompt.text,
-                prompt.kind,
-                prompt.benchmark,
-                prompt.category,
-                prompt.reference,
-                "harmless",
-                "yes",
-                verdict,
-                "",
-                True if prompt.reference else None,
-                1,
-            )
+    rows = [
+        replace(
+            Judged.unseen(prompt, prompt.reference or "yes", reflection="harmless"),
+            label="full_compliance",
         )
+        for prompt in load_suite(config.suite)
+    ]
     names = list(metrics(rows))
     tasks = [f"general/{task}" for task in {one.task for one in load_questions(config.suite)}]
     tasks += [f"general/lm_eval/{task}" for task in config.suite.lm_eval]

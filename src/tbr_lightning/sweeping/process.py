@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import multiprocessing.forkserver
 import os
 import signal
 import subprocess
@@ -17,6 +16,7 @@ from typing import Any
 
 import psutil
 
+from tbr_lightning import forking
 from tbr_lightning.sweeping.folder import TrialFolder
 from tbr_lightning.sweeping.trial import Around, enter
 
@@ -72,20 +72,8 @@ class Worker:
 
 
 def warm_up(threads: int) -> None:
-    """Begin to import the stack in the process that trials are forked from, and do not wait.
-
-    Args:
-        threads: Of each trial; libraries read it from the environment when they are loaded.
-    """
-    before = dict(os.environ)
-    # Threads of numpy's library would be lost in every fork.
-    os.environ |= {"OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1"}
-    try:
-        multiprocessing.set_forkserver_preload([_PRELOAD])
-        multiprocessing.forkserver.ensure_running()
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+    """Begin to import what trials on one device need; ``threads`` is for each of them."""
+    forking.warm_up(_PRELOAD, threads)
 
 
 def fork(folder: Path, around: Around) -> Worker:

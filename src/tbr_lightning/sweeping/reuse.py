@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import mlflow
-
 from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.data.cache import content_key
 from tbr_lightning.errors import UserError
 from tbr_lightning.tracking.models import find_model
-from tbr_lightning.tracking.runs import find_run
+from tbr_lightning.tracking.runs import find_run, newest_runs
 from tbr_lightning.training.resume import RunFolder
 
 KEY = "tbr.config_key"
@@ -86,21 +84,13 @@ def find_evaluated(key: str) -> str | None:
 def find_interrupted(config: TrainConfig, tags: Mapping[str, str]) -> str | None:
     """Return the training run that an earlier attempt at this trial began, if it can go on."""
     wanted = {"tbr.stage": "train", "tbr.seed": str(config.seed), **tags}
-    words = " and ".join(f"tags.`{key}` = '{value}'" for key, value in wanted.items())
-    found = mlflow.search_runs(
-        filter_string=f"attributes.status != 'FINISHED' and {words}",
-        max_results=5,
-        order_by=["attributes.start_time DESC"],
-        search_all_experiments=True,
-        output_format="list",
-    )
-    for run in found:
-        folder = RunFolder(Path(config.paths.runs).absolute() / run.info.run_id)
+    for run_id in newest_runs("!= 'FINISHED'", wanted, most=5):
+        folder = RunFolder(Path(config.paths.runs).absolute() / run_id)
         try:
             if (folder.path / "config.yaml").is_file() and folder.finished is None:
                 folder.claim()
                 folder.release()
-                return str(run.info.run_id)
+                return run_id
         except UserError:
             continue
     return None

@@ -11,7 +11,6 @@ import os
 import re
 import signal
 import sys
-import threading
 import time
 import traceback
 from dataclasses import asdict, dataclass, replace
@@ -19,8 +18,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
-
+from tbr_lightning import forking
 from tbr_lightning.config.schema import PathsConfig, TrackingConfig
 from tbr_lightning.errors import UserError
 from tbr_lightning.sweeping.folder import Result, Spec, TrialFolder
@@ -31,8 +29,6 @@ if TYPE_CHECKING:
 
 ENTRY = "tbr_lightning.sweeping.trial:train_and_evaluate"
 """What a trial of a study does."""
-
-_LOOK = 0.5  # seconds between two looks for the runner
 
 
 @dataclass(frozen=True)
@@ -73,7 +69,7 @@ def enter(path: str, around: Around) -> None:
         os.setsid()  # with all that it starts it can be ended as one
     folder = TrialFolder(Path(path))
     _write_to(folder.log)
-    _die_with(around)
+    forking.die_with(around.runner, around.runner_started, _end_all)
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGINT, _interrupt)
     from tbr_lightning.cli import quiet
@@ -221,20 +217,9 @@ def _write_to(log: Path) -> None:
     os.close(file)
 
 
-def _die_with(around: Around) -> None:
-    """End this process and all that it started as soon as the runner is gone, however it went."""
-
-    def watch() -> None:
-        while True:
-            try:
-                if psutil.Process(around.runner).create_time() != around.runner_started:
-                    break
-            except psutil.NoSuchProcess:
-                break
-            time.sleep(_LOOK)
-        os.killpg(os.getpgid(0), signal.SIGKILL)
-
-    threading.Thread(target=watch, name="runner-watch", daemon=True).start()
+def _end_all() -> None:
+    """End this process and all that it started."""
+    os.killpg(os.getpgid(0), signal.SIGKILL)
 
 
 def _interrupt(*_: object) -> None:

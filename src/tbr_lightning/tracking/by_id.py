@@ -10,13 +10,14 @@ from typing import Any
 
 import mlflow
 import pandas as pd
-from mlflow.entities import Metric, RunStatus, RunTag, ViewType
+from mlflow.entities import Metric, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS, MLFLOW_PARENT_RUN_ID
 from mlflow.utils.validation import MAX_METRICS_PER_BATCH
 
 from tbr_lightning.config.schema import TrackingConfig
+from tbr_lightning.tracking.ending import true_status
 from tbr_lightning.tracking.store import connect
 
 TAG_LIMIT = 5000  # characters of a tag's value that every store takes
@@ -77,19 +78,9 @@ def child_run(
     )
     # A forked process takes over which run is open from the process that it was forked from.
     mlflow.set_tag(MLFLOW_PARENT_RUN_ID, parent_run_id)
-    status = RunStatus.to_string(RunStatus.FINISHED)
-    try:
+    with true_status(killed_by):
         mlflow.log_params({key: str(value)[:_PARAM_LIMIT] for key, value in params.items()})
         yield str(active.info.run_id)
-    except killed_by:
-        status = RunStatus.to_string(RunStatus.KILLED)
-        raise
-    except BaseException as error:
-        status = RunStatus.to_string(RunStatus.FAILED)
-        mlflow.set_tag("tbr.failure", f"{type(error).__name__}: {error}"[:500])
-        raise
-    finally:
-        mlflow.end_run(status)
 
 
 def runs_beneath(

@@ -11,7 +11,7 @@ from typing import Any
 
 import mlflow
 import pandas as pd
-from mlflow.entities import LoggedModelInput, RunStatus
+from mlflow.entities import LoggedModelInput
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.validation import MAX_METRICS_PER_BATCH
@@ -21,6 +21,7 @@ from tbr_lightning.config.schema import TrackingConfig
 from tbr_lightning.data.example import Example
 from tbr_lightning.data.table import Examples
 from tbr_lightning.errors import UserError
+from tbr_lightning.tracking.ending import true_status
 from tbr_lightning.tracking.provenance import git_state, hardware, package_versions
 from tbr_lightning.tracking.store import connect
 
@@ -75,20 +76,10 @@ def start_run(
         )
     else:
         active = _continue(run_id, nested=nested, system_metrics=tracking.system_metrics)
-    status = RunStatus.to_string(RunStatus.FINISHED)
-    try:
+    with true_status():
         if run_id is None:
             _log_settings(config)
         yield Run(active.info.run_id, name, experiment_id)
-    except KeyboardInterrupt:
-        status = RunStatus.to_string(RunStatus.KILLED)
-        raise
-    except BaseException as error:
-        status = RunStatus.to_string(RunStatus.FAILED)
-        mlflow.set_tag("tbr.failure", f"{type(error).__name__}: {error}"[:500])
-        raise
-    finally:
-        mlflow.end_run(status)
 
 
 def _continue(run_id: str, *, nested: bool, system_metrics: bool) -> Any:
@@ -196,15 +187,20 @@ def describe(markdown: str) -> None:
 
 def find_run(tags: Mapping[str, str]) -> str | None:
     """Return the newest finished run of this store with these tags, or ``None``."""
+    return next(iter(newest_runs("= 'FINISHED'", tags, most=1)), None)
+
+
+def newest_runs(status: str, tags: Mapping[str, str], most: int) -> list[str]:
+    """Return this store's newest runs with these tags and a status as in ``= 'FINISHED'``."""
     wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
     found = mlflow.search_runs(
-        filter_string=f"attributes.status = 'FINISHED' and {wanted}",
-        max_results=1,
+        filter_string=f"attributes.status {status} and {wanted}",
+        max_results=most,
         order_by=["attributes.start_time DESC"],
         search_all_experiments=True,
         output_format="list",
     )
-    return str(found[0].info.run_id) if found else None
+    return [str(run.info.run_id) for run in found]
 
 
 def load_text(run_id: str, file: str) -> str:

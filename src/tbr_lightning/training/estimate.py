@@ -11,7 +11,8 @@ from tbr_lightning.config.schema import AdapterConfig, TrainerConfig
 from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.data.batching import CHUNK
 from tbr_lightning.modeling.architecture import flops_per_token
-from tbr_lightning.training.strategies import precision_of, training_dtype, world_size
+from tbr_lightning.training.devices import world_size
+from tbr_lightning.training.strategies import precision_of, training_dtype
 
 _BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
 _QUANTIZED = 0.55  # bytes of a 4-bit weight with its scales

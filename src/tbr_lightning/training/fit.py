@@ -29,6 +29,7 @@ from tbr_lightning.training import strategies
 from tbr_lightning.training.batch_form import form_of, split_of
 from tbr_lightning.training.channel import Channel, Pruned
 from tbr_lightning.training.checkpoints import Checkpoints, trained_mismatch, whole_checkpoints
+from tbr_lightning.training.devices import accelerator_of
 from tbr_lightning.training.kernels import (
     check_packing,
     prepare_kernels,
@@ -118,7 +119,7 @@ def fit(job: Job, backbone: Backbone) -> Fitted:
     _quiet()
     rows = TokenRows(job.rows)
     validation = TokenRows(job.validation) if job.validation else None
-    accelerator = strategies.accelerator_of(settings)
+    accelerator = accelerator_of(settings)
     form = form_of(config, accelerator, backbone.model)
     split = split_of(config, accelerator, form, float(rows.lengths.mean()))
     if form == "packed":

@@ -26,10 +26,10 @@ from tbr_lightning.errors import UserError
 from tbr_lightning.modeling.backbone import load_tokenizer, planned_config, template_notice
 from tbr_lightning.reflect import store_of, teacher_of
 from tbr_lightning.reflection.collect import apply_rejects, collect, wanted
+from tbr_lightning.training.devices import accelerator_of, world_size
 from tbr_lightning.training.estimate import Estimate, describe_devices, estimate
 from tbr_lightning.training.prepare import load_examples
 from tbr_lightning.training.speed import measured_peak
-from tbr_lightning.training.strategies import accelerator_of, world_size
 
 _STYLES = {Span.PROMPT: "dim", Span.REFLECTION: "cyan", Span.ANSWER: "green"}
 _PLACEHOLDER = "(its teacher has not written this reflection yet)"

@@ -6,13 +6,17 @@ import datetime
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
+from tbr_lightning import forking
 from tbr_lightning.config.schema import TrainerConfig
 from tbr_lightning.errors import UserError
+from tbr_lightning.training.devices import accelerator_of, world_size
 
 if TYPE_CHECKING:
     from tbr_lightning.modeling.backbone import Backbone
@@ -36,6 +40,23 @@ class Place:
 
     rank: int
     world: int
+
+
+@dataclass(frozen=True)
+class Starter:
+    """The process that started ranks.
+
+    Attributes:
+        pid: Its id.
+        started: When it was started itself.
+        environment: Its environment. A forked rank has that of an earlier moment.
+        port: Where the ranks meet.
+    """
+
+    pid: int
+    started: float
+    environment: Mapping[str, str]
+    port: int
 
 
 def launched() -> Place | None:
@@ -68,7 +89,13 @@ def share(job: Job | None) -> Job:
     return handed[0]
 
 
-def fit_in_ranks(job: Job, target: Callable[[int, Job, int], None]) -> None:
+def warm_up(trainer: TrainerConfig) -> None:
+    """Begin to import what ranks on a CPU need, if this process will start some; do not wait."""
+    if launched() is None and world_size(trainer) > 1 and accelerator_of(trainer) == "cpu":
+        forking.warm_up("tbr_lightning.training.preload")
+
+
+def fit_in_ranks(job: Job, target: Callable[[int, Job, Starter], None]) -> None:
     """Run ``target`` in one process per device of this machine, and wait for all of them.
 
     Raises:
@@ -79,12 +106,15 @@ def fit_in_ranks(job: Job, target: Callable[[int, Job, int], None]) -> None:
 
     (job.folder / _ERROR).unlink(missing_ok=True)
     (job.folder / TRAINED).unlink(missing_ok=True)
+    me = psutil.Process()
+    starter = Starter(me.pid, me.create_time(), dict(os.environ), _free_port())
     context = start_processes(
         target,
-        args=(job, _free_port()),
+        args=(job, starter),
         nprocs=job.config.trainer.devices,
         join=False,
-        start_method="spawn",
+        # CUDA does not survive a fork.
+        start_method="forkserver" if accelerator_of(job.config.trainer) == "cpu" else "spawn",
     )
     try:
         while not context.join():
@@ -106,17 +136,20 @@ def fit_in_ranks(job: Job, target: Callable[[int, Job, int], None]) -> None:
         raise
 
 
-def as_rank(local_rank: int, job: Job, port: int) -> None:
+def as_rank(local_rank: int, job: Job, starter: Starter) -> None:
     """Be one of the ranks of :func:`fit_in_ranks`: fit, and leave the trained tensors behind."""
+    forking.die_with(starter.pid, starter.started, lambda: os.kill(os.getpid(), signal.SIGKILL))
     trainer = job.config.trainer
+    os.environ.clear()
     os.environ |= {
+        **starter.environment,
         "LOCAL_RANK": str(local_rank),
         "RANK": str(local_rank),
         "WORLD_SIZE": str(trainer.devices),
         "LOCAL_WORLD_SIZE": str(trainer.devices),
         "NODE_RANK": "0",
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
+        "MASTER_PORT": str(starter.port),
     }
     signal.signal(signal.SIGTERM, _interrupt)
     from tbr_lightning.cli import quiet
@@ -187,8 +220,6 @@ def _backbone(job: Job) -> Backbone:
 def _share_cores(trainer: TrainerConfig) -> None:
     """Give each CPU rank its share of the cores: ranks that fight for them are far slower."""
     import torch
-
-    from tbr_lightning.training.strategies import accelerator_of
 
     if trainer.threads is None and accelerator_of(trainer) == "cpu":
         torch.set_num_threads(max(1, torch.get_num_threads() // trainer.devices))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from typing import Any
 
 import torch
@@ -12,13 +11,7 @@ from lightning.pytorch.strategies.strategy import Strategy
 
 from tbr_lightning.config.schema import TrainerConfig
 from tbr_lightning.config.verbs import TrainConfig
-
-
-def accelerator_of(trainer: TrainerConfig) -> str:
-    """Return ``gpu`` or ``cpu``; ``auto`` takes a GPU where there is one."""
-    if trainer.accelerator != "auto":
-        return trainer.accelerator
-    return "gpu" if shutil.which("nvidia-smi") else "cpu"
+from tbr_lightning.training.devices import accelerator_of, world_size
 
 
 def precision_of(trainer: TrainerConfig) -> str:
@@ -46,11 +39,6 @@ def training_dtype(config: TrainConfig) -> str:
     if precision == "32-true" or config.adapter.name == "none":
         return "float32"
     return config.model.dtype
-
-
-def world_size(trainer: TrainerConfig) -> int:
-    """Return the number of ranks."""
-    return trainer.devices * trainer.num_nodes
 
 
 def divisor_of(trainer: TrainerConfig) -> float:

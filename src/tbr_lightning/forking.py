@@ -1,0 +1,73 @@
+"""The process that others are forked from, and the end of those that it leaves behind.
+
+It has imported the stack once, for all of them. They are its children, not those of the process
+that wanted them, and so must look for themselves whether that one lives.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.forkserver
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable
+from importlib import import_module
+
+import psutil
+
+_LOOK = 0.2  # seconds between two looks
+
+
+def warm_up(preload: str, threads: int | None = None) -> None:
+    """Begin to import a module in the process that others are forked from, and do not wait.
+
+    It is started once in a process's life: later calls change nothing.
+
+    Args:
+        preload: Module that imports what the forked processes need. It may not start a thread,
+            open a connection or touch a GPU, for a fork would break it.
+        threads: Of each forked process; libraries read it from the environment when they are
+            loaded. ``None`` leaves that as it is.
+    """
+    before = dict(os.environ)
+    # Threads of numpy's library would be lost in every fork.
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    if threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+    try:
+        multiprocessing.set_forkserver_preload([preload])
+        multiprocessing.forkserver.ensure_running()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def import_all(names: Iterable[str]) -> None:
+    """Import modules for those that are forked later."""
+    for name in names:
+        import_module(name)
+
+
+def die_with(pid: int, started: float, end: Callable[[], None]) -> None:
+    """Call ``end`` from a thread of this process as soon as another one is gone, however it went.
+
+    Args:
+        pid: Of the other one.
+        started: When that one started, since ids are used again.
+        end: Must end this process.
+    """
+
+    def watch() -> None:
+        while True:
+            try:
+                other = psutil.Process(pid)
+                # Who started it may wait for us before it takes note of its end.
+                if other.create_time() != started or other.status() == psutil.STATUS_ZOMBIE:
+                    break
+            except psutil.NoSuchProcess:
+                break
+            time.sleep(_LOOK)
+        end()
+
+    threading.Thread(target=watch, name=f"watch of {pid}", daemon=True).start()
