@@ -16,7 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sql
-from sqlalchemy.exc import DatabaseError, IntegrityError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import (
+    DatabaseError,
+    IntegrityError,
+    NoSuchModuleError,
+    OperationalError,
+    ProgrammingError,
+)
 from sqlalchemy.pool import NullPool
 from sqlalchemy.schema import CreateTable
 
@@ -160,7 +166,7 @@ class Ledger:
         try:
             with self._engine.begin() as connection:
                 connection.execute(CreateTable(TABLE, if_not_exists=True))
-        except (IntegrityError, OperationalError):
+        except (IntegrityError, OperationalError, ProgrammingError):
             # Of two who make it at once PostgreSQL lets one fail.
             if not sql.inspect(self._engine).has_table(TABLE.name):
                 raise

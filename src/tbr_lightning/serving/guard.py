@@ -22,7 +22,7 @@ _GRACE = 2.0  # seconds between SIGTERM and SIGKILL
 def main(folder: str, command: Sequence[str]) -> int:
     """Run a command until it ends or standard input does; the first line names its process."""
     engine = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
-    print(f"pid {engine.pid}", flush=True)
+    os.write(1, f"pid {engine.pid}\n".encode())  # whole, for the engine writes there too
     said = bytearray()
     watching = threading.Thread(target=_end_with_stdin, args=(engine, said), daemon=True)
     watching.start()
