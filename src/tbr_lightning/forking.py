@@ -49,6 +49,21 @@ def import_all(names: Iterable[str]) -> None:
         import_module(name)
 
 
+def is_gone(pid: int, started: float) -> bool:
+    """Return whether a process of this machine has ended.
+
+    Args:
+        pid: Its id.
+        started: When it started, since ids are used again.
+    """
+    try:
+        there = psutil.Process(pid)
+        # Who started it may wait for others before it takes note of its end.
+        return there.create_time() != started or there.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 def die_with(pid: int, started: float, end: Callable[[], None]) -> None:
     """Call ``end`` from a thread of this process as soon as another one is gone, however it went.
 
@@ -59,14 +74,7 @@ def die_with(pid: int, started: float, end: Callable[[], None]) -> None:
     """
 
     def watch() -> None:
-        while True:
-            try:
-                other = psutil.Process(pid)
-                # Who started it may wait for us before it takes note of its end.
-                if other.create_time() != started or other.status() == psutil.STATUS_ZOMBIE:
-                    break
-            except psutil.NoSuchProcess:
-                break
+        while not is_gone(pid, started):
             time.sleep(_LOOK)
         end()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import socket
@@ -25,7 +26,7 @@ from tbr_lightning.registry.digest import model_digest
 from tbr_lightning.registry.projection import open_registry, settle
 from tbr_lightning.tracking.models import find_model
 
-from ..conftest import Tuned, environment, run_verb
+from ..conftest import environment, run_verb
 
 pytestmark = pytest.mark.e2e
 NAME = "served"
@@ -39,32 +40,28 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, tuned: Tuned) -> Path:
-    made = tmp_path_factory.mktemp("serve")
-    tuned.copy_to(made)
-    return made
+def folder(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Path:
+    return tmp_path_factory.mktemp("serve")
 
 
 @pytest.fixture(scope="module")
-def versions(folder: Path, tuned: Tuned) -> tuple[str, str]:
+def versions(folder: Path) -> tuple[str, str]:
     """Two versions with the same weights; the second is champion, the first was before it."""
-    model = find_in(folder, tuned.uri)
+    done = run_verb(folder, "train", "reflection=external")
+    model = find_in(folder, re.search(r"models:/m-[0-9a-f]{32}", done.stdout)[0])
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
-    original = client.get_logged_model(model.model_id)
-    for name in ("first", "second"):
-        copy = client.create_logged_model(
-            original.experiment_id,
-            name=name,
-            source_run_id=original.source_run_id,
-            tags=original.tags,
-        )
-        shutil.copytree(
-            original.artifact_location.removeprefix("file://"),
-            copy.artifact_location.removeprefix("file://"),
-            dirs_exist_ok=True,
-        )
-        client.finalize_logged_model(copy.model_id, "READY")
-        crown(folder, copy.model_id)
+    first = client.get_logged_model(model.model_id)
+    second = client.create_logged_model(
+        first.experiment_id, name="again", source_run_id=first.source_run_id, tags=first.tags
+    )
+    shutil.copytree(
+        first.artifact_location.removeprefix("file://"),
+        second.artifact_location.removeprefix("file://"),
+        dirs_exist_ok=True,
+    )
+    client.finalize_logged_model(second.model_id, "READY")
+    crown(folder, first.model_id)
+    crown(folder, second.model_id)
     return "1", "2"
 
 
@@ -180,10 +177,7 @@ def test_the_policies_mean_what_they_mean_in_evaluation(server: Server, folder: 
     suppressed = GenerationConfig(arm="suppressed", reuse=False)
     (_, made), *_ = responses(backbone, [Prompt(HARMFUL, "harmful", "x", "")], suppressed)
     message = server.ask(HARMFUL, extra_body={"reflection": "suppress"})
-    # Only its first token is kept from opening a think block: a later one is a reflection still.
-    answer = made.text.rpartition(backbone.layout.think_close)[2]
-    assert message.content == answer
-    assert hasattr(message, "reasoning_content") == (answer != made.text)
+    assert (message.content, hasattr(message, "reasoning_content")) == (made.text, False)
 
 
 def test_a_rollback_under_load_fails_no_request(server: Server, folder: Path) -> None:

@@ -10,7 +10,8 @@ from jinja2 import Environment
 
 from tbr_lightning.data.layout import FALLBACK_TEMPLATE, Layout
 from tbr_lightning.errors import UserError
-from tbr_lightning.serving.machine import cache_words
+from tbr_lightning.serving import machine
+from tbr_lightning.serving.machine import cache_words, compute_threads
 from tbr_lightning.serving.transformers_engine import SUPPRESSED, is_first
 from tbr_lightning.serving.weights import FORCE, forcing, prepare
 
@@ -90,3 +91,12 @@ def test_the_cache_fits_the_machine() -> None:
     blocks = int(cache_words(large, 2**36)[1])
     assert 4 < blocks < 64 * 128
     assert blocks * 256 * 2 * 32 * 8 * 128 * 2 < 0.2 * 2**36
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(1, "1"), (2, "1"), (16, "15")])
+def test_a_core_is_left_to_requests(
+    monkeypatch: pytest.MonkeyPatch, cores: int, threads: str
+) -> None:
+    monkeypatch.setattr(machine, "cores", lambda: cores)
+    assert compute_threads({}) == {"OMP_NUM_THREADS": threads}
+    assert compute_threads({"OMP_NUM_THREADS": "7"}) == {}

@@ -16,13 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sql
-from sqlalchemy.exc import (
-    DatabaseError,
-    IntegrityError,
-    NoSuchModuleError,
-    OperationalError,
-    ProgrammingError,
-)
+from sqlalchemy.exc import DatabaseError, IntegrityError, NoSuchModuleError
 from sqlalchemy.pool import NullPool
 from sqlalchemy.schema import CreateTable
 
@@ -166,8 +160,8 @@ class Ledger:
         try:
             with self._engine.begin() as connection:
                 connection.execute(CreateTable(TABLE, if_not_exists=True))
-        except (IntegrityError, OperationalError, ProgrammingError):
-            # Of two who make it at once PostgreSQL lets one fail.
+        except DatabaseError:
+            # Of two who make it at once PostgreSQL lets one fail, with one error or another.
             if not sql.inspect(self._engine).has_table(TABLE.name):
                 raise
 

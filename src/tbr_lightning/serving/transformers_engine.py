@@ -1,4 +1,4 @@
-"""The process of ``transformers serve``, with three things that its command line cannot be told.
+"""The process of ``transformers serve``, with what its command line cannot be told.
 
 It listens on a Unix socket, which only the server's user can reach, and it can keep a request's
 first token from being the one that opens a think block, as ``evaluate`` does in the arm

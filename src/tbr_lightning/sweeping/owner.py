@@ -10,6 +10,8 @@ from typing import Any
 
 import psutil
 
+from tbr_lightning.forking import is_gone
+
 
 @dataclass(frozen=True)
 class Owner:
@@ -33,13 +35,7 @@ class Owner:
 
     def known_dead(self) -> bool:
         """Return whether it is surely gone; of a process on another machine nothing is sure."""
-        if self.machine != _machine():
-            return False
-        try:
-            there = psutil.Process(self.pid)
-            return there.create_time() != self.started or there.status() == psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return True
+        return self.machine == _machine() and is_gone(self.pid, self.started)
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"
