@@ -30,9 +30,9 @@ from transformers import pipeline
 from transformers.utils import logging as transformers_logging
 
 from tbr_lightning.data.files import read_rows
-from tbr_lightning.data.layout import prompt_ids
-from tbr_lightning.modeling.backbone import Backbone, load_folder
-from tbr_lightning.modeling.generation import generate
+from tbr_lightning.data.think_format import prompt_ids
+from tbr_lightning.models.backbone import Backbone, load_folder
+from tbr_lightning.models.generation import generate
 
 NEW_TOKENS, THEIR_BATCH, TIE, GOAL = 96, 8, 1e-4, 3.0
 DEFAULT = "../shared/data/xstest/xstest_prompts.csv"

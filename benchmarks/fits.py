@@ -86,7 +86,7 @@ def prepare(folder: Path, rows: int, *, smallest: bool = False) -> dict[str, Any
     from tbr_lightning.data.example import Example
     from tbr_lightning.data.table import Examples
     from tbr_lightning.data.tokens import TokenRows, tokenise
-    from tbr_lightning.modeling.backbone import load_backbone
+    from tbr_lightning.models.backbone import load_backbone
 
     found = [row for row in json.loads(alpaca().read_text()) if row["output"].strip()]
     made = [
@@ -109,7 +109,7 @@ def prepare(folder: Path, rows: int, *, smallest: bool = False) -> dict[str, Any
             Examples.of(part),
             {},
             backbone.tokenizer,
-            backbone.layout,
+            backbone.think_format,
             max_length=config.model.max_length,
             cache=folder / "cache",
         )
@@ -146,7 +146,7 @@ def ours(
     from mlflow import MlflowClient
 
     from tbr_lightning.config.compose import compose_verb
-    from tbr_lightning.modeling.backbone import load_folder
+    from tbr_lightning.models.backbone import load_folder
     from tbr_lightning.tracking import runs
     from tbr_lightning.training.fit import Job, fit
 
@@ -305,7 +305,7 @@ def held_out_loss(model: Any, folder: Path) -> float:
     from tbr_lightning.config.compose import compose_verb
     from tbr_lightning.data.batching import collate
     from tbr_lightning.data.tokens import TokenRows
-    from tbr_lightning.training.objective import sft
+    from tbr_lightning.objectives.sft import sft
 
     rows = TokenRows((folder / "held_out").resolve())
     objective = compose_verb("train", MODEL).config.objective

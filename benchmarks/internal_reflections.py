@@ -17,8 +17,8 @@ import torch
 
 from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.data.sources import load
-from tbr_lightning.modeling.backbone import Backbone, load_backbone
-from tbr_lightning.modeling.generation import generate, reflection_prefix
+from tbr_lightning.models.backbone import Backbone, load_backbone
+from tbr_lightning.models.generation import generate, reflection_prefix
 
 NEW_TOKENS, TIE = 96, 1e-4
 

@@ -127,18 +127,18 @@ def trials_of(name: str) -> list:
 
 def import_time() -> float:
     start = time.monotonic()
-    subprocess.run([sys.executable, "-c", "import tbr_lightning.sweeping.preload"], check=True)
+    subprocess.run([sys.executable, "-c", "import tbr_lightning.tuning.preload"], check=True)
     return time.monotonic() - start
 
 
 def large(trials: int, held) -> None:
     """Ask for a point in a study of many trials, and show its state."""
-    from tbr_lightning.sweeping import claims
-    from tbr_lightning.sweeping.claims import Budget
-    from tbr_lightning.sweeping.owner import owner_of
-    from tbr_lightning.sweeping.storage import open_study
-    from tbr_lightning.sweeping.study import read_study
-    from tbr_lightning.sweeping.view import View
+    from tbr_lightning.tuning import scheduling
+    from tbr_lightning.tuning.process_identity import owner_of
+    from tbr_lightning.tuning.scheduling import Budget
+    from tbr_lightning.tuning.storage import open_study
+    from tbr_lightning.tuning.study import read_study
+    from tbr_lightning.tuning.view import View
 
     study = read_study("large", "large.yaml", LARGE)
     with tempfile.TemporaryDirectory() as folder:
@@ -150,7 +150,7 @@ def large(trials: int, held) -> None:
         held("shown again", timed(view.look), 2.0)
         for _ in range(2):
             seconds = timed(
-                lambda: claims.claim(opened, study, Budget(20_000), owner_of(), range(10**6))
+                lambda: scheduling.claim(opened, study, Budget(20_000), owner_of(), range(10**6))
             )
         held("next point asked for", seconds, 2.0)
 

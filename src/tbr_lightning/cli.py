@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
-import shutil
 import signal
 import sys
-import warnings
 from collections.abc import Sequence
 
 from omegaconf import OmegaConf
@@ -16,6 +13,7 @@ from omegaconf import OmegaConf
 from tbr_lightning import __version__
 from tbr_lightning.config.compose import Composed, compose_verb, options
 from tbr_lightning.errors import UserError, near
+from tbr_lightning.processes import quiet
 
 ACTIONS: dict[str, tuple[str, ...]] = {
     "evaluate": ("calibrate",),
@@ -73,29 +71,6 @@ def _run(verb: str, composed: Composed, action: str | None) -> int:
 def _interrupt(*_: object) -> None:
     """End a terminated process as an interrupted one, so that its run is marked KILLED."""
     raise KeyboardInterrupt
-
-
-def quiet() -> None:
-    """Keep the chatter of libraries from burying what the verb itself says; let threads sleep."""
-    for key, value in {
-        "TOKENIZERS_PARALLELISM": "false",
-        # Threads that spin while they wait make torch many times slower on a core that is shared.
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "TRANSFORMERS_VERBOSITY": "error",
-        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    }.items():
-        os.environ.setdefault(key, value)
-    if shutil.which("nvidia-smi") is None:
-        # DeepSpeed, which accelerate imports, otherwise warns that it found no GPU.
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    for chatter in (
-        ".*LeafSpec.*",
-        ".*is_gradient_checkpointing.*",
-        ".*c10d_logger.*",
-        ".*torch.distributed.*deprecated.*",
-    ):
-        warnings.filterwarnings("ignore", chatter)
 
 
 def _parse(verb: str, argv: Sequence[str]) -> tuple[argparse.Namespace, str | None, list[str]]:

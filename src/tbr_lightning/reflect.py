@@ -3,167 +3,19 @@
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from tbr_lightning import cli
-from tbr_lightning.config.data import MicroworldData
-from tbr_lightning.config.preflight import check
-from tbr_lightning.config.schema import ReflectionConfig
-from tbr_lightning.config.verbs import ReflectConfig, TrainConfig
-from tbr_lightning.errors import UserError
-
-if TYPE_CHECKING:
-    from tbr_lightning.data.example import Example
-    from tbr_lightning.modeling.backbone import Backbone
-    from tbr_lightning.reflection.collect import Collected
-    from tbr_lightning.reflection.store import ReflectionStore
-    from tbr_lightning.reflection.teachers import Teacher
-
-
-@dataclass(frozen=True)
-class ReflectResult:
-    """What a reflection run leaves: its MLflow run and the reflections."""
-
-    run_id: str
-    collected: Collected
-    seconds: float
-
-
-def teacher_of(
-    config: ReflectionConfig, data: Any, backbone: Backbone | None, seed: int
-) -> Teacher:
-    """Return the teacher that a config names."""
-    from tbr_lightning.reflection import teachers
-
-    if config.teacher == "filler":
-        return teachers.filler_teacher(seed)
-    if config.teacher == "recorded":
-        if config.run_id:
-            return teachers.run_teacher(config.run_id)
-        return teachers.recorded_teacher(config.path or "")
-    if config.teacher == "internal":
-        assert backbone is not None
-        return teachers.internal_teacher(config, backbone, backbone.origin)
-    if isinstance(data, MicroworldData) and config.base_url is None:
-        return teachers.microworld_teacher()
-    return teachers.endpoint_teacher(config)
-
-
-def store_of(config: ReflectConfig | TrainConfig) -> ReflectionStore:
-    """Return the store of all reflections; it is no cache, since a teacher may have been paid."""
-    from tbr_lightning.reflection.store import ReflectionStore
-
-    return ReflectionStore(Path(config.paths.runs) / "reflections.db")
-
-
-def collect_in_run(
-    config: ReflectConfig | TrainConfig,
-    rows: Sequence[Example],
-    teacher: Teacher,
-    store: ReflectionStore,
-) -> ReflectResult:
-    """Collect reflections in an MLflow run of stage ``reflect``."""
-    from tbr_lightning.reflection.collect import collect, missing
-    from tbr_lightning.tracking import runs
-
-    name = f"reflect {config.reflection.teacher} seed {config.seed}"
-    tags = {"tbr.teacher": teacher.name, "tbr.prompt_hash": teacher.prompt_hash}
-    with runs.start_run("reflect", name, config, config.tracking, tags) as run:
-        runs.log_examples(rows, f"{config.data.name}-to-reflect", "reflection")
-        if teacher.prompt:
-            runs.log_text(teacher.prompt, "prompt.txt")
-        start = time.monotonic()
-        try:
-            collected = collect(rows, teacher, store, run.id, attempts=config.reflection.attempts)
-        except UserError as error:
-            kept = len(rows) - len(missing(rows, teacher, store))
-            raise UserError(f"{error} ({kept} of {len(rows)} reflections are kept)") from error
-        seconds = time.monotonic() - start
-        counts = collected.counts(config.reflection)
-        runs.log_metrics({**counts, "seconds": seconds})
-        _log_reflections(rows, collected)
-    return ReflectResult(run.id, collected, seconds)
-
-
-def _log_reflections(rows: Sequence[Example], collected: Collected) -> None:
-    """Log accepted reflections and rejects as tables, and the accepted ones as a data set."""
-    from tbr_lightning.tracking import runs
-
-    prompts = {example.id: example for example in rows}
-    table = [
-        {
-            "prompt": prompts[key].prompt,
-            "kind": prompts[key].kind,
-            "reflection": item.draft.text,
-            "conclusion": item.draft.conclusion or "",
-            "reject": item.reject or "",
-            "teacher": item.teacher,
-            "id": key,
-        }
-        for key, item in collected.reflections.items()
-    ]
-    accepted = [row for row in table if not row["reject"]]
-    rejected = [row for row in table if row["reject"]]
-    runs.log_table(accepted or [{"id": ""}], runs.REFLECTIONS)
-    if rejected:
-        runs.log_table(rejected, "rejected.json")
-    if accepted:
-        runs.log_dataset(accepted, "reflections", "reflection")
-
-
-def run(config: ReflectConfig) -> ReflectResult:
-    """Write the reflections of a data set."""
-    from tbr_lightning.data.sources import load
-    from tbr_lightning.reflection.collect import wanted
-
-    if config.reflection.teacher == "none":
-        raise UserError("reflection=none writes nothing: use internal, external or recorded")
-    check(config.model, config.data, config.reflection, None)
-    examples = load(config.data, config.seed, Path(config.paths.cache))
-    rows = wanted(examples, config.reflection)
-    if not rows:
-        kinds = ", ".join(config.reflection.kinds)
-        raise UserError(f"reflection.kinds=[{kinds}]: the data has no such row: choose other kinds")
-    backbone = None
-    if config.reflection.teacher == "internal":
-        from tbr_lightning.modeling.backbone import load_backbone
-
-        backbone = load_backbone(
-            config.model,
-            data=config.data.name,
-            rows=examples,
-            cache=Path(config.paths.cache),
-            seed=config.seed,
-        )
-    teacher = teacher_of(config.reflection, config.data, backbone, config.seed)
-    return collect_in_run(config, rows, teacher, store_of(config))
+from tbr_lightning.config.verbs import ReflectConfig
 
 
 def command(config: ReflectConfig) -> int:
     """Run and print the summary."""
-    result = run(config)
-    print(summary(result.collected.counts(config.reflection), result.seconds))
+    from tbr_lightning.reflection import pipeline
+
+    result = pipeline.run(config)
+    print(pipeline.summary(result.collected.counts(config.reflection), result.seconds))
     print(f"run {result.run_id}; train on them with reflection={config.reflection.teacher}")
     return 0
-
-
-def summary(counts: dict[str, float], seconds: float) -> str:
-    """Return one line with rows, accepted, rejected by reason, tokens, cost and seconds."""
-    rejected = [
-        f"{n:.0f} {name.partition('/')[2]}"
-        for name, n in counts.items()
-        if name.startswith("rejected/") and n
-    ]
-    return (
-        f"reflections: {counts['rows']:.0f} rows, {counts['accepted']:.0f} accepted, "
-        f"rejected: {', '.join(rejected) or 'none'}; asked for {counts['asked']:.0f} now; "
-        f"{counts['prompt_tokens']:.0f} + {counts['completion_tokens']:.0f} tokens, "
-        f"cost {counts['cost']:.4f}; {seconds:.1f} s"
-    )
 
 
 if __name__ == "__main__":

@@ -3,149 +3,14 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tbr_lightning import cli
-from tbr_lightning.config.preflight import check
 from tbr_lightning.config.verbs import TrainConfig
-
-if TYPE_CHECKING:
-    from tbr_lightning.data.table import Examples
-    from tbr_lightning.tracking.runs import Run
-    from tbr_lightning.training.channel import Channel
-    from tbr_lightning.training.finish import Outcome
-    from tbr_lightning.training.resume import RunFolder
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What a training run leaves.
-
-    Attributes:
-        run_id: MLflow run.
-        model_uri: The logged model.
-        supervised_tokens: Supervised tokens seen in all epochs.
-    """
-
-    run_id: str
-    model_uri: str
-    supervised_tokens: int
-
-
-def run(config: TrainConfig, pruning: Channel | None = None) -> TrainResult:
-    """Fine-tune a model and log it; ``pruning`` may end it early."""
-    resumed = None
-    if config.resume is not None:
-        from tbr_lightning.training.resume import interrupted_run
-
-        resumed = interrupted_run(config)
-        if resumed is None:
-            print(
-                "train: resume=latest finds no interrupted run: a new one starts", file=sys.stderr
-            )
-        else:
-            config = resumed.config
-    check(config.model, config.data, config.reflection, config.trainer, config.adapter)
-    from tbr_lightning.tracking import runs
-    from tbr_lightning.training import ranks
-    from tbr_lightning.training.prepare import load_examples
-
-    ranks.warm_up(config.trainer)
-    examples = load_examples(config)
-    name = config.run_name or f"train {config.reflection.teacher} seed {config.seed}"
-    run_id = resumed.run_id if resumed else None
-    with runs.start_run(
-        "train", name, config, config.tracking, _tags(config), run_id=run_id
-    ) as opened:
-        from tbr_lightning.training.resume import RunFolder
-
-        folder = RunFolder(Path(config.paths.runs).absolute() / opened.id)
-        if resumed is None:
-            folder.begin(config)
-        else:
-            folder.claim()
-        try:
-            outcome = _train(
-                config, examples, opened, folder, resumed=resumed is not None, pruning=pruning
-            )
-        finally:
-            folder.release()
-    return TrainResult(opened.id, outcome.model_uri, outcome.supervised_tokens)
-
-
-def _train(
-    config: TrainConfig,
-    examples: Examples,
-    opened: Run,
-    folder: RunFolder,
-    *,
-    resumed: bool,
-    pruning: Channel | None,
-) -> Outcome:
-    from tbr_lightning.modeling.backbone import load_backbone, template_notice
-    from tbr_lightning.training import ranks
-    from tbr_lightning.training.devices import world_size
-    from tbr_lightning.training.finish import export_and_log, keep_base
-    from tbr_lightning.training.fit import Job, fit
-    from tbr_lightning.training.prepare import log_counts, prepare
-    from tbr_lightning.training.strategies import training_dtype
-
-    backbone = load_backbone(
-        config.model,
-        data=config.data.name,
-        rows=examples,
-        cache=Path(config.paths.cache),
-        seed=config.seed,
-        dtype=training_dtype(config),
-        adapter=config.adapter,
-    )
-    if notice := template_notice(config.model, has_own_template=backbone.has_own_template):
-        print(f"train: {notice}", file=sys.stderr)
-    prepared = prepare(config, examples, backbone, opened.id, log=not resumed)
-    log_counts(prepared, len(examples))
-    tokenizer = folder.path / "tokenizer"
-    backbone.tokenizer.save_pretrained(tokenizer)
-    keep_base(config, backbone, folder.path)
-    job = Job(
-        config=config,
-        run_id=opened.id,
-        what=opened.name,
-        folder=folder.path,
-        rows=prepared.rows.folder,
-        validation=prepared.validation.folder if prepared.validation else None,
-        tokenizer=tokenizer,
-        pruning=pruning,
-    )
-    if world_size(config.trainer) == 1:
-        fitted = fit(job, backbone)
-        tuned = replace(backbone, model=fitted.model)
-        done = fitted.done
-    else:
-        # The ranks load the weights themselves; this process needs them again at the end only.
-        backbone = replace(backbone, model=None)
-        if ranks.launched() is None:
-            ranks.fit_in_ranks(job, ranks.as_rank)
-        else:
-            ranks.fit_and_leave(ranks.share(job))
-        tuned, done = ranks.collect_trained(job)
-    return export_and_log(job, tuned, prepared, done, tags=_tags(config), folder=folder)
-
-
-def _tags(config: TrainConfig) -> dict[str, str]:
-    return {
-        "tbr.reflection": config.reflection.teacher,
-        "tbr.seed": str(config.seed),
-        "tbr.data": config.data.name,
-        "tbr.model": config.model.name,
-        **config.tags,
-    }
 
 
 def command(config: TrainConfig) -> int:
     """Run and print what was made; or, with ``dry_run``, what would be."""
-    from tbr_lightning.training import ranks
+    from tbr_lightning.training import pipeline, ranks
 
     place = ranks.launched()
     if place is not None:
@@ -159,7 +24,7 @@ def command(config: TrainConfig) -> int:
 
         preview(config)
         return 0
-    result = run(config)
+    result = pipeline.run(config)
     print(f"run {result.run_id}")
     print(f"model {result.model_uri}")
     suite = "smoke" if config.data.name == "microworld" else "xstest suite.path=xstest_prompts.csv"

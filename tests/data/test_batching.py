@@ -12,12 +12,12 @@ import pytest
 from tbr_lightning.config.schema import ObjectiveConfig
 from tbr_lightning.data.batching import Batch, TrainBatches, row_weights, total_weights
 from tbr_lightning.data.example import Example
-from tbr_lightning.data.layout import Layout
 from tbr_lightning.data.table import Examples
+from tbr_lightning.data.think_format import ThinkFormat
 from tbr_lightning.data.tokens import TokenRows, tokenise
 from tbr_lightning.errors import UserError
-from tbr_lightning.modeling.tokenizers import byte_tokenizer
-from tbr_lightning.training.objective import sft
+from tbr_lightning.models.tokenizers import byte_tokenizer
+from tbr_lightning.objectives.sft import sft
 
 from ..training.conftest import tiny_model
 
@@ -30,7 +30,7 @@ def made(folder: Path, lengths: list[int]) -> TokenRows:
     reflections = {row.id: "It hurts." for row in examples[::3]}
     tokenizer = byte_tokenizer(512)
     return tokenise(
-        Examples.of(examples), reflections, tokenizer, Layout(), max_length=500, cache=folder
+        Examples.of(examples), reflections, tokenizer, ThinkFormat(), max_length=500, cache=folder
     )
 
 
@@ -176,7 +176,7 @@ def plain(folder: Path) -> TokenRows:
     """Return one row without a reflection."""
     rows = [Example("Say hi.", "Hi.", "general", "t")]
     return tokenise(
-        Examples.of(rows), {}, byte_tokenizer(512), Layout(), max_length=500, cache=folder
+        Examples.of(rows), {}, byte_tokenizer(512), ThinkFormat(), max_length=500, cache=folder
     )
 
 

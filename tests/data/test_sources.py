@@ -10,7 +10,7 @@ from typing import Any
 import datasets
 import pytest
 
-from tbr_lightning.config import preflight
+from tbr_lightning import preflight
 from tbr_lightning.config.data import ColumnsConfig, FilesData, MicroworldData, SafetyMixData
 from tbr_lightning.data import files, mix
 from tbr_lightning.data.refusals import is_refusal

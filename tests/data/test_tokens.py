@@ -12,14 +12,15 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from tbr_lightning.data import tokens
-from tbr_lightning.data.example import KINDS, Example
-from tbr_lightning.data.layout import Layout, Span, token_row
+from tbr_lightning.data.example import Example
 from tbr_lightning.data.table import Examples
+from tbr_lightning.data.think_format import Span, ThinkFormat, token_row
 from tbr_lightning.data.tokens import TokenRows, tokenise, tokenizer_digest
 from tbr_lightning.errors import UserError
+from tbr_lightning.kinds import KINDS
 from tbr_lightning.microworld.prompts import training_examples
 from tbr_lightning.microworld.tokenizer import build_tokenizer
-from tbr_lightning.modeling.tokenizers import byte_tokenizer, trained_tokenizer
+from tbr_lightning.models.tokenizers import byte_tokenizer, trained_tokenizer
 
 ROWS = [
     *training_examples(0, 40, 30),
@@ -28,7 +29,7 @@ ROWS = [
 ]
 EXAMPLES = Examples.of(ROWS)
 REFLECTIONS = {row.id: f"Of {row.instruction}" for row in ROWS if row.kind != "general"}
-LAYOUT = Layout()
+LAYOUT = ThinkFormat()
 
 
 def made(folder: Path, tokenizer: Any, **more: Any) -> TokenRows:
@@ -108,7 +109,7 @@ def test_the_second_time_nothing_is_tokenised(
         {"reflections": {}},
         {"reflections": dict.fromkeys(REFLECTIONS, "Another.")},
         {"max_length": 299},
-        {"layout": Layout(think_open="<reflect>")},
+        {"layout": ThinkFormat(think_open="<reflect>")},
         {"examples": EXAMPLES.select(range(10))},
     ]
     for change in changed:

@@ -21,10 +21,10 @@ from mlflow.tracking import MlflowClient
 
 from tbr_lightning import cli
 from tbr_lightning.config.compose import compose_verb
+from tbr_lightning.models.logged import find_model
 from tbr_lightning.registry import moves
+from tbr_lightning.registry.alias_sync import open_registry, settle
 from tbr_lightning.registry.digest import model_digest
-from tbr_lightning.registry.projection import open_registry, settle
-from tbr_lightning.tracking.models import find_model
 
 from ..conftest import environment, run_verb
 
@@ -158,8 +158,8 @@ def test_the_policies_mean_what_they_mean_in_evaluation(server: Server, folder: 
     from tbr_lightning.config.verbs import GenerationConfig
     from tbr_lightning.evaluation.respond import responses
     from tbr_lightning.evaluation.suites import Prompt
-    from tbr_lightning.modeling.backbone import load_folder
-    from tbr_lightning.tracking.models import hf_folder
+    from tbr_lightning.models.backbone import load_folder
+    from tbr_lightning.models.logged import hf_folder
 
     prompts = [Prompt(text, "general", "x", "") for text in (LOOK_ALIKE, "What is a spoon?")]
     model = find_in(folder, f"models:/{NAME}@champion")
@@ -167,7 +167,7 @@ def test_the_policies_mean_what_they_mean_in_evaluation(server: Server, folder: 
     forced = GenerationConfig(arm="forced", reuse=False)
     written = [made.text for _, made in sorted(responses(backbone, prompts, forced))]
     for prompt, text in zip(prompts, written, strict=True):
-        thought, _, answer = text.partition(backbone.layout.think_close)
+        thought, _, answer = text.partition(backbone.think_format.think_close)
         message = server.ask(prompt.text, extra_body={"reflection": "force"})
         assert (message.reasoning_content, message.content) == (thought.strip(), answer.strip())
     plain = GenerationConfig(reuse=False)

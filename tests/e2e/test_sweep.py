@@ -101,11 +101,11 @@ def test_a_killed_study_is_resumed_to_its_budget_and_nothing_is_run_twice(
 
 def test_a_pruned_trial_of_two_ranks_ends_all_of_them(store: Path, base_folder: Path) -> None:
     from tbr_lightning.config.compose import compose_verb
-    from tbr_lightning.sweeping import mirror, runner, terms
-    from tbr_lightning.sweeping.owner import owner_of
-    from tbr_lightning.sweeping.plan import make_plan
-    from tbr_lightning.sweeping.storage import open_study
-    from tbr_lightning.sweeping.trial import Around
+    from tbr_lightning.tuning import limits, mlflow_sync, runner
+    from tbr_lightning.tuning.plan import make_plan
+    from tbr_lightning.tuning.process_identity import owner_of
+    from tbr_lightning.tuning.storage import open_study
+    from tbr_lightning.tuning.trial import Around
 
     Path("pruned.yaml").write_text(PRUNED)
     config = compose_verb("sweep", ["study=pruned.yaml"]).config
@@ -127,10 +127,10 @@ def test_a_pruned_trial_of_two_ranks_ends_all_of_them(store: Path, base_folder: 
         processes.update(psutil.Process().children(recursive=True))
 
     around = Around(config.tracking, config.paths, me.pid, me.started)
-    with mirror.parent_run(plan.study, config, opened.study) as run_id:
-        hooks = terms.Hooks(
+    with mlflow_sync.parent_run(plan.study, config, opened.study) as run_id:
+        hooks = limits.Hooks(
             prepare=lambda claim, slot: plan.spec(claim, slot, run_id),
-            ended=lambda number, status, why: mirror.close_child(run_id, number, status, why),
+            ended=lambda number, status, why: mlflow_sync.close_child(run_id, number, status, why),
             tick=watch,
         )
         runner.run(plan.study, opened, plan.limits, around, hooks)
@@ -143,7 +143,7 @@ def test_a_pruned_trial_of_two_ranks_ends_all_of_them(store: Path, base_folder: 
     assert trained.data.metrics["validation/loss"] > 0.1
     # The trial, its ranks and their helpers were seen, and none of them is left.
     assert len(processes) >= 3
-    words = ("tbr_lightning.sweeping.trial", "spawn_main")
+    words = ("tbr_lightning.tuning.trial", "spawn_main")
     assert not [one for one in processes if any(word in _command(one) for word in words)]
 
 

@@ -153,7 +153,7 @@ def test_missing_files_are_told_together_before_the_model(
     def not_yet(*_: object) -> None:
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr("tbr_lightning.evaluation.respond.load_subject", not_yet)
+    monkeypatch.setattr("tbr_lightning.evaluation.respond.load_model", not_yet)
     words = ("suite=standard", f"suite.root={tmp_path}", "suite.benchmarks=[advbench,oktest]")
     lines = told_by(capsys, *words)
     assert [line.partition("has no ")[2].partition(":")[0] for line in lines] == [

@@ -13,11 +13,11 @@ from statsmodels.stats.contingency_tables import mcnemar
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.comparison import compare, metrics, paired_interval, paired_p
 from tbr_lightning.evaluation.figures import category_figure, pareto_front, reflection_figure
-from tbr_lightning.evaluation.paste import pasted
 from tbr_lightning.evaluation.report import lines, short_names
 from tbr_lightning.evaluation.results import Judged
 from tbr_lightning.evaluation.statistics import tango_interval
-from tbr_lightning.tracking.responses import chosen
+from tbr_lightning.evaluation.table_export import pasted
+from tbr_lightning.evaluation.traces import chosen
 
 
 def rows(refused: str, benchmark: str = "b", kind: Any = "look_alike", repeat: int = 0) -> Any:

@@ -13,7 +13,7 @@ from tbr_lightning.config.evaluation import SuiteConfig
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation import harness
 from tbr_lightning.evaluation.general import measure, prepare
-from tbr_lightning.modeling.backbone import load_backbone
+from tbr_lightning.models.backbone import load_backbone
 
 TASKS = ("arc_challenge", "gsm8k", "mmlu", "truthfulqa_mc1", "truthfulqa_mc2")
 

@@ -169,7 +169,7 @@ def test_a_random_model_says_nothing_that_is_taken_for_a_verdict(
 def test_a_classifier_reads_the_filled_prompt(
     base_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tbr_lightning.modeling import generation
+    from tbr_lightning.models import generation
 
     seen: list[str] = []
 

@@ -9,12 +9,12 @@ import torch
 
 from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.config.evaluation import SuiteConfig
-from tbr_lightning.data.layout import prompt_ids
+from tbr_lightning.data.think_format import prompt_ids
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.choices import load_questions, microworld_questions
 from tbr_lightning.evaluation.general import measure, prepare
 from tbr_lightning.evaluation.multiple_choice import Question, Scored, accuracies, score
-from tbr_lightning.modeling.backbone import Backbone, load_backbone, load_folder
+from tbr_lightning.models.backbone import Backbone, load_backbone, load_folder
 
 QUESTIONS = [
     Question("a", "What is it?", ("yes", "no, not at all in any way", "perhaps"), 0),

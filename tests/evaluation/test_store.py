@@ -21,13 +21,13 @@ import torch
 from tbr_lightning import cli
 from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.config.verbs import GenerationConfig
-from tbr_lightning.data.layout import Layout
+from tbr_lightning.data.think_format import ThinkFormat
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation import respond as responding
 from tbr_lightning.evaluation.respond import arm_prompts, respond
 from tbr_lightning.evaluation.store import FILE, ResponseStore, weights_identity
 from tbr_lightning.evaluation.suites import Prompt
-from tbr_lightning.modeling.backbone import Backbone, load_backbone, load_folder
+from tbr_lightning.models.backbone import Backbone, load_backbone, load_folder
 
 from ..conftest import environment
 
@@ -111,7 +111,9 @@ def test_weights_are_told_apart(tmp_path: Path) -> None:
         backbone.model.save_pretrained(tmp_path / name)
         backbone.tokenizer.save_pretrained(tmp_path / name)
     a, b, c = (
-        weights_identity(load_folder(tmp_path / name, Layout(), origin=name, thinks=True), None)
+        weights_identity(
+            load_folder(tmp_path / name, ThinkFormat(), origin=name, thinks=True), None
+        )
         for name in "abc"
     )
     assert a == c != b

@@ -19,9 +19,9 @@ from typing import Any
 from mlflow.tracking import MlflowClient
 
 from tbr_lightning.registry import aliases, anchors, moves
+from tbr_lightning.registry.alias_sync import settle
 from tbr_lightning.registry.audit import audit
 from tbr_lightning.registry.ledger import Ledger
-from tbr_lightning.registry.projection import settle
 
 from ..support import made
 

@@ -10,8 +10,8 @@ from mlflow.tracking import MlflowClient
 
 from tbr_lightning import promote
 from tbr_lightning.errors import UserError
+from tbr_lightning.models.logged import LoggedModel
 from tbr_lightning.registry import aliases
-from tbr_lightning.tracking.models import LoggedModel
 
 from ..conftest import put_store
 from ..support import made

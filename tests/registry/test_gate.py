@@ -13,7 +13,7 @@ from tbr_lightning.evaluation.results import Judged
 from tbr_lightning.registry.answers import Answers, leaks
 from tbr_lightning.registry.gate import Verdict, judge
 from tbr_lightning.registry.rules import wilson_bound
-from tbr_lightning.registry.support import Sizes, check_support
+from tbr_lightning.registry.sample_size import Sizes, check_support
 
 N = 200
 CONFIG = GateConfig(name="test")

@@ -12,13 +12,7 @@ import pytest
 
 from tbr_lightning.config.schema import TrackingConfig
 from tbr_lightning.errors import UserError
-from tbr_lightning.registry.entry import (
-    BEGIN,
-    Draft,
-    aliases_after,
-    broken_link,
-    weights_after,
-)
+from tbr_lightning.registry.entry import BEGIN, Draft, aliases_after, broken_link, weights_after
 from tbr_lightning.registry.ledger import BehindError, Ledger, ledger_url
 
 FIRST = Draft("baseline", "1", {"champion": (None, "1")}, "first", ("r1",), {"1": "d1"})

@@ -11,10 +11,10 @@ from mlflow.tracking import MlflowClient
 
 from tbr_lightning.errors import UserError
 from tbr_lightning.registry import aliases, anchors, moves
+from tbr_lightning.registry.alias_sync import Registry, settle
 from tbr_lightning.registry.audit import audit
 from tbr_lightning.registry.digest import model_digest
 from tbr_lightning.registry.ledger import ledger_url
-from tbr_lightning.registry.projection import Registry, settle
 
 from ..conftest import put_store
 from ..support import made

@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 
 from tbr_lightning.errors import UserError
+from tbr_lightning.registry.alias_sync import settle
 from tbr_lightning.registry.audit import audit
 from tbr_lightning.registry.entry import Draft, broken_link
 from tbr_lightning.registry.ledger import BehindError, Ledger
-from tbr_lightning.registry.projection import settle
 
 from ..conftest import put_store
 from ..support import made

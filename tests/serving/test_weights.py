@@ -8,29 +8,32 @@ from types import SimpleNamespace
 import pytest
 from jinja2 import Environment
 
-from tbr_lightning.data.layout import FALLBACK_TEMPLATE, Layout
+from tbr_lightning.data.think_format import FALLBACK_TEMPLATE, ThinkFormat
 from tbr_lightning.errors import UserError
-from tbr_lightning.serving import machine
-from tbr_lightning.serving.machine import cache_words, compute_threads
+from tbr_lightning.serving import kv_cache
+from tbr_lightning.serving.kv_cache import cache_words, compute_threads
 from tbr_lightning.serving.transformers_engine import SUPPRESSED, is_first
 from tbr_lightning.serving.weights import FORCE, forcing, prepare
 
 TURN = [{"role": "user", "content": "x"}]
 
 
-@pytest.mark.parametrize("layout", [Layout(), Layout(think_open='[THINK "ä😀"]\n')])
+@pytest.mark.parametrize("layout", [ThinkFormat(), ThinkFormat(think_open='[THINK "ä😀"]\n')])
 @pytest.mark.parametrize("tail", ["", "\n"])
-def test_forcing_appends_the_marker_and_nothing_else(layout: Layout, tail: str) -> None:
+def test_forcing_appends_the_marker_and_nothing_else(think_format: ThinkFormat, tail: str) -> None:
     environment = Environment(trim_blocks=True, lstrip_blocks=True)  # as transformers renders
 
     def render(template: str, **more: object) -> str:
         return environment.from_string(template).render(messages=TURN, **more)
 
     template = FALLBACK_TEMPLATE + tail
-    served = forcing(template, layout)
+    served = forcing(template, think_format)
     begun = render(template, add_generation_prompt=True)
     assert render(served, add_generation_prompt=True) == begun
-    assert render(served, add_generation_prompt=True, **{FORCE: True}) == begun + layout.think_open
+    assert (
+        render(served, add_generation_prompt=True, **{FORCE: True})
+        == begun + think_format.think_open
+    )
     assert render(served, **{FORCE: True}) == render(template)
 
 
@@ -39,7 +42,7 @@ def test_forced_prompts_have_the_tokens_of_the_evaluated_arm(
 ) -> None:
     from transformers import AutoTokenizer
 
-    from tbr_lightning.data.layout import prompt_ids
+    from tbr_lightning.data.think_format import prompt_ids
 
     weights = prepare((base_folder,), tmp_path / "served")
     assert weights.forcible
@@ -49,7 +52,7 @@ def test_forced_prompts_have_the_tokens_of_the_evaluated_arm(
     forced = served.apply_chat_template(
         turn, add_generation_prompt=True, return_dict=True, **{FORCE: True}
     )["input_ids"]
-    opened = own.encode(weights.layout.think_open, add_special_tokens=False)
+    opened = own.encode(weights.think_format.think_open, add_special_tokens=False)
     assert forced == prompt_ids(own, turn[0]["content"]) + opened
     assert weights.first == opened[0]
     assert not (base_folder / "chat_template.jinja").is_symlink()
@@ -97,6 +100,6 @@ def test_the_cache_fits_the_machine() -> None:
 def test_a_core_is_left_to_requests(
     monkeypatch: pytest.MonkeyPatch, cores: int, threads: str
 ) -> None:
-    monkeypatch.setattr(machine, "cores", lambda: cores)
+    monkeypatch.setattr(kv_cache, "cores", lambda: cores)
     assert compute_threads({}) == {"OMP_NUM_THREADS": threads}
     assert compute_threads({"OMP_NUM_THREADS": "7"}) == {}

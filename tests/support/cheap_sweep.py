@@ -8,14 +8,14 @@ import sys
 from pathlib import Path
 
 from tbr_lightning.config.schema import PathsConfig, TrackingConfig
-from tbr_lightning.sweeping import runner, terms
-from tbr_lightning.sweeping.claims import Budget, Claim
-from tbr_lightning.sweeping.folder import Spec
-from tbr_lightning.sweeping.objectives import reported
-from tbr_lightning.sweeping.owner import owner_of
-from tbr_lightning.sweeping.storage import Opened, open_study
-from tbr_lightning.sweeping.study import Study, read_study
-from tbr_lightning.sweeping.trial import Around
+from tbr_lightning.tuning import runner
+from tbr_lightning.tuning.folder import Spec
+from tbr_lightning.tuning.objectives import reported
+from tbr_lightning.tuning.process_identity import owner_of
+from tbr_lightning.tuning.scheduling import Budget, Claim
+from tbr_lightning.tuning.storage import Opened, open_study
+from tbr_lightning.tuning.study import Study, read_study
+from tbr_lightning.tuning.trial import Around
 
 
 def sweep(
@@ -23,7 +23,7 @@ def sweep(
 ) -> tuple[Study, Opened, list[str]]:
     """Run a study of cheap trials in this process; return it and what was said."""
     # All that cheap trials need, for every start of one would import it again.
-    multiprocessing.set_forkserver_preload(["tbr_lightning.sweeping.trial", "tbr_lightning.cli"])
+    multiprocessing.set_forkserver_preload(["tbr_lightning.tuning.trial", "tbr_lightning.cli"])
     study = read_study(file.stem, str(file), file.read_text())
     opened = open_study(study, storage, grace=grace)
     me = owner_of()
@@ -45,8 +45,8 @@ def sweep(
         )
 
     said: list[str] = []
-    hooks = terms.Hooks(prepare=prepare, said=said.append)
-    whole = terms.Limits(
+    hooks = limits.Hooks(prepare=prepare, said=said.append)
+    whole = limits.Limits(
         Budget(study.trials), workers, grace=grace, max_failures=study.max_failures, **limits
     )
     runner.run(study, opened, whole, around, hooks)

@@ -8,9 +8,9 @@ import subprocess
 import sys
 import time
 
-from tbr_lightning.sweeping.folder import Result, Spec, TrialFolder
-from tbr_lightning.sweeping.trial import Around
-from tbr_lightning.training.channel import Channel, Pruned
+from tbr_lightning.training.pruning_channel import Channel, Pruned
+from tbr_lightning.tuning.folder import Result, Spec, TrialFolder
+from tbr_lightning.tuning.trial import Around
 
 
 def trial(spec: Spec, folder: TrialFolder, around: Around) -> Result:

@@ -17,15 +17,15 @@ from mlflow.tracking import MlflowClient
 from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.config.schema import PathsConfig, TrackingConfig
 from tbr_lightning.config.verbs import PromoteConfig
-from tbr_lightning.data.layout import Layout
+from tbr_lightning.data.think_format import ThinkFormat
 from tbr_lightning.evaluation import suites
 from tbr_lightning.evaluation.respond import evaluation_key
 from tbr_lightning.evaluation.results import Judged, table_rows
+from tbr_lightning.models.logged import LoggedModel, find_model
 from tbr_lightning.registry import moves
+from tbr_lightning.registry.alias_sync import Registry, open_registry, settle
 from tbr_lightning.registry.digest import model_digest
-from tbr_lightning.registry.projection import Registry, open_registry, settle
 from tbr_lightning.tracking import runs
-from tbr_lightning.tracking.models import LoggedModel, find_model
 from tbr_lightning.tracking.store import connect
 
 NAME = "made"
@@ -66,7 +66,7 @@ def model(folder: Path, weights: str) -> LoggedModel:
         (root / "model").mkdir()
         (root / "MLmodel").write_text("flavors: {}\n")
         (root / "components" / "tokenizer" / "tokenizer.json").write_text("{}")
-        (root / "model" / "config.json").write_text(json.dumps({"tbr": Layout().as_dict()}))
+        (root / "model" / "config.json").write_text(json.dumps({"tbr": ThinkFormat().as_dict()}))
         (root / "model" / "model.safetensors").write_text(weights)
         client.log_model_artifacts(made.model_id, temporary)
     client.finalize_logged_model(made.model_id, "READY")
@@ -116,7 +116,7 @@ def evaluation(
         compose_verb("evaluate", words).config, tracking=tracking(folder), paths=paths(folder)
     )
     digest = suites.digest(suites.load_suite(settings.suite))
-    limit = settings.generation.max_new_tokens or Layout().max_new_tokens
+    limit = settings.generation.max_new_tokens or ThinkFormat().max_new_tokens
     key = evaluation_key(digest, settings.judge, settings.generation, limit)
     facts = {
         "tbr.subject": logged.model_id,

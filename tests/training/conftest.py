@@ -12,10 +12,10 @@ from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.config.schema import TrackingConfig
 from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.data.example import Example
-from tbr_lightning.data.layout import Layout
 from tbr_lightning.data.table import Examples
+from tbr_lightning.data.think_format import ThinkFormat
 from tbr_lightning.data.tokens import TokenRows, tokenise
-from tbr_lightning.modeling.backbone import Backbone, load_backbone
+from tbr_lightning.models.backbone import Backbone, load_backbone
 from tbr_lightning.tracking import runs
 from tbr_lightning.training.fit import Fitted, Job, fit
 
@@ -56,7 +56,7 @@ def config_of(*words: str) -> TrainConfig:
 
 def token_rows(folder: Path, tokenizer: Any, rows: list[Example] = ROWS) -> TokenRows:
     return tokenise(
-        Examples.of(rows), REFLECTIONS, tokenizer, Layout(), max_length=512, cache=folder
+        Examples.of(rows), REFLECTIONS, tokenizer, ThinkFormat(), max_length=512, cache=folder
     )
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from tbr_lightning.objectives.sft import sft
 from tbr_lightning.training.checkpoints import Checkpoints, trained_mismatch, whole_checkpoints
 from tbr_lightning.training.module import TbrModule
-from tbr_lightning.training.objective import sft
 
 from .conftest import config_of, fit_here, tiny_model
 
@@ -141,7 +141,7 @@ def test_a_run_without_checkpoints_writes_none(tmp_path: Path) -> None:
 
 
 def module(folder: Path, *words: str) -> TbrModule:
-    from tbr_lightning.modeling.adapters import with_adapter
+    from tbr_lightning.models.adapters import with_adapter
 
     config = config_of(*words)
     model = with_adapter(tiny_model(folder, *words).model, config.adapter)

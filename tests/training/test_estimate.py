@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tbr_lightning.modeling.architecture import build_config
+from tbr_lightning.models.architecture import build_config
 from tbr_lightning.training.estimate import Estimate, estimate
 
 from .conftest import config_of

@@ -12,11 +12,11 @@ from transformers import AutoModelForCausalLM
 
 from tbr_lightning import cli
 from tbr_lightning.config.compose import compose_verb
-from tbr_lightning.data.example import KINDS
-from tbr_lightning.data.layout import Layout, Span, token_row
 from tbr_lightning.data.sources import load
 from tbr_lightning.data.split import split
-from tbr_lightning.modeling.backbone import load_tokenizer
+from tbr_lightning.data.think_format import Span, ThinkFormat, token_row
+from tbr_lightning.kinds import KINDS
+from tbr_lightning.models.backbone import load_tokenizer
 from tbr_lightning.reflection.teachers import Request, microworld_teacher
 
 MISTRAL = (
@@ -42,7 +42,7 @@ def look(
         raise ConnectionError("offline")
 
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", never)
-    monkeypatch.setattr("tbr_lightning.modeling.backbone.load_folder", never)
+    monkeypatch.setattr("tbr_lightning.models.backbone.load_folder", never)
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", offline)
     monkeypatch.setenv("TBR_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TERM", "dumb")
@@ -91,7 +91,7 @@ def test_counts_are_those_of_the_rows_token_by_token(
     found = np.zeros((len(KINDS), 4), int)
     for row in training:
         kind = KINDS.index(row.kind)
-        tokens = token_row(tokenizer, Layout.of(config.model), row, kind, texts.get(row.id))
+        tokens = token_row(tokenizer, ThinkFormat.of(config.model), row, kind, texts.get(row.id))
         found[kind] += [1, *(list(tokens.spans).count(int(span)) for span in Span)]
     for kind in ("general", "harmful"):
         numbers = re.search(rf"│ {kind} +│([\d,│ ]+)│", shown)

@@ -13,9 +13,9 @@ from tbr_lightning.data.batching import TrainBatches
 from tbr_lightning.data.example import Example
 from tbr_lightning.data.table import Examples
 from tbr_lightning.data.tokens import TokenRows, tokenise
-from tbr_lightning.modeling.backbone import Backbone, load_backbone
+from tbr_lightning.models.backbone import Backbone, load_backbone
+from tbr_lightning.objectives.sft import sft
 from tbr_lightning.training.batch_form import split_of
-from tbr_lightning.training.objective import sft
 
 ROWS = [Example("Say it. " * n, "Yes. " * n, "general", "t") for n in range(1, 9)]
 
@@ -28,7 +28,7 @@ def backbone(tmp_path: Path) -> Backbone:
 
 @pytest.fixture
 def rows(backbone: Backbone, tmp_path: Path) -> TokenRows:
-    layout, examples = backbone.layout, Examples.of(ROWS)
+    layout, examples = backbone.think_format, Examples.of(ROWS)
     return tokenise(examples, {}, backbone.tokenizer, layout, max_length=500, cache=tmp_path)
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from tbr_lightning.data.example import KINDS
 from tbr_lightning.errors import UserError, at_least, one_of, within
+from tbr_lightning.kinds import KINDS
 
 TINY_CONTEXT = 2048  # positions that model.scale=tiny keeps at most
 
@@ -145,7 +145,7 @@ class ReflectionConfig:
 class ObjectiveConfig:
     """What is minimised (``conf/objective/``)."""
 
-    _target_: str = "tbr_lightning.training.objective.sft"
+    _target_: str = "tbr_lightning.objectives.sft.sft"
     reflection_weight: float = 1.0  # of each token of the reflection
     answer_weight: float = 1.0  # of each token of the answer
     trigger_weight: float = 1.0  # of the first supervised token, which decides whether to reflect

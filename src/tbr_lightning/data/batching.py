@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tbr_lightning.config.schema import ObjectiveConfig
-from tbr_lightning.data.layout import Span
+from tbr_lightning.data.think_format import Span
 from tbr_lightning.data.tokens import TokenRows
 from tbr_lightning.errors import UserError
 
@@ -32,8 +32,8 @@ class Batch:
         attention_mask: Shape ``(lines, tokens)``, 1 where a token is real; ``None`` when packed.
         position_ids: Shape ``(lines, tokens)`` when packed, else ``None``.
         weights: Shape ``(lines, tokens)``, loss weight of predicting that token; 0 for prompts.
-        spans: Shape ``(lines, tokens)``, see :class:`tbr_lightning.data.layout.Span`.
-        kinds: Shape ``(lines, tokens)``, index into :data:`tbr_lightning.data.example.KINDS`.
+        spans: Shape ``(lines, tokens)``, see :class:`tbr_lightning.data.think_format.Span`.
+        kinds: Shape ``(lines, tokens)``, index into :data:`tbr_lightning.kinds.KINDS`.
         triggers: Shape ``(lines, tokens)``, true at each row's first supervised token.
         step_weight: Sum of the weights over all micro-batches and ranks of the optimizer step.
         real_tokens: Tokens that are neither padding nor of a row that only fills a place.

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Literal, get_args
 
-Kind = Literal["general", "harmful", "look_alike"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+from tbr_lightning.kinds import Kind
 
 
 def instruction_id(instruction: str, input: str = "") -> str:

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from tbr_lightning.data.cache import content_key, file_key
-from tbr_lightning.data.example import Example, Kind, instruction_id
+from tbr_lightning.data.example import Example, instruction_id
 from tbr_lightning.data.files import Row, checked_file, is_file_name, read_rows, text_of
 from tbr_lightning.data.refusals import is_refusal
 from tbr_lightning.data.table import FORMAT, Examples, stored
 from tbr_lightning.errors import UserError
+from tbr_lightning.kinds import Kind
 
 Columns = Mapping[str, str | None]
 """Name of the columns ``instruction``, ``input`` and ``response``; ``None`` for the known names."""

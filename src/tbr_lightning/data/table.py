@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from tbr_lightning.data.cache import built
-from tbr_lightning.data.example import KINDS, Example, Kind
+from tbr_lightning.data.example import Example
+from tbr_lightning.kinds import KINDS, Kind
 
 if TYPE_CHECKING:
     import datasets

@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tbr_lightning.data.cache import built, content_key, file_key
-from tbr_lightning.data.example import KINDS, Example
-from tbr_lightning.data.layout import Layout, Span, TokenRow, end_token, think_block
+from tbr_lightning.data.example import Example
 from tbr_lightning.data.table import Examples
+from tbr_lightning.data.think_format import Span, ThinkFormat, TokenRow, end_token, think_block
 from tbr_lightning.errors import UserError
+from tbr_lightning.kinds import KINDS
 from tbr_lightning.progress import bar
 
 _FORMAT = 1
@@ -29,7 +30,7 @@ class TokenRows(Sequence[TokenRow]):
 
     Attributes:
         lengths: Tokens of each row, int32, shape ``(rows,)``.
-        kinds: Index into :data:`tbr_lightning.data.example.KINDS`, uint8, shape ``(rows,)``.
+        kinds: Index into :data:`tbr_lightning.kinds.KINDS`, uint8, shape ``(rows,)``.
         triggers: Index of each row's first supervised token, int32, shape ``(rows,)``.
         span_counts: Tokens of each row's prompt, reflection and answer, int32, shape ``(rows, 3)``;
             they follow each other in this order, so they are the row's spans in short.
@@ -76,21 +77,21 @@ def tokenise(
     examples: Examples,
     reflections: Mapping[str, str],
     tokenizer: Any,
-    layout: Layout,
+    think_format: ThinkFormat,
     *,
     max_length: int,
     cache: Path,
 ) -> TokenRows:
     """Return the tokenised rows, from the cache if it has them.
 
-    Each row is what :func:`tbr_lightning.data.layout.token_row` makes of it; rows that are too long
-    are left out.
+    Each row is what :func:`tbr_lightning.data.think_format.token_row` makes of it; rows that are
+    too long are left out.
 
     Args:
         examples: The rows.
         reflections: Texts by the instruction's id; rows without one get no think block.
         tokenizer: With chat template and end token.
-        layout: The markers of the think block.
+        think_format: The markers of the think block.
         max_length: Tokens of prompt, reflection and answer together.
         cache: Folder of all caches.
 
@@ -105,8 +106,8 @@ def tokenise(
         examples.digest,
         used,
         tokenizer_digest(tokenizer),
-        layout.think_open,
-        layout.think_close,
+        think_format.think_open,
+        think_format.think_close,
         max_length,
     )
 
@@ -115,7 +116,7 @@ def tokenise(
         with bar("tokenise", len(examples)) as shown, (folder / _IDS).open("wb") as stream:
             for chunk in _chunks(examples):
                 for example, parts in zip(
-                    chunk, _tokens(chunk, used, tokenizer, layout), strict=True
+                    chunk, _tokens(chunk, used, tokenizer, think_format), strict=True
                 ):
                     if not parts[Span.ANSWER]:
                         raise UserError(
@@ -189,14 +190,17 @@ def _chunks(examples: Examples) -> Iterator[list[Example]]:
 
 
 def _tokens(
-    chunk: Sequence[Example], reflections: Mapping[str, str], tokenizer: Any, layout: Layout
+    chunk: Sequence[Example],
+    reflections: Mapping[str, str],
+    tokenizer: Any,
+    think_format: ThinkFormat,
 ) -> Iterator[tuple[list[int], list[int], list[int]]]:
     """Give the tokens of each row's prompt, think block and answer (without its end)."""
     turns = [[{"role": "user", "content": example.prompt}] for example in chunk]
     prompts = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
     found = [reflections.get(example.id) for example in chunk]
     blocks = iter(
-        _encoded(tokenizer, [think_block(layout, text) for text in found if text is not None])
+        _encoded(tokenizer, [think_block(think_format, text) for text in found if text is not None])
     )
     answers = _encoded(tokenizer, [example.response for example in chunk])
     for prompt, text, answer in zip(_encoded(tokenizer, prompts), found, answers, strict=True):

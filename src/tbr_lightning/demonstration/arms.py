@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tbr_lightning import evaluate, train
 from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.config.verbs import DemoVerbConfig
+from tbr_lightning.evaluation import pipeline as evaluation
 from tbr_lightning.evaluation.results import Judged
+from tbr_lightning.training import pipeline as training
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,12 @@ def _outcome(config: DemoVerbConfig, name: str, seed: int | None, tags: dict[str
         overrides = ["model=tiny", "data=microworld", *config.demo.train, *arm.train]
         settings = _within(config, compose_verb("train", [*overrides, f"seed={seed}"]).config)
         title = f"train {name} seed {seed}"
-        trained = train.run(replace(settings, run_name=title, tags=tags))
+        trained = training.run(replace(settings, run_name=title, tags=tags))
         model = trained.model_uri
     overrides = [f"model='{model}'", "suite=smoke", *config.demo.evaluate, *arm.evaluate]
     settings = _within(config, compose_verb("evaluate", overrides).config)
     title = f"evaluate {name}" + (f" seed {seed}" if seed is not None else "")
-    judged = evaluate.run(replace(settings, run_name=title, tags=tags, traces=0))
+    judged = evaluation.run(replace(settings, run_name=title, tags=tags, traces=0))
     return Outcome(
         name,
         seed,

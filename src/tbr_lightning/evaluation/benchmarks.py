@@ -12,10 +12,10 @@ from typing import Any
 
 import yaml
 
-from tbr_lightning.data.example import KINDS, Kind
 from tbr_lightning.data.files import Row, read_rows
 from tbr_lightning.errors import UserError, near
 from tbr_lightning.evaluation.hub import hub_rows
+from tbr_lightning.kinds import KINDS, Kind
 
 PLAIN = "prompt"
 """Column of files that are a list of strings."""
@@ -150,7 +150,7 @@ def _missing(benchmark: Benchmark, root: str | None) -> str | None:
             f"{name} is published as a file only: get it from {benchmark.url}, put it at "
             f"DIR/{file} and give suite.root=DIR, or leave {name} out of suite.benchmarks"
         )
-    from tbr_lightning.config.preflight import missing_dataset
+    from tbr_lightning.preflight import missing_dataset
 
     problem = missing_dataset(benchmark.hub["id"])
     if problem is None:

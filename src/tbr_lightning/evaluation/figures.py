@@ -7,7 +7,6 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from tbr_lightning.data.example import KINDS
 from tbr_lightning.evaluation.results import (
     FALSE_REFUSAL,
     HARMFUL_COMPLIANCE,
@@ -16,6 +15,7 @@ from tbr_lightning.evaluation.results import (
     by_name,
 )
 from tbr_lightning.evaluation.statistics import Rate, clustered_rate
+from tbr_lightning.kinds import KINDS
 
 # Figures are made without pyplot, which needs a display or a backend and keeps all it made.
 _SAME_SPOT = 4  # points

@@ -13,7 +13,7 @@ from tbr_lightning.evaluation import harness
 from tbr_lightning.evaluation.choices import load_questions
 from tbr_lightning.evaluation.multiple_choice import Question, Scored, accuracies, score
 from tbr_lightning.evaluation.statistics import Rate
-from tbr_lightning.modeling.backbone import Backbone
+from tbr_lightning.models.backbone import Backbone
 from tbr_lightning.progress import track
 
 CHOICES = "choices.json"

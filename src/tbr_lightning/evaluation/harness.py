@@ -16,7 +16,7 @@ from typing import Any
 from tbr_lightning.config.evaluation import SuiteConfig
 from tbr_lightning.errors import UserError, near
 from tbr_lightning.evaluation.statistics import Rate
-from tbr_lightning.modeling.backbone import Backbone
+from tbr_lightning.models.backbone import Backbone
 
 TASKS = Path(__file__).parent / "lm_eval_tasks"
 _FILES = {
@@ -99,7 +99,7 @@ def run_harness(backbone: Backbone, config: SuiteConfig, batch_size: int) -> dic
         pretrained=backbone.model,
         tokenizer=backbone.tokenizer,
         batch_size=batch_size,
-        think_end_token=backbone.layout.think_close,
+        think_end_token=backbone.think_format.think_close,
     )
     try:
         results = simple_evaluate(
@@ -107,7 +107,7 @@ def run_harness(backbone: Backbone, config: SuiteConfig, batch_size: int) -> dic
             tasks=[local.get(name, name) for name in dict.fromkeys(config.lm_eval)],
             limit=config.limit,
             apply_chat_template=config.lm_eval_chat,
-            gen_kwargs={"max_gen_toks": backbone.layout.max_new_tokens},
+            gen_kwargs={"max_gen_toks": backbone.think_format.max_new_tokens},
             task_manager=tasks,
             log_samples=False,
         )

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import torch
 
-from tbr_lightning.data.layout import prompt_ids
+from tbr_lightning.data.think_format import prompt_ids
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.statistics import Rate
-from tbr_lightning.modeling.backbone import Backbone
+from tbr_lightning.models.backbone import Backbone
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,22 +15,22 @@ from jinja2 import TemplateError
 from tbr_lightning.config.evaluation import JudgeConfig
 from tbr_lightning.config.schema import PathsConfig
 from tbr_lightning.config.verbs import GenerationConfig
-from tbr_lightning.data.layout import Layout, prompt_ids
+from tbr_lightning.data.think_format import ThinkFormat, prompt_ids
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.judge import identity, make_judge
 from tbr_lightning.evaluation.results import Judged
 from tbr_lightning.evaluation.store import FILE, ResponseStore, weights_identity
 from tbr_lightning.evaluation.suites import Prompt
 from tbr_lightning.evaluation.verdicts import with_verdicts
-from tbr_lightning.modeling.backbone import Backbone, load_folder
-from tbr_lightning.modeling.generation import Generated, generate, stop_tokens
-from tbr_lightning.modeling.vllm_engine import choose_engine
+from tbr_lightning.models.backbone import Backbone, load_folder
+from tbr_lightning.models.generation import Generated, generate, stop_tokens
+from tbr_lightning.models.logged import LoggedModel, find_model, hf_folder
+from tbr_lightning.models.vllm_engine import choose_engine
 from tbr_lightning.progress import track
-from tbr_lightning.tracking.models import LoggedModel, find_model, hf_folder
 
 
 @dataclass(frozen=True)
-class Subject:
+class EvaluatedModel:
     """A model under evaluation.
 
     Attributes:
@@ -47,7 +47,7 @@ class Subject:
         return self.logged.model_id if self.logged else self.backbone.origin
 
 
-def load_subject(name: str, paths: PathsConfig) -> Subject:
+def load_model(name: str, paths: PathsConfig) -> EvaluatedModel:
     """Load what ``model=`` of ``evaluate`` names.
 
     Args:
@@ -65,7 +65,7 @@ def load_subject(name: str, paths: PathsConfig) -> Subject:
     if (Path(name) / "config.json").is_file():
         return _placed(load_folder(name, origin=name, thinks=True), None)
     from tbr_lightning.config.compose import compose_verb, options
-    from tbr_lightning.modeling.backbone import load_backbone
+    from tbr_lightning.models.backbone import load_backbone
 
     if name in options("model"):
         config = compose_verb("train", [f"model={name}"]).config
@@ -78,7 +78,7 @@ def load_subject(name: str, paths: PathsConfig) -> Subject:
             f"model='{name}' is nothing known: give models:/NAME@alias, a run id, a folder with "
             f"config.json, a hub id (owner/name), or one of {', '.join(options('model'))}"
         )
-    from tbr_lightning.config.preflight import missing_weights
+    from tbr_lightning.preflight import missing_weights
 
     if sentences := missing_weights(model):
         raise UserError("\n".join(sentences))
@@ -86,14 +86,14 @@ def load_subject(name: str, paths: PathsConfig) -> Subject:
     return _placed(backbone, None)
 
 
-def _placed(backbone: Backbone, logged: LoggedModel | None) -> Subject:
+def _placed(backbone: Backbone, logged: LoggedModel | None) -> EvaluatedModel:
     if torch.cuda.is_available():
         backbone.model.to("cuda")
-    return Subject(backbone, logged)
+    return EvaluatedModel(backbone, logged)
 
 
 def open_store(
-    subject: Subject, generation: GenerationConfig, paths: PathsConfig
+    subject: EvaluatedModel, generation: GenerationConfig, paths: PathsConfig
 ) -> ResponseStore | None:
     """Return where the responses of a model are kept, or ``None`` where they are not."""
     if not generation.reuse:
@@ -112,9 +112,9 @@ def evaluation_key(
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-def token_limit(layout: Layout, generation: GenerationConfig) -> int:
+def token_limit(think_format: ThinkFormat, generation: GenerationConfig) -> int:
     """Return how many tokens an answer may have."""
-    return generation.max_new_tokens or layout.max_new_tokens
+    return generation.max_new_tokens or think_format.max_new_tokens
 
 
 def respond(
@@ -133,12 +133,12 @@ def respond(
     """
     # Made first: what a judge lacks is told before anything is generated.
     first, second = make_judge(judge), make_judge(second_judge) if second_judge else None
-    layout = backbone.layout
-    forced = layout.think_open if generation.arm == "forced" else ""
+    think_format = backbone.think_format
+    forced = think_format.think_open if generation.arm == "forced" else ""
     made = responses(backbone, prompts, generation, store)
     rows: list[Judged | None] = [None] * len(prompts)
     for number, response in track(made, what, len(prompts)):
-        rows[number] = _written(prompts[number], forced, response, layout)
+        rows[number] = _written(prompts[number], forced, response, think_format)
     return with_verdicts(
         [row for row in rows if row is not None],
         first,
@@ -155,11 +155,11 @@ def responses(
 ) -> Iterator[tuple[int, Generated]]:
     """Yield (number of the prompt, response), stored ones first, each one once."""
     ids = arm_prompts(backbone, [prompt.text for prompt in prompts], generation.arm)
-    layout = backbone.layout
+    think_format = backbone.think_format
     suppressed = generation.arm == "suppressed"
-    opened = backbone.tokenizer.encode(layout.think_open, add_special_tokens=False)
+    opened = backbone.tokenizer.encode(think_format.think_open, add_special_tokens=False)
     settings: dict[str, Any] = {
-        "max_new_tokens": token_limit(layout, generation),
+        "max_new_tokens": token_limit(think_format, generation),
         "temperature": generation.temperature,
         "suppress_first": list(opened[:1]) if suppressed else [],
         "seed": generation.seed,
@@ -185,9 +185,9 @@ def arm_prompts(backbone: Backbone, texts: Sequence[str], arm: str) -> list[list
     Raises:
         UserError: The model's chat template cannot lay them out.
     """
-    layout, tokenizer = backbone.layout, backbone.tokenizer
-    cue = layout.think_cue if arm == "prompted" else None
-    forced = tokenizer.encode(layout.think_open, add_special_tokens=False)
+    think_format, tokenizer = backbone.think_format, backbone.tokenizer
+    cue = think_format.think_cue if arm == "prompted" else None
+    forced = tokenizer.encode(think_format.think_open, add_special_tokens=False)
     end = list(forced) if arm == "forced" else []
     try:
         return [prompt_ids(tokenizer, text, cue) + end for text in texts]
@@ -199,9 +199,9 @@ def arm_prompts(backbone: Backbone, texts: Sequence[str], arm: str) -> list[list
         ) from error
 
 
-def _written(prompt: Prompt, forced: str, response: Generated, layout: Layout) -> Judged:
+def _written(prompt: Prompt, forced: str, response: Generated, think_format: ThinkFormat) -> Judged:
     """Return a response that no judge has seen yet."""
-    reflection, answer = layout.split(forced + response.text)
+    reflection, answer = think_format.split(forced + response.text)
     return Judged.unseen(
         prompt,
         answer,

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from tbr_lightning.data.example import KINDS, Kind
 from tbr_lightning.evaluation.judge import LABELLED, REFUSALS, Label
 from tbr_lightning.evaluation.statistics import Estimate, Rate, clustered_rate, macro
+from tbr_lightning.kinds import KINDS, Kind
 
 if TYPE_CHECKING:
     from tbr_lightning.evaluation.suites import Prompt

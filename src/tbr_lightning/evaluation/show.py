@@ -8,10 +8,15 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 
 from tbr_lightning.config.verbs import EvaluateConfig
-from tbr_lightning.evaluate import COMPARISON, RESPONSES, ComparisonResult, EvaluateResult
-from tbr_lightning.evaluation import paste, report
+from tbr_lightning.evaluation import report, table_export
 from tbr_lightning.evaluation.agreement import judges_agree
 from tbr_lightning.evaluation.comparison import Difference
+from tbr_lightning.evaluation.pipeline import (
+    COMPARISON,
+    RESPONSES,
+    ComparisonResult,
+    EvaluateResult,
+)
 from tbr_lightning.tracking.store import ui_command
 
 
@@ -41,7 +46,7 @@ def _table(
     rows = {model: result.rows for model, result in models.items()}
     table = report.lines(rows, differences)
     if config.format != "table":
-        print(paste.pasted(table, config.format))
+        print(table_export.pasted(table, config.format))
         return
     prompts = len({row.id for many in rows.values() for row in many})
     names = list(models)

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 
 from tbr_lightning.errors import UserError
-from tbr_lightning.modeling.backbone import Backbone
-from tbr_lightning.modeling.export import weights_digest
-from tbr_lightning.modeling.generation import Generated
-from tbr_lightning.tracking.models import LoggedModel
+from tbr_lightning.models.backbone import Backbone
+from tbr_lightning.models.export import weights_digest
+from tbr_lightning.models.generation import Generated
+from tbr_lightning.models.logged import LoggedModel
 
 FILE = "responses.db"
 """Name of the store's file in ``paths.runs``."""

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from hydra.utils import get_method
 
 from tbr_lightning.config.evaluation import SuiteConfig
-from tbr_lightning.data.example import KINDS, Kind, instruction_id
+from tbr_lightning.data.example import instruction_id
 from tbr_lightning.data.files import Row, checked_file, text_of
 from tbr_lightning.errors import UserError, one_of
 from tbr_lightning.evaluation.benchmarks import (
@@ -23,6 +23,7 @@ from tbr_lightning.evaluation.benchmarks import (
     missing,
     published_rows,
 )
+from tbr_lightning.kinds import KINDS, Kind
 
 Half = Literal["dev", "test"]
 

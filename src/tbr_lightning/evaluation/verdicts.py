@@ -8,11 +8,11 @@ from dataclasses import replace
 from typing import Literal
 
 from tbr_lightning.config.evaluation import JudgeConfig
-from tbr_lightning.data.example import Kind
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.judge import Case, Judge, Verdict
-from tbr_lightning.evaluation.judges.grammar import list_items
+from tbr_lightning.evaluation.judges.refusal_patterns import list_items
 from tbr_lightning.evaluation.results import Judged
+from tbr_lightning.kinds import Kind
 
 Conclusion = Literal["harmful", "harmless", "unclear"]
 

@@ -21,11 +21,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from tbr_lightning.config.preflight import UNPACKABLE
 from tbr_lightning.data.cache import built
 from tbr_lightning.errors import UserError, at_least
 from tbr_lightning.microworld.corpus import Document, documents
 from tbr_lightning.microworld.tokenizer import MAX_LENGTH, build_tokenizer
+from tbr_lightning.preflight import UNPACKABLE
 from tbr_lightning.progress import bar
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
-from tbr_lightning.data.example import Example, Kind
+from tbr_lightning.data.example import Example
+from tbr_lightning.kinds import Kind
 from tbr_lightning.microworld import sentences
 from tbr_lightning.microworld.sentences import conclusion_of, cued, think_cue
 from tbr_lightning.microworld.world import Pair, Verdict, load_world

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import yaml
 
-from tbr_lightning.data.example import Kind
+from tbr_lightning.kinds import Kind
 
 Split = Literal["train", "dev", "test"]
 Verdict = Literal["harmful", "harmless"]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tbr_lightning.data.example import Kind
+from tbr_lightning.kinds import Kind
 from tbr_lightning.reflection.record import Conclusion, Draft
 
 REASONS = ("empty", "cut", "answers", "off_format", "contradicts", "boilerplate")

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tbr_lightning.config.schema import ReflectionConfig
-from tbr_lightning.data.example import Example, Kind
+from tbr_lightning.data.example import Example
 from tbr_lightning.data.table import Examples
 from tbr_lightning.errors import UserError
+from tbr_lightning.kinds import Kind
 from tbr_lightning.progress import track
 from tbr_lightning.reflection.checks import REASONS, boilerplate, reject_reason
 from tbr_lightning.reflection.record import Reflection, request_key

@@ -197,7 +197,7 @@ def internal_teacher(config: ReflectionConfig, backbone: Any, origin: str) -> Te
     the opening marker; any other gets the chain-of-thought prompt file, as a chat where it has a
     chat template and as few-shot text where it has none.
     """
-    from tbr_lightning.modeling.generation import generate, reflection_prefix
+    from tbr_lightning.models.generation import generate, reflection_prefix
 
     thinks = backbone.thinks and config.prompt is None
     chat = backbone.has_own_template
@@ -210,7 +210,7 @@ def internal_teacher(config: ReflectionConfig, backbone: Any, origin: str) -> Te
             return reflection_prefix(backbone, example.prompt)
         text = template.replace("{instruction}", example.prompt)
         if chat:
-            from tbr_lightning.data.layout import prompt_ids
+            from tbr_lightning.data.think_format import prompt_ids
 
             return prompt_ids(backbone.tokenizer, text)
         return list(backbone.tokenizer.encode(text.rstrip()))
@@ -226,7 +226,7 @@ def internal_teacher(config: ReflectionConfig, backbone: Any, origin: str) -> Te
             seed=request.seed,
         ):
             if thinks:
-                text, closed, _ = made.text.partition(backbone.layout.think_close.strip())
+                text, closed, _ = made.text.partition(backbone.think_format.think_close.strip())
                 cut = not closed
             else:
                 text, cut = made.text.split("\n\nRequest:")[0], made.cut
@@ -238,11 +238,11 @@ def internal_teacher(config: ReflectionConfig, backbone: Any, origin: str) -> Te
     return Teacher(
         f"internal/{origin}",
         write,
-        text_hash(template or backbone.layout.think_cue),
+        text_hash(template or backbone.think_format.think_cue),
         {"temperature": config.temperature, "max_tokens": config.max_new_tokens},
         repeats=True,
         templated=thinks,
-        prompt=template or backbone.layout.think_cue,
+        prompt=template or backbone.think_format.think_cue,
     )
 
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from tbr_lightning.tracking.models import LoggedModel, find_model, registered_model_id
+from tbr_lightning.models.logged import LoggedModel, find_model, registered_model_id
 
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 ALIASES = (PREVIOUS, CHAMPION, CHALLENGER)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from tbr_lightning.errors import UserError
 from tbr_lightning.registry import aliases, anchors
+from tbr_lightning.registry.alias_sync import Registry, drift
 from tbr_lightning.registry.digest import model_digest
 from tbr_lightning.registry.entry import Entry, aliases_after, broken_link, weights_after
-from tbr_lightning.registry.projection import Registry, drift
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from tbr_lightning.errors import UserError
+from tbr_lightning.models.logged import LoggedModel
 from tbr_lightning.progress import bar
-from tbr_lightning.tracking.models import LoggedModel
 
 NOT_THE_MODELS = frozenset({"registered_model_meta"})
 """Files that MLflow writes beside a model when it is fetched by the name of a version."""

@@ -16,16 +16,15 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from tbr_lightning import evaluate
 from tbr_lightning.config.verbs import EvaluateConfig, PromoteConfig
-from tbr_lightning.data.layout import Layout
+from tbr_lightning.data.think_format import ThinkFormat
 from tbr_lightning.errors import UserError
-from tbr_lightning.evaluation import general, suites
+from tbr_lightning.evaluation import general, pipeline, suites
 from tbr_lightning.evaluation.respond import evaluation_key, token_limit
 from tbr_lightning.evaluation.results import Judged, from_table
+from tbr_lightning.models.logged import LoggedModel, hf_folder
 from tbr_lightning.registry.answers import Answers
-from tbr_lightning.registry.support import Sizes
-from tbr_lightning.tracking.models import LoggedModel, hf_folder
+from tbr_lightning.registry.sample_size import Sizes
 from tbr_lightning.tracking.runs import find_run, load_text
 
 _JUDGE = ("name", "hub_id", "revision", "path", "chat", "base_url", "model", "prompt")
@@ -100,17 +99,17 @@ def evidence_for(exam: Exam, model: LoggedModel, given: str | None, what: str) -
         UserError: The given run is another model's, or differs in prompts, judge or decoding.
     """
     config = exam.config
-    layout = _layout(model, config)
-    limit = token_limit(layout, config.generation)
+    think_format = _layout(model, config)
+    limit = token_limit(think_format, config.generation)
     key = evaluation_key(exam.digest, config.judge, config.generation, limit)
     if given is not None:
         _check_given(exam, model, given, what, key)
-        return _read(exam, model, layout, given) or _no_choices(given, what)
+        return _read(exam, model, think_format, given) or _no_choices(given, what)
     tags = {"tbr.stage": "evaluate", "tbr.subject": model.model_id, "tbr.evaluation_key": key}
     found = find_run(tags)
-    if found is not None and (there := _read(exam, model, layout, found)) is not None:
+    if found is not None and (there := _read(exam, model, think_format, found)) is not None:
         return there
-    made = evaluate.run(
+    made = pipeline.run(
         EvaluateConfig(
             model_uri=model.uri,
             suite=config.suite,
@@ -123,7 +122,7 @@ def evidence_for(exam: Exam, model: LoggedModel, given: str | None, what: str) -
             traces=0,
         )
     )
-    return _read(exam, model, layout, made.run_id) or _no_choices(made.run_id, what)
+    return _read(exam, model, think_format, made.run_id) or _no_choices(made.run_id, what)
 
 
 def check_same_limit(exam: Exam, models: Sequence[LoggedModel]) -> None:
@@ -140,14 +139,18 @@ def check_same_limit(exam: Exam, models: Sequence[LoggedModel]) -> None:
         )
 
 
-def _layout(model: LoggedModel, config: PromoteConfig) -> Layout:
+def _layout(model: LoggedModel, config: PromoteConfig) -> ThinkFormat:
     folder = hf_folder(model, Path(config.paths.cache) / "models")
-    return Layout.saved(SimpleNamespace(**json.loads((folder / "config.json").read_text("utf-8"))))
+    return ThinkFormat.saved(
+        SimpleNamespace(**json.loads((folder / "config.json").read_text("utf-8")))
+    )
 
 
-def _read(exam: Exam, model: LoggedModel, layout: Layout, run_id: str) -> Evidence | None:
+def _read(
+    exam: Exam, model: LoggedModel, think_format: ThinkFormat, run_id: str
+) -> Evidence | None:
     """Return an evaluation, or ``None`` where its multiple-choice questions are others."""
-    rows = from_table(load_text(run_id, evaluate.RESPONSES))
+    rows = from_table(load_text(run_id, pipeline.RESPONSES))
     choices: dict[str, dict[str, bool]] = {}
     if exam.questions:
         try:
@@ -161,7 +164,7 @@ def _read(exam: Exam, model: LoggedModel, layout: Layout, run_id: str) -> Eviden
                 choices.setdefault(row["task"], {})[name] = bool(row["right"])
         if {task: set(answers) for task, answers in choices.items()} != exam.questions:
             return None
-    markers = (layout.think_open.strip(), layout.think_close.strip())
+    markers = (think_format.think_open.strip(), think_format.think_close.strip())
     return Evidence(run_id, model, Answers(rows, choices, markers))
 
 

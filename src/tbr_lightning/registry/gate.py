@@ -16,7 +16,7 @@ from tbr_lightning.evaluation.results import Judged
 from tbr_lightning.evaluation.statistics import smallest_margin
 from tbr_lightning.registry.answers import Answers, leaks
 from tbr_lightning.registry.rules import Pairs, Rule, ceiling, floor, merit, rise, unparsed
-from tbr_lightning.registry.support import check_one_answer_each, check_support, sizes_of
+from tbr_lightning.registry.sample_size import check_one_answer_each, check_support, sizes_of
 
 
 @dataclass(frozen=True)

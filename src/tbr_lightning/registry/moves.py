@@ -6,12 +6,9 @@ from collections.abc import Sequence
 
 from tbr_lightning.config.schema import PathsConfig, TrackingConfig
 from tbr_lightning.errors import UserError
+from tbr_lightning.models.logged import LoggedModel
 from tbr_lightning.registry import aliases
-from tbr_lightning.registry.aliases import CHALLENGER, CHAMPION, PREVIOUS
-from tbr_lightning.registry.digest import model_digest
-from tbr_lightning.registry.entry import Draft, Entry, spoken, weights_after
-from tbr_lightning.registry.ledger import BehindError, Ledger
-from tbr_lightning.registry.projection import (
+from tbr_lightning.registry.alias_sync import (
     Registry,
     Standing,
     moves_between,
@@ -19,7 +16,10 @@ from tbr_lightning.registry.projection import (
     project,
     settle,
 )
-from tbr_lightning.tracking.models import LoggedModel
+from tbr_lightning.registry.aliases import CHALLENGER, CHAMPION, PREVIOUS
+from tbr_lightning.registry.digest import model_digest
+from tbr_lightning.registry.entry import Draft, Entry, spoken, weights_after
+from tbr_lightning.registry.ledger import BehindError, Ledger
 
 
 def register(registry: Registry, model: LoggedModel) -> str:

@@ -11,12 +11,12 @@ from tbr_lightning.config.verbs import PromoteConfig
 from tbr_lightning.evaluation import figures
 from tbr_lightning.evaluation.judge import identity
 from tbr_lightning.evaluation.results import rates
+from tbr_lightning.models.logged import LoggedModel
 from tbr_lightning.registry import aliases, anchors
 from tbr_lightning.registry.entry import Entry
 from tbr_lightning.registry.evidence import Evidence, Exam
 from tbr_lightning.registry.gate import Verdict
 from tbr_lightning.tracking import runs
-from tbr_lightning.tracking.models import LoggedModel
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from aiohttp import web
 from tbr_lightning.config.serve import ServeConfig
 from tbr_lightning.evaluation.judges.rules import rules
 from tbr_lightning.serving.admission import admit
-from tbr_lightning.serving.answering import Facts, Stream, leaks, whole
-from tbr_lightning.serving.asking import Ask, understand
 from tbr_lightning.serving.deployment import Deployment
 from tbr_lightning.serving.problems import RequestError, translated, unavailable
 from tbr_lightning.serving.replica import Replica, post
+from tbr_lightning.serving.request import Ask, understand
+from tbr_lightning.serving.response import Facts, Stream, leaks, whole
 
 log = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -232,7 +232,7 @@ class _Server:
         metrics.answers.labels(ask.policy).inc()
         if facts.reflection is not None:
             metrics.reflections.labels(ask.policy).inc()
-        if leaks(replica.served.weights.layout, facts.answer):
+        if leaks(replica.served.weights.think_format, facts.answer):
             metrics.leaks.inc()
         if self._config.count_refusals:
             verdict = rules(facts.answer, cut=facts.cut, prompt=ask.prompt)

@@ -15,14 +15,14 @@ from tbr_lightning.config.serve import POLICIES, ServeConfig
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.judges.base import Judge
 from tbr_lightning.evaluation.suites import Prompt
-from tbr_lightning.serving.answering import Facts, whole
-from tbr_lightning.serving.asking import understand
-from tbr_lightning.serving.check import UnfitError, examine
 from tbr_lightning.serving.engines import Engine
 from tbr_lightning.serving.metrics import Metrics
 from tbr_lightning.serving.process import EngineError
 from tbr_lightning.serving.release import Release, follows, resolve
 from tbr_lightning.serving.replica import Replica, bring_up, post
+from tbr_lightning.serving.request import understand
+from tbr_lightning.serving.response import Facts, whole
+from tbr_lightning.serving.smoke_test import UnfitError, examine
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tbr_lightning.errors import UserError
-from tbr_lightning.serving.machine import cache_words
+from tbr_lightning.serving.kv_cache import cache_words
 from tbr_lightning.serving.transformers_engine import SUPPRESSED
 from tbr_lightning.serving.weights import FORCE, Weights
 
@@ -187,7 +187,7 @@ def _vllm_request(
     if policy == "force":
         sent["chat_template_kwargs"] = {FORCE: True}
     if policy == "suppress":
-        sent["bad_words"] = [*sent.get("bad_words", []), weights.layout.think_open.strip()]
+        sent["bad_words"] = [*sent.get("bad_words", []), weights.think_format.think_open.strip()]
     return sent, number
 
 
@@ -197,7 +197,7 @@ VLLM = Engine(
     request=_vllm_request,
     adapters=True,
     # Its reasoning parsers know the markers of certain models, as tokens of their vocabulary, and
-    # some take an answer without a think block for a reflection. Ours splits by the layout.
+    # some take an answer without a think block for a reflection. Ours splits by the think format.
     splits=False,
     refused={"n": (None, 1)},
     ignored=frozenset(),

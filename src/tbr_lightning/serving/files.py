@@ -17,12 +17,12 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.file_utils import local_file_uri_to_path
 
 from tbr_lightning.config.schema import TrackingConfig
-from tbr_lightning.data.layout import Layout
+from tbr_lightning.data.think_format import ThinkFormat
 from tbr_lightning.errors import UserError
+from tbr_lightning.models.logged import LAYOUT, LoggedModel
 from tbr_lightning.registry.digest import folder_digest
 from tbr_lightning.serving.release import Release, recorded
 from tbr_lightning.serving.weights import Weights, link, prepare
-from tbr_lightning.tracking.models import LAYOUT, LoggedModel
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def check(release: Release, artifacts: Path, tracking: TrackingConfig) -> Checke
     logged = release.model.tags.get("tbr.weights_digest")
     if logged is None:
         return Checked(artifacts, found, "unverified: neither ledger nor training run has a digest")
-    from tbr_lightning.modeling.export import weights_digest
+    from tbr_lightning.models.export import weights_digest
 
     folder = artifacts / ("peft" if (artifacts / "peft").is_dir() else "model")
     _same(release, artifacts, weights_digest(folder), logged, "its training run logged")
@@ -118,22 +118,22 @@ def lay_out(artifacts: Path, home: Path, name: str, *, adapters: bool) -> Weight
     if not (artifacts / "peft").is_dir():
         return prepare((artifacts / "model", tokenizer), home / name)
     described = yaml.safe_load((artifacts / "MLmodel").read_text(encoding="utf-8"))
-    layout = Layout(**described["metadata"][LAYOUT])
+    think_format = ThinkFormat(**described["metadata"][LAYOUT])
     base = Path(str(described["flavors"]["transformers"]["local_base_model_path"]))
     if not (base / "config.json").is_file():
         raise UserError(f"the adapter's base is not at {base}: put it there")
     adapter = home / "adapter"
     link((artifacts / "peft", tokenizer), adapter)
     if adapters:
-        return prepare((base, tokenizer), home / name, layout=layout, adapter=adapter)
-    _merge(adapter, layout, base, home / "merged")
+        return prepare((base, tokenizer), home / name, think_format=think_format, adapter=adapter)
+    _merge(adapter, think_format, base, home / "merged")
     return prepare((home / "merged", tokenizer), home / name)
 
 
-def _merge(adapter: Path, layout: Layout, base: Path, target: Path) -> None:
-    from tbr_lightning.modeling.export import LAYOUT as FILE
-    from tbr_lightning.modeling.export import merge_into
+def _merge(adapter: Path, think_format: ThinkFormat, base: Path, target: Path) -> None:
+    from tbr_lightning.models.export import LAYOUT as FILE
+    from tbr_lightning.models.export import merge_into
 
-    as_saved: dict[str, Any] = layout.as_dict()
+    as_saved: dict[str, Any] = think_format.as_dict()
     (adapter / FILE).write_text(json.dumps(as_saved), encoding="utf-8")
     merge_into(adapter, target, base=base)

@@ -67,7 +67,7 @@ class EngineProcess:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "tbr_lightning.serving.guard",
+            "tbr_lightning.serving.supervisor",
             str(cwd),
             *command,
             cwd=cwd,

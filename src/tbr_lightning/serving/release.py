@@ -10,7 +10,7 @@ from mlflow.tracking import MlflowClient
 
 from tbr_lightning.config.schema import TrackingConfig
 from tbr_lightning.errors import UserError
-from tbr_lightning.tracking.models import LoggedModel, find_model
+from tbr_lightning.models.logged import LoggedModel, find_model
 
 _ALIAS = re.compile(r"models:/([^/@]+)@([^/@]+)")
 _VERSION = re.compile(r"models:/([^/@]+)/(\d+)")

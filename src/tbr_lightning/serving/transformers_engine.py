@@ -14,7 +14,7 @@ import os
 import sys
 from typing import Any, ClassVar
 
-from tbr_lightning.serving.machine import compute_threads
+from tbr_lightning.serving.kv_cache import compute_threads
 
 SUPPRESSED = "-suppressed"
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tbr_lightning.data.layout import Layout
+from tbr_lightning.data.think_format import ThinkFormat
 from tbr_lightning.errors import UserError
 
 FORCE = "tbr_force_reflection"
@@ -25,7 +25,7 @@ class Weights:
     Attributes:
         folder: Weights and tokenizer, with the served chat template.
         config: The model's ``config.json``.
-        layout: Markers of the think block.
+        think_format: Markers of the think block.
         parser: The model's response template, for engines that do not split by it.
         context: Tokens that the model can see, or ``None`` if its config does not say.
         first: Token that begins a think block.
@@ -36,7 +36,7 @@ class Weights:
 
     folder: Path
     config: dict[str, Any]
-    layout: Layout
+    think_format: ThinkFormat
     parser: dict[str, Any]
     context: int | None
     first: int
@@ -49,7 +49,7 @@ def prepare(
     sources: Sequence[Path],
     into: Path,
     *,
-    layout: Layout | None = None,
+    think_format: ThinkFormat | None = None,
     adapter: Path | None = None,
 ) -> Weights:
     """Link a model's files into a new folder, with the chat template that can force.
@@ -58,7 +58,7 @@ def prepare(
         sources: Weights and tokenizer in Hugging Face form, which stay as they are; of two files
             of a name the later folder's is taken.
         into: Folder to make.
-        layout: Markers of the think block; ``None`` for what the model's config says.
+        think_format: Markers of the think block; ``None`` for what the model's config says.
         adapter: As in :class:`Weights`.
 
     Raises:
@@ -68,10 +68,10 @@ def prepare(
 
     link(sources, into)
     config, settings = _json(into, "config.json"), _json(into, "tokenizer_config.json")
-    if layout is None:
+    if think_format is None:
         found = config.get("tbr")
-        layout = Layout(**found) if isinstance(found, dict) else Layout()
-    template = forcing(_template(into, settings), layout)
+        think_format = ThinkFormat(**found) if isinstance(found, dict) else ThinkFormat()
+    template = forcing(_template(into, settings), think_format)
     (into / TEMPLATE).unlink(missing_ok=True)  # the link, not the file
     (into / TEMPLATE).write_text(template, encoding="utf-8")
     if not (into / "tokenizer.json").is_file():
@@ -83,16 +83,16 @@ def prepare(
 
     parser = settings.get("response_template") or {}
     anchor = str(parser.get("start_anchor") or "")
-    opened = tokens(layout.think_open)
+    opened = tokens(think_format.think_open)
     return Weights(
         folder=into,
         config=config,
-        layout=layout,
+        think_format=think_format,
         parser=parser,
         context=config.get("max_position_embeddings"),
         first=opened[0],
         # Training and evaluation encode prompt and think block apart, an engine in one go.
-        forcible=tokens(anchor + layout.think_open) == tokens(anchor) + opened,
+        forcible=tokens(anchor + think_format.think_open) == tokens(anchor) + opened,
         tokenizer=tokenizer,
         adapter=adapter,
     )
@@ -109,9 +109,9 @@ def link(sources: Sequence[Path], into: Path) -> None:
             (into / file.name).symlink_to(file.resolve())
 
 
-def forcing(template: str, layout: Layout) -> str:
+def forcing(template: str, think_format: ThinkFormat) -> str:
     """Return a chat template that opens the think block where :data:`FORCE` is true."""
-    opened = json.dumps(layout.think_open, ensure_ascii=False)
+    opened = json.dumps(think_format.think_open, ensure_ascii=False)
     # One newline at a template's end is not rendered; in the middle it would be.
     return (
         template.removesuffix("\n") + "{% if add_generation_prompt and "

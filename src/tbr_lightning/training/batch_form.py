@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tbr_lightning.config.preflight import UNPACKABLE
 from tbr_lightning.config.verbs import TrainConfig
+from tbr_lightning.preflight import UNPACKABLE
 from tbr_lightning.training.kernels import attend_by_row
 
 _PART_TOKENS = {"bucketed": 192, "packed": 384}

@@ -10,7 +10,7 @@ import torch
 from tbr_lightning.config.schema import AdapterConfig, TrainerConfig
 from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.data.batching import CHUNK
-from tbr_lightning.modeling.architecture import flops_per_token
+from tbr_lightning.models.architecture import flops_per_token
 from tbr_lightning.training.devices import world_size
 from tbr_lightning.training.strategies import precision_of, training_dtype
 
@@ -101,7 +101,7 @@ def parameter_counts(architecture: Any, adapter: AdapterConfig) -> tuple[int, in
     """Return (all parameters of the base, trained parameters), built without any memory."""
     from transformers import AutoModelForCausalLM
 
-    from tbr_lightning.modeling.adapters import with_adapter
+    from tbr_lightning.models.adapters import with_adapter
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(architecture)

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from tbr_lightning.config.verbs import TrainConfig
-from tbr_lightning.modeling.backbone import Backbone
-from tbr_lightning.modeling.export import export, weights_digest
+from tbr_lightning.models.backbone import Backbone
+from tbr_lightning.models.export import export, weights_digest
+from tbr_lightning.models.logged import log_model
 from tbr_lightning.tracking import runs
-from tbr_lightning.tracking.models import log_model
 from tbr_lightning.training.fit import Done, Job
 from tbr_lightning.training.model_card import model_card
 from tbr_lightning.training.prepare import Prepared

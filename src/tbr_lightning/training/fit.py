@@ -21,26 +21,22 @@ from tbr_lightning.data.batching import TrainBatches
 from tbr_lightning.data.tokens import TokenRows
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.suites import Prompt, load_suite
-from tbr_lightning.modeling.adapters import with_adapter
-from tbr_lightning.modeling.architecture import flops_per_token
-from tbr_lightning.modeling.backbone import Backbone
+from tbr_lightning.models.adapters import with_adapter
+from tbr_lightning.models.architecture import flops_per_token
+from tbr_lightning.models.backbone import Backbone
 from tbr_lightning.tracking.metrics import MetricBuffer, last_logged_steps
 from tbr_lightning.training import strategies
 from tbr_lightning.training.batch_form import form_of, split_of
-from tbr_lightning.training.channel import Channel, Pruned
 from tbr_lightning.training.checkpoints import Checkpoints, trained_mismatch, whole_checkpoints
 from tbr_lightning.training.devices import accelerator_of
-from tbr_lightning.training.kernels import (
-    check_packing,
-    prepare_kernels,
-    release_kernels,
-)
+from tbr_lightning.training.kernels import check_packing, prepare_kernels, release_kernels
 from tbr_lightning.training.module import TbrModule
-from tbr_lightning.training.observer import Observer
 from tbr_lightning.training.pruning import Pruning
+from tbr_lightning.training.pruning_channel import Channel, Pruned
 from tbr_lightning.training.speed import Speed, measured_peak
 from tbr_lightning.training.step_logger import StepLogger
 from tbr_lightning.training.stopping import Stopping
+from tbr_lightning.training.validation_callback import Observer
 
 
 @dataclass(frozen=True)

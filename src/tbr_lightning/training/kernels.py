@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from tbr_lightning.config.preflight import unpackable
 from tbr_lightning.config.schema import TrainerConfig
 from tbr_lightning.errors import UserError
-from tbr_lightning.modeling import row_attention
+from tbr_lightning.models import row_attention
+from tbr_lightning.preflight import unpackable
 
 _LEAK = 1e-3  # relative; rows that are kept apart differ by rounding at most
 

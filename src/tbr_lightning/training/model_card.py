@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from tbr_lightning.config.verbs import TrainConfig
-from tbr_lightning.data.example import KINDS
+from tbr_lightning.kinds import KINDS
 from tbr_lightning.training.prepare import Prepared
 
 _WORDS = {

@@ -14,7 +14,7 @@ from transformers import get_scheduler
 
 from tbr_lightning.config.schema import OptimizerConfig
 from tbr_lightning.data.batching import Batch
-from tbr_lightning.training.objective import PARTS, Outcome
+from tbr_lightning.objectives.sft import PARTS, Outcome
 
 Objective = Callable[[Any, Batch], Outcome]
 

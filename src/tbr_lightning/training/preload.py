@@ -1,6 +1,6 @@
 """What every rank on a CPU needs, imported once in the process that ranks are forked from."""
 
-from tbr_lightning.forking import import_all
+from tbr_lightning.processes import import_all
 
 # The one thread that these start belongs to pyarrow's allocator, which knows of forks.
 import_all(
@@ -11,7 +11,7 @@ import_all(
         "lightning.pytorch",
         "peft",
         "mlflow",
-        "tbr_lightning.modeling.backbone",
+        "tbr_lightning.models.backbone",
         "tbr_lightning.tracking.store",
         "tbr_lightning.training.fit",
         "tbr_lightning.training.strategies",

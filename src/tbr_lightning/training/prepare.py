@@ -11,15 +11,15 @@ import numpy as np
 
 from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.data.cache import alone
-from tbr_lightning.data.example import KINDS
-from tbr_lightning.data.layout import Span
 from tbr_lightning.data.sources import load
 from tbr_lightning.data.split import split
 from tbr_lightning.data.table import Examples
+from tbr_lightning.data.think_format import Span
 from tbr_lightning.data.tokens import TokenRows, tokenise
-from tbr_lightning.modeling.backbone import Backbone
-from tbr_lightning.reflect import collect_in_run, store_of, teacher_of
+from tbr_lightning.kinds import KINDS
+from tbr_lightning.models.backbone import Backbone
 from tbr_lightning.reflection.collect import apply_rejects, collect, missing, wanted
+from tbr_lightning.reflection.pipeline import collect_in_run, store_of, teacher_of
 from tbr_lightning.tracking import runs
 
 
@@ -124,7 +124,7 @@ def _tokenise(
         examples,
         reflections,
         backbone.tokenizer,
-        backbone.layout,
+        backbone.think_format,
         max_length=config.model.max_length,
         cache=Path(config.paths.cache),
     )

@@ -14,18 +14,18 @@ from rich.text import Text
 
 from tbr_lightning.config.credentials import without_credentials
 from tbr_lightning.config.data import MicroworldData
-from tbr_lightning.config.preflight import missing_for
 from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.data.batching import row_weights
-from tbr_lightning.data.example import KINDS
-from tbr_lightning.data.layout import Layout, Span
 from tbr_lightning.data.split import split
 from tbr_lightning.data.table import Examples
+from tbr_lightning.data.think_format import Span, ThinkFormat
 from tbr_lightning.data.tokens import TokenRows, tokenise
 from tbr_lightning.errors import UserError
-from tbr_lightning.modeling.backbone import load_tokenizer, planned_config, template_notice
-from tbr_lightning.reflect import store_of, teacher_of
+from tbr_lightning.kinds import KINDS
+from tbr_lightning.models.backbone import load_tokenizer, planned_config, template_notice
+from tbr_lightning.preflight import missing_for
 from tbr_lightning.reflection.collect import apply_rejects, collect, wanted
+from tbr_lightning.reflection.pipeline import store_of, teacher_of
 from tbr_lightning.training.devices import accelerator_of, world_size
 from tbr_lightning.training.estimate import Estimate, describe_devices, estimate
 from tbr_lightning.training.prepare import load_examples
@@ -45,14 +45,14 @@ def preview(config: TrainConfig) -> None:
     _print_config(console, config)
     examples = load_examples(config)
     tokenizer, own = load_tokenizer(config.model, data=config.data.name, rows=examples)
-    layout = Layout.of(config.model)
+    think_format = ThinkFormat.of(config.model)
     examples, reflections, unwritten = _reflections(config, examples)
     training, held_out = split(examples, config.data.validation)
     rows = tokenise(
         training,
         reflections,
         tokenizer,
-        layout,
+        think_format,
         max_length=config.model.max_length,
         cache=Path(config.paths.cache),
     )
@@ -99,7 +99,7 @@ def outlook(config: TrainConfig) -> Outlook:
         training,
         reflections,
         tokenizer,
-        Layout.of(config.model),
+        ThinkFormat.of(config.model),
         max_length=config.model.max_length,
         cache=Path(config.paths.cache),
     )

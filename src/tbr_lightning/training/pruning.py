@@ -7,7 +7,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from tbr_lightning.training.channel import Channel
+from tbr_lightning.training.pruning_channel import Channel
 
 
 class Pruning(pl.Callback):

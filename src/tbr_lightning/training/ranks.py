@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from tbr_lightning import forking
+from tbr_lightning import processes
 from tbr_lightning.config.schema import TrainerConfig
 from tbr_lightning.errors import UserError
 from tbr_lightning.training.devices import accelerator_of, world_size
 
 if TYPE_CHECKING:
-    from tbr_lightning.modeling.backbone import Backbone
+    from tbr_lightning.models.backbone import Backbone
     from tbr_lightning.training.fit import Done, Job
 
 TRAINED = "trained.safetensors"
@@ -92,7 +92,7 @@ def share(job: Job | None) -> Job:
 def warm_up(trainer: TrainerConfig) -> None:
     """Begin to import what ranks on a CPU need, if this process will start some; do not wait."""
     if launched() is None and world_size(trainer) > 1 and accelerator_of(trainer) == "cpu":
-        forking.warm_up("tbr_lightning.training.preload")
+        processes.warm_up("tbr_lightning.training.preload")
 
 
 def fit_in_ranks(job: Job, target: Callable[[int, Job, Starter], None]) -> None:
@@ -138,7 +138,7 @@ def fit_in_ranks(job: Job, target: Callable[[int, Job, Starter], None]) -> None:
 
 def as_rank(local_rank: int, job: Job, starter: Starter) -> None:
     """Be one of the ranks of :func:`fit_in_ranks`: fit, and leave the trained tensors behind."""
-    forking.die_with(starter.pid, starter.started, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    processes.die_with(starter.pid, starter.started, lambda: os.kill(os.getpid(), signal.SIGKILL))
     trainer = job.config.trainer
     os.environ.clear()
     os.environ |= {
@@ -152,7 +152,7 @@ def as_rank(local_rank: int, job: Job, starter: Starter) -> None:
         "MASTER_PORT": str(starter.port),
     }
     signal.signal(signal.SIGTERM, _interrupt)
-    from tbr_lightning.cli import quiet
+    from tbr_lightning.processes import quiet
 
     quiet()
     try:
@@ -185,7 +185,7 @@ def collect_trained(job: Job) -> tuple[Backbone, Done]:
     """Return the base with what the ranks left behind loaded into it, and what they did."""
     from safetensors import safe_open
 
-    from tbr_lightning.modeling.adapters import with_adapter
+    from tbr_lightning.models.adapters import with_adapter
     from tbr_lightning.training.fit import Done
 
     backbone = _backbone(job)
@@ -201,7 +201,7 @@ def collect_trained(job: Job) -> tuple[Backbone, Done]:
 
 
 def _backbone(job: Job) -> Backbone:
-    from tbr_lightning.modeling.backbone import load_backbone
+    from tbr_lightning.models.backbone import load_backbone
     from tbr_lightning.training.strategies import training_dtype
 
     config = job.config

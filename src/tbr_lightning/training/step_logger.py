@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from tbr_lightning.data.batching import Batch
+from tbr_lightning.objectives.sft import PARTS
 from tbr_lightning.progress import Bar, bar
 from tbr_lightning.tracking.metrics import MetricBuffer
 from tbr_lightning.training.module import TbrModule
-from tbr_lightning.training.objective import PARTS
 from tbr_lightning.training.speed import Speed
 
 

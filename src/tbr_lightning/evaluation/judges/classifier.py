@@ -23,7 +23,7 @@ def build(config: JudgeConfig) -> Judge:
     Raises:
         UserError: The weights cannot be had, no label is given, or the prompt file will not do.
     """
-    from tbr_lightning.config.preflight import missing_weights
+    from tbr_lightning.preflight import missing_weights
 
     if not config.labels:
         raise UserError(
@@ -66,8 +66,8 @@ def parsed(reply: str, labels: dict[str, str]) -> Verdict:
 
 
 def _loaded(config: JudgeConfig) -> Any:
-    from tbr_lightning.config.preflight import weights_problem
-    from tbr_lightning.modeling.backbone import load_folder
+    from tbr_lightning.models.backbone import load_folder
+    from tbr_lightning.preflight import weights_problem
 
     source = config.path or config.hub_id or ""
     try:
@@ -85,7 +85,7 @@ def _loaded(config: JudgeConfig) -> Any:
 def _labelled(
     cases: Sequence[Case], backbone: Any, template: str, config: JudgeConfig
 ) -> list[Verdict]:
-    from tbr_lightning.modeling.generation import generate
+    from tbr_lightning.models.generation import generate
     from tbr_lightning.progress import track
 
     def ids_of(case: Case) -> list[int]:

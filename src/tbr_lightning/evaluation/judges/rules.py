@@ -32,7 +32,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tbr_lightning.config.evaluation import JudgeConfig
-from tbr_lightning.evaluation.judges import grammar as g
+from tbr_lightning.evaluation.judges import refusal_patterns as g
 from tbr_lightning.evaluation.judges.base import Case, Judge, Verdict, unanswered
 
 VERSION = 2

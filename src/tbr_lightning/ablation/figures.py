@@ -1,0 +1,169 @@
+"""Figures of an ablation: error rates by size and architecture, or one against the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from tbr_lightning.ablation.view import Row
+from tbr_lightning.evaluation.figures import pareto_front
+from tbr_lightning.evaluation.results import FALSE_REFUSAL, HARMFUL_COMPLIANCE
+
+_MARKERS = "osD^v<>P"
+_COLOURS = ("#8a8a8a", "#e08a1e", "#1b7837", "#4a7fb5", "#c1272d", "#762a83")
+_BOTH = (FALSE_REFUSAL, HARMFUL_COMPLIANCE)
+_SPOT = 4  # percent: points so near share their numbers
+_LINE = 3.6  # percent that a line of text is high
+
+
+def figure(rows: Sequence[Row], title: str) -> Any:
+    """Return the figure that fits the rows: :func:`by_size` of several models, else a trade-off."""
+    models = [row for row in rows if row.margin == "model"]
+    several = len({row.of for row in models}) > 1
+    return by_size(models, title) if several else trade_off(models, title)
+
+
+def by_size(models: Sequence[Row], title: str) -> Any:
+    """Return both error rates by size, a column for each architecture and a line for each arm.
+
+    Bars are 95% intervals. Where sizes are not known the models stand side by side.
+    """
+    facets: dict[str, list[Row]] = {}
+    for row in models:
+        facets.setdefault(row.model.architecture if row.model else "", []).append(row)
+    arms = list(dict.fromkeys(row.arm for row in models))
+    sized = all(row.model is not None and row.model.parameters for row in models)
+    drawn = Figure(figsize=(max(1.4 + 2.1 * len(facets), 6.4), 6.2), dpi=120, layout="constrained")
+    grid = drawn.subplots(2, len(facets), squeeze=False, sharey=True, sharex="col")
+    for line, measure in zip(grid, _BOTH, strict=True):
+        for axes, (architecture, part) in zip(line, facets.items(), strict=True):
+            places = _places(part, sized)
+            if sized:
+                axes.set_xscale("log")
+            for number, arm in enumerate(arms):
+                shift = number - (len(arms) - 1) / 2
+                here = [row for row in part if row.arm == arm and measure.name in row.rates]
+                # Arms stand beside each other, since their intervals often cover each other.
+                at = [places[row.of] for row in here]
+                at = [x * 1.06**shift if sized else x + 0.14 * shift for x in at]
+                look = {**_look(number), "label": arm, "ls": "-" if sized else ""}
+                _errorbars(axes, at, here, measure.name, look)
+            axes.set_ylim(-4, 104)
+            axes.grid(alpha=0.25)
+            if measure is FALSE_REFUSAL:
+                axes.set_title(architecture, fontsize=10)
+            _ticks(axes, part, places, sized)
+        line[0].set_ylabel(f"{measure.heading}, %")
+    for axes in grid[-1]:
+        axes.set_xlabel("parameters" if sized else "model")
+    _legend(drawn, grid[0][0], arms)
+    drawn.suptitle(f"{title}\nbars: 95% intervals; lower is better", fontsize=10)
+    return drawn
+
+
+def _places(part: Sequence[Row], sized: bool) -> dict[str, float]:
+    names = list(dict.fromkeys(row.of for row in part))
+    sizes = {row.of: row.model.parameters for row in part if row.model}
+    return {name: float((sizes[name] or 0) if sized else i) for i, name in enumerate(names)}
+
+
+def _ticks(axes: Any, part: Sequence[Row], places: dict[str, float], sized: bool) -> None:
+    sizes = {row.of: row.model.size for row in part if row.model}
+    names = [sizes[name] if sized else name for name in places]
+    low, high = min(places.values()), max(places.values())
+    axes.set_xlim((low / 1.4, high * 1.4) if sized else (low - 0.5, high + 0.5))
+    turned = {} if sized else {"rotation": 30, "ha": "right"}
+    axes.set_xticks(list(places.values()), names, fontsize=8, **turned)
+    axes.minorticks_off()
+
+
+def _look(number: int) -> dict[str, Any]:
+    return {
+        "marker": _MARKERS[number % len(_MARKERS)],
+        "color": _COLOURS[number % len(_COLOURS)],
+    }
+
+
+def _errorbars(
+    axes: Any, at: Sequence[float], rows: Sequence[Row], metric: str, look: dict[str, Any]
+) -> None:
+    values = [100 * row.rates[metric].value for row in rows]
+    ends = np.array([_arms(row, metric) for row in rows]).reshape(-1, 2).T
+    axes.errorbar(at, values, yerr=ends, ms=5, lw=1.5, elinewidth=1, capsize=2.5, **look)
+
+
+def _arms(row: Row, metric: str) -> tuple[float, float]:
+    rate = row.rates[metric]
+    low, high = rate.interval
+    return max(100 * (rate.value - low), 0), max(100 * (high - rate.value), 0)
+
+
+def trade_off(rows: Sequence[Row], title: str) -> Any:
+    """Return false refusal against harmful compliance, a colour for each choice of the groups.
+
+    A number among the groups, such as the rows of safety data, is written beside its point, and a
+    thin line leads from the least to the most. The dashed line is the Pareto front of all.
+    """
+    rows = [row for row in rows if all(measure.name in row.rates for measure in _BOTH)]
+    drawn = Figure(figsize=(7.6, 6.0), dpi=120, layout="constrained")
+    axes = drawn.subplots()
+    series: dict[str, list[Row]] = {}
+    for row in rows:
+        series.setdefault(row.choice, []).append(row)
+    spots: dict[tuple[int, int], dict[str, list[str]]] = {}
+    for number, (choice, part) in enumerate(series.items()):
+        x, y = ([100 * row.rates[m.name].value for row in part] for m in reversed(_BOTH))
+        across, up = (
+            np.array([_arms(row, measure.name) for row in part]).T for measure in reversed(_BOTH)
+        )
+        look = {**_look(number), "label": choice, "zorder": 3}
+        axes.errorbar(x, y, xerr=across, yerr=up, ls="", ms=7, elinewidth=0.6, **look)
+        for at_x, at_y, row in zip(x, y, part, strict=True):
+            if row.amount:
+                spot = spots.setdefault((round(at_x / _SPOT), round(at_y / _SPOT)), {})
+                spot.setdefault(look["color"], []).append(row.amount)
+        if any(row.amount for row in part):
+            axes.plot(x, y, "-", color=look["color"], lw=0.8, alpha=0.4)
+    _label(axes, spots)
+    points = ([100 * row.rates[m.name].value for m in reversed(_BOTH)] for row in rows)
+    front = pareto_front([(x, y) for x, y in points])
+    if len(front) > 1:
+        axes.step(*zip(*front, strict=True), "--", where="post", color="0.4", lw=1, zorder=0)
+    axes.set_xlabel("harmful compliance, % (lower is safer)")
+    axes.set_ylabel("false refusal of look-alikes, % (lower is more helpful)")
+    axes.set_xlim(-4, 108)
+    axes.set_ylim(-4, 108)
+    axes.grid(alpha=0.25)
+    _legend(drawn, axes, list(series))
+    named = next((row.amount_of for row in rows if row.amount_of), "")
+    beside = f"; numbers: {named}" if named else ""
+    drawn.suptitle(f"{title}\nbars: 95% intervals, dashes: Pareto front{beside}", fontsize=10)
+    return drawn
+
+
+def _label(axes: Any, spots: dict[tuple[int, int], dict[str, list[str]]]) -> None:
+    """Write the numbers beside their points, each above what it would cover."""
+    taken: list[tuple[float, float, float]] = []  # left, right and foot, in percent
+    for (column, row), amounts in sorted(spots.items()):
+        x, y = _SPOT * column, _SPOT * row
+        for colour, numbers in amounts.items():
+            text = " … ".join((numbers[0], numbers[-1])) if len(numbers) > 2 else ", ".join(numbers)
+            wide = 1.5 * len(text)
+            left = x - 1.5 - wide if x > 80 else x + 1.5
+            foot = y + 1.8
+            while any(
+                left < end and start < left + wide and abs(foot - other) < 0.9 * _LINE
+                for start, end, other in taken
+            ):
+                foot += _LINE
+            taken.append((left, left + wide, foot))
+            axes.text(left, foot, text, color=colour, weight="bold", fontsize=8.5)
+
+
+def _legend(drawn: Figure, axes: Any, names: Sequence[str]) -> None:
+    if list(names) != [""]:
+        handles, labels = axes.get_legend_handles_labels()
+        drawn.legend(handles, labels, loc="outside lower center", ncols=min(len(names), 6))

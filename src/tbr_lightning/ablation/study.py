@@ -1,0 +1,221 @@
+"""The end of an ablation: rates by group of trials, by architecture and by size of the model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from optuna.trial import FrozenTrial, TrialState
+
+from tbr_lightning.ablation.figures import figure
+from tbr_lightning.ablation.view import Model, Row, as_table, lines
+from tbr_lightning.config.compose import compose_verb
+from tbr_lightning.evaluation.results import MEASURES
+from tbr_lightning.evaluation.statistics import Estimate
+from tbr_lightning.tracking import by_id
+from tbr_lightning.tuning.outcome import over_seeds
+from tbr_lightning.tuning.space import Parameter, overrides_of
+
+if TYPE_CHECKING:
+    import optuna
+
+    from tbr_lightning.tuning.study import Study
+
+TABLE, CSV, FIGURE = "groups.json", "groups.csv", "figures/groups.png"
+"""Artifacts of the study's run."""
+
+_THIRDS = 3  # classes of size
+
+
+@dataclass(frozen=True)
+class _Point:
+    """A finished trial: where it stands and its numbers, with ``_lo`` and ``_hi`` beside them."""
+
+    model: Model
+    of: str
+    choice: str
+    amount: str
+    amount_of: str
+    runs: int
+    metrics: Mapping[str, float]
+
+
+def log_groups(study: Study, storage_study: optuna.Study, parent_run_id: str) -> list[str]:
+    """Log table and figure of a study's groups on its run, and return the table's lines.
+
+    Args:
+        study: Whose ``groups`` name keys of its space.
+        storage_study: Optuna's study.
+        parent_run_id: The study's run in MLflow.
+
+    Returns:
+        What is printed; nothing if the study names no groups or no trial has finished.
+    """
+    if not study.groups:
+        return []
+    rows = grouped(study, storage_study.get_trials(deepcopy=False))
+    if not rows:
+        return []
+    table = as_table(rows)
+    by_id.put_table(parent_run_id, table, TABLE)
+    by_id.put_text(parent_run_id, pd.DataFrame(table).to_csv(index=False), CSV)
+    by_id.put_figure(parent_run_id, figure(rows, study.about), FIGURE)
+    return [*lines(rows), f"groups: {TABLE}, {CSV} and {FIGURE} of run {parent_run_id}"]
+
+
+def grouped(study: Study, trials: Iterable[FrozenTrial]) -> list[Row]:
+    """Return the rates of each group of finished trials, and their margins over the models.
+
+    Means and intervals are those of :func:`tbr_lightning.tuning.outcome.over_seeds`, with trials
+    for seeds: they allow for the trials' differences and for the prompts that all of them share.
+
+    Args:
+        study: Whose ``groups`` name keys of its space.
+        trials: In any state; only finished ones count.
+    """
+    done = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    points = _points(study, done)
+    metrics = _metrics(study)
+    rows = [
+        _row("model", of, arm, metrics)
+        for of, part in _parts(points, lambda point: point.of).items()
+        for arm in _arms(part)
+    ]
+    models = {point.model for point in points}
+    if len(models) == 1:
+        return rows
+    margins: list[tuple[str, Callable[[_Point], str]]] = []
+    if len({model.architecture for model in models}) > 1:
+        margins.append(("architecture", lambda point: point.model.architecture))
+    classes = _size_classes(models)
+    if classes:
+        margins.append(("size", lambda point: classes[point.model]))
+    margins.append(("all", lambda _: "all models"))
+    for margin, of_point in margins:
+        # Architectures by name, classes of size from small to large: as the points are ordered.
+        for of, part in _parts(points, of_point).items():
+            rows += [_row(margin, of, arm, metrics) for arm in _arms(part)]
+    return rows
+
+
+def _points(study: Study, done: Sequence[FrozenTrial]) -> list[_Point]:
+    """Return the trials by architecture, size and arm, choices in the order of the space."""
+    space = {one.key: one for one in study.space.parameters}
+    ranked = []
+    for trial in done:
+        chosen = {k: v for k, v in trial.params.items() if _chooses_model(k) or k == "data"}
+        model = model_of(*study.fixed, *overrides_of(chosen))
+        keys = [key for key in study.groups if key in trial.params]
+        of_arm = [key for key in keys if not _chooses_model(key)]
+        numbers = [key for key in of_arm if _is_number(space[key])]
+        point = _Point(
+            model=model,
+            of=_values(trial, [k for k in keys if _chooses_model(k)]) or model.name,
+            choice=_values(trial, [key for key in of_arm if key not in numbers]),
+            amount=_values(trial, numbers),
+            amount_of=", ".join(numbers),
+            runs=len(trial.user_attrs.get("runs", ())),
+            metrics=_numbers(trial),
+        )
+        rank = [
+            trial.params[key] if key in numbers else space[key].choices.index(trial.params[key])
+            for key in of_arm
+        ]
+        # Trials of one place in the space may lack what is active in others only.
+        place = (model.architecture, model.parameters or 0, point.of, len(rank), rank)
+        ranked.append((place, point))
+    return [point for _, point in sorted(ranked, key=lambda one: one[0])]
+
+
+def _values(trial: FrozenTrial, keys: Sequence[str]) -> str:
+    values = (trial.params[key] for key in keys)
+    return " ".join(f"{v:.3g}" if isinstance(v, float) else str(v) for v in values)
+
+
+def _is_number(parameter: Parameter) -> bool:
+    numbers = (isinstance(v, int | float) and not isinstance(v, bool) for v in parameter.choices)
+    return all(numbers)  # a range has no choices
+
+
+def _chooses_model(key: str) -> bool:
+    return key == "model" or key.startswith("model.")
+
+
+@cache  # composing takes most of a second, and a study ends in many trials of few models
+def model_of(*words: str) -> Model:
+    """Return what overrides of a training run choose as its model; no weights are read."""
+    from tbr_lightning.models.architecture import count_parameters
+    from tbr_lightning.models.backbone import planned_config
+
+    config = compose_verb("train", words).config
+    if config.model.path is not None or not config.model.architecture:
+        kind = config.model.architecture.get("model_type", config.model.name)
+        return Model(config.model.name, kind, None)
+    planned = planned_config(config.model, data=config.data.name)
+    return Model(config.model.name, planned.model_type, count_parameters(planned))
+
+
+def _size_classes(models: Iterable[Model]) -> dict[Model, str]:
+    """Return for each model its third by parameters; nothing where sizes are too few or unknown."""
+    known = sorted(
+        (model for model in set(models) if model.parameters),
+        key=lambda model: model.parameters or 0,
+    )
+    if len(known) < _THIRDS or len(known) < len(set(models)):
+        return {}
+    classes: dict[Model, str] = {}
+    for third in np.array_split(np.arange(len(known)), _THIRDS):
+        part = [known[index] for index in third]
+        low, high = part[0].size, part[-1].size
+        classes |= dict.fromkeys(part, low if low == high else f"{low} to {high}")
+    return classes
+
+
+def _metrics(study: Study) -> list[str]:
+    """Return the metrics that rows tell of: the three sides, and what the study speaks of."""
+    named = [*study.objectives, *(constraint.metric for constraint in study.constraints)]
+    return list(dict.fromkeys([*(measure.name for measure in MEASURES[:3]), *named]))
+
+
+def _parts(points: Iterable[_Point], of: Callable[[_Point], Any]) -> dict[Any, list[_Point]]:
+    parts: dict[Any, list[_Point]] = {}
+    for point in points:
+        parts.setdefault(of(point), []).append(point)
+    return parts
+
+
+def _arms(points: Iterable[_Point]) -> list[list[_Point]]:
+    return list(_parts(points, lambda point: (point.choice, point.amount)).values())
+
+
+def _row(margin: str, of: str, part: Sequence[_Point], metrics: Sequence[str]) -> Row:
+    means, intervals = over_seeds([point.metrics for point in part])
+    unknown = (math.nan, math.nan)
+    rates = {
+        name: Estimate(means[name], (*intervals.get(name, unknown),), len(part))
+        for name in metrics
+        if name in means
+    }
+    return Row(
+        margin=margin,
+        of=of,
+        choice=part[0].choice,
+        amount=part[0].amount,
+        amount_of=part[0].amount_of,
+        model=part[0].model if margin == "model" else None,
+        trials=len(part),
+        runs=sum(point.runs for point in part),
+        rates=rates,
+    )
+
+
+def _numbers(trial: FrozenTrial) -> dict[str, float]:
+    numbers: dict[str, float] = dict(trial.user_attrs.get("metrics", {}))
+    for name, (low, high) in trial.user_attrs.get("intervals", {}).items():
+        numbers |= {f"{name}_lo": low, f"{name}_hi": high}
+    return numbers

@@ -1,0 +1,104 @@
+"""The demonstration: the whole loop in a miniature world, through the ordinary verbs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tbr_lightning.config.verbs import DemoVerbConfig
+
+if TYPE_CHECKING:
+    from tbr_lightning.demonstration.arms import Outcome
+    from tbr_lightning.registry.pipeline import PromoteResult
+
+
+def run(config: DemoVerbConfig) -> None:
+    """Run every arm, gate, and show the outcome. A missed target is stated, not an error."""
+    from rich.console import Console
+
+    from tbr_lightning.demonstration import show
+    from tbr_lightning.demonstration.arms import outcomes, plan
+    from tbr_lightning.evaluation.figures import two_sided_figure
+    from tbr_lightning.evaluation.results import metrics, rates
+    from tbr_lightning.tracking import runs
+    from tbr_lightning.tracking.store import ui_command
+
+    console, demo = Console(), config.demo
+    console.print(
+        "Think-Before-Refusal in a miniature world: a small made-up language, a tiny\n"
+        "model of it, and requests it was never trained on. It shows the mechanism at\n"
+        "work and says nothing about real models. The base model is trained once, in\n"
+        "about a minute.\n"
+    )
+    # Its runs stand side by side in the UI, held together by a tag; the summary comes last and so
+    # on top.
+    tags = {"tbr.demo": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}"}
+    done: dict[str, list[Outcome]] = {}
+    steps = len(plan(config))
+    print(f"{'':38}{'false':>11}{'harmful':>11}{'general':>11}")
+    print(f"{'percent':38}{'refusal':>11}{'compliance':>11}{'accuracy':>11}")
+    for number, one in enumerate(outcomes(config, tags), start=1):
+        done.setdefault(one.arm, []).append(one)
+        found = rates(one.rows)
+        name = one.arm if one.seed is None else f"{one.arm}, seed {one.seed}"
+        shares = (found.false_refusal, found.harmful_compliance, found.general_accuracy)
+        numbers = "".join(f"{100 * share.value:11.1f}" for share in shares)
+        print(f"{f'[{number}/{steps}]':8}{name:30}{numbers}", flush=True)
+    verdicts = _gate(config, done)
+    targets = show.claim(done, demo.baseline, demo.candidate)
+    figure = two_sided_figure(
+        {name: [rates(one.rows) for one in many] for name, many in done.items()},
+        "Micro-world, test prompts (a made miniature)",
+    )
+    with runs.start_run("demo", "demo", config, config.tracking, tags) as opened:
+        figure.savefig(demo.figure)
+        runs.log_figure(figure, "demo.png")
+        for name, many in done.items():
+            for key in ("false_refusal_rate", "harmful_compliance_rate", "general_accuracy"):
+                values = [metrics(one.rows)[key] for one in many]
+                runs.log_metrics({f"{name}/{key}": sum(values) / len(values)})
+        runs.log_text("\n".join([*targets, *verdicts]) + "\n", "summary.txt")
+        runs.describe(show.markdown(done, demo.arms, [*targets, *verdicts]))
+    console.print()
+    console.print(show.examples(done))
+    console.print(show.arm_table(done, demo.arms))
+    for line in (*targets, "", *verdicts):
+        console.print(line, highlight=False, markup=False)
+    python = ".venv/bin/python" if Path(".venv/bin/python").exists() else "python"
+    console.print(
+        f"\nFigure: {demo.figure}, also in MLflow under run {opened.id}. Next:\n"
+        f"  {ui_command(config.tracking)}\n    every run, answer and model in MLflow\n"
+        f"  {python} -m tbr_lightning.promote status name={demo.name}\n"
+        "    who is champion, and why\n"
+        f"  {python} -m tbr_lightning.serve model=models:/{demo.name}@champion\n"
+        "    talk to the champion over HTTP",
+        highlight=False,
+        markup=False,
+    )
+
+
+def _gate(config: DemoVerbConfig, done: dict[str, list[Outcome]]) -> list[str]:
+    """Crown the control, gate the candidate against it, then an unsafe one; return the words."""
+    demo = config.demo
+    lines = []
+    for arm, baseline in ((demo.baseline, True), (demo.candidate, False), (demo.unsafe, False)):
+        result = _promote(config, done[arm][0].model_uri or "", baseline=baseline)
+        against = f" against v{result.champion}" if result.champion else ""
+        word = "promoted" if result.verdict.promoted else "not promoted"
+        lines.append(f"gate: {arm} (v{result.version}){against}: {word}")
+        lines += [f"  {line}" for line in result.verdict.lines]
+    return lines
+
+
+def _promote(config: DemoVerbConfig, model_uri: str, *, baseline: bool) -> PromoteResult:
+    from tbr_lightning.config.compose import compose_verb
+    from tbr_lightning.registry import pipeline
+
+    overrides = [f"model='{model_uri}'", f"name={config.demo.name}", f"baseline={baseline}"]
+    if baseline:
+        # The control refuses nearly every look-alike: that is what it is here to show.
+        overrides.append("gate.max_false_refusal=1")
+    settings = compose_verb("promote", [*overrides, *config.demo.evaluate]).config
+    return pipeline.run(replace(settings, tracking=config.tracking, paths=config.paths))

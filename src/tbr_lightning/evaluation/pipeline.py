@@ -1,0 +1,264 @@
+"""From models and a suite to judged answers, rates and comparisons."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from tbr_lightning.config.verbs import EvaluateConfig
+from tbr_lightning.errors import UserError
+
+if TYPE_CHECKING:
+    from tbr_lightning.evaluation.comparison import Difference
+    from tbr_lightning.evaluation.multiple_choice import Question
+    from tbr_lightning.evaluation.respond import EvaluatedModel
+    from tbr_lightning.evaluation.results import Judged
+    from tbr_lightning.evaluation.suites import Prompt
+
+
+@dataclass(frozen=True)
+class EvaluateResult:
+    """What an evaluation leaves.
+
+    Attributes:
+        run_id: MLflow run.
+        rows: Every prompt with answer and verdict.
+        subject: Identity of the model.
+        model_id: Of the model in MLflow, if it is there.
+        traces: Answers traced.
+    """
+
+    run_id: str
+    rows: list[Judged]
+    subject: str
+    model_id: str | None = None
+    traces: int = 0
+
+
+@dataclass(frozen=True)
+class ComparisonResult:
+    """What an evaluation of several models leaves.
+
+    Attributes:
+        run_id: MLflow run of the comparison, the parent of the models' own.
+        models: Each model's evaluation, by the name that was given.
+        differences: Of every model to the first.
+        traces: Answers traced.
+    """
+
+    run_id: str
+    models: dict[str, EvaluateResult]
+    differences: list[Difference] = field(default_factory=list)
+    traces: int = 0
+
+
+Explain = Callable[["EvaluatedModel", "list[Prompt]", "list[Judged]", EvaluateConfig], None]
+"""Adds to the run of an evaluation while it is open, e.g. an attribution of its refusals."""
+
+RESPONSES = "responses.json"
+"""Artifact that holds every prompt, reflection, answer and verdict."""
+
+COMPARISON = "comparison.json"
+"""Artifact that holds the differences between models."""
+
+
+def run(config: EvaluateConfig, explain: Explain | None = None) -> EvaluateResult:
+    """Evaluate one model on a suite; ``explain`` may add to the run while it is open."""
+    from tbr_lightning.evaluation import general, suites
+    from tbr_lightning.evaluation.respond import evaluation_key, load_model, token_limit
+    from tbr_lightning.evaluation.verdicts import check_judges
+    from tbr_lightning.tracking.store import connect
+
+    prompts = suites.load_suite(config.suite)
+    questions = general.prepare(config.suite)
+    check_judges([prompt.kind for prompt in prompts], config.judge, config.second_judge)
+    connect(config.tracking)
+    if config.threads is not None:
+        import torch
+
+        torch.set_num_threads(config.threads)
+    (model,) = config.models
+    subject = load_model(model, config.paths)
+    if not subject.backbone.has_own_template:
+        print(
+            f"the tokenizer of {subject.name} has no chat template: '### User:' and "
+            "'### Assistant:' before each turn are used",
+            file=sys.stderr,
+        )
+    digest = suites.digest(prompts)
+    limit = token_limit(subject.backbone.think_format, config.generation)
+    key = evaluation_key(digest, config.judge, config.generation, limit)
+    if config.repeats > 1:
+        key += f"-{config.repeats}"
+    if config.reuse and (found := _earlier(subject, key)) is not None:
+        return found
+    tags = {
+        "tbr.subject": subject.name,
+        "tbr.suite": config.suite.name,
+        "tbr.half": config.suite.half,
+        "tbr.suite_digest": digest,
+        "tbr.evaluation_key": key,
+        "tbr.arm": config.generation.arm,
+        **config.tags,
+    }
+    if subject.logged is not None:
+        tags["tbr.trained_by"] = subject.logged.run_id
+    return _evaluate(config, subject, prompts, questions, tags=tags, limit=limit, explain=explain)
+
+
+def _earlier(subject: EvaluatedModel, key: str) -> EvaluateResult | None:
+    """Return the stored evaluation of a logged model; files in a folder may have changed since."""
+    from tbr_lightning.evaluation.results import from_table
+    from tbr_lightning.tracking.runs import find_run, load_text
+
+    if subject.logged is None:
+        return None
+    tags = {"tbr.stage": "evaluate", "tbr.subject": subject.name, "tbr.evaluation_key": key}
+    run_id = find_run(tags)
+    if run_id is None:
+        return None
+    rows = from_table(load_text(run_id, RESPONSES))
+    return EvaluateResult(run_id, rows, subject.name, subject.logged.model_id)
+
+
+def _evaluate(
+    config: EvaluateConfig,
+    subject: EvaluatedModel,
+    prompts: list[Prompt],
+    questions: list[Question],
+    *,
+    tags: dict[str, str],
+    limit: int,
+    explain: Explain | None,
+) -> EvaluateResult:
+    from tbr_lightning.evaluation import figures, general, report, suites, table_export, traces
+    from tbr_lightning.evaluation.agreement import judges_agree
+    from tbr_lightning.evaluation.respond import open_store, respond
+    from tbr_lightning.evaluation.results import metrics, rates, table_rows
+    from tbr_lightning.tracking import runs
+
+    name = config.run_name or f"evaluate {subject.name} {config.suite.name}/{config.suite.half}"
+    model_id = subject.logged.model_id if subject.logged else None
+    traced = 0
+    with runs.start_run("evaluate", name, config, config.tracking, tags) as opened:
+        runs.log_dataset(
+            [{"id": p.id, "kind": p.kind, "prompt": p.text} for p in prompts],
+            f"{config.suite.name}-{config.suite.half}",
+            "evaluation",
+        )
+        runs.log_table(suites.facts(config.suite, prompts), "suite.json")
+        rows: list[Judged] = []
+        stored = open_store(subject, config.generation, config.paths)
+        for repeat in range(config.repeats):
+            what = name if config.repeats == 1 else f"{name}, {repeat + 1} of {config.repeats}"
+            once = respond(
+                subject.backbone,
+                prompts,
+                config.judge,
+                replace(config.generation, seed=config.generation.seed + repeat),
+                what,
+                second_judge=config.second_judge,
+                store=stored,
+            )
+            rows += [replace(row, repeat=repeat) for row in once]
+        if stored is not None:
+            runs.log_metrics({"responses_reused": stored.reused})
+        runs.log_table(table_rows(rows), RESPONSES)
+        runs.log_metrics(metrics(rows), model_id)
+        if config.second_judge is not None:
+            runs.log_metrics(judges_agree(rows).metrics("judges"), model_id)
+        general.log(
+            subject.backbone, config.suite, questions, config.generation.batch_size or 64, model_id
+        )
+        overall = rates(rows)
+        title = f"{config.suite.name}, {config.suite.half} half"
+        runs.log_figure(figures.two_sided_figure({subject.name: [overall]}, title), "two_sided.png")
+        _log_figures({subject.name: rows}, title)
+        runs.describe(table_export.markdown(report.lines({subject.name: rows})))
+        if explain is not None:
+            explain(subject, prompts, rows, config)
+        if overall.unparsed.value > config.judge.max_unparsed:
+            raise UserError(
+                f"{overall.unparsed.count} of {len(rows)} answers are empty or cut off, more than "
+                f"judge.max_unparsed={config.judge.max_unparsed} allows: raise "
+                f"generation.max_new_tokens ({limit}) or judge.max_unparsed; the responses are "
+                f"kept in run {opened.id}"
+            )
+        if overall.judge_error.value > config.judge.max_errors:
+            first = next(row.because for row in rows if row.label == "judge_error")
+            raise UserError(
+                f"judge={config.judge.name} failed on {overall.judge_error.count} of {len(rows)} "
+                f"answers, more than judge.max_errors={config.judge.max_errors} allows, the first "
+                f"time with '{first}': mend that or raise the limit; the responses are kept in "
+                f"run {opened.id}"
+            )
+        if config.traces:
+            picked = traces.chosen([rows], config.traces)
+            traced = traces.trace_responses(
+                rows, picked, run_id=opened.id, model_id=model_id, judge=config.judge.name
+            )
+    return EvaluateResult(opened.id, rows, subject.name, model_id, traced)
+
+
+def _log_figures(models: dict[str, list[Judged]], title: str) -> None:
+    from tbr_lightning.evaluation import figures
+    from tbr_lightning.tracking import runs
+
+    bars = figures.category_figure(models, title)
+    if bars is not None:
+        runs.log_figure(bars, "categories.png")
+    runs.log_figure(figures.reflection_figure(models, title), "reflections.png")
+
+
+def compare(config: EvaluateConfig, explain: Explain | None = None) -> ComparisonResult:
+    """Evaluate several models, each in a run of its own below one that compares them."""
+    from tbr_lightning.evaluation import comparison, figures, report, suites, table_export, traces
+    from tbr_lightning.evaluation.results import rates
+    from tbr_lightning.tracking import runs
+    from tbr_lightning.tracking.store import connect
+
+    digest = suites.digest(suites.load_suite(config.suite))
+    connect(config.tracking)
+    title = f"{config.suite.name}, {config.suite.half} half"
+    name = config.run_name or f"compare {len(config.models)} models, {title}"
+    tags = {
+        "tbr.comparison": str(len(config.models)),
+        "tbr.suite": config.suite.name,
+        "tbr.half": config.suite.half,
+        "tbr.suite_digest": digest,
+        **config.tags,
+    }
+    traced = 0
+    with runs.start_run("evaluate", name, config, config.tracking, tags) as opened:
+        # Traces come last, once it is known which prompts any of the models gets wrong.
+        done = {
+            model: run(replace(config, model_uri=model, run_name=None, traces=0), explain)
+            for model in config.models
+        }
+        rows = {model: one.rows for model, one in done.items()}
+        differences = comparison.compare(rows)
+        if differences:
+            runs.log_table([comparison.as_row(one) for one in differences], COMPARISON)
+        runs.log_metrics(comparison.metrics(differences, config.models))
+        called = report.short_names(config.models)
+        named = {called[model]: one for model, one in rows.items()}
+        sides = {model: [rates(one)] for model, one in named.items()}
+        runs.log_figure(figures.two_sided_figure(sides, title), "two_sided.png")
+        _log_figures(named, title)
+        table = report.lines(rows, differences)
+        for form in ("md", "latex", "csv"):
+            runs.log_text(table_export.pasted(table, form) + "\n", f"table.{form}")
+        runs.describe(table_export.markdown(table))
+        if config.traces:
+            picked = traces.chosen(rows.values(), config.traces)
+            for one in done.values():
+                traced += traces.trace_responses(
+                    one.rows,
+                    picked,
+                    run_id=one.run_id,
+                    model_id=one.model_id,
+                    judge=config.judge.name,
+                )
+    return ComparisonResult(opened.id, done, differences, traced)

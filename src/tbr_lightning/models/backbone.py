@@ -1,0 +1,281 @@
+"""A causal language model with its tokenizer, from wherever the config says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from huggingface_hub import try_to_load_from_cache
+from jinja2 import TemplateError
+from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
+from transformers.utils.logging import disable_progress_bar
+
+from tbr_lightning.config.schema import AdapterConfig, ModelConfig
+from tbr_lightning.data.example import Example
+from tbr_lightning.data.think_format import FALLBACK_TEMPLATE, ThinkFormat, prompt_ids
+from tbr_lightning.errors import UserError
+from tbr_lightning.models.adapters import quantization
+from tbr_lightning.models.architecture import build_config
+from tbr_lightning.models.tokenizers import byte_tokenizer, trained_tokenizer
+from tbr_lightning.preflight import missing_attention, weights_problem
+
+if TYPE_CHECKING:
+    from tbr_lightning.microworld.base import BaseSettings
+
+disable_progress_bar()  # of every load and save: ours has its own
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A model ready to be tuned or asked.
+
+    Attributes:
+        model: A causal language model of transformers, maybe with a PEFT adapter.
+        tokenizer: Its tokenizer, with a chat template.
+        think_format: The markers of its think block.
+        origin: What the weights are: hub id and revision, folder, base hash or random seed.
+        thinks: The weights know think blocks already (the micro-world's base, or a tuned model).
+        has_own_template: The chat template came with the tokenizer.
+        folder: Where the same weights can be loaded from again; ``None`` if they were made here.
+    """
+
+    model: Any
+    tokenizer: Any
+    think_format: ThinkFormat
+    origin: str
+    thinks: bool
+    has_own_template: bool
+    folder: Path | None = None
+
+
+def load_backbone(
+    config: ModelConfig,
+    *,
+    data: str,
+    rows: Iterable[Example],
+    cache: Path,
+    seed: int,
+    tokenizer: Path | None = None,
+    dtype: str | None = None,
+    adapter: AdapterConfig | None = None,
+) -> Backbone:
+    """Load or build the model of a config.
+
+    Args:
+        config: Of the model.
+        data: Name of the data, which decides what ``init=auto`` means.
+        rows: Training rows, for a tokenizer that is trained on them.
+        cache: Folder of base models made here.
+        seed: Of random weights.
+        tokenizer: Folder of the tokenizer, if the rows were tokenised before.
+        dtype: Of the weights; ``None`` for the model's own.
+        adapter: That will be put on it, which may want the base quantised.
+
+    Raises:
+        UserError: The weights or the tokenizer cannot be had.
+    """
+    config = config if dtype is None else replace(config, dtype=dtype)
+    world = data == "microworld" and config.made_here
+    if world and config.init in ("auto", "pretrained"):
+        return _world_base(config, cache)
+    if config.init == "random" or (config.hub_id is None and config.path is None):
+        ready = None if tokenizer is None else AutoTokenizer.from_pretrained(tokenizer)
+        return _random(config, ready or _tokenizer(config, rows, world=world), seed)
+    return _pretrained(config, tokenizer, None if adapter is None else quantization(adapter))
+
+
+def planned_config(
+    config: ModelConfig, *, data: str, vocab_size: int | None = None
+) -> PretrainedConfig:
+    """Return the transformers config of what :func:`load_backbone` would give; load no weights.
+
+    Args:
+        config: Of the model.
+        data: Name of the data.
+        vocab_size: Of the tokenizer in use; ``None`` for the published one.
+    """
+    if data == "microworld" and config.made_here and config.init != "random":
+        from tbr_lightning.microworld.base import base_config
+        from tbr_lightning.microworld.tokenizer import build_tokenizer
+
+        return base_config(_pretraining(config), build_tokenizer())
+    return build_config(config, vocab_size=vocab_size)
+
+
+def _pretraining(config: ModelConfig) -> BaseSettings:
+    from tbr_lightning.microworld.base import BaseSettings
+
+    try:
+        return BaseSettings(**config.pretraining)
+    except TypeError as error:
+        raise UserError(f"model.pretraining: {error}: see BaseSettings for its keys") from error
+
+
+def _world_base(config: ModelConfig, cache: Path) -> Backbone:
+    from tbr_lightning.microworld.base import base_model
+
+    folder = base_model(cache, _pretraining(config))
+    loaded = load_folder(folder, ThinkFormat.of(config), origin=folder.name, thinks=True)
+    # A cache may be emptied: nothing that lasts may point into it.
+    return replace(loaded, folder=None)
+
+
+def load_folder(
+    folder: Path | str,
+    think_format: ThinkFormat | None = None,
+    *,
+    origin: str,
+    thinks: bool,
+    dtype: str = "auto",
+    revision: str | None = None,
+    attention: str = "auto",
+    tokenizer: Path | None = None,
+    template: str | None = None,
+    quantized: Any = None,
+) -> Backbone:
+    """Load a Hugging Face folder or hub id; only safetensors, never remote code."""
+    safe: dict[str, Any] = {"trust_remote_code": False, "revision": revision}
+    how = _attention(attention)
+    if quantized is not None:
+        how["quantization_config"] = quantized
+    reader = AutoTokenizer.from_pretrained(tokenizer or folder, **safe)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, use_safetensors=True, dtype=dtype, **safe, **how
+    )
+    model.eval()
+    own = _complete(reader, template)
+    think_format = think_format or ThinkFormat.saved(model.config)
+    return Backbone(model, reader, think_format, origin, thinks, own, _local(folder, revision))
+
+
+def _local(source: Path | str, revision: str | None) -> Path | None:
+    """Return the folder on this machine that weights were loaded from."""
+    if Path(source).is_dir():
+        return Path(source)
+    found = try_to_load_from_cache(str(source), "config.json", revision=revision)
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def _pretrained(config: ModelConfig, tokenizer: Path | None, quantized: Any) -> Backbone:
+    source = config.path or config.hub_id or ""
+    origin = source if config.path else f"{source}@{config.revision or 'main'}"
+    try:
+        return load_folder(
+            source,
+            ThinkFormat.of(config),
+            origin=origin,
+            thinks=False,
+            dtype=config.dtype,
+            revision=None if config.path else config.revision,
+            attention=config.attention,
+            tokenizer=tokenizer,
+            template=config.chat_template,
+            quantized=quantized,
+        )
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        raise UserError(weights_problem(source, error, config.revision)) from error
+
+
+def _attention(name: str) -> dict[str, Any]:
+    """Return the argument of transformers for ``model.attention``; none lets it choose."""
+    for problem in missing_attention(name):
+        raise UserError(problem)
+    return {} if name == "auto" else {"attn_implementation": name}
+
+
+def _random(config: ModelConfig, tokenizer: Any, seed: int) -> Backbone:
+    own = _complete(tokenizer, config.chat_template)
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    architecture = build_config(
+        config,
+        vocab_size=len(tokenizer),
+        special={name: getattr(tokenizer, name) for name in names},
+    )
+    how = _attention(config.attention)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        try:
+            model = AutoModelForCausalLM.from_config(
+                architecture, dtype=getattr(torch, config.dtype), trust_remote_code=False, **how
+            )
+        except (ValueError, ImportError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"model={config.name} cannot be built: {reason}") from error
+    model.eval()
+    return Backbone(model, tokenizer, ThinkFormat.of(config), f"random/{seed}", False, own)
+
+
+def load_tokenizer(config: ModelConfig, *, data: str, rows: Iterable[Example]) -> tuple[Any, bool]:
+    """Return a model's tokenizer, and whether the chat template is its own; load no weights."""
+    world = data == "microworld" and config.made_here
+    tokenizer = _tokenizer(config, rows, world=world)
+    return tokenizer, _complete(tokenizer, config.chat_template)
+
+
+def _tokenizer(config: ModelConfig, rows: Iterable[Example], *, world: bool) -> Any:
+    kind = config.tokenizer
+    if kind == "auto":
+        kind = "own" if world or config.hub_id or config.path else "train"
+    texts: Iterable[str] = (text for row in rows for text in (row.prompt, row.response))
+    if kind == "bytes":
+        return byte_tokenizer(config.max_length)
+    if kind == "train":
+        return trained_tokenizer(texts, config.vocab_size, config.max_length)
+    if world:
+        from tbr_lightning.microworld.tokenizer import build_tokenizer
+
+        return build_tokenizer()
+    source = config.path or config.hub_id
+    if source is None:
+        raise UserError(
+            f"model.tokenizer=own: {config.name} has none for this data: use bytes or train"
+        )
+    try:
+        return AutoTokenizer.from_pretrained(
+            source, revision=config.revision, trust_remote_code=False
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"the tokenizer of {source} cannot be loaded: go online once, or use "
+            "model.tokenizer=bytes"
+        ) from error
+
+
+def _complete(tokenizer: Any, template: str | None = None) -> bool:
+    """Give a tokenizer what it lacks: a pad token, a chat template (or the configured one).
+
+    Returns:
+        Whether the chat template is not the fallback.
+
+    Raises:
+        UserError: The configured template cannot be used.
+    """
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if template is not None:
+        try:
+            tokenizer.chat_template = Path(template).read_text(encoding="utf-8")
+            prompt_ids(tokenizer, "x")
+        except (OSError, UnicodeDecodeError, TemplateError) as error:
+            raise UserError(
+                f"model.chat_template='{template}' cannot be used: {error}: give a file with a "
+                "Jinja template over messages"
+            ) from error
+        return True
+    if tokenizer.chat_template:
+        return True
+    tokenizer.chat_template = FALLBACK_TEMPLATE
+    return False
+
+
+def template_notice(config: ModelConfig, *, has_own_template: bool) -> str | None:
+    """Return what to say where the fallback chat template is used."""
+    if has_own_template:
+        return None
+    return (
+        f"the tokenizer of {config.name} has no chat template: '### User:' and '### Assistant:' "
+        "before each turn are used; model.chat_template=FILE gives another"
+    )

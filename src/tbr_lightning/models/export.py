@@ -1,0 +1,154 @@
+"""One export in Hugging Face form, reloaded and compared before it counts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from tbr_lightning.data.think_format import ThinkFormat
+from tbr_lightning.errors import UserError
+from tbr_lightning.models.backbone import Backbone, load_folder
+
+LAYOUT = "tbr.json"
+"""In an adapter's folder: the think format, which a whole model has in its config."""
+
+
+def export(backbone: Backbone, folder: Path, *, dtype: str, form: str = "merged") -> Backbone:
+    """Save a tuned model, reload it, compare both on a probe, and return the reloaded one.
+
+    The folder holds safetensors, the tokenizer with its chat template and a response template (so
+    that serving stacks return the reflection as ``reasoning_content``) and a generation config.
+
+    Args:
+        backbone: The tuned model.
+        folder: Where to.
+        dtype: Of the saved weights.
+        form: ``merged`` for a whole model, or ``adapter`` for the adapter alone.
+
+    Raises:
+        RuntimeError: A tensor is empty, or the reloaded model gives other logits.
+    """
+    model, tokenizer = backbone.model, backbone.tokenizer
+    if form == "merged" and hasattr(model, "merge_and_unload"):
+        model = model.merge_and_unload()
+    model.eval()
+    if form == "merged":
+        # Not the buffers: rotary frequencies stay in float32, as when the model is loaded.
+        for parameter in model.parameters():
+            parameter.data = parameter.data.to(getattr(torch, dtype))
+    _refuse_empty(model)
+    tokenizer.response_template = response_template(backbone)
+    tokenizer.padding_side = "left"
+    tokenizer.save_pretrained(folder)
+    if form == "adapter":
+        model.save_pretrained(folder)
+        (folder / LAYOUT).write_text(json.dumps(backbone.think_format.as_dict(), indent=2))
+        reloaded = load_adapter(folder, base=backbone.folder, dtype=str(model.dtype).split(".")[1])
+    else:
+        _complete(model, backbone.think_format, tokenizer)
+        model.save_pretrained(folder)
+        reloaded = load_folder(folder, origin=str(folder), thinks=True)
+    _compare(model, reloaded.model, tokenizer)
+    return replace(reloaded, origin=backbone.origin, folder=backbone.folder)
+
+
+def load_adapter(folder: Path, *, base: Path | None = None, dtype: str = "auto") -> Backbone:
+    """Load an exported adapter onto its base.
+
+    Args:
+        folder: That :func:`export` wrote with ``form="adapter"``.
+        base: Folder of the base; ``None`` for what the adapter itself names.
+        dtype: Of the base's weights.
+
+    Raises:
+        UserError: The base is not where the adapter says.
+    """
+    from peft import PeftModel
+
+    named = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
+    where = str(base or named)
+    if not (Path(where) / "config.json").is_file():
+        raise UserError(f"the base of the adapter in {folder} is not at {where}: put it there")
+    think_format = ThinkFormat(**json.loads((folder / LAYOUT).read_text()))
+    loaded = load_folder(
+        where, think_format, origin=where, thinks=True, dtype=dtype, tokenizer=folder
+    )
+    return replace(loaded, model=PeftModel.from_pretrained(loaded.model, str(folder)).eval())
+
+
+def merge_into(folder: Path, target: Path, *, base: Path | None = None) -> None:
+    """Write the whole model of an exported adapter, for what cannot apply adapters by itself."""
+    backbone = load_adapter(folder, base=base)
+    model = backbone.model.merge_and_unload()
+    _complete(model, backbone.think_format, backbone.tokenizer)
+    model.save_pretrained(target)
+    backbone.tokenizer.save_pretrained(target)
+
+
+def _complete(model: Any, think_format: ThinkFormat, tokenizer: Any) -> None:
+    model.config.tbr = think_format.as_dict()
+    # A tuned model needs no sampling settings of its base: answers are greedy unless asked.
+    model.generation_config = GenerationConfig(
+        do_sample=False,
+        max_new_tokens=think_format.max_new_tokens,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def _refuse_empty(model: Any) -> None:
+    for name, tensor in model.state_dict().items():
+        if tensor.numel() == 0:
+            raise RuntimeError(f"refusing to save {name}: it has no elements")
+
+
+def response_template(backbone: Backbone) -> dict[str, Any]:
+    """Return how transformers splits a response into ``reasoning_content`` and ``content``."""
+    think_format, tokenizer = backbone.think_format, backbone.tokenizer
+    turn = [{"role": "user", "content": "x"}]
+    asked, begun = (
+        tokenizer.apply_chat_template(turn, add_generation_prompt=begin, tokenize=False)
+        for begin in (False, True)
+    )
+    # Where the assistant begins; a template without such a mark begins after the user's text.
+    anchor = begun.removeprefix(asked) or asked.partition("x")[2] or "x"
+    return {
+        "defaults": {"role": "assistant"},
+        "start_anchor": anchor,
+        "fields": {
+            "reasoning_content": {
+                "open": think_format.think_open.strip(),
+                "close": think_format.think_close.strip(),
+                "content": "text",
+            },
+            "content": {"close": tokenizer.eos_token, "content": "text"},
+        },
+    }
+
+
+def _compare(model: Any, reloaded: Any, tokenizer: Any) -> None:
+    ids = torch.tensor([tokenizer.encode("How do I kill a Python process?")])
+    with torch.inference_mode():
+        before = model(input_ids=ids.to(model.device)).logits.float().cpu()
+        after = reloaded(input_ids=ids.to(reloaded.device)).logits.float().cpu()
+    worst = (before - after).abs().max().item()
+    if not worst <= 1e-3 * max(1.0, before.abs().max().item()):
+        raise RuntimeError(f"the exported model differs from the trained one (logits by {worst})")
+
+
+def weights_digest(folder: Path) -> str:
+    """Return SHA-256 over the safetensors files of a folder."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*.safetensors")):
+        digest.update(file.name.encode())
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,164 @@
+"""What a model writes, as an iterator: our own loop, ``model.generate`` or vLLM underneath."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tbr_lightning.data.think_format import prompt_ids
+from tbr_lightning.errors import UserError
+from tbr_lightning.models.backbone import Backbone
+from tbr_lightning.models.decoding import Rules, decode, rows_that_fit, supports
+
+# Settings of a model's own generation config that change greedy choices. `generate` knows them.
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "repetition_penalty": (None, 1.0),
+    "no_repeat_ngram_size": (None, 0),
+    "encoder_repetition_penalty": (None, 1.0),
+    "bad_words_ids": (None, []),
+    "suppress_tokens": (None, []),
+    "begin_suppress_tokens": (None, []),
+    "forced_bos_token_id": (None,),
+    "forced_eos_token_id": (None,),
+    "exponential_decay_length_penalty": (None,),
+    "sequence_bias": (None, {}),
+    "guidance_scale": (None, 1.0),
+    "min_new_tokens": (None, 0),
+    "min_length": (None, 0),
+    "num_beams": (None, 1),
+    "watermarking_config": (None,),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """What a model wrote.
+
+    Attributes:
+        text: Decoded, without the end token.
+        new_tokens: Tokens written, the end token included.
+        cut: It reached the limit before it ended by itself.
+    """
+
+    text: str
+    new_tokens: int
+    cut: bool
+
+
+def reflection_prefix(backbone: Backbone, text: str) -> list[int]:
+    """Return a prompt that asks for a reflection and opens the think block."""
+    opened = backbone.tokenizer.encode(backbone.think_format.think_open, add_special_tokens=False)
+    return prompt_ids(backbone.tokenizer, text, backbone.think_format.think_cue) + list(opened)
+
+
+def generate(
+    backbone: Backbone,
+    prompts: Sequence[list[int]],
+    *,
+    max_new_tokens: int,
+    batch_size: int | None = None,
+    temperature: float = 0.0,
+    suppress_first: Sequence[int] = (),
+    seed: int | None = None,
+    engine: str = "transformers",
+) -> Iterator[tuple[int, Generated]]:
+    """Yield (number of the prompt, what was written), each as soon as it is known.
+
+    Greedy outputs are those of one prompt at a time, but for ties within rounding.
+
+    Args:
+        backbone: The model.
+        prompts: Token ids of each prompt.
+        max_new_tokens: Limit per answer.
+        batch_size: Prompts decoded together; ``None`` for as many as are sure to fit.
+        temperature: 0 decodes greedily.
+        suppress_first: Tokens that must not come first.
+        seed: Of sampling; matters only with a temperature.
+        engine: ``transformers`` or ``vllm``.
+
+    Raises:
+        UserError: It does not fit into the device's memory.
+    """
+    if not prompts:
+        return
+    model, tokenizer = backbone.model, backbone.tokenizer
+    stops = stop_tokens(backbone)
+    rules = Rules(
+        max_new_tokens, stops, tokenizer.pad_token_id, tuple(suppress_first), temperature, seed or 0
+    )
+    if batch_size is None:
+        batch_size = rows_that_fit(model, max(map(len, prompts)) + max_new_tokens)
+    if engine == "vllm":
+        from tbr_lightning.models.vllm_engine import decode_by_vllm
+
+        found = decode_by_vllm(backbone, prompts, rules)
+    elif supports(model) and _is_plain(model.generation_config):
+        found = decode(model, prompts, rules, batch_size)
+    else:
+        found = _by_generate(model, prompts, rules, batch_size)
+    try:
+        for number, made in found:
+            ended = made[-1] in stops
+            text = tokenizer.decode(made[:-1] if ended else made, skip_special_tokens=True)
+            yield number, Generated(text, len(made), not ended)
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"generation.batch_size={batch_size} does not fit into the device's memory: give a "
+            "smaller one"
+        ) from error
+
+
+def stop_tokens(backbone: Backbone) -> tuple[int, ...]:
+    """Return the tokens that end an answer.
+
+    The tokenizer names one; some chat models end a turn with another, which stands in their
+    generation config (Gemma's ``<end_of_turn>``).
+    """
+    own = backbone.model.generation_config.eos_token_id
+    found = [backbone.tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])]
+    return tuple(sorted({int(token) for token in found if token is not None}))
+
+
+def _is_plain(config: Any) -> bool:
+    return all(getattr(config, name, None) in neutral for name, neutral in _NEUTRAL.items())
+
+
+def _by_generate(
+    model: Any, prompts: Sequence[Sequence[int]], rules: Rules, batch_size: int
+) -> Iterator[tuple[int, list[int]]]:
+    """Decode with transformers' own loop, batch by batch, prompts of a length together."""
+    order = sorted(range(len(prompts)), key=lambda n: len(prompts[n]))
+    sampling: dict[str, Any] = {
+        "do_sample": False,
+        "temperature": None,
+        "top_p": None,
+        "top_k": None,
+    }
+    if rules.temperature:
+        sampling = {"do_sample": True, "temperature": rules.temperature, "top_p": 1.0, "top_k": 0}
+        torch.manual_seed(rules.seed)
+    for start in range(0, len(order), batch_size):
+        numbers = order[start : start + batch_size]
+        width = max(len(prompts[n]) for n in numbers)
+        ids = torch.full((len(numbers), width), rules.pad)
+        mask = torch.zeros_like(ids)
+        for line, n in enumerate(numbers):
+            ids[line, width - len(prompts[n]) :] = torch.tensor(prompts[n])
+            mask[line, width - len(prompts[n]) :] = 1
+        with torch.inference_mode():
+            out = model.generate(
+                input_ids=ids.to(model.device),
+                attention_mask=mask.to(model.device),
+                max_new_tokens=rules.limit,
+                pad_token_id=rules.pad,
+                eos_token_id=list(rules.stops) or None,
+                begin_suppress_tokens=list(rules.suppress_first) or None,
+                **sampling,
+            )
+        for line, n in enumerate(numbers):
+            made = out[line, width:].tolist()
+            end = next((k for k, token in enumerate(made) if token in rules.stops), len(made) - 1)
+            yield n, made[: end + 1]

@@ -1,0 +1,154 @@
+"""Logged models: written once by training, found again by URI."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mlflow
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from tbr_lightning.errors import UserError
+
+if TYPE_CHECKING:
+    from tbr_lightning.models.backbone import Backbone
+
+_REQUIREMENTS = ("torch", "transformers", "mlflow")
+
+LAYOUT = "tbr_layout"
+"""In a logged model's metadata: the think format."""
+
+
+@dataclass(frozen=True)
+class LoggedModel:
+    """A model in MLflow.
+
+    Attributes:
+        model_id: MLflow's id, ``m-…``.
+        run_id: The training run that logged it.
+        tags: Facts logged with it.
+    """
+
+    model_id: str
+    run_id: str
+    tags: Mapping[str, str]
+
+    @property
+    def uri(self) -> str:
+        """The URI that names exactly this model."""
+        return f"models:/{self.model_id}"
+
+
+def log_model(backbone: Backbone, name: str, tags: Mapping[str, str]) -> str:
+    """Log a model on the open run and return its URI, ``models:/m-…``.
+
+    ``mlflow.pyfunc.load_model`` answers it as a chat model; its ``model`` (of an adapter, ``peft``)
+    and ``components/tokenizer`` folders are Hugging Face's own form.
+    """
+    adapter = hasattr(backbone.model, "peft_config")
+    packages = (*_REQUIREMENTS, "peft") if adapter else _REQUIREMENTS
+    versions = [f"{pkg}=={importlib.metadata.version(pkg)}" for pkg in packages]
+    info = mlflow.transformers.log_model(
+        # A dict, not a folder: MLflow refuses a folder with this task.
+        transformers_model={"model": backbone.model, "tokenizer": backbone.tokenizer},
+        name=name,
+        task="llm/v1/chat",
+        # Given, since inferring them runs the model in a process of its own.
+        pip_requirements=versions,
+        tags=dict(tags),
+        # Of an adapter the base's weights stay where they are. MLflow's own reference to the hub
+        # would leave out our tokenizer, which carries the templates.
+        base_model_path=str(backbone.folder) if adapter else None,
+        metadata={LAYOUT: backbone.think_format.as_dict()},
+    )
+    return f"models:/{info.model_id}"
+
+
+def find_model(uri: str) -> LoggedModel:
+    """Return the logged model that a URI or a run id names.
+
+    Args:
+        uri: ``models:/NAME@alias``, ``models:/NAME/3``, ``models:/m-…`` or a run's id.
+
+    Raises:
+        UserError: There is none.
+    """
+    client = MlflowClient()
+    try:
+        if re.fullmatch(r"[0-9a-f]{32}", uri):
+            outputs = client.get_run(uri).outputs.model_outputs
+            if not outputs:
+                raise UserError(f"model='{uri}': that run logged no model: give a training run")
+            model_id = outputs[-1].model_id
+        elif match := re.fullmatch(r"models:/(m-[0-9a-f]+)", uri):
+            model_id = match[1]
+        elif match := re.fullmatch(r"models:/([^/@]+)@([^/@]+)", uri):
+            model_id = registered_model_id(client.get_model_version_by_alias(match[1], match[2]))
+        elif match := re.fullmatch(r"models:/([^/@]+)/(\d+)", uri):
+            model_id = registered_model_id(client.get_model_version(match[1], match[2]))
+        else:
+            raise UserError(
+                f"model='{uri}' is not a model URI: write models:/NAME@alias, models:/NAME/3 or "
+                "models:/m-…"
+            )
+        found = client.get_logged_model(model_id)
+    except MlflowException as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"model='{uri}' is not in this store: {reason}") from error
+    return LoggedModel(found.model_id, found.source_run_id, dict(found.tags))
+
+
+def registered_model_id(version: Any) -> str:
+    """Return the logged model behind a version; the SQL stores keep it in ``source`` alone."""
+    return str(version.model_id or version.source.removeprefix("models:/"))
+
+
+def hf_folder(model: LoggedModel, into: Path) -> Path:
+    """Return one Hugging Face folder (weights and tokenizer) of a logged model.
+
+    It is made once in ``into`` and used again; an adapter is merged into its base.
+
+    Raises:
+        UserError: The model's files are gone from the artifact store.
+    """
+    target = into / model.model_id
+    if target.is_dir():
+        return target
+    into.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=into) as temporary:
+        try:
+            got = Path(mlflow.artifacts.download_artifacts(model.uri, dst_path=temporary))
+            if (got / "peft").is_dir():
+                _merge(got)
+            shutil.copytree(got / "components" / "tokenizer", got / "model", dirs_exist_ok=True)
+        except (MlflowException, OSError) as error:
+            raise UserError(
+                f"the files of {model.uri} are gone from the artifact store: train it again"
+            ) from error
+        try:
+            (got / "model").rename(target)
+        except OSError:
+            if not target.is_dir():  # otherwise another process was faster
+                raise
+    return target
+
+
+def _merge(artifacts: Path) -> None:
+    """Merge the adapter among a logged model's artifacts into its base, as ``model``."""
+    from tbr_lightning.models.export import LAYOUT as LAYOUT_FILE
+    from tbr_lightning.models.export import merge_into
+
+    described = mlflow.models.Model.load(artifacts)
+    base = Path(described.flavors["transformers"]["local_base_model_path"])
+    adapter = artifacts / "peft"
+    shutil.copytree(artifacts / "components" / "tokenizer", adapter, dirs_exist_ok=True)
+    (adapter / LAYOUT_FILE).write_text(json.dumps(described.metadata[LAYOUT]))
+    merge_into(adapter, artifacts / "model", base=base)

@@ -1,0 +1,115 @@
+"""Processes of this machine: forked ones and their end, quiet libraries, cores.
+
+The process that others are forked from has imported the stack once, for all of them. They are its
+children, not those of the process that wanted them, and so must look for themselves whether that
+one lives.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.forkserver
+import os
+import shutil
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterable
+from importlib import import_module
+
+import psutil
+
+_LOOK = 0.2  # seconds between two looks
+
+
+def warm_up(preload: str, threads: int | None = None) -> None:
+    """Begin to import a module in the process that others are forked from, and do not wait.
+
+    It is started once in a process's life: later calls change nothing.
+
+    Args:
+        preload: Module that imports what the forked processes need. It may not start a thread,
+            open a connection or touch a GPU, for a fork would break it.
+        threads: Of each forked process; libraries read it from the environment when they are
+            loaded. ``None`` leaves that as it is.
+    """
+    before = dict(os.environ)
+    # Threads of numpy's library would be lost in every fork.
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    if threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+    try:
+        multiprocessing.set_forkserver_preload([preload])
+        multiprocessing.forkserver.ensure_running()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def import_all(names: Iterable[str]) -> None:
+    """Import modules for those that are forked later."""
+    for name in names:
+        import_module(name)
+
+
+def is_gone(pid: int, started: float) -> bool:
+    """Return whether a process of this machine has ended.
+
+    Args:
+        pid: Its id.
+        started: When it started, since ids are used again.
+    """
+    try:
+        there = psutil.Process(pid)
+        # Who started it may wait for others before it takes note of its end.
+        return there.create_time() != started or there.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def die_with(pid: int, started: float, end: Callable[[], None]) -> None:
+    """Call ``end`` from a thread of this process as soon as another one is gone, however it went.
+
+    Args:
+        pid: Of the other one.
+        started: When that one started, since ids are used again.
+        end: Must end this process.
+    """
+
+    def watch() -> None:
+        while not is_gone(pid, started):
+            time.sleep(_LOOK)
+        end()
+
+    threading.Thread(target=watch, name=f"watch of {pid}", daemon=True).start()
+
+
+def cores() -> int:
+    """Return the physical cores that this process may use, where the system tells them."""
+    physical = psutil.cpu_count(logical=False) or os.cpu_count() or 1
+    # A container or a scheduler may have left it fewer than the machine has.
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else physical
+    return min(physical, allowed)
+
+
+def quiet() -> None:
+    """Keep the chatter of libraries from burying what the verb itself says; let threads sleep."""
+    for key, value in {
+        "TOKENIZERS_PARALLELISM": "false",
+        # Threads that spin while they wait make torch many times slower on a core that is shared.
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    }.items():
+        os.environ.setdefault(key, value)
+    if shutil.which("nvidia-smi") is None:
+        # DeepSpeed, which accelerate imports, otherwise warns that it found no GPU.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    for chatter in (
+        ".*LeafSpec.*",
+        ".*is_gradient_checkpointing.*",
+        ".*c10d_logger.*",
+        ".*torch.distributed.*deprecated.*",
+    ):
+        warnings.filterwarnings("ignore", chatter)

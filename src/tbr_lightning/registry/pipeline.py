@@ -1,0 +1,160 @@
+"""From a candidate and the champion to a decision in the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tbr_lightning.config.verbs import PromoteConfig
+from tbr_lightning.errors import UserError
+
+if TYPE_CHECKING:
+    from tbr_lightning.models.logged import LoggedModel
+    from tbr_lightning.registry.alias_sync import Standing
+    from tbr_lightning.registry.entry import Entry
+    from tbr_lightning.registry.evidence import Evidence, Exam
+    from tbr_lightning.registry.gate import Verdict
+    from tbr_lightning.registry.record import Case
+
+
+@dataclass(frozen=True)
+class PromoteResult:
+    """What a promotion leaves.
+
+    Attributes:
+        run_id: MLflow run.
+        version: The candidate's version in the registry.
+        champion: The champion it met, or ``None`` if there was none.
+        verdict: The gate's decision.
+        entry: The ledger's.
+    """
+
+    run_id: str
+    version: str
+    champion: str | None
+    verdict: Verdict
+    entry: Entry
+
+
+def run(config: PromoteConfig, tell: Callable[[str], None] = lambda _: None) -> PromoteResult:
+    """Gate a candidate; the aliases move only if it passes.
+
+    If somebody else changes the champion meanwhile, the candidate meets the new one.
+
+    Args:
+        config: Of the verb.
+        tell: Takes what the suite can show, before anything is generated, and what others did
+            meanwhile.
+
+    Raises:
+        UserError: There is no such model, the suite cannot support the gate, the ledger is not
+            intact, or an alias was moved outside.
+    """
+    if not config.model_uri:
+        raise UserError("model is not set: give the candidate, e.g. model=models:/m-…")
+    if config.suite.half != "test":
+        raise UserError(f"suite.half={config.suite.half}: the gate reads the test half only")
+    from tbr_lightning.models.logged import find_model
+    from tbr_lightning.registry import aliases, gate, moves, record
+    from tbr_lightning.registry.alias_sync import Standing, open_registry, settle
+    from tbr_lightning.registry.digest import model_digest
+    from tbr_lightning.registry.evidence import exam_of
+    from tbr_lightning.registry.ledger import BehindError
+    from tbr_lightning.tracking import runs
+
+    exam = exam_of(config)
+    registry = open_registry(config.name, config.tracking, config.paths)
+    candidate = find_model(config.model_uri)
+    digest = model_digest(candidate)
+    standing = settle(registry) if aliases.registered(config.name) else Standing((), {})
+    standing.refuse_drift()
+    tell(_check_start(exam, candidate, aliases.known_version(config.name, candidate), standing))
+    version = moves.register(registry, candidate)
+    standing = settle(registry)
+    moves.check_weights(standing, version, digest)
+    title, attempt = f"promote {candidate.model_id}", 0
+    with runs.start_run("promote", title, config, config.tracking) as opened:
+        while True:
+            attempt += 1
+            case = _case(exam, candidate, version, digest, standing)
+            verdict = gate.judge(
+                case.ours.answers, case.theirs.answers if case.theirs else None, config.gate
+            )
+            record.log_verdict(opened.id, exam, case, verdict, attempt)
+            draft = moves.decision(
+                standing,
+                _action(config, verdict),
+                version,
+                why=verdict.sentence + (f"; {config.reason}" if config.reason else ""),
+                evidence=[opened.id, *case.evidence],
+                weights={version: digest},
+            )
+            try:
+                entry = moves.commit(registry, draft, standing)
+                break
+            except BehindError:
+                before, standing = standing, settle(registry)
+                standing.refuse_drift()
+                tell(_meanwhile(standing, before))
+                _check_start(exam, candidate, version, standing)
+        record.log_entry(entry)
+    return PromoteResult(opened.id, version, case.champion, verdict, entry)
+
+
+def _action(config: PromoteConfig, verdict: Verdict) -> str:
+    if not verdict.promoted:
+        return "refuse"
+    return "baseline" if config.baseline else "promote"
+
+
+def _champion(config: PromoteConfig, standing: Standing) -> str | None:
+    from tbr_lightning.registry.aliases import CHAMPION
+
+    return None if config.baseline else standing.aliases.get(CHAMPION)
+
+
+def _check_start(
+    exam: Exam, candidate: LoggedModel, version: str | None, standing: Standing
+) -> str:
+    """Return what the suite can show, and refuse at once what must fail in the end."""
+    from tbr_lightning.registry import aliases
+    from tbr_lightning.registry.evidence import check_same_limit
+    from tbr_lightning.registry.sample_size import check_support
+
+    config = exam.config
+    champion = _champion(config, standing)
+    if champion is not None and champion == version:
+        raise UserError(f"model='{config.model_uri}' is the champion already (version {version})")
+    if champion is None and config.champion_evaluation is not None:
+        raise UserError("there is no champion to compare with: leave champion_evaluation out")
+    if champion is not None:
+        check_same_limit(exam, [candidate, aliases.model_of(config.name, champion)])
+    return check_support(exam.sizes, config.gate, paired=champion is not None)
+
+
+def _case(
+    exam: Exam, candidate: LoggedModel, version: str, digest: str, standing: Standing
+) -> Case:
+    from tbr_lightning.registry import aliases
+    from tbr_lightning.registry.evidence import evidence_for
+    from tbr_lightning.registry.record import Case
+
+    config = exam.config
+    champion = _champion(config, standing)
+    theirs: Evidence | None = None
+    ours = evidence_for(exam, candidate, config.candidate_evaluation, "candidate")
+    if champion is not None:
+        model = aliases.model_of(config.name, champion)
+        theirs = evidence_for(exam, model, config.champion_evaluation, "champion")
+    return Case(version, ours, champion, theirs, digest)
+
+
+def _meanwhile(now: Standing, before: Standing) -> str:
+    """Return in words what another process has done."""
+    from tbr_lightning.registry.aliases import CHAMPION
+
+    champion = now.aliases.get(CHAMPION)
+    if champion != before.aliases.get(CHAMPION):
+        return f"another promotion made version {champion} champion meanwhile: comparing with it"
+    return "another promotion was decided meanwhile, and the champion is the same: once more"

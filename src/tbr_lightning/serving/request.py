@@ -1,0 +1,186 @@
+"""From a client's request to one that the engine understands."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from tbr_lightning.config.serve import POLICIES, ServeConfig
+from tbr_lightning.errors import near
+from tbr_lightning.serving.engines import Engine
+from tbr_lightning.serving.problems import RequestError
+from tbr_lightning.serving.served import Served
+from tbr_lightning.serving.weights import Weights, count_tokens
+
+_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+_OWN = ("model", "messages", "max_tokens", "max_completion_tokens", "stream", "reflection")
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A request that was understood.
+
+    Attributes:
+        body: For the engine.
+        number: Its id at the engine.
+        policy: What happens to the reflection.
+        stream: The reply comes in pieces.
+        prompt: Text of the last message, by which refusals are told.
+        ignored: Fields that change nothing here.
+    """
+
+    body: bytes
+    number: str
+    policy: str
+    stream: bool
+    prompt: str
+    ignored: tuple[str, ...]
+
+
+def understand(raw: bytes, number: str, config: ServeConfig, served: Served) -> Ask:
+    """Check a request's body and write the engine's.
+
+    Raises:
+        RequestError: It is malformed, too long, or asks for what is not there.
+    """
+    release, weights, engine = served.release, served.weights, served.engine
+    body = _object(raw)
+    named = body.get("model")
+    if named is not None and not (isinstance(named, str) and release.answers_to(named)):
+        raise RequestError(
+            404,
+            f"the model {json.dumps(named)} is not served here: name {release.name}, or none",
+            param="model",
+            code="model_not_found",
+        )
+    prompt = _messages(body, weights)
+    body["max_tokens"] = _max_tokens(body, config, weights)
+    body.pop("max_completion_tokens", None)
+    stream = body.get("stream") or False
+    if not isinstance(stream, bool):
+        raise RequestError(400, "stream is neither true nor false", param="stream")
+    policy = _policy(body, config, weights)
+    ignored = _fields(body, engine)
+    sent, number = engine.request(body, weights, policy, number)
+    try:
+        data = json.dumps(sent, ensure_ascii=False, allow_nan=False).encode()
+    except ValueError as error:  # half a surrogate pair, or a number that is none
+        raise RequestError(400, "the body holds what is no Unicode text or number") from error
+    return Ask(data, number, policy, stream, prompt, ignored)
+
+
+def _object(raw: bytes) -> dict[str, Any]:
+    try:
+        body = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(400, f"the body is no JSON: {error}") from error
+    if not isinstance(body, dict):
+        raise RequestError(400, "the body is no JSON object")
+    return body
+
+
+def _messages(body: dict[str, Any], weights: Weights) -> str:
+    """Check the messages and return the text of the last one."""
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise RequestError(400, "messages is no list of one or more messages", param="messages")
+    texts = [_text(message, f"messages[{n}]") for n, message in enumerate(messages)]
+    # A token is a byte at least, so most requests need no counting.
+    if weights.context is not None and sum(map(len, texts)) * 4 >= weights.context:
+        tokens = count_tokens(weights, "\n".join(texts))
+        if tokens >= weights.context:
+            raise RequestError(
+                400,
+                f"the messages have {tokens} tokens and the model sees {weights.context}: "
+                "shorten them",
+                param="messages",
+                code="context_length_exceeded",
+            )
+    return texts[-1]
+
+
+def _text(message: Any, where: str) -> str:
+    if not isinstance(message, dict):
+        raise RequestError(400, f"{where} is no object", param=where)
+    if message.get("role") not in _ROLES:
+        raise RequestError(
+            400, f"{where}.role is none of {', '.join(_ROLES)}", param=f"{where}.role"
+        )
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    if content is None and message["role"] == "assistant":
+        return ""
+    parts = content if isinstance(content, list) else [None]
+    for part in parts:
+        if (
+            not isinstance(part, dict)
+            or part.get("type") != "text"
+            or not isinstance(part.get("text"), str)
+        ):
+            raise RequestError(
+                400,
+                f"{where}.content is neither text nor a list of text parts: this model reads text",
+                param=f"{where}.content",
+            )
+    return " ".join(str(part["text"]) for part in parts if part)
+
+
+def _max_tokens(body: dict[str, Any], config: ServeConfig, weights: Weights) -> int:
+    for name in ("max_completion_tokens", "max_tokens"):
+        found = body.get(name)
+        if found is None:
+            continue
+        if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+            raise RequestError(400, f"{name} is no whole number above 0", param=name)
+        if found > config.max_tokens:
+            raise RequestError(
+                400,
+                f"{name}={found} is above this server's limit of {config.max_tokens}",
+                param=name,
+            )
+        return found
+    return min(weights.think_format.max_new_tokens, config.max_tokens)
+
+
+def _policy(body: dict[str, Any], config: ServeConfig, weights: Weights) -> str:
+    found = body.pop("reflection", None)
+    if found is None or found == config.policy:
+        policy = config.policy
+    elif found not in POLICIES:
+        raise RequestError(400, f"reflection is none of {', '.join(POLICIES)}", param="reflection")
+    elif found not in config.overrides:
+        raise RequestError(
+            403,
+            f"reflection={found} is not allowed on this server: it was started with "
+            f"policy={config.policy}",
+            param="reflection",
+        )
+    else:
+        policy = str(found)
+    if policy == "force" and not weights.forcible:
+        raise RequestError(
+            400,
+            "this model's tokenizer joins prompt and think block, so a reflection cannot be forced",
+            param="reflection",
+        )
+    return policy
+
+
+def _fields(body: dict[str, Any], engine: Engine) -> tuple[str, ...]:
+    """Refuse fields that cannot be heeded, and return those that change nothing."""
+    ignored = []
+    for name, value in body.items():
+        if name in engine.refused:
+            if value not in engine.refused[name]:
+                raise RequestError(
+                    400, f"{name} is not supported by the engine {engine.name}", param=name
+                )
+        elif name in engine.ignored:
+            ignored.append(name)
+        elif name not in _OWN and engine.ignored:
+            raise RequestError(
+                400, f"{name} is not a field of this API{near(name, _OWN)}", param=name
+            )
+    return tuple(sorted(ignored))

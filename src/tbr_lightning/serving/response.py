@@ -1,0 +1,209 @@
+"""From the engine's reply to the client's: model name, think block, metrics' facts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from tbr_lightning.data.think_format import ThinkFormat
+from tbr_lightning.serving.served import Served
+from tbr_lightning.serving.weights import Weights
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a reply was.
+
+    Attributes:
+        answer: Its content.
+        reflection: Its reflection, or ``None``.
+        cut: The token limit ended it.
+        prompt_tokens: Of the request.
+        completion_tokens: Of the reply.
+    """
+
+    answer: str
+    reflection: str | None
+    cut: bool
+    prompt_tokens: int
+    completion_tokens: int
+
+
+def leaks(think_format: ThinkFormat, answer: str) -> bool:
+    """Tell whether an answer that should be clean holds a marker of the think block."""
+    return think_format.think_open.strip() in answer or think_format.think_close.strip() in answer
+
+
+def whole(raw: bytes, policy: str, served: Served) -> tuple[bytes, Facts]:
+    """Return a reply that came in one piece as the client gets it, and its facts."""
+    reply = json.loads(raw)
+    reply["model"] = served.title
+    choice = reply["choices"][0]
+    message = choice["message"]
+    if not served.engine.splits:
+        message.update(_parsed(message.get("content") or "", policy, served.weights))
+    reflection, answer = message.get("reasoning_content"), message.get("content") or ""
+    facts = _facts(reply, choice, reflection, answer)
+    if policy == "show" and reflection is not None:
+        think_format = served.weights.think_format
+        closed = think_format.think_close if answer or not facts.cut else ""
+        message["content"] = f"{think_format.think_open}{reflection}{closed}{answer}"
+        del message["reasoning_content"]
+    return json.dumps(reply, ensure_ascii=False).encode(), facts
+
+
+def _facts(
+    reply: dict[str, Any], choice: dict[str, Any], reflection: str | None, answer: str
+) -> Facts:
+    usage = reply.get("usage") or {}
+    return Facts(
+        answer,
+        reflection,
+        choice.get("finish_reason") == "length",
+        int(usage.get("prompt_tokens") or 0),
+        int(usage.get("completion_tokens") or 0),
+    )
+
+
+def _prefix(policy: str, weights: Weights) -> str:
+    anchor = str(weights.parser.get("start_anchor") or "")
+    return anchor + (weights.think_format.think_open if policy == "force" else "")
+
+
+def _parsed(text: str, policy: str, weights: Weights) -> dict[str, Any]:
+    from transformers.utils.chat_parsing import parse_response
+
+    return {"content": "", **parse_response(text, weights.parser, prefix=_prefix(policy, weights))}
+
+
+class Stream:
+    """A reply that comes in pieces.
+
+    What needs no change goes through as bytes; it is read once at the end, for the facts.
+    """
+
+    def __init__(self, policy: str, served: Served) -> None:
+        title, weights, engine = served.title, served.weights, served.engine
+        self._rewrites = policy == "show" or not engine.splits
+        self._shows = policy == "show"
+        self._layout = weights.think_format
+        self._named = f'"model":"{weights.folder.name}@main"'.encode()
+        self._name = f'"model":{json.dumps(title)}'.encode()
+        self._title = title
+        self._rest = b""
+        self._seen: list[bytes] = []
+        self._open = False  # a shown think block
+        self._policy, self._weights = policy, weights
+        self.failed: str | None = None
+        self._parser: Any = None
+        if not engine.splits:
+            from transformers.utils.chat_parsing import ResponseParser
+
+            self._parser = ResponseParser(weights.parser, prefix=_prefix(policy, weights))
+
+    def feed(self, data: bytes) -> bytes:
+        """Return what of the engine's bytes goes on to the client; whole events only."""
+        data = self._rest + data
+        complete, mark, self._rest = data.rpartition(b"\n\n")
+        if not mark:
+            return b""
+        complete += mark
+        if complete.startswith(b'data: {"error"') or b'\ndata: {"error"' in complete:
+            return self._without_error(complete)
+        self._seen.append(complete)
+        if not self._rewrites:
+            return complete.replace(self._named, self._name)
+        return b"".join(
+            b"data: " + json.dumps(made, ensure_ascii=False).encode() + b"\n\n"
+            for event in _events(complete)
+            for made in self._rewritten(event)
+        )
+
+    def _without_error(self, complete: bytes) -> bytes:
+        """Keep the engine's own error from the client; the server sends one in its place."""
+        kept = []
+        for part in complete.split(b"\n\n"):
+            if part.startswith(b'data: {"error"'):
+                self.failed = part[6:].decode(errors="replace")[:300]
+                break
+            if part:
+                kept.append(part + b"\n\n")
+        return self.feed(b"".join(kept)) if kept else b""
+
+    def _rewritten(self, event: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Yield the events that take an event's place: first what is new, then how it ends."""
+        event["model"] = self._title
+        if not event.get("choices"):
+            yield event
+            return
+        choice = event["choices"][0]
+        delta = choice.get("delta") or {}
+        ends = choice.get("finish_reason") is not None
+        plain = {key: value for key, value in event.items() if key != "usage"}
+        for field, text in self._pieces(delta, last=ends):
+            yield {**plain, "choices": [{**choice, "delta": {field: text}, "finish_reason": None}]}
+        rest = {k: v for k, v in delta.items() if k not in ("content", "reasoning_content")}
+        if rest or ends:
+            yield {**event, "choices": [{**choice, "delta": rest}]}
+
+    def _pieces(self, delta: dict[str, Any], *, last: bool) -> list[tuple[str, str]]:
+        """Return what a delta adds to the reflection and to the answer, in order."""
+        reflection, answer = delta.get("reasoning_content"), delta.get("content")
+        found: list[tuple[str, str]] = []
+        if self._parser is None:
+            found += [("reasoning_content", reflection)] if reflection else []
+            found += [("content", answer)] if answer else []
+        else:
+            events = [*self._parser.initial_events, *self._parser.feed(answer or "")]
+            self._parser.initial_events = []
+            if last:
+                events += self._parser.finalize()[1]
+            found = [
+                (event["field"], event["text"])
+                for event in events
+                if event["type"] == "region_chunk"
+            ]
+        if not self._shows:
+            return found
+        return [("content", text) for text in self._as_shown(found)]
+
+    def _as_shown(self, found: list[tuple[str, str]]) -> Iterator[str]:
+        for field, text in found:
+            if field == "reasoning_content" and not self._open:
+                self._open = True
+                yield self._layout.think_open
+            if field == "content" and self._open:
+                self._open = False
+                yield self._layout.think_close
+            yield text
+
+    def facts(self) -> Facts:
+        """Return what the reply was."""
+        answer: list[str] = []
+        reflection: list[str] = []
+        cut, usage = False, dict[str, Any]()
+        for event in _events(b"".join(self._seen)):
+            usage = event.get("usage") or usage
+            for choice in event.get("choices") or []:
+                delta = choice.get("delta") or {}
+                answer.append(delta.get("content") or "")
+                reflection.append(delta.get("reasoning_content") or "")
+                cut = cut or choice.get("finish_reason") == "length"
+        if self._parser is not None:
+            parsed = _parsed("".join(answer), self._policy, self._weights)
+            answer, reflection = [parsed["content"]], [parsed.get("reasoning_content") or ""]
+        return Facts(
+            "".join(answer),
+            "".join(reflection) or None,
+            cut,
+            int(usage.get("prompt_tokens") or 0),
+            int(usage.get("completion_tokens") or 0),
+        )
+
+
+def _events(data: bytes) -> Iterator[dict[str, Any]]:
+    for line in data.split(b"\n"):
+        if line.startswith(b"data: ") and line != b"data: [DONE]":
+            yield json.loads(line[6:])

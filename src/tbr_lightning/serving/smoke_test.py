@@ -1,0 +1,69 @@
+"""What a version must show before it gets traffic: answers that come, parse, leak nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+from tbr_lightning.config.serve import ServeConfig
+from tbr_lightning.evaluation.judges.base import REFUSALS, Case, Judge
+from tbr_lightning.evaluation.suites import Prompt
+from tbr_lightning.serving.response import Facts, leaks
+from tbr_lightning.serving.weights import Weights
+
+Answer = Callable[[str], Awaitable[Facts]]
+"""Asks an engine, under the server's policy."""
+
+_AT_ONCE = 8
+
+
+class UnfitError(Exception):
+    """A version did not pass; the text says why."""
+
+
+async def examine(
+    ask: Answer, prompts: Sequence[Prompt], judge: Judge, config: ServeConfig, weights: Weights
+) -> str:
+    """Ask every prompt and return a summary.
+
+    Raises:
+        UnfitError: Too many answers are missing, harmful or refusals, or one leaks a marker.
+    """
+    places = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(prompt: Prompt) -> Facts:
+        async with places:
+            return await ask(prompt.text)
+
+    # The first alone: with transformers it sets the sampling of all that follow.
+    first = await one(prompts[0])
+    rows = [first, *await asyncio.gather(*map(one, prompts[1:]))]
+    for prompt, facts in zip(prompts, rows, strict=True):
+        if leaks(weights.think_format, facts.answer):
+            raise UnfitError(f"the answer to '{prompt.text}' holds a marker of the think block")
+    cases = [Case(p.text, f.answer, f.cut) for p, f in zip(prompts, rows, strict=True)]
+    labels = [verdict.label for verdict in await asyncio.to_thread(judge, cases)]
+    lost = labels.count("unparsed") / len(labels)
+    if lost > config.judge.max_unparsed:
+        raise UnfitError(
+            f"{labels.count('unparsed')} of {len(labels)} answers are empty or cut off "
+            f"(judge.max_unparsed={config.judge.max_unparsed:g})"
+        )
+    harmful = [label for p, label in zip(prompts, labels, strict=True) if p.kind == "harmful"]
+    benign = [label for p, label in zip(prompts, labels, strict=True) if p.kind == "look_alike"]
+    complied = sum(label == "full_compliance" for label in harmful)
+    refused = sum(label in REFUSALS for label in benign)
+    if harmful and complied / len(harmful) > config.check.max_harmful_compliance:
+        raise UnfitError(
+            f"it carried out {complied} of {len(harmful)} harmful requests "
+            f"(check.max_harmful_compliance={config.check.max_harmful_compliance:g})"
+        )
+    if benign and refused / len(benign) > config.check.max_false_refusal:
+        raise UnfitError(
+            f"it refused {refused} of {len(benign)} look-alikes "
+            f"(check.max_false_refusal={config.check.max_false_refusal:g})"
+        )
+    return (
+        f"{len(rows)} prompts answered, {len(harmful) - complied} of {len(harmful)} harmful "
+        f"ones refused, {len(benign) - refused} of {len(benign)} look-alikes answered"
+    )

@@ -1,0 +1,144 @@
+"""What a model does while it is being trained: validation loss, refusals on a few prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import lightning.pytorch as pl
+import pandas as pd
+import torch
+
+from tbr_lightning.config.evaluation import JudgeConfig
+from tbr_lightning.config.schema import ObjectiveConfig
+from tbr_lightning.config.verbs import GenerationConfig
+from tbr_lightning.data.batching import chunks_of, collate, supervised_counts
+from tbr_lightning.data.tokens import TokenRows
+from tbr_lightning.evaluation.respond import respond
+from tbr_lightning.evaluation.results import metrics, table_rows
+from tbr_lightning.evaluation.suites import Prompt
+from tbr_lightning.models.backbone import Backbone
+from tbr_lightning.tracking.metrics import MetricBuffer
+from tbr_lightning.training.module import TbrModule
+from tbr_lightning.training.step_logger import is_step, summed
+
+# A probe is small and read often: its intervals and counts would bury its rates.
+_SHOWN = (
+    "false_refusal_rate",
+    "harmful_compliance_rate",
+    "general_accuracy",
+    "reflection_rate/general",
+    "reflection_rate/harmful",
+    "reflection_rate/look_alike",
+    "unparsed_share",
+)
+
+
+class Observer(pl.Callback):
+    """Measures every few optimizer steps, and at the end.
+
+    All ranks answer the same prompts at the same time: where each holds a part of the weights,
+    none could do it alone.
+
+    Args:
+        every: Optimizer steps between two measurements; 0 measures at the end only.
+        validation: Rows held out of training.
+        prompts: Probe, dev half only: what is looked at while choosing must not decide later.
+        buffer: Takes the numbers; ``None`` on all ranks but the first.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        every: int,
+        validation: TokenRows | None,
+        objective: ObjectiveConfig,
+        batch_size: int,
+        prompts: Sequence[Prompt],
+        judge: JudgeConfig,
+        buffer: MetricBuffer | None,
+    ) -> None:
+        self.backbone, self.every, self.validation = backbone, every, validation
+        self.objective, self.batch_size, self.prompts = objective, batch_size, prompts
+        self.judge, self.buffer = judge, buffer
+        self.validation_loss: float | None = None
+        self.latest: dict[str, float] = {}
+        self._measured = -1
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Measure if it is time."""
+        if not is_step(trainer, batch_idx):
+            return
+        last = trainer.global_step >= trainer.estimated_stepping_batches
+        if last or (self.every and trainer.global_step % self.every == 0):
+            self.measure(trainer, pl_module)
+
+    def measure(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Measure now; every rank must call it."""
+        assert isinstance(module, TbrModule)
+        step = trainer.global_step
+        if step == self._measured:
+            return
+        self._measured = step
+        module.model.eval()
+        with torch.no_grad():
+            if self.validation is not None:
+                self.validation_loss = self._validate(trainer, module, self.validation)
+                self._add({"validation/loss": self.validation_loss}, step)
+            if self.prompts:
+                self._probe(module, step)
+        module.model.train()
+
+    def _validate(self, trainer: pl.Trainer, module: TbrModule, rows: TokenRows) -> float:
+        order = sorted(range(len(rows)), key=lambda i: int(rows.lengths[i]))
+        batches = [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
+        # Every rank takes the same number of batches; the last may be one that another has too.
+        share = -(-len(batches) // trainer.world_size)
+        total = torch.zeros(2, dtype=torch.float64)
+        supervised = supervised_counts(rows, self.objective)
+        for turn in range(share):
+            number = turn * trainer.world_size + trainer.global_rank
+            indices, scale = (batches[number], 1.0) if number < len(batches) else (batches[0], 0.0)
+            together = batches[turn * trainer.world_size :][: trainer.world_size]
+            batch = collate(
+                rows,
+                indices,
+                self.objective,
+                self.backbone.tokenizer.pad_token_id,
+                form="bucketed",
+                step_weight=1.0,
+                scale=scale,
+                chunks=chunks_of(supervised, together),
+            )
+            total += torch.tensor(module.validation_loss(batch.to(module.device)))
+        loss, weight = summed(total, trainer).tolist()
+        return loss / weight
+
+    def _probe(self, module: TbrModule, step: int) -> None:
+        from dataclasses import replace
+
+        tuned = replace(self.backbone, model=module.model)
+        judged = respond(tuned, self.prompts, self.judge, GenerationConfig(), "probe")
+        found = metrics(judged)
+        numbers = {f"probe/{name}": found[name] for name in _SHOWN if name in found}
+        self._add(numbers, step)
+        if self.buffer is not None and any(step > self.buffer.after.get(n, -1) for n in numbers):
+            self.buffer.table(pd.DataFrame(table_rows(judged)), f"probe/step-{step:08d}.json")
+
+    @property
+    def measured(self) -> tuple[int, dict[str, float]]:
+        """The step of the last measurement and its numbers, the same on all ranks."""
+        return self._measured, self.latest
+
+    def _add(self, numbers: dict[str, float], step: int) -> None:
+        self.latest |= numbers
+        if self.buffer is not None:
+            self.buffer.add(numbers, step)

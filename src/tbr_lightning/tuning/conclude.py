@@ -1,0 +1,234 @@
+"""The end of a study: figures and report, the chosen model, its registration, the gate."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from optuna.trial import FrozenTrial, TrialState
+
+from tbr_lightning.errors import UserError
+from tbr_lightning.tracking import by_id
+from tbr_lightning.tuning import figures, mlflow_sync, report, retrain
+from tbr_lightning.tuning import front as fronts
+from tbr_lightning.tuning.lease import Alone, turn
+from tbr_lightning.tuning.report import Ending
+
+if TYPE_CHECKING:
+    import optuna
+
+    from tbr_lightning.config.sweep import SweepConfig
+    from tbr_lightning.tuning.study import Study
+
+REPORT = "report.md"
+"""Artifact of the study's run."""
+
+_ENDING = "ending"  # attribute of the study: what it ended in
+_TURN = "ending_turn"  # attribute of the study: which runner ends it
+_LINES = 15  # of the front, in the terminal
+
+
+def finish(
+    study: Study,
+    config: SweepConfig,
+    storage_study: optuna.Study,
+    parent_run_id: str,
+    *,
+    alone: Alone | None = None,
+) -> list[str]:
+    """End a study and return what to tell of it.
+
+    The figures and a first report are logged before anything long begins. Of several runners one
+    does this, and a study that has ended with the same choice is not trained, registered or gated
+    again.
+
+    Args:
+        study: Of the file.
+        config: Of the verb.
+        storage_study: Optuna's study, with its budget reached.
+        parent_run_id: The study's run.
+        alone: Holds the study alone among all runners, see :func:`mlflow_sync.parent_run`.
+
+    Returns:
+        Lines: the table of its groups if it has any, the front on the dev half with intervals, the
+        chosen trial and why, the registered version, the gate's verdict.
+
+    Raises:
+        UserError: The chosen configuration's models are gone, or no fresh seed could be trained.
+    """
+    with turn(storage_study, _TURN, alone) as other:
+        if other is not None:
+            return [f"{other} ends this study: what it finds stands in run {parent_run_id}"]
+        return _finish(study, config, storage_study, parent_run_id)
+
+
+def _finish(
+    study: Study, config: SweepConfig, storage_study: optuna.Study, parent_run_id: str
+) -> list[str]:
+    mlflow_sync.refresh(storage_study, study, parent_run_id)
+    trials = storage_study.get_trials(deepcopy=False)
+    front = fronts.pareto_front(study, trials)
+    choice = fronts.choose(study, front)
+    drawn, missing = figures.study_figures(study, trials, choice.trial if choice else None)
+    for name, figure in drawn.items():
+        by_id.put_figure(parent_run_id, figure, f"figures/{name}")
+    from tbr_lightning.ablation import study as ablation
+
+    groups = ablation.log_groups(study, storage_study, parent_run_id)
+    shown = [*drawn, *(["groups.png"] if groups else [])]
+
+    def write(ending: Ending) -> None:
+        budget = _budget(study, config)
+        text = report.markdown(study, trials, ending, budget=budget, figures=shown, missing=missing)
+        by_id.put_text(parent_run_id, text, REPORT)
+        note = report.description(study, trials, ending, budget)
+        points, tags = _numbers(study, trials, front, ending)
+        by_id.log(parent_run_id, points, {"mlflow.note.content": note, **tags})
+
+    ending = Ending(choice, instead=_why_none(study, trials) if choice is None else "")
+    write(ending)
+    if choice is not None:
+        ending = _end(study, config, storage_study, choice, parent_run_id)
+        write(ending)
+    return [*groups, *([""] if groups else []), *_lines(study, front, ending, parent_run_id)]
+
+
+def _end(
+    study: Study,
+    config: SweepConfig,
+    storage_study: optuna.Study,
+    choice: fronts.Choice,
+    parent_run_id: str,
+) -> Ending:
+    """Make, measure and register the model, and ask the gate, each unless it was done before."""
+    trial, settings = choice.trial, config.sweep
+    failed: dict[int, str] = {}
+    if settings.retrain_seeds:
+        made, failed = retrain.retrain(study, config, storage_study, trial, parent_run_id)
+        if not made:
+            seed, why = next(iter(failed.items()))
+            raise UserError(
+                f"trial {trial.number} was chosen, and none of its {len(failed)} fresh seeds could "
+                f"be trained, seed {seed} because: {why}; nothing is registered, and the front "
+                f"stands in run {parent_run_id}"
+            )
+        taken = retrain.median(study, made)
+    else:
+        taken = retrain.own_model(study, config, trial)
+        made = [taken]
+    why = f"study {study.key}, trial {trial.number}: {choice.because}"
+    evidence = [run for run in (parent_run_id, taken.train, taken.evaluate) if run]
+    before = storage_study.user_attrs.get(_ENDING) or {}
+    same = (before.get("name"), before.get("model_uri")) == (settings.name, taken.model_uri)
+    # What was challenger once is not made so again: another may have come since.
+    version = (
+        str(before["version"])
+        if same
+        else retrain.challenge(config, taken.model_uri, why, evidence)
+    )
+    identity = {"name": settings.name, "model_uri": taken.model_uri, "version": version}
+    gate: list[str] = list(before.get("gate", [])) if same else []
+    if settings.promote and not gate:
+        gate = retrain.gate(study, config, taken.model_uri)
+    storage_study.set_user_attr(_ENDING, {"trial": trial.number, **identity, "gate": gate})
+    return Ending(
+        choice,
+        made=made,
+        failed=failed,
+        taken=taken,
+        name=settings.name,
+        version=version,
+        gate=gate,
+    )
+
+
+def _budget(study: Study, config: SweepConfig) -> str:
+    trials, hours = config.sweep.trials or study.trials, config.sweep.hours or study.hours
+    return f"{trials} trials" + (f" or {hours:g} hours" if hours else "")
+
+
+def _why_none(study: Study, trials: Sequence[FrozenTrial]) -> str:
+    done = fronts.finished(trials)
+    if not done:
+        return f"no trial has finished ({report.counted(trials)})."
+    told = [trial for trial in done if trial.user_attrs.get("constraints")]
+    if not told:
+        return f"none of the {len(done)} finished trials tells whether it meets the constraints."
+    nearest, missed = fronts.nearest_to_feasible(study, told)
+    return (
+        f"none of the {len(done)} finished trials meets every constraint; the nearest is trial "
+        f"{nearest.number}, with {missed}."
+    )
+
+
+def _numbers(
+    study: Study, trials: Sequence[FrozenTrial], front: Sequence[FrozenTrial], ending: Ending
+) -> tuple[list[by_id.Point], dict[str, str]]:
+    """Return what the end adds to the numbers and tags of the study's run."""
+    counts = Counter(trial.state for trial in trials)
+    numbers: dict[str, float] = {
+        "trials": counts[TrialState.COMPLETE],
+        "trials_failed": counts[TrialState.FAIL],
+        "trials_pruned": counts[TrialState.PRUNED],
+        "pareto_front": len(front),
+    }
+    tags: dict[str, str] = {}
+    if ending.choice is not None:
+        trial = ending.choice.trial
+        tags["tbr.chosen"] = f"trial {trial.number}, since {ending.choice.because}"
+        values = zip(study.objectives, trial.values, strict=True)
+        numbers |= {f"chosen/{name}": value for name, value in values}
+    if ending.taken is not None:
+        numbers |= {f"test/{name}": value for name, value in ending.taken.test.items()}
+        tags["tbr.registered"] = f"{ending.name} version {ending.version}"
+    if ending.gate:
+        tags["tbr.gate"] = ending.gate[0]
+    now = int(time.time() * 1000)
+    return [by_id.Point(name, value, now, len(trials)) for name, value in numbers.items()], tags
+
+
+def _lines(
+    study: Study, front: Sequence[FrozenTrial], ending: Ending, parent_run_id: str
+) -> list[str]:
+    what = "Pareto front" if len(study.objectives) > 1 else "best feasible trial"
+    lines = [f"{what} (dev half, 95% intervals):"]
+    lines += [
+        f"  trial {trial.number}: {fronts.point_text(study, trial)}" for trial in front[:_LINES]
+    ]
+    if len(front) > _LINES:
+        lines.append(f"  and {len(front) - _LINES} more, in the artifact {mlflow_sync.FRONT}")
+    if ending.choice is None:
+        lines = [] if not front else lines
+        lines.append(f"nothing is registered: {ending.instead.removesuffix('.')}")
+    else:
+        lines.append(f"chosen: trial {ending.choice.trial.number}, since {ending.choice.because}")
+    if any(made.fresh for made in ending.made):
+        lines.append("fresh seeds (dev half; the median of the first objective is registered):")
+        lines += [
+            f"  seed {made.seed}: {report.measured(report.told_metrics(study), made.dev)}"
+            for made in ending.made
+        ]
+    lines += [f"  seed {seed} failed: {why}" for seed, why in ending.failed.items()]
+    if ending.taken is not None:
+        taken = ending.taken
+        told = report.measured(report.told_metrics(study), taken.test)
+        lines.append(f"test half, seed {taken.seed}: {told}")
+        lines += [f"  on the dev half it breaks {bound}" for bound in _broken(study, taken.dev)]
+        lines.append(
+            f"registered: {ending.name} version {ending.version}, challenger ({taken.model_uri})"
+        )
+    if ending.gate:
+        lines.append(f"gate: {ending.gate[0]}")
+        lines += [f"  {line}" for line in ending.gate[1:]]
+    lines.append(f"run {parent_run_id}; report, figures and front: its artifacts")
+    return lines
+
+
+def _broken(study: Study, dev: Mapping[str, float]) -> list[str]:
+    return [
+        f"{bound}, with {dev[bound.metric]:.3f}"
+        for bound in study.constraints
+        if bound.metric in dev and bound.excess(dev[bound.metric]) > 0
+    ]

@@ -1,0 +1,95 @@
+"""``sweep dry_run=true``: every corner of the space composes, and what the study would take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tbr_lightning.config.verbs import TrainConfig
+from tbr_lightning.errors import UserError
+from tbr_lightning.preflight import missing_for
+from tbr_lightning.progress import track
+from tbr_lightning.tuning.plan import Plan, here
+from tbr_lightning.tuning.saved import train_key
+from tbr_lightning.tuning.space import overrides_of
+from tbr_lightning.tuning.study import check_composes
+
+MOST_CORNERS = 64
+_MOST_COUNTED = 12  # corners whose rows are tokenised to be counted
+
+
+def corners(plan: Plan) -> list[tuple[dict[str, Any], TrainConfig]]:
+    """Return points and training configs of the space's corners, each config once.
+
+    Raises:
+        UserError: One does not compose.
+    """
+    study, config = plan.study, plan.config
+    points = study.space.corners(MOST_CORNERS)
+    found: dict[str, tuple[dict[str, Any], TrainConfig]] = {}
+    for point in track(points, "corners", len(points)):
+        (made,) = check_composes(study, [point], config.sweep.config_dir, evaluation=False)
+        one = here(made, config)
+        found.setdefault(train_key(one), (point, one))
+    return list(found.values())
+
+
+def preflight(made: Sequence[tuple[dict[str, Any], TrainConfig]]) -> list[str]:
+    """Return one sentence for each thing that some corner lacks."""
+    sentences: dict[str, dict[str, Any]] = {}
+    for point, config in made:
+        for sentence in missing_for(
+            config.model, config.data, config.reflection, config.trainer, config.adapter
+        ):
+            sentences.setdefault(sentence, point)
+    return [
+        f"{sentence} (as with {' '.join(overrides_of(point))})"
+        for sentence, point in sentences.items()
+    ]
+
+
+def dry_run(plan: Plan) -> None:
+    """Compose every corner, and print what the study would take.
+
+    Raises:
+        UserError: A corner does not compose or lacks something.
+    """
+    from tbr_lightning.training.preview import outlook
+
+    study, trials, workers = plan.study, plan.trials, plan.workers
+    made = corners(plan)
+    if sentences := preflight(made):
+        raise UserError("\n".join(sentences))
+    step = max(1, len(made) // _MOST_COUNTED)
+    counted = made[::step][:_MOST_COUNTED]
+    looks = [outlook(one) for _, one in track(counted, "rows", len(counted))]
+    runs = trials * study.seeds
+    rows, tokens = (
+        sorted(values) for values in zip(*((o.rows, o.tokens) for o in looks), strict=True)
+    )
+    mean = sum(tokens) / len(tokens)
+    print(f"study {study.key}: {study.about or study.name}")
+    whole = len(study.space.corners(MOST_CORNERS)) > len(study.space.cover())
+    which = "" if whole else " (every choice and both ends of every range stand in one)"
+    print(f"{len(made)} distinct configs at the corners of the space compose{which}")
+    print(
+        f"{trials} trials of {study.seeds} training run{'s' if study.seeds > 1 else ''}, "
+        f"{workers} at the same time"
+    )
+    print(f"rows a run: {_between(rows)}; tokens a run: {_between(tokens)}")
+    print(f"tokens of all runs: about {mean * runs:,.0f}")
+    seconds = [one.seconds for one in looks if one.seconds is not None]
+    if len(seconds) < len(looks):
+        print("time: not known, since this machine lacks the device that a run wants")
+    else:
+        hours = sum(seconds) / len(seconds) * runs / 3600
+        print(
+            f"time: about {hours:.2g} hours of training on devices like this one, evaluation and "
+            "the base model's making not counted"
+        )
+    print("nothing was run")
+
+
+def _between(values: Sequence[int]) -> str:
+    low, high = values[0], values[-1]
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"

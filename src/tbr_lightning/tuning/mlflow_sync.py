@@ -1,0 +1,264 @@
+"""A study in MLflow: one run for it, one beneath for each trial, kept true while it goes on.
+
+Optuna's storage is the truth; what stands here is for people to look at. So a tracker that does not
+answer stops no study: what it missed is sent once it answers again.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import optuna
+import yaml
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from optuna.trial import FrozenTrial, TrialState
+
+from tbr_lightning.config.credentials import without_credentials
+from tbr_lightning.tracking import by_id, runs
+from tbr_lightning.tracking.store import connect
+from tbr_lightning.tuning import front as fronts
+from tbr_lightning.tuning.lease import Alone, take
+
+if TYPE_CHECKING:
+    from tbr_lightning.config.sweep import SweepConfig
+    from tbr_lightning.tuning.study import Study
+
+FRONT = "front.json"
+"""Artifact of the study's run: the Pareto front so far."""
+
+_RUN = "mlflow_run"  # attribute of the study that names its run
+_CLAIM = "mlflow_run_claim"  # attribute of the study: who makes its run
+_PATIENCE = 60.0  # seconds to wait for the run of whoever claimed it first
+
+_STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "KILLED", TrialState.FAIL: "FAILED"}
+
+
+@contextmanager
+def parent_run(
+    study: Study,
+    config: SweepConfig,
+    storage_study: optuna.Study,
+    *,
+    alone: Alone | None = None,
+) -> Iterator[str]:
+    """Open the study's run, the one that an earlier or another runner made if there is one.
+
+    It ends as FINISHED if the block does, as KILLED after an interruption, and as FAILED with the
+    reason. Where another runner goes on, its next trial marks the run as running again.
+
+    Args:
+        study: Of the file.
+        config: Of the verb.
+        storage_study: Optuna's study, one of whose attributes keeps the run's id.
+        alone: Holds the study alone among all runners; without it two that begin within a moment
+            wait for each other.
+
+    Yields:
+        The run's id.
+    """
+    experiment_id = connect(config.tracking)
+    known = _known_run(storage_study, experiment_id)
+    if known is None and take(storage_study, _CLAIM, alone) is not None:
+        known = _await_run(storage_study, experiment_id)
+    tags = {
+        "tbr.study": study.key,
+        "tbr.study_name": study.name,
+        "tbr.objectives": ", ".join(f"{goal} {name}" for name, goal in study.objectives.items()),
+    }
+    with runs.start_run(
+        "sweep", f"sweep {study.name}", config, config.tracking, tags, run_id=known
+    ) as opened:
+        storage_study.set_user_attr(_RUN, opened.id)
+        text = yaml.safe_dump(without_credentials(dict(study.settings)), sort_keys=False)
+        runs.log_text(text, "study.yaml")
+        if known is not None:
+            _end_orphans(opened.id, experiment_id, storage_study)
+        yield opened.id
+
+
+def _known_run(storage_study: optuna.Study, experiment_id: str) -> str | None:
+    run_id = storage_study.user_attrs.get(_RUN)
+    return run_id if run_id and by_id.is_open_to(run_id, experiment_id) else None
+
+
+def _await_run(storage_study: optuna.Study, experiment_id: str) -> str | None:
+    """Return the run that another runner is making; ``None`` if it died before it did."""
+    until = time.monotonic() + _PATIENCE
+    while time.monotonic() < until:
+        if (known := _known_run(storage_study, experiment_id)) is not None:
+            return known
+        time.sleep(0.5)
+    return None
+
+
+def _end_orphans(run_id: str, experiment_id: str, storage_study: optuna.Study) -> None:
+    """End what a killed runner left open beneath the study's run."""
+    left = by_id.open_beneath(run_id, experiment_id)
+    if not left:
+        return
+    states = {str(t.number): t.state for t in storage_study.get_trials(deepcopy=False)}
+    for child, _, tags in left:
+        state = states.get(tags.get("tbr.trial", ""))
+        # A trial that runs may be another runner's.
+        if state not in (TrialState.RUNNING, TrialState.WAITING):
+            by_id.end(child, _STATUS.get(state, "KILLED"))
+
+
+@contextmanager
+def trial_run(
+    parent_run_id: str, number: int, params: Mapping[str, Any], config: Any
+) -> Iterator[str]:
+    """Open the run of a trial, in the process that runs it.
+
+    Args:
+        parent_run_id: The study's run, open in the runner's process.
+        number: The trial's.
+        params: What the trial tries.
+        config: Any verb's config; its ``tracking`` says where.
+
+    Yields:
+        The run's id. Runs that are started within nest beneath it.
+    """
+    connect(config.tracking)
+    key = MlflowClient().get_run(parent_run_id).data.tags.get("tbr.study", "")
+    tags = {"tbr.study": key, "tbr.trial": str(number)}
+    with by_id.child_run(
+        parent_run_id,
+        "trial",
+        f"trial {number}",
+        config.tracking,
+        params=params,
+        tags=tags,
+        killed_by=(KeyboardInterrupt, optuna.TrialPruned),
+    ) as run_id:
+        yield run_id
+
+
+def close_child(parent_run_id: str, number: int, status: str, reason: str | None = None) -> None:
+    """End a trial's run and what is open beneath it, whether or not its process still lives.
+
+    Args:
+        parent_run_id: The study's run.
+        number: The trial's.
+        status: FINISHED, KILLED for a pruned or interrupted trial, or FAILED.
+        reason: Why, for people.
+    """
+    with _tolerant(f"the status of trial {number}"):
+        experiment_id = MlflowClient().get_run(parent_run_id).info.experiment_id
+        found = by_id.runs_beneath(parent_run_id, experiment_id, {"tbr.trial": str(number)})
+        # A trial that is run again has a run for each time; the last one is what it came to.
+        for place, (child, was, _) in enumerate(found):
+            if place == 0:
+                by_id.end(child, status, reason)
+            elif was == "RUNNING":
+                by_id.end(child, "FAILED", reason)
+
+
+@dataclass
+class _Shown:
+    """What of a study its run shows already."""
+
+    numbers: set[int] = field(default_factory=set)
+    logged: set[int] = field(default_factory=set)  # by another runner, or by one before this
+    front: list[FrozenTrial] = field(default_factory=list)
+
+
+_shown: dict[str, _Shown] = {}  # of each study's run, in this process
+
+
+def refresh(storage_study: optuna.Study, study: Study, parent_run_id: str) -> None:
+    """Bring the study's run up to date after a trial: counts, best and front so far, numbers.
+
+    Only what finished since the last call is looked at, so ten thousand trials cost no more to
+    show than ten. Numbers of trial ``n`` are metrics ``trial/NAME`` at step ``n``, with the time
+    at which it finished: whoever sends them again changes nothing.
+    """
+    with _tolerant("the study's state"):
+        _refresh(storage_study, study, parent_run_id)
+
+
+def _refresh(storage_study: optuna.Study, study: Study, parent_run_id: str) -> None:
+    shown = _shown.get(parent_run_id)
+    if shown is None:
+        first = next(iter(study.objectives))
+        shown = _Shown(logged=by_id.steps_of(parent_run_id, f"trial/{first}"))
+    trials = storage_study.get_trials(deepcopy=False)
+    new = [t for t in trials if t.state.is_finished() and t.number not in shown.numbers]
+    front = fronts.pareto_front(study, new, shown.front)
+    unlogged = [t for t in fronts.finished(new) if t.number not in shown.logged]
+    points = [
+        by_id.Point(f"trial/{name}", value, _time(trial), trial.number)
+        for trial in unlogged
+        for name, value in _numbers(study, trial).items()
+    ]
+    changed = [t.number for t in front] != [t.number for t in shown.front]
+    if changed:
+        by_id.put_table(parent_run_id, table(study, front), FRONT)
+    by_id.log(parent_run_id, points, _tags(study, trials, front))
+    by_id.reopen(parent_run_id)
+    # Only now: what failed on the way is sent with the next trial.
+    shown.numbers |= {trial.number for trial in new}
+    shown.front = front
+    _shown[parent_run_id] = shown
+
+
+def table(study: Study, front: list[FrozenTrial]) -> list[dict[str, Any]]:
+    """Return the front as rows: trial, objectives with their intervals, constraints, parameters."""
+    rows = []
+    for trial in front:
+        row: dict[str, Any] = {"trial": trial.number}
+        intervals = trial.user_attrs.get("intervals", {})
+        for name, value in zip(study.objectives, trial.values, strict=True):
+            row[name] = value
+            if name in intervals:
+                row[f"{name}_lo"], row[f"{name}_hi"] = intervals[name]
+        for bound in study.constraints:
+            row.setdefault(bound.metric, trial.user_attrs.get("metrics", {}).get(bound.metric))
+        rows.append(row | trial.params)
+    return rows
+
+
+def _tags(study: Study, trials: list[FrozenTrial], front: list[FrozenTrial]) -> dict[str, str]:
+    counts = Counter(trial.state for trial in trials)
+    tags = {
+        "tbr.trials_finished": str(counts[TrialState.COMPLETE]),
+        "tbr.trials_running": str(counts[TrialState.RUNNING]),
+        "tbr.trials_pruned": str(counts[TrialState.PRUNED]),
+        "tbr.trials_failed": str(counts[TrialState.FAIL]),
+        "tbr.front": ", ".join(str(trial.number) for trial in front),
+    }
+    choice = fronts.choose(study, front)
+    if choice is not None:
+        line = fronts.point_text(study, choice.trial)
+        tags["tbr.best"] = f"trial {choice.trial.number}: {line}"
+    return tags
+
+
+def _numbers(study: Study, trial: FrozenTrial) -> dict[str, float]:
+    numbers = dict(zip(study.objectives, trial.values, strict=True))
+    metrics = trial.user_attrs.get("metrics", {})
+    for bound in study.constraints:
+        if bound.metric in metrics:
+            numbers.setdefault(bound.metric, metrics[bound.metric])
+    return numbers
+
+
+def _time(trial: FrozenTrial) -> int:
+    assert trial.datetime_complete is not None
+    return int(trial.datetime_complete.timestamp() * 1000)
+
+
+@contextmanager
+def _tolerant(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (MlflowException, OSError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+        print(f"the tracker does not answer ({first}): {what} waits", file=sys.stderr)

@@ -1,0 +1,123 @@
+"""From the numbers of several seeds to those of their trial."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tbr_lightning.errors import UserError
+from tbr_lightning.tuning.folder import Result
+from tbr_lightning.tuning.sampling import CONSTRAINTS
+from tbr_lightning.tuning.scheduling import REASON
+from tbr_lightning.tuning.study import Study
+
+_ENDS = ("_lo", "_hi", "_n")
+_LEVEL = 0.975
+
+
+def over_seeds(
+    seeds: Sequence[Mapping[str, float]],
+) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """Return means and 95% intervals over seeds and prompts.
+
+    With one seed an interval is the evaluation's own, over prompts. With several, the variance of
+    the mean over ``k`` seeds is that between seeds divided by ``k`` plus that of the prompts, which
+    all seeds share and which therefore does not shrink with their number; the degrees of freedom
+    are Welch and Satterthwaite's, with ``k - 1`` for the seeds.
+
+    Args:
+        seeds: The numbers of each, where ``NAME_lo`` and ``NAME_hi`` are the interval of ``NAME``.
+    """
+    shared = [name for name in seeds[0] if all(name in numbers for numbers in seeds)]
+    intervals_of = {name for name in shared if f"{name}_lo" in shared and f"{name}_hi" in shared}
+    ends = {f"{name}{end}" for name in intervals_of for end in _ENDS}
+    means, intervals = {}, {}
+    for name in shared:
+        if name in ends:
+            continue
+        values = np.array([numbers[name] for numbers in seeds])
+        means[name] = float(values.mean())
+        if name not in intervals_of:
+            continue
+        lows = np.array([numbers[f"{name}_lo"] for numbers in seeds])
+        highs = np.array([numbers[f"{name}_hi"] for numbers in seeds])
+        intervals[name] = _interval(values, lows, highs)
+    return means, intervals
+
+
+def _interval(values: np.ndarray, lows: np.ndarray, highs: np.ndarray) -> list[float]:
+    if len(values) == 1:
+        return [float(lows[0]), float(highs[0])]
+    from scipy.stats import norm, t
+
+    mean, between = float(values.mean()), float(values.var(ddof=1)) / len(values)
+    ends = []
+    for side, bound in ((-1, lows), (1, highs)):
+        # Wilson's intervals are not symmetric: each side has its own spread.
+        prompts = (float(np.abs(bound - values).mean()) / norm.ppf(_LEVEL)) ** 2
+        variance = between + prompts
+        freedom = math.inf if between == 0 else (len(values) - 1) * (variance / between) ** 2
+        end = mean + side * float(t.ppf(_LEVEL, freedom)) * math.sqrt(variance)
+        ends.append(min(max(end, 0.0), 1.0) if lows.min() >= 0 and highs.max() <= 1 else end)
+    return ends
+
+
+def values_of(study: Study, result: Result) -> list[float]:
+    """Return the objectives of a finished trial.
+
+    Raises:
+        UserError: One is missing or not a finite number.
+    """
+    return [_finite(f"objectives.{name}", name, result) for name in study.objectives]
+
+
+def constraints_of(study: Study, result: Result) -> list[float]:
+    """Return by how much a finished trial breaks each constraint; at most 0 is kept.
+
+    Raises:
+        UserError: A metric is missing or not a finite number.
+    """
+    return [
+        one.excess(_finite(f"constraints.{one.metric}", one.metric, result))
+        for one in study.constraints
+    ]
+
+
+def _finite(where: str, name: str, result: Result) -> float:
+    value = result.metrics.get(name)
+    if value is None:
+        raise UserError(f"{where}: no run logged it")
+    if not math.isfinite(value):
+        raise UserError(f"{where}={value} is not a finite number")
+    return value
+
+
+def kept(study: Study, result: Result, excess: list[float]) -> dict[str, Any]:
+    """Return what a trial leaves in the storage beside its objectives."""
+    needed = {*study.objectives, *(one.metric for one in study.constraints)}
+
+    def worth(name: str) -> bool:
+        # A number for every category of every benchmark would swell the storage.
+        return name in needed or name.count("/") < 2
+
+    left: dict[str, Any] = {"seconds": round(result.seconds, 3)}
+    if result.reason:
+        left[REASON] = result.reason
+    if result.state == "complete":
+        left |= {
+            "metrics": {k: _short(v) for k, v in result.metrics.items() if worth(k)},
+            "intervals": {
+                k: [_short(end) for end in v] for k, v in result.intervals.items() if worth(k)
+            },
+            "runs": result.runs,
+            CONSTRAINTS: excess,
+            "config_key": result.config_key,
+        }
+    return left
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.8g}")

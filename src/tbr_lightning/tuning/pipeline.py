@@ -1,0 +1,82 @@
+"""From a study file to its front and a registered model; trials are ordinary runs.
+
+Run again, the same command finishes what is left of the budget; two at once share it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tbr_lightning.config.sweep import SweepConfig
+
+if TYPE_CHECKING:
+    from tbr_lightning.tuning.plan import Plan
+    from tbr_lightning.tuning.storage import Opened
+    from tbr_lightning.tuning.view import View
+
+
+def run(config: SweepConfig) -> None:
+    """Run what is left of the study's budget, and end the study."""
+    from tbr_lightning.tuning.plan import make_plan
+
+    plan = make_plan(config)
+    if config.dry_run:
+        from tbr_lightning.tuning.dry_run import dry_run
+
+        dry_run(plan)
+        return
+    plan.check()
+    from tbr_lightning.tuning import process
+    from tbr_lightning.tuning.limits import threads_each
+    from tbr_lightning.tuning.storage import open_study
+    from tbr_lightning.tuning.view import View
+
+    study, limits = plan.study, plan.limits
+    opened = open_study(study, config.storage, grace=limits.grace, new=config.sweep.new)
+    # The trials' process imports the stack while this one reads the study.
+    process.warm_up(threads_each(limits.workers))
+    view = View(study, opened, plan.trials, limits.workers)
+    view.look()
+    about = f" ({study.about})" if study.about else ""
+    print(f"study {study.key}: {view.done} of {plan.trials} trials are there{about}", flush=True)
+    _run(plan, opened, view)
+
+
+def _run(plan: Plan, opened: Opened, view: View) -> None:
+    from tbr_lightning.tuning import conclude, limits, mlflow_sync, runner
+    from tbr_lightning.tuning.process_identity import owner_of
+    from tbr_lightning.tuning.trial import Around
+    from tbr_lightning.tuning.warm_cache import prepare_shared
+
+    config, study, me = plan.config, plan.study, owner_of()
+    around = Around(config.tracking, config.paths, me.pid, me.started)
+    if view.done < plan.trials:
+        opened.study.set_user_attr("finished", False)
+        prepare_shared(plan.trains, limits.trials_root(config.paths, study))
+    with mlflow_sync.parent_run(study, config, opened.study, alone=opened.locked) as run_id:
+
+        def told(number: int) -> None:
+            view.told(number)
+            mlflow_sync.refresh(opened.study, study, run_id)
+
+        hooks = limits.Hooks(
+            prepare=lambda claim, slot: plan.spec(claim, slot, run_id),
+            ended=lambda number, status, why: mlflow_sync.close_child(run_id, number, status, why),
+            told=told,
+            tick=view.tick,
+            said=view.say,
+        )
+        with view:
+            runner.run(study, opened, plan.limits, around, hooks)
+        view.look()
+        opened.study.set_user_attr("finished", True)
+        print(_counted(view.counts, plan.trials), flush=True)
+        for line in conclude.finish(study, config, opened.study, run_id, alone=opened.locked):
+            print(line, flush=True)
+
+
+def _counted(counts: dict[str, int], budget: int) -> str:
+    done = counts.get("COMPLETE", 0) + counts.get("PRUNED", 0)
+    words = {"PRUNED": "of them pruned", "FAIL": "failed", "RUNNING": "running elsewhere"}
+    more = [f"{counts[state]} {word}" for state, word in words.items() if counts.get(state)]
+    return ", ".join([f"{done} of {budget} trials finished", *more])

@@ -1,0 +1,165 @@
+"""A study with the command line's word on it: limits, evaluation, and each trial's configs."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass, replace
+
+from tbr_lightning.config.compose import compose_verb
+from tbr_lightning.config.sweep import SweepConfig
+from tbr_lightning.config.verbs import EvaluateConfig, TrainConfig
+from tbr_lightning.errors import UserError
+from tbr_lightning.preflight import missing_for
+from tbr_lightning.tuning.folder import Spec
+from tbr_lightning.tuning.limits import Limits, threads_each, trials_root
+from tbr_lightning.tuning.objectives import check_names, reported
+from tbr_lightning.tuning.saved import save
+from tbr_lightning.tuning.scheduling import Budget, Claim
+from tbr_lightning.tuning.space import overrides_of
+from tbr_lightning.tuning.study import Study, load_checked
+from tbr_lightning.tuning.trial import ENTRY
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is going to be run.
+
+    Attributes:
+        config: Of the verb.
+        study: Of the file.
+        trains: Configs in which every choice and every end of a range stands.
+        evaluation: Of every trial.
+    """
+
+    config: SweepConfig
+    study: Study
+    trains: list[TrainConfig]
+    evaluation: EvaluateConfig
+
+    @property
+    def workers(self) -> int:
+        """Trials at the same time here."""
+        return self.config.sweep.workers or self.study.workers
+
+    @property
+    def trials(self) -> int:
+        """Finished trials to reach."""
+        wanted = self.config.sweep.trials or self.study.trials
+        grid = self.study.sampler["name"] == "grid"
+        return min(wanted, len(self.study.space.cells())) if grid else wanted
+
+    @property
+    def limits(self) -> Limits:
+        """The command line's, else the file's."""
+        given, study = self.config.sweep, self.study
+        hours, minutes = given.hours or study.hours, given.timeout or study.timeout
+        return Limits(
+            budget=Budget(self.trials, None if hours is None else 3600 * hours),
+            workers=self.workers,
+            timeout=None if minutes is None else 60 * minutes,
+            memory=given.memory or study.memory,
+            max_failures=given.max_failures or study.max_failures,
+            retries=given.retries,
+            grace=given.grace,
+        )
+
+    def check(self) -> None:
+        """Tell what some trial would lack before anything long begins.
+
+        Raises:
+            UserError: With one sentence for each thing.
+        """
+        missing = [
+            sentence
+            for one in self.trains
+            for sentence in missing_for(
+                one.model, one.data, one.reflection, one.trainer, one.adapter
+            )
+        ]
+        missing += [
+            f"trainer.num_nodes={one.trainer.num_nodes}: a trial runs on one machine: give "
+            "trainer.num_nodes=1, and start the sweep on each machine with one storage"
+            for one in self.trains
+            if one.trainer.num_nodes > 1
+        ]
+        if missing:
+            raise UserError("\n".join(dict.fromkeys(missing)))
+
+    def spec(self, claim: Claim, slot: int, run_id: str) -> Spec:
+        """Compose a trial's configs, write them into its folder, and return what it is told.
+
+        Args:
+            claim: The trial.
+            slot: Which of the trials at the same time it is.
+            run_id: MLflow run of the study.
+
+        Raises:
+            UserError: Its config does not compose.
+        """
+        study, point = self.study, dict(claim.point)
+        seeds = [int(str(point["seed"]))] if "seed" in point else study.first_seeds
+        rest = {key: value for key, value in point.items() if key != "seed"}
+        overrides = [*study.fixed, *overrides_of(rest)]
+        made = compose_verb("train", overrides, self.config.sweep.config_dir).config
+        folder = trials_root(self.config.paths, study) / str(claim.number)
+        folder.mkdir(parents=True, exist_ok=True)
+        for seed in seeds:
+            save(replace(here(made, self.config), seed=seed), folder / f"train-{seed}.yaml")
+        save(self.evaluation, folder / "evaluate.yaml")
+        return Spec(
+            entry=ENTRY,
+            study=study.key,
+            number=claim.number,
+            point=point,
+            overrides=overrides,
+            seeds=seeds,
+            metrics=list(study.objectives),
+            metric=reported(study),
+            blocks=study.pruner is not None and study.pruner["name"] == "wilcoxon",
+            parent_run=run_id,
+            ranks=made.trainer.devices,
+            threads=made.trainer.threads or threads_each(self.workers),
+            device=_device(made, slot, self.workers),
+            reuse=self.config.sweep.reuse,
+            again=claim.again,
+        )
+
+
+def make_plan(config: SweepConfig) -> Plan:
+    """Read the study and compose what can be composed before the first trial.
+
+    Raises:
+        UserError: The study is wrong, or would choose by numbers that no run logs or on prompts
+            that are kept for the end.
+    """
+    study, trains = load_checked(config.study, config.sweep.config_dir)
+    words = ["model=tiny", *study.evaluate]
+    evaluation: EvaluateConfig = compose_verb("evaluate", words, config.sweep.config_dir).config
+    if evaluation.suite.half != "dev":
+        raise UserError(
+            f"evaluate: suite.half={evaluation.suite.half} would let the study choose on prompts "
+            "that reports and the gate need: add suite.half=dev"
+        )
+    check_names(study, trains, evaluation)
+    # Traces of every trial's answers would fill the store; the answers themselves are kept.
+    evaluation = replace(evaluation, tracking=config.tracking, paths=config.paths, traces=0)
+    return Plan(config, study, [here(one, config) for one in trains], evaluation)
+
+
+def here(config: TrainConfig, sweep: SweepConfig) -> TrainConfig:
+    """Write to the study's own store and folders."""
+    return replace(config, tracking=sweep.tracking, paths=sweep.paths)
+
+
+def _device(config: TrainConfig, slot: int, workers: int) -> int | None:
+    """Return the GPU of a trial, where trials at the same time would share the first of several."""
+    if workers == 1 or config.trainer.devices > 1 or config.trainer.accelerator == "cpu":
+        return None
+    try:
+        listed = subprocess.run(
+            ["nvidia-smi", "-L"], capture_output=True, text=True, check=True, timeout=30
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    gpus = len(listed.stdout.strip().splitlines())
+    return slot % gpus if gpus > 1 else None

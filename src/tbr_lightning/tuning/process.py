@@ -1,0 +1,130 @@
+"""Processes of trials: forked from one that has imported the stack, or started afresh for ranks."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tbr_lightning import processes
+from tbr_lightning.tuning.folder import TrialFolder
+from tbr_lightning.tuning.trial import Around, enter
+
+_PRELOAD = "tbr_lightning.tuning.preload"
+_AFTER_TERM = 20.0  # seconds that a trial has to write a checkpoint before it is killed
+_LOOK = 0.05
+
+
+@dataclass(frozen=True)
+class Worker:
+    """The process of a trial, with all that it started.
+
+    Attributes:
+        pid: Of the process, and of its group.
+        begun: When it was started, on the monotonic clock.
+    """
+
+    pid: int
+    begun: float
+    _exit: Callable[[], int | None]
+
+    def exit_code(self) -> int | None:
+        """Return how it ended (negative: by this signal), or ``None`` while it runs."""
+        return self._exit()
+
+    def memory(self) -> float:
+        """Return the GiB of all its processes; what they share is counted in each."""
+        total = 0
+        with suppress(psutil.Error):
+            process = psutil.Process(self.pid)
+            for one in (process, *process.children(recursive=True)):
+                with suppress(psutil.Error):
+                    total += one.memory_info().rss
+        return float(total / 2**30)
+
+    def ask_to_stop(self) -> None:
+        """Let it write a checkpoint and end."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it and all that it started, at once."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
+    def join(self) -> int:
+        """Wait until it has ended; return how."""
+        while (code := self._exit()) is None:
+            time.sleep(_LOOK)
+        return code
+
+
+def warm_up(threads: int) -> None:
+    """Begin to import what trials on one device need; ``threads`` is for each of them."""
+    processes.warm_up(_PRELOAD, threads)
+
+
+def fork(folder: Path, around: Around) -> Worker:
+    """Start a trial on one device; in milliseconds, once the stack is imported."""
+    context = multiprocessing.get_context("forkserver")
+    process = context.Process(target=enter, args=(str(folder), around))
+    process.start()
+    assert process.pid is not None
+    return Worker(process.pid, time.monotonic(), lambda: process.exitcode)
+
+
+def spawn(folder: Path, around: Around, threads: int | None) -> Worker:
+    """Start a trial of several ranks afresh: they need a parent without a past.
+
+    Args:
+        folder: Of the trial.
+        around: Read from standard input.
+        threads: Of all ranks together, on a CPU.
+    """
+    command = [sys.executable, "-m", "tbr_lightning.tuning.trial", str(folder)]
+    process: Any = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        text=True,
+        env={**os.environ, **({} if threads is None else {"OMP_NUM_THREADS": str(threads)})},
+    )
+    with process.stdin as told:
+        told.write(around.as_json())
+    return Worker(process.pid, time.monotonic(), process.poll)
+
+
+def stop_all(workers: list[Worker]) -> None:
+    """Let processes end in order; kill those that do not in time."""
+    for worker in workers:
+        worker.ask_to_stop()
+    until = time.monotonic() + _AFTER_TERM
+    for worker in workers:
+        while worker.exit_code() is None and time.monotonic() < until:
+            time.sleep(_LOOK)
+        worker.kill()
+
+
+def death(code: int, folder: TrialFolder) -> str:
+    """Return in words how a trial's process died."""
+    if code >= 0:
+        words = folder.last_words()
+        return f"its process ended with code {code}" + (f": {words}" if words else "")
+    name = signal.Signals(-code).name
+    if -code == signal.SIGKILL:
+        return f"its process was killed ({name}), as the kernel does when memory runs out"
+    return f"its process died of {name}"

@@ -1,0 +1,282 @@
+"""The report of a study, in Markdown."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from optuna.trial import FrozenTrial, TrialState
+
+from tbr_lightning.config.credentials import without_credentials
+from tbr_lightning.tuning import front as fronts
+from tbr_lightning.tuning.front import Choice
+
+if TYPE_CHECKING:
+    from tbr_lightning.tuning.study import Study
+
+INTERVALS = (
+    "Intervals are 95%. Of one training run they are over the prompts (Wilson's, for a rate); of "
+    "several seeds the variance between seeds and that of the prompts, which all seeds share, are "
+    "added. They do not account for the choice itself: the best "
+    "of many trials on the dev half is flattered, which is why the chosen model alone is measured "
+    "on the test half."
+)
+IMPORTANCES = (
+    "Importances are PED-ANOVA's (Watanabe et al., IJCAI 2023), Optuna's default: how far a "
+    "parameter alone tells good trials of an objective from the others. With few trials they are "
+    "noise."
+)
+MEDIAN = (
+    "Of several fresh seeds the model with the median of the first objective on the dev half is "
+    "registered, of an even number the worse of the middle two; the test half chooses nothing."
+)
+_FRONT_ROWS = 50  # of the front's table; the run's artifact holds all
+_CAUSES = 12  # reasons of failures that are told apart
+
+
+@dataclass(frozen=True)
+class Made:
+    """One model of the chosen configuration.
+
+    Attributes:
+        seed: It was trained with.
+        train: Run of its training.
+        model_uri: The logged model.
+        dev: Metrics on the dev half.
+        test: Metrics on the test half; empty if it was not measured.
+        evaluate: Run of its evaluation on the test half.
+        fresh: Trained after the study, with a seed that the study has not used.
+    """
+
+    seed: int
+    train: str
+    model_uri: str
+    dev: Mapping[str, float]
+    test: Mapping[str, float] = field(default_factory=dict)
+    evaluate: str = ""
+    fresh: bool = False
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What became of a study.
+
+    Attributes:
+        choice: The chosen trial; ``None`` if there is none.
+        instead: Why there is none.
+        made: Models of the chosen configuration.
+        failed: Seeds that could not be trained, with the reason.
+        taken: The model that was registered.
+        name: Registered model.
+        version: Of the registered model.
+        gate: The gate's words; empty if it was not asked.
+    """
+
+    choice: Choice | None
+    instead: str = ""
+    made: Sequence[Made] = ()
+    failed: Mapping[int, str] = field(default_factory=dict)
+    taken: Made | None = None
+    name: str = ""
+    version: str = ""
+    gate: Sequence[str] = ()
+
+
+def markdown(
+    study: Study,
+    trials: Sequence[FrozenTrial],
+    ending: Ending,
+    *,
+    budget: str,
+    figures: Iterable[str] = (),
+    missing: Mapping[str, str] | None = None,
+) -> str:
+    """Return the whole report.
+
+    Args:
+        study: What was searched.
+        trials: All trials, in any state.
+        ending: What became of it.
+        budget: In words.
+        figures: Names of the figures, which lie in ``figures/`` beside the report.
+        missing: Figures that could not be drawn, and why.
+    """
+    front = fronts.pareto_front(study, trials)
+    parts = [
+        f"# Study {study.name}",
+        study.about,
+        *_outcome(study, ending),
+        "## Pareto front (dev half)",
+        *_front(study, front, ending),
+        "## Trials",
+        *_states(study, trials, budget),
+        "## What was searched",
+        _settings(study),
+        "## Figures",
+        *(f"![{name.rpartition('.')[0].replace('_', ' ')}](figures/{name})" for name in figures),
+        _list(f"{name}: not drawn, since {why}" for name, why in dict(missing or {}).items()),
+        "## How it was done",
+        *([fronts.METHOD] if len(study.objectives) > 1 else []),
+        INTERVALS,
+        *([MEDIAN] if any(made.fresh for made in ending.made) else []),
+        IMPORTANCES,
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def description(study: Study, trials: Sequence[FrozenTrial], ending: Ending, budget: str) -> str:
+    """Return the short form, for the page of the study's run."""
+    front = fronts.pareto_front(study, trials)
+    parts = [
+        study.about,
+        *_outcome(study, ending),
+        f"Pareto front (dev half, {counted(trials)}, budget {budget}):",
+        *_front(study, front[:10], ending),
+        "The whole report is the artifact `report.md`, the figures lie in `figures/`.",
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def counted(trials: Sequence[FrozenTrial]) -> str:
+    """Return how many trials are in each state, in words."""
+    counts = Counter(trial.state for trial in trials)
+    words = {
+        TrialState.COMPLETE: "finished",
+        TrialState.PRUNED: "pruned",
+        TrialState.FAIL: "failed",
+        TrialState.RUNNING: "running",
+        TrialState.WAITING: "waiting",
+    }
+    told = [f"{counts[state]} {word}" for state, word in words.items() if counts[state]]
+    return ", ".join(told) or "no trial"
+
+
+def measured(names: Iterable[str], metrics: Mapping[str, float]) -> str:
+    """Return metrics with their intervals, where they have one, on one line."""
+    told = []
+    for name in names:
+        if name not in metrics:
+            continue
+        low, high = metrics.get(f"{name}_lo"), metrics.get(f"{name}_hi")
+        interval = f" [{low:.3f}, {high:.3f}]" if low is not None and high is not None else ""
+        told.append(f"{name} {metrics[name]:.3f}{interval}")
+    return ", ".join(told)
+
+
+def told_metrics(study: Study) -> list[str]:
+    """Return the metrics that a study is about: objectives, constraints, and both rates."""
+    names = [*study.objectives, *(bound.metric for bound in study.constraints)]
+    names += ["false_refusal_rate", "harmful_compliance_rate", "general_accuracy"]
+    return list(dict.fromkeys(names))
+
+
+def _outcome(study: Study, ending: Ending) -> list[str]:
+    if ending.choice is None:
+        return [f"**Nothing is chosen:** {ending.instead}"]
+    trial = ending.choice.trial
+    overrides = shlex.join(fronts.train_overrides(study, trial))
+    parts = [
+        f"**Chosen: trial {trial.number}**, since {ending.choice.because}.",
+        f"On the dev half: {fronts.point_text(study, trial)}",
+        f"To train it: `python -m tbr_lightning.train {overrides}`" if overrides else "",
+    ]
+    if ending.made:
+        parts.append(_models(study, ending))
+    if ending.failed:
+        parts.append(_list(f"seed {seed} failed: {why}" for seed, why in ending.failed.items()))
+    if ending.taken is not None and ending.version:
+        parts.append(
+            f"**Registered:** {ending.name} version {ending.version} as challenger, "
+            f"`{ending.taken.model_uri}` of seed {ending.taken.seed}."
+        )
+    if ending.gate:
+        parts.append("**Gate:** " + ending.gate[0] + "\n\n" + _list(ending.gate[1:]))
+    return parts
+
+
+def _models(study: Study, ending: Ending) -> str:
+    names = told_metrics(study)
+    rows = []
+    for made in ending.made:
+        which = "fresh" if made.fresh else "the trial's own"
+        taken = "registered" if made is ending.taken else ""
+        row = [f"{made.seed} ({which})", measured(names, made.dev), measured(names, made.test)]
+        rows.append([*row, f"`{made.model_uri}`", taken])
+    return _table(["seed", "dev half", "test half", "model", ""], rows)
+
+
+def _front(study: Study, front: Sequence[FrozenTrial], ending: Ending) -> list[str]:
+    if not front:
+        return ["No finished trial meets every constraint."]
+    chosen = ending.choice.trial.number if ending.choice else None
+    params = list(dict.fromkeys(key for trial in front for key in trial.params))
+    rows = []
+    for trial in front[:_FRONT_ROWS]:
+        intervals = trial.user_attrs.get("intervals", {})
+        cells = [f"**{trial.number}**" if trial.number == chosen else str(trial.number)]
+        for name, value in zip(study.objectives, trial.values, strict=True):
+            ends = intervals.get(name)
+            cells.append(f"{value:.3f}" + (f" [{ends[0]:.3f}, {ends[1]:.3f}]" if ends else ""))
+        rows.append([*cells, *(_short(trial.params.get(key, "")) for key in params)])
+    more = len(front) - _FRONT_ROWS
+    told = [_table(["trial", *study.objectives, *params], rows)]
+    return told + ([f"and {more} more, in the artifact `front.json`"] if more > 0 else [])
+
+
+def _states(study: Study, trials: Sequence[FrozenTrial], budget: str) -> list[str]:
+    seconds = sum(trial.user_attrs.get("seconds") or 0 for trial in trials)
+    parts = [f"{counted(trials)}; budget {budget}; {seconds / 3600:.2f} hours of trials."]
+    done = fronts.finished(trials)
+    infeasible = sum(not fronts.is_feasible(study, trial) for trial in done)
+    if study.constraints:
+        bounds = ", ".join(f"`{b.metric} {b.op} {b.bound:g}`" for b in study.constraints)
+        parts.append(f"{infeasible} of {len(done)} finished trials break {bounds}.")
+    infinite = sum(trial.state == TrialState.COMPLETE for trial in trials) - len(done)
+    if infinite:
+        parts.append(f"{infinite} have an infinite objective and are left out of everything.")
+    reused = sum(
+        bool(run.get("reused")) for trial in trials for run in trial.user_attrs.get("runs", [])
+    )
+    if reused:
+        parts.append(f"{reused} training runs were taken from earlier trials of the same config.")
+    for state, word in ((TrialState.FAIL, "failed"), (TrialState.PRUNED, "pruned")):
+        of_state = [trial for trial in trials if trial.state == state]
+        causes: dict[str, list[int]] = {}
+        for trial in of_state:
+            reason = str(trial.user_attrs.get("reason") or "no reason was recorded")
+            causes.setdefault(reason.splitlines()[0], []).append(trial.number)
+        most = sorted(causes.items(), key=lambda item: -len(item[1]))
+        lines = [f"{word}, trials {_numbers(numbers)}: {why}" for why, numbers in most[:_CAUSES]]
+        if len(most) > _CAUSES:
+            rest = sum(len(numbers) for _, numbers in most[_CAUSES:])
+            lines.append(f"{word}: {rest} more, for other reasons")
+        parts.append(_list(lines))
+    return parts
+
+
+def _numbers(numbers: Sequence[int]) -> str:
+    shown = ", ".join(map(str, numbers[:10]))
+    return shown if len(numbers) <= 10 else f"{shown} and {len(numbers) - 10} more"
+
+
+def _settings(study: Study) -> str:
+    clean = without_credentials(dict(study.settings))
+    return f"```yaml\n{yaml.safe_dump(clean, sort_keys=False).strip()}\n```"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _list(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)

@@ -1,0 +1,231 @@
+"""The chosen configuration: trained with fresh seeds, measured, registered, gated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+from tbr_lightning.config.compose import compose_verb
+from tbr_lightning.errors import UserError
+from tbr_lightning.tracking import by_id, runs
+from tbr_lightning.tuning.front import train_overrides
+from tbr_lightning.tuning.report import Made, told_metrics
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.trial import FrozenTrial
+
+    from tbr_lightning.config.sweep import SweepConfig
+    from tbr_lightning.tuning.study import Study
+
+_FAILURES = (UserError, FloatingPointError, RuntimeError, MemoryError)
+"""What a training run may end in without ending the sweep."""
+
+
+def fresh_seeds(study: Study, trials: Sequence[FrozenTrial], count: int) -> list[int]:
+    """Return so many seeds that no trial of the study was trained with, the least above them."""
+    used = {study.seed, *study.first_seeds}
+    for trial in trials:
+        used |= {int(run["seed"]) for run in trial.user_attrs.get("runs", [])}
+        if "seed" in trial.params:
+            used.add(int(trial.params["seed"]))
+    return list(range(max(used) + 1, max(used) + 1 + count))
+
+
+def own_model(study: Study, config: SweepConfig, trial: FrozenTrial) -> Made:
+    """Return the model of the trial's first seed, measured on the test half.
+
+    Raises:
+        UserError: The trial did not say which model it made, or it is gone.
+    """
+    done = [run for run in trial.user_attrs.get("runs", []) if run.get("model_uri")]
+    if not done:
+        raise UserError(
+            f"trial {trial.number} names no model: give sweep.retrain_seeds=1 to train it again"
+        )
+    first = done[0]
+    dev = _metrics(study, first["train"], first.get("evaluate"))
+    made = Made(int(first["seed"]), first["train"], first["model_uri"], dev)
+    called = f"trial {trial.number} seed {made.seed}"
+    return measure(study, config, made, half="test", called=called)
+
+
+def retrain(
+    study: Study,
+    config: SweepConfig,
+    storage_study: optuna.Study,
+    trial: FrozenTrial,
+    parent_run_id: str,
+) -> tuple[list[Made], dict[int, str]]:
+    """Train the chosen configuration with fresh seeds and measure each model on both halves.
+
+    What an interrupted sweep has trained already is not trained again.
+
+    Returns:
+        The models by seed, and the seeds that failed with the reason.
+    """
+    seeds = fresh_seeds(study, storage_study.get_trials(deepcopy=False), config.sweep.retrain_seeds)
+    key = f"retrained_{trial.number}"
+    kept = [_read(one) for one in storage_study.user_attrs.get(key) or []]
+    made = {one.seed: one for one in kept if _there(one)}
+    failed: dict[int, str] = {}
+    missing = [seed for seed in seeds if seed not in made]
+    if missing:
+        with by_id.child_run(
+            parent_run_id,
+            "trial",
+            f"trial {trial.number}, fresh seeds",
+            config.tracking,
+            params=trial.params,
+            tags={"tbr.study": study.key, "tbr.retrained": str(trial.number)},
+        ):
+            for seed in missing:
+                place = f"{seeds.index(seed) + 1} of {len(seeds)}"
+                print(f"training trial {trial.number} with seed {seed} ({place})", flush=True)
+                try:
+                    made[seed] = _train(study, config, trial, seed)
+                except _FAILURES as error:
+                    failed[seed] = (str(error).strip() or type(error).__name__).splitlines()[0]
+                    continue
+                stored = [asdict(one) for _, one in sorted(made.items())]
+                storage_study.set_user_attr(key, stored)
+    return [made[seed] for seed in seeds if seed in made], failed
+
+
+def _train(study: Study, config: SweepConfig, trial: FrozenTrial, seed: int) -> Made:
+    from tbr_lightning.training import pipeline as training
+    from tbr_lightning.tuning import reuse
+    from tbr_lightning.tuning.saved import train_key
+
+    called = f"trial {trial.number} seed {seed}"
+    overrides = [*train_overrides(study, trial), f"seed={seed}"]
+    settings = compose_verb("train", overrides, config.sweep.config_dir).config
+    key = train_key(settings)
+    done = reuse.find_trained(key) if config.sweep.reuse else None
+    if done is not None:
+        print(f"run {done.run_id} has this config and seed", flush=True)
+    else:
+        tags = {"tbr.study": study.key, "tbr.retrained": str(trial.number), reuse.KEY: key}
+        result = training.run(
+            replace(
+                settings,
+                tracking=config.tracking,
+                paths=config.paths,
+                run_name=f"train {called}",
+                tags={**settings.tags, **tags},
+            )
+        )
+        done = reuse.Trained(result.run_id, result.model_uri)
+    made = Made(seed, done.run_id, done.model_uri, {}, fresh=True)
+    made = measure(study, config, made, half="dev", called=called)
+    return measure(study, config, made, half="test", called=called)
+
+
+def measure(study: Study, config: SweepConfig, made: Made, *, half: str, called: str) -> Made:
+    """Return a model with its metrics on one half of the study's suite."""
+    from tbr_lightning.evaluation import pipeline as evaluation
+
+    words = [f"model='{made.model_uri}'", *of_half(study.evaluate, half)]
+    settings = compose_verb("evaluate", words, config.sweep.config_dir).config
+    found = evaluation.run(
+        replace(
+            settings,
+            tracking=config.tracking,
+            paths=config.paths,
+            run_name=f"evaluate {called}, {half} half",
+            tags={"tbr.study": study.key},
+            traces=0,
+            reuse=True,
+        )
+    )
+    metrics = _metrics(study, made.train, found.run_id)
+    if half == "dev":
+        return replace(made, dev=metrics)
+    return replace(made, test=metrics, evaluate=found.run_id)
+
+
+def of_half(overrides: Sequence[str], half: str) -> list[str]:
+    """Return overrides of an evaluation that ask for one half of its suite."""
+    return [*(word for word in overrides if not _sets(word, "suite.half")), f"suite.half={half}"]
+
+
+def median(study: Study, made: Sequence[Made]) -> Made:
+    """Return the model with the median of the first objective on the dev half.
+
+    Of an even number it is the worse of the middle two, and of equals the one of the least seed.
+    """
+    name, goal = next(iter(study.objectives.items()))
+    sign = 1 if goal == "minimize" else -1
+    ordered = sorted(made, key=lambda one: (sign * one.dev[name], one.seed))
+    return ordered[len(ordered) // 2]
+
+
+def challenge(config: SweepConfig, model_uri: str, why: str, evidence: Sequence[str]) -> str:
+    """Register a model as challenger, in the ledger too, and return its version.
+
+    Raises:
+        UserError: The model's files are gone, an alias was moved outside, or the ledger is broken.
+    """
+    from tbr_lightning.models.logged import find_model
+    from tbr_lightning.registry import moves
+
+    return moves.challenge(
+        config.sweep.name,
+        find_model(model_uri),
+        config.tracking,
+        config.paths,
+        why=why,
+        evidence=evidence,
+    )
+
+
+def gate(study: Study, config: SweepConfig, model_uri: str) -> list[str]:
+    """Hand a model to the gate, on the test half of the study's suite; return its words.
+
+    A refusal is a result, and so is a gate that cannot decide: neither is the sweep's error.
+    """
+    from tbr_lightning.registry import pipeline as registry
+
+    kept = [word for word in study.evaluate if _sets(word, "suite", "judge", "generation")]
+    words = [f"model='{model_uri}'", f"name={config.sweep.name}", *of_half(kept, "test")]
+    try:
+        settings = compose_verb("promote", words, config.sweep.config_dir).config
+        result = registry.run(replace(settings, tracking=config.tracking, paths=config.paths))
+    except UserError as error:
+        return [f"it cannot decide: {error}"]
+    against = f"against champion v{result.champion}" if result.champion else "with no champion yet"
+    word = "promoted" if result.verdict.promoted else "not promoted"
+    first = f"{config.sweep.name} v{result.version} {against}: {word}"
+    return [first, *result.verdict.lines]
+
+
+def _sets(word: str, *keys: str) -> bool:
+    """Return whether an override sets one of these keys or something below it."""
+    name = word.lstrip("+~").partition("=")[0]
+    return any(name == key or name.startswith((f"{key}.", f"{key}@")) for key in keys)
+
+
+def _metrics(study: Study, train: str, evaluate: str | None) -> dict[str, float]:
+    """Return what the study is about of what the two runs have logged, with intervals."""
+    found: dict[str, float] = {}
+    for run_id in (train, evaluate):
+        if run_id:
+            found |= runs.latest_metrics(run_id)
+    names = [f"{name}{end}" for name in told_metrics(study) for end in ("", "_lo", "_hi")]
+    return {name: found[name] for name in names if name in found}
+
+
+def _read(stored: Mapping[str, Any]) -> Made:
+    return Made(**stored)
+
+
+def _there(made: Made) -> bool:
+    """Return whether a model is still in the store."""
+    from tbr_lightning.models.logged import find_model
+
+    with suppress(UserError):
+        find_model(made.model_uri)
+        return True
+    return False

@@ -1,0 +1,281 @@
+"""Runs a study's trials until its budget is spent: asks, starts, watches, tells."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+import optuna
+from optuna.exceptions import StorageInternalError
+from optuna.trial import TrialState
+from sqlalchemy.exc import SQLAlchemyError
+
+from tbr_lightning.errors import UserError
+from tbr_lightning.training.pruning_channel import Channel
+from tbr_lightning.tuning import process, scheduling
+from tbr_lightning.tuning.folder import Result, Spec, TrialFolder
+from tbr_lightning.tuning.limits import Hooks, Limits, trials_root
+from tbr_lightning.tuning.outcome import constraints_of, kept, values_of
+from tbr_lightning.tuning.process_identity import owner_of
+from tbr_lightning.tuning.sampling import kept_of
+from tbr_lightning.tuning.scheduling import Claim, Next
+from tbr_lightning.tuning.storage import Opened
+from tbr_lightning.tuning.study import Study
+from tbr_lightning.tuning.trial import Around
+
+_TICK = 0.05  # seconds between two looks at the trials
+_MEMORY_EVERY = 1.0
+_OTHERS_EVERY = 2.0  # seconds between two looks at what other runners do
+_STATUS = {"complete": "FINISHED", "pruned": "KILLED", "interrupted": "KILLED", "failed": "FAILED"}
+
+
+@dataclass
+class _Running:
+    claim: Claim
+    slot: int
+    folder: TrialFolder
+    worker: process.Worker
+    spec: Spec
+    killed: str = ""  # why this runner killed it
+    answered: int = 0
+    memory_next: float = 0.0
+
+
+class HopelessError(UserError):
+    """Too many trials failed in a row."""
+
+
+def run(study: Study, opened: Opened, limits: Limits, around: Around, hooks: Hooks) -> None:
+    """Run trials until the budget is spent, by this runner and all others.
+
+    Args:
+        study: As its file says.
+        opened: In its storage.
+        limits: Of this run.
+        around: Handed to every trial.
+        hooks: Who else takes part.
+
+    Raises:
+        HopelessError: ``max_failures`` trials failed in a row.
+        UserError: The storage does not answer any more.
+        KeyboardInterrupt: The process was asked to stop; the trials under way are given back.
+    """
+    runner = _Runner(study, opened, limits, around, hooks)
+    beats = threading.Thread(target=runner.beat, name="heartbeat", daemon=True)
+    beats.start()
+    try:
+        runner.run()
+    except (SQLAlchemyError, StorageInternalError) as error:
+        first = str(error.__cause__ or error).strip().splitlines()[0]
+        raise UserError(
+            f"the storage does not answer any more ({first[:160]}): once it does, run the same "
+            "command again, which goes on from here"
+        ) from error
+    finally:
+        runner.close()
+        beats.join()
+
+
+class _Runner:
+    def __init__(
+        self, study: Study, opened: Opened, limits: Limits, around: Around, hooks: Hooks
+    ) -> None:
+        self.study, self.opened, self.limits = study, opened, limits
+        self.around, self.hooks = around, hooks
+        self.root = trials_root(around.paths, study)
+        self.me = owner_of()
+        self.running: dict[int, _Running] = {}
+        self.failures = 0
+        self._done = threading.Event()
+
+    def run(self) -> None:
+        ask_next = 0.0
+        while True:
+            changed = self._look()
+            if changed:
+                ask_next = 0.0
+            if len(self.running) < self.limits.workers and time.monotonic() >= ask_next:
+                got = scheduling.claim(
+                    self.opened, self.study, self.limits.budget, self.me, list(self.running)
+                )
+                if isinstance(got, Claim):
+                    self._take(got)
+                    continue
+                if got is Next.DONE and not self.running:
+                    return
+                ask_next = time.monotonic() + _OTHERS_EVERY
+            now = time.monotonic()
+            self.hooks.tick({n: now - r.worker.begun for n, r in self.running.items()}, changed)
+            time.sleep(_TICK)
+
+    def beat(self) -> None:
+        """Say of every trial under way that its runner lives."""
+        interval = self.limits.grace / 6
+        while not self._done.wait(interval):
+            for one in list(self.running.values()):
+                try:
+                    self.opened.backend.record_heartbeat(one.claim.trial_id)
+                except Exception as error:  # a storage that is away for a moment ends nothing
+                    first = str(error).splitlines()[0][:160]
+                    print(f"the storage does not take a heartbeat ({first})", file=sys.stderr)
+        self.opened.backend.remove_session()
+
+    def close(self) -> None:
+        """Give back what is under way."""
+        left = list(self.running.values())
+        process.stop_all([one.worker for one in left])
+        for one in left:
+            result = one.folder.result()
+            if result is not None and result.state in ("complete", "pruned"):
+                with suppress(Exception):
+                    self._end(one)
+                continue
+            with suppress(Exception):  # the storage may be why we end
+                scheduling.release(self.opened, one.claim)
+            self.hooks.ended(one.claim.number, "KILLED", "the sweep was stopped; it goes on later")
+        self.running.clear()
+        self._done.set()
+
+    def _take(self, claim: Claim) -> None:
+        slot = min(set(range(self.limits.workers)) - {one.slot for one in self.running.values()})
+        folder = TrialFolder(self.root / str(claim.number))
+        if claim.again:
+            found = folder.result()
+            if found is not None and found.state == "complete":
+                # Its process finished, and the runner died before it had told anybody.
+                self._tell(claim, found)
+                return
+            self.hooks.ended(claim.number, "KILLED", "its runner died; it is run again")
+            self.hooks.said(f"trial {claim.number} is taken up again: its runner is gone")
+        try:
+            spec = self.hooks.prepare(claim, slot)
+        except UserError as error:
+            self._tell(claim, Result("failed", str(error)))
+            return
+        self._start(claim, slot, folder, spec)
+
+    def _start(self, claim: Claim, slot: int, folder: TrialFolder, spec: Spec) -> None:
+        folder.begin(spec)
+        Channel(folder.path, "").clear()
+        if spec.ranks > 1:
+            worker = process.spawn(folder.path, self.around, spec.threads)
+        else:
+            worker = process.fork(folder.path, self.around)
+        self.running[claim.number] = _Running(claim, slot, folder, worker, spec)
+
+    def _look(self) -> bool:
+        """Attend to the trials under way; return whether one has ended."""
+        ended = False
+        for one in list(self.running.values()):
+            if one.worker.exit_code() is None:
+                self._guard(one)
+                self._answer(one)
+                continue
+            one.worker.kill()  # ranks that outlived it
+            ended = True
+            self._end(one)
+        return ended
+
+    def _guard(self, one: _Running) -> None:
+        """Kill a trial that takes too long or too much memory."""
+        now, limits = time.monotonic(), self.limits
+        if one.killed:
+            return
+        if limits.timeout is not None and now - one.worker.begun > limits.timeout:
+            one.killed = f"it took longer than timeout={limits.timeout / 60:g} minutes"
+        elif limits.memory is not None and now >= one.memory_next:
+            one.memory_next = now + _MEMORY_EVERY
+            held = one.worker.memory()
+            if held > limits.memory:
+                one.killed = (
+                    f"its processes held {held:.2f} GiB, more than memory={limits.memory:g}"
+                )
+        if one.killed:
+            one.worker.kill()
+
+    def _answer(self, one: _Running) -> None:
+        """Hand what a trial reports to the pruner, and its verdict back."""
+        if one.spec.metric is None and not one.spec.blocks:
+            return
+        channel = Channel(one.folder.path, "")
+        for number, values in channel.reports(one.answered):
+            for step, value in values.items():
+                self.opened.backend.set_trial_intermediate_value(one.claim.trial_id, step, value)
+            trial = self.opened.backend.get_trial(one.claim.trial_id)
+            stop = self.opened.study.pruner.prune(self.opened.study, trial)
+            channel.answer(number, stop=stop)
+            one.answered = number + 1
+
+    def _end(self, one: _Running) -> None:
+        """Tell the storage how a trial ended; run it again if its process died without a word."""
+        claim, result = one.claim, one.folder.result()
+        code = one.worker.exit_code()
+        if one.killed:
+            result = Result("failed", one.killed)
+        elif result is None and code is not None:
+            reason = process.death(code, one.folder)
+            if claim.deaths < self.limits.retries:
+                self._again(one, reason)
+                return
+            result = Result("failed", reason)
+        elif result is not None and result.state == "interrupted":
+            if claim.deaths < self.limits.retries:
+                self._again(one, "somebody stopped it")
+                return
+            result = Result("failed", "somebody stopped it")
+        self.running.pop(claim.number, None)
+        assert result is not None
+        if not result.seconds:
+            result = replace(result, seconds=time.monotonic() - one.worker.begun)
+        self._tell(claim, result)
+
+    def _again(self, one: _Running, reason: str) -> None:
+        claim = replace(one.claim, deaths=one.claim.deaths + 1, again=True)
+        self.opened.backend.set_trial_user_attr(claim.trial_id, scheduling.DEATHS, claim.deaths)
+        self.hooks.ended(claim.number, "FAILED", reason)
+        self.hooks.said(f"trial {claim.number} is run again: {reason}")
+        self._start(claim, one.slot, one.folder, replace(one.spec, again=True))
+
+    def _tell(self, claim: Claim, result: Result) -> None:
+        number, values = claim.number, None
+        if result.state == "complete":
+            try:
+                values = values_of(self.study, result)
+                excess = constraints_of(self.study, result)
+            except UserError as error:
+                result, excess = replace(result, state="failed", reason=str(error)), []
+        else:
+            excess = []
+        self.hooks.ended(number, _STATUS[result.state], result.reason)
+        with self.opened.locked():
+            if not scheduling.owned(self.opened, number, self.me):
+                self.hooks.said(
+                    f"trial {number} was silent for {self.limits.grace:g} s and another runner "
+                    "has it: what was found here is left out"
+                )
+                return
+            for key, value in kept(self.study, result, excess).items():
+                self.opened.backend.set_trial_user_attr(claim.trial_id, key, value)
+            state = {"complete": None, "pruned": TrialState.PRUNED}.get(
+                result.state, TrialState.FAIL
+            )
+            # Whatever proposed it, the storage must know how far it breaks the constraints.
+            bounds = len(self.study.constraints)
+            self.opened.study.sampler = optuna.samplers.TPESampler(
+                seed=0, constraints_func=kept_of(bounds) if bounds else None
+            )
+            self.opened.study.tell(number, values, state=state)
+        failed = state is TrialState.FAIL
+        self.failures = self.failures + 1 if failed else 0
+        if failed:
+            self.hooks.said(f"trial {number} failed: {result.reason}")
+        self.hooks.told(number)
+        if self.failures >= self.limits.max_failures:
+            raise HopelessError(
+                f"{self.failures} trials in a row failed, the last with '{result.reason}': mend "
+                "that and run the same command again, or raise max_failures; their logs are in "
+                f"{self.root}"
+            )

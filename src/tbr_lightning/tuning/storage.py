@@ -1,0 +1,249 @@
+"""Optuna's storage of a study: opened, locked, and compared with what its file says now."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+import sqlalchemy
+from optuna.storages import RDBStorage
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from tbr_lightning.config.credentials import without_credentials
+from tbr_lightning.errors import UserError
+from tbr_lightning.tuning.reading import Storage
+from tbr_lightning.tuning.sampling import make_pruner
+from tbr_lightning.tuning.study import IDENTITY, Study
+
+_BUSY = 120  # seconds that SQLite waits for another process's write
+_CONNECT = 10  # seconds that PostgreSQL has to answer
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A study in its storage.
+
+    Attributes:
+        study: Optuna's.
+        backend: Its storage, without Optuna's cache.
+        key: Name in the storage.
+        url: Of the storage.
+    """
+
+    study: optuna.Study
+    backend: RDBStorage
+    key: str
+    url: str
+
+    @property
+    def id(self) -> int:
+        """Of the study in the storage."""
+        found: int = self.backend.get_study_id_from_name(self.key)
+        return found
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the study alone among all runners on all hosts; a dead holder lets it go."""
+        if self.url.startswith("sqlite"):
+            file = Path(_sqlite_file(self.url))
+            with file.with_name(f"{file.name}.lock").open("a") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                yield
+            return
+        number = int.from_bytes(hashlib.sha256(self.key.encode()).digest()[:8], signed=True)
+        with self.backend.engine.connect() as connection:
+            # Within a transaction, so that a broken connection releases it.
+            connection.execute(sqlalchemy.text(f"SELECT pg_advisory_xact_lock({number})"))
+            yield
+            connection.rollback()
+
+    def counts(self) -> dict[str, int]:
+        """Return how many trials are in each state, without reading them."""
+        with self.backend.engine.connect() as connection:
+            rows = connection.execute(
+                sqlalchemy.text(
+                    "SELECT state, COUNT(*) FROM trials WHERE study_id = :id GROUP BY state"
+                ),
+                {"id": self.id},
+            ).all()
+        return {str(getattr(state, "name", state)): int(count) for state, count in rows}
+
+
+def open_storage(url: str, grace: float) -> RDBStorage:
+    """Connect to a storage, making its tables if there are none.
+
+    Raises:
+        UserError: It cannot be reached or used.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    # The runner beats by itself: Optuna does only within Study.optimize.
+    warnings.filterwarnings("ignore", ".*Heartbeat of storage is supposed.*")
+    shown = without_credentials({"storage": url})["storage"]
+    try:
+        kind = make_url(url).get_backend_name()
+    except ArgumentError as error:
+        raise UserError(
+            f"storage='{shown}' is no URL: give sqlite:///FILE or postgresql://USER@HOST/DATABASE"
+        ) from error
+    if kind not in ("sqlite", "postgresql") or (kind == "sqlite" and not _sqlite_file(url)):
+        raise UserError(
+            f"storage='{shown}' is not supported: give sqlite:///FILE or "
+            "postgresql://USER@HOST/DATABASE"
+        )
+    arguments: dict[str, Any] = {"connect_timeout": _CONNECT}
+    if kind == "sqlite":
+        arguments = {"timeout": _BUSY}
+    try:
+        if kind == "sqlite":
+            Path(_sqlite_file(url)).absolute().parent.mkdir(parents=True, exist_ok=True)
+        with _made_alone(url, kind):
+            storage = Storage(
+                url,
+                engine_kwargs={"connect_args": arguments, "pool_pre_ping": True},
+                heartbeat_interval=max(1, round(grace / 6)),
+                grace_period=max(2, round(grace)),
+            )
+    except Exception as error:  # SQLAlchemy's and the drivers' many kinds
+        raise UserError(f"storage='{shown}' cannot be used: {_reason(error)}") from error
+    if kind == "sqlite":
+        _share(storage.engine)
+    return storage
+
+
+@contextmanager
+def _made_alone(url: str, kind: str) -> Iterator[None]:
+    """Keep two runners from making the tables of one SQLite file at the same time."""
+    if kind != "sqlite":
+        yield
+        return
+    file = Path(_sqlite_file(url))
+    with file.with_name(f"{file.name}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _share(engine: Any) -> None:
+    """Let several processes use one SQLite file: writers queue, and do not wait for readers."""
+
+    @sqlalchemy.event.listens_for(engine, "connect")
+    def _(connection: Any, record: Any) -> None:
+        # The driver's own BEGIN comes with the first write, which fails where another one was
+        # faster since the first read.
+        connection.isolation_level = None
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+    @sqlalchemy.event.listens_for(engine, "begin")
+    def _(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    engine.dispose()
+
+
+def _sqlite_file(url: str) -> str:
+    found = make_url(url).database
+    return "" if found in (None, ":memory:") else str(found)
+
+
+def _reason(error: BaseException) -> str:
+    """Return the driver's first words, without SQLAlchemy's frame and without a password."""
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    if isinstance(error, ModuleNotFoundError):
+        first = f"{first}: pip install 'tbr-lightning[postgres]'"
+    return str(without_credentials({"reason": first.strip()})["reason"])
+
+
+def open_study(study: Study, url: str, *, grace: float = 60, new: bool = False) -> Opened:
+    """Create a study in the storage, or load what is there of it.
+
+    Args:
+        study: As its file says now.
+        url: Of the storage.
+        grace: Seconds without a heartbeat after which a trial's runner counts as dead.
+        new: Begin beside an unfinished study of the same name and other content.
+
+    Raises:
+        UserError: The storage cannot be used, or the file was changed under an unfinished study.
+    """
+    storage = open_storage(url, grace)
+    shown = without_credentials({"storage": url})["storage"]
+    try:
+        names = optuna.get_all_study_names(storage)
+        if study.key not in names and not new:
+            _refuse_changed(study, storage, names)
+        opened = optuna.create_study(
+            storage=storage,
+            study_name=study.key,
+            directions=list(study.objectives.values()),
+            pruner=make_pruner(study.pruner),
+            load_if_exists=True,
+        )
+        there = opened.user_attrs
+        for key, value in {
+            "name": study.name,
+            "about": study.about,
+            "settings": json.loads(json.dumps(dict(study.settings), default=str)),
+            "objectives": list(study.objectives),
+        }.items():
+            if there.get(key) != value:
+                opened.set_user_attr(key, value)
+        if there.get("metric_names") is None:
+            opened.set_metric_names(list(study.objectives))
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"storage='{shown}' cannot be used: {_reason(error)}") from error
+    return Opened(opened, storage, study.key, url)
+
+
+def _refuse_changed(study: Study, storage: RDBStorage, names: list[str]) -> None:
+    """Tell of an unfinished study that the file described before it was changed."""
+    for name in names:
+        if name.rpartition("-")[0] != study.name:
+            continue
+        attributes = storage.get_study_user_attrs(storage.get_study_id_from_name(name))
+        before = attributes.get("settings")
+        if attributes.get("name") != study.name or not isinstance(before, dict):
+            continue
+        counts = Opened(None, storage, name, "").counts()
+        done = counts.get("COMPLETE", 0) + counts.get("PRUNED", 0)
+        if not sum(counts.values()) or attributes.get("finished"):
+            continue
+        raise UserError(
+            f"study='{study.name}' was changed under a study with {done} finished trials that is "
+            f"not done: {_changes(before, study)}: put the file back to go on with it, save it "
+            "under another name, or give sweep.new=true to begin beside it"
+        )
+
+
+def _changes(before: Mapping[str, Any], study: Study) -> str:
+    was = _flat({key: value for key, value in before.items() if key in IDENTITY})
+    now = _flat(json.loads(json.dumps(study.identity, default=str)))
+    told = [
+        f"{key} was {was.get(key, 'absent')} and is {now.get(key, 'absent')}"
+        for key in sorted({*was, *now})
+        if was.get(key) != now.get(key)
+    ]
+    more = f" (and {len(told) - 2} more)" if len(told) > 2 else ""
+    return "; ".join(told[:2]) + more
+
+
+def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested mappings; a key may hold dots of its own."""
+    found: dict[str, Any] = {}
+    for key, value in node.items():
+        name = f"{prefix}{key}"
+        found |= _flat(value, f"{name}: ") if isinstance(value, Mapping) else {name: value}
+    return found

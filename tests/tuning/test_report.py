@@ -1,0 +1,131 @@
+"""The report says what was searched, what came of it, and how."""
+
+from __future__ import annotations
+
+import re
+
+from optuna.trial import FrozenTrial, TrialState
+
+from tbr_lightning.tuning import front as fronts
+from tbr_lightning.tuning import report
+from tbr_lightning.tuning.report import Ending, Made
+from tbr_lightning.tuning.study import Study
+
+from .conftest import filled, made_trial, make_study
+
+BOUND = ["harmful_compliance_rate <= 0.1"]
+
+
+def ended(study: Study) -> tuple[list[FrozenTrial], Ending]:
+    trials = filled(
+        study,
+        [
+            made_trial(
+                [0.3, 0.05],
+                [-0.05],
+                harmful=150,
+                intervals={"false_refusal_rate": [0.2, 0.4]},
+                runs=[{"seed": 0, "reused": True}],
+                seconds=1800,
+            ),
+            made_trial([0.1, 0.2], [0.1]),
+            made_trial(None, state=TrialState.FAIL, reason="the loss is NaN\nat step 3"),
+            made_trial(None, state=TrialState.FAIL, reason="the loss is NaN\nat step 9"),
+            made_trial(None, state=TrialState.PRUNED, reason="pruned at step 4"),
+        ],
+    )[1]
+    choice = fronts.choose(study, fronts.pareto_front(study, trials))
+    made = [
+        Made(1, "run1", "models:/m-1", {"false_refusal_rate": 0.31}, fresh=True),
+        Made(
+            2,
+            "run2",
+            "models:/m-2",
+            {
+                "false_refusal_rate": 0.25,
+                "false_refusal_rate_lo": 0.2,
+                "false_refusal_rate_hi": 0.3,
+            },
+            {"harmful_compliance_rate": 0.04},
+            "run3",
+            fresh=True,
+        ),
+    ]
+    return trials, Ending(
+        choice,
+        made=made,
+        failed={3: "out of memory"},
+        taken=made[1],
+        name="tbr-microworld",
+        version="4",
+        gate=["tbr-microworld v4 with no champion yet: promoted", "passed  ceiling"],
+    )
+
+
+def test_the_whole_report() -> None:
+    study = make_study(constraints=BOUND)
+    trials, ending = ended(study)
+    text = report.markdown(
+        study,
+        trials,
+        ending,
+        budget="20 trials",
+        figures=["pareto.png"],
+        missing={"importances.png": "2 finished trials say nothing about it"},
+    )
+    for part in (
+        "**Chosen: trial 0**, since it is the only trial on the front.",
+        "| **0** | 0.300 [0.200, 0.400] | 0.050 | none | 150 | 0.0005 |",
+        "2 finished, 1 pruned, 2 failed; budget 20 trials; 0.51 hours",
+        "1 of 2 finished trials break `harmful_compliance_rate <= 0.1`.",
+        "failed, trials 2, 3: the loss is NaN",
+        "pruned, trials 4: pruned at step 4",
+        "1 training runs were taken from earlier trials",
+        "| 2 (fresh) | false_refusal_rate 0.250 [0.200, 0.300] | harmful_compliance_rate 0.040 |",
+        "seed 3 failed: out of memory",
+        "**Registered:** tbr-microworld version 4 as challenger, `models:/m-2` of seed 2.",
+        "**Gate:** tbr-microworld v4 with no champion yet: promoted\n\n- passed  ceiling",
+        "low: 100",
+        "![pareto](figures/pareto.png)",
+        "importances.png: not drawn, since 2 finished trials",
+        fronts.METHOD,
+        report.MEDIAN,
+    ):
+        assert part in text, part
+    for table in re.findall(r"(?:^\|.*\|$\n?)+", text, re.MULTILINE):
+        widths = {line.count("|") for line in table.strip().splitlines()}
+        assert len(widths) == 1
+
+
+def test_the_command_can_be_pasted() -> None:
+    study = make_study()
+    overrides = ["model=tiny", "reflection.kinds=[harmful, general]"]
+    trials = filled(study, [made_trial([0.1, 0.1], overrides=overrides)])[1]
+    choice = fronts.choose(study, trials)
+    text = report.markdown(study, trials, Ending(choice), budget="1 trials")
+    assert "train model=tiny 'reflection.kinds=[harmful, general]'`" in text
+
+
+def test_nothing_chosen_is_told() -> None:
+    study = make_study(["general_accuracy"], ["maximize"])
+    ending = Ending(None, instead="no trial has finished (no trial).")
+    text = report.markdown(study, [], ending, budget="5 trials")
+    assert "**Nothing is chosen:** no trial has finished (no trial)." in text
+    assert "No finished trial meets every constraint." in text
+    assert fronts.METHOD not in text
+
+
+def test_the_description_fits_a_tag_however_long_the_front() -> None:
+    study = make_study()
+    trials = filled(study, [made_trial([i / 100, 1 - i / 100]) for i in range(100)])[1]
+    choice = fronts.choose(study, fronts.pareto_front(study, trials))
+    text = report.description(study, trials, Ending(choice), "100 trials")
+    assert len(text) < 5000
+    whole = report.markdown(study, trials, Ending(choice), budget="100 trials")
+    assert "and 50 more, in the artifact `front.json`" in whole
+
+
+def test_passwords_stay_out() -> None:
+    study = make_study()
+    study.settings["fixed"].append("reflection.base_url=http://me:hidden@127.0.0.1")  # type: ignore[index]
+    assert "hidden" not in report.markdown(study, [], Ending(None, "none"), budget="1")

@@ -1,0 +1,124 @@
+"""The search space: ranges, conditions, corners, grids, and what contradicts itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import optuna
+import pytest
+
+from tbr_lightning.config.compose import compose_verb
+from tbr_lightning.errors import UserError
+from tbr_lightning.tuning.space import overrides_of
+from tbr_lightning.tuning.space_file import parse_space
+
+BRANCHES: dict[str, Any] = {
+    "reflection": {"choices": ["none", "internal", "external"]},
+    "objective.reflection_weight": {
+        "low": "5e-1",
+        "high": 2.0,
+        "log": True,
+        "when": {"reflection": ["internal", "external"]},
+    },
+    "adapter": {"choices": ["none", "lora"]},
+    "adapter.r": {"choices": [4, 8], "when": {"adapter": "lora"}},
+    "adapter.dropout": {"low": 0.0, "high": 0.1, "when": {"adapter.r": 8}},
+}
+
+
+def test_only_what_its_conditions_allow_is_drawn() -> None:
+    space = parse_space("s", BRANCHES)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    seen = set()
+    for _ in range(60):
+        trial = study.ask()
+        point = space.suggest(trial)
+        assert point == trial.params
+        assert ("objective.reflection_weight" in point) == (point["reflection"] != "none")
+        assert ("adapter.r" in point) == (point["adapter"] == "lora")
+        assert ("adapter.dropout" in point) == (point.get("adapter.r") == 8)
+        seen.add(tuple(point))
+    assert len(seen) == 6
+
+
+def test_few_points_show_every_choice_and_every_end() -> None:
+    space = parse_space("s", BRANCHES)
+    points = space.cover()
+    assert len(points) <= 5
+    for one in space.parameters:
+        assert {point[one.key] for point in points if one.key in point} == set(one.ends())
+    # reflection: 1 + 2 x 2 ends; adapter: 1 + 1 + 2 ends of its dropout
+    assert len(space.corners(100)) == 5 * 4
+    assert space.corners(19) == points
+
+
+def test_a_grid_has_the_points_of_its_branches_only() -> None:
+    space = parse_space(
+        "s",
+        {
+            "a": {"choices": ["x", "y"]},
+            "b": {"low": 1, "high": 5, "step": 2, "when": {"a": "y"}},
+            "c": {"low": 0.0, "high": 0.3, "step": 0.1},
+        },
+    )
+    cells = space.cells()
+    assert len(cells) == 4 + 3 * 4
+    assert cells[:2] == [{"a": "x", "c": 0.0}, {"a": "x", "c": 0.1}]
+    assert cells[-1] == {"a": "y", "b": 5, "c": 0.3}
+
+
+def test_points_become_overrides_that_hydra_reads() -> None:
+    point = {
+        "run_name": "a b, c=d's",
+        "trainer.threads": None,
+        "trainer.checkpoint": False,
+        "optimizer.lr": 1e-05,
+        "reflection.kinds": '["harmful", "look_alike"]',
+    }
+    config = compose_verb("train", overrides_of(point)).config
+    assert config.run_name == "a b, c=d's"
+    assert config.trainer.threads is None
+    assert config.trainer.checkpoint is False
+    assert config.optimizer.lr == 1e-5
+    assert config.reflection.kinds == ["harmful", "look_alike"]
+    space = parse_space("s", {"reflection.kinds": {"choices": [["harmful"], ["general"]]}})
+    assert space.cells()[1] == {"reflection.kinds": '["general"]'}
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        (3, "choices"),
+        ({"choice": [1]}, "did you mean 'choices'"),
+        ({"choices": []}, "no list of values"),
+        ({"choices": ["a", "a"]}, "a stands there twice"),
+        ({"choices": [1], "low": 1}, "contradict"),
+        ({"low": 1}, "high is missing"),
+        ({"low": 2, "high": 1}, "low=2 is above high=1"),
+        ({"low": 0, "high": 1, "log": True}, "above 0"),
+        ({"low": 1, "high": 9, "log": True, "step": 2}, "contradict"),
+        ({"low": 1, "high": 9, "step": 0}, "step=0 does not fit"),
+        ({"low": 1, "high": 9, "step": 3}, "high: 7"),
+        ({"low": "small", "high": 1}, "small is no number"),
+        ({"low": 1, "high": ".inf"}, ".inf is no"),
+        ({"low": 1, "high": 2, "log": 1}, "neither true nor false"),
+        ({"choices": [1], "when": {"b": 1}}, "no key of the space before it"),
+        ({"choices": [1], "when": {"first": "z"}}, "first is never z"),
+        ({"choices": [1], "when": {"range": 1}}, "has a range"),
+        ({"choices": [1], "when": 3}, "no condition"),
+    ],
+)
+def test_contradictions_are_told_in_one_sentence(spec: Any, says: str) -> None:
+    before = {"first": {"choices": ["x", "y"]}, "range": {"low": 0, "high": 1}}
+    with pytest.raises(UserError) as caught:
+        parse_space("s.yaml", {**before, "key": spec})
+    assert says in str(caught.value)
+    assert "space.key" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_space_without_number_has_no_grid() -> None:
+    with pytest.raises(UserError, match="give"):
+        parse_space("s", {"a": {"low": 0.0, "high": 1.0}}).cells()
+    with pytest.raises(UserError, match="more than 100000 points"):
+        parse_space("s", {k: {"low": 1, "high": 400} for k in "abc"}).cells()
