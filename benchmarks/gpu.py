@@ -51,14 +51,6 @@ PATHS = [
     Way("135M full, bf16-mixed", [*SMALL]),
     Way("135M full, bf16-true", [*SMALL, "trainer.precision=bf16-true"]),
     Way("135M lora", [*SMALL, *LORA]),
-    Way("135M full, flex attention, packed", [*SMALL, "model.attention=flex_attention"]),
-    Way("135M full, gradient checkpointing", [*SMALL, "trainer.gradient_checkpointing=true"]),
-    Way("135M full, compile", [*SMALL, "trainer.compile=true"]),
-    Way("135M full, liger", [*SMALL, "trainer.liger=true"]),
-    Way("135M full, ZeRO 2", [*SMALL, "trainer=deepspeed_zero2", "trainer.devices=1"]),
-    Way("135M lora, ZeRO 3", [*SMALL, *LORA, "trainer=deepspeed_zero3", "trainer.devices=1"]),
-    Way("135M full, FSDP", [*SMALL, "trainer=fsdp", "trainer.devices=1"]),
-    Way("135M qlora", [*SMALL, "adapter=qlora"]),
     Way(
         "7B lora, 2048 tokens",
         [*SEVEN_B, *LORA, "trainer.batch_size=4", "trainer.gradient_checkpointing=true"],
@@ -85,6 +77,14 @@ PATHS = [
         ],
         steps=6,
     ),
+    Way("135M full, gradient checkpointing", [*SMALL, "trainer.gradient_checkpointing=true"]),
+    Way("135M full, compile", [*SMALL, "trainer.compile=true"]),
+    Way("135M full, liger", [*SMALL, "trainer.liger=true"]),
+    Way("135M full, ZeRO 2", [*SMALL, "trainer=deepspeed_zero2", "trainer.devices=1"]),
+    Way("135M lora, ZeRO 3", [*SMALL, *LORA, "trainer=deepspeed_zero3", "trainer.devices=1"]),
+    Way("135M full, FSDP", [*SMALL, "trainer=fsdp", "trainer.devices=1"]),
+    Way("135M qlora", [*SMALL, "adapter=qlora"]),
+    Way("135M full, flex attention, packed", [*SMALL, "model.attention=flex_attention"]),
 ]
 
 
