@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from tbr_lightning.config.data import FilesData, MicroworldData, SafetyMixData
 from tbr_lightning.config.schema import (
     TINY_CONTEXT,
     AdapterConfig,
@@ -64,10 +63,9 @@ def missing_for(
 
 def _combination(model: ModelConfig, data: Any, reflection: ReflectionConfig) -> list[str]:
     made = []
-    microworld = isinstance(data, MicroworldData)
-    if reflection.teacher == "filler" and not microworld:
+    if reflection.teacher == "filler" and data.teacher("filler", 0) is None:
         made.append("reflection=filler is made of the micro-world's words: use data=microworld")
-    if model.init == "pretrained" and not (model.hub_id or model.path) and not microworld:
+    if model.init == "pretrained" and not (model.hub_id or model.path or model.made_for(data.name)):
         made.append(
             f"model.init=pretrained: {model.name} has pretrained weights for data=microworld only: "
             "use model.init=random, or a model with model.path or model.hub_id"
@@ -197,13 +195,13 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _data(data: Any) -> list[str]:
+    from tbr_lightning.data.sources import FilesData, SafetyMixData, missing_safety_rows
+
     if isinstance(data, FilesData):
         sources = {name: getattr(data, name) for name in ("general", "harmful", "look_alike")}
         return _sources(sources, data.exclude)
     if not isinstance(data, SafetyMixData):
         return []
-    from tbr_lightning.data.sources import missing_safety_rows
-
     made = [] if data.harmful_source or not data.harmful else [missing_safety_rows()]
     used = {
         "general_source": data.general_source if data.general else None,
@@ -250,7 +248,7 @@ def _dataset_cached(name: str) -> bool:
 def _teacher(data: Any, reflection: ReflectionConfig) -> list[str]:
     if reflection.teacher != "external":
         return []
-    if isinstance(data, MicroworldData) and reflection.base_url is None:
+    if reflection.base_url is None and data.teacher("external", 0) is not None:
         return []
     made = []
     if not os.environ.get(reflection.api_key_env) and not is_loopback(reflection.base_url):

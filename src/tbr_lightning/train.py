@@ -27,8 +27,7 @@ def command(config: TrainConfig) -> int:
     result = pipeline.run(config)
     print(f"run {result.run_id}")
     print(f"model {result.model_uri}")
-    suite = "smoke" if config.data.name == "microworld" else "xstest suite.path=xstest_prompts.csv"
-    print(f"next: python -m tbr_lightning.evaluate model={result.model_uri} suite={suite}")
+    print(f"next: python -m tbr_lightning.evaluate model={result.model_uri} {config.data.suite}")
     return 0
 
 

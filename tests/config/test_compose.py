@@ -10,9 +10,10 @@ import pytest
 from hydra.utils import get_method
 
 from tbr_lightning.config.compose import compose_verb, options, shipped
-from tbr_lightning.config.data import MicroworldData, SafetyMixData
 from tbr_lightning.config.verbs import VERBS
+from tbr_lightning.data.sources import SafetyMixData
 from tbr_lightning.errors import UserError
+from tbr_lightning.microworld.plugin import MicroworldData
 
 CONF = shipped("conf")
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())

@@ -9,9 +9,8 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from tbr_lightning.config.data import FilesData
 from tbr_lightning.data.files import is_file_name, read_rows
-from tbr_lightning.data.sources import load
+from tbr_lightning.data.sources import FilesData, load
 from tbr_lightning.errors import UserError
 
 ROW = {"instruction": "Say hello.", "input": "", "output": "Hello."}

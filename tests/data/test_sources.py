@@ -11,12 +11,12 @@ import datasets
 import pytest
 
 from tbr_lightning import preflight
-from tbr_lightning.config.data import ColumnsConfig, FilesData, MicroworldData, SafetyMixData
 from tbr_lightning.data import files, mix
 from tbr_lightning.data.refusals import is_refusal
-from tbr_lightning.data.sources import load
+from tbr_lightning.data.sources import ColumnsConfig, FilesData, SafetyMixData, load
 from tbr_lightning.errors import UserError
 from tbr_lightning.microworld import prompts
+from tbr_lightning.microworld.plugin import MicroworldData
 
 ROW = {"instruction": "Say hello.", "input": "", "output": "Hello."}
 HARM = {"instruction": "Harm.", "output": "No."}

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tbr_lightning.config.data import FilesData
 from tbr_lightning.data.cache import built
 from tbr_lightning.data.example import Example
+from tbr_lightning.data.sources import FilesData
 from tbr_lightning.data.split import split
 from tbr_lightning.data.table import Examples, stored
 from tbr_lightning.errors import UserError

@@ -11,6 +11,7 @@ from typing import Any
 
 from hydra import compose, version
 from hydra._internal.hydra import Hydra
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
@@ -19,12 +20,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from tbr_lightning.config.data import SCHEMAS
+from tbr_lightning.config.targets import TargetSource
 from tbr_lightning.config.verbs import VERBS, TrainConfig
 from tbr_lightning.errors import UserError, near
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-_SCHEMAS = {**VERBS, **{f"data_{name}": schema for name, schema in SCHEMAS.items()}}
 
 
 def shipped(folder: str) -> Path:
@@ -59,7 +59,7 @@ def compose_verb(
     """
     overrides = [_quoted_id(item) for item in _as_values(verb, overrides)]
     store = ConfigStore.instance()
-    for name, node in _SCHEMAS.items():
+    for name, node in VERBS.items():
         store.store(name=name, node=node, group="schema")
     if config_dir is not None and not Path(config_dir).is_dir():
         raise UserError(f"--config-dir {config_dir} is not a folder: give one that exists")
@@ -89,9 +89,10 @@ def _searching(config_dir: str | None) -> Iterator[None]:
     Hydra's public ``initialize_config_dir`` cannot put one folder before another that holds the
     primary config.
     """
-    path = create_config_search_path(str(shipped("conf")))
+    SourcesRegistry.instance().register(TargetSource)
+    path = create_config_search_path(f"targets://{shipped('conf')}")
     if config_dir is not None:
-        path.prepend("user", Path(config_dir).resolve().as_uri())
+        path.prepend("user", f"targets://{Path(config_dir).resolve()}")
     GlobalHydra.instance().clear()
     try:
         version.setbase("1.3")
@@ -107,7 +108,7 @@ def _default_data(verb: str, overrides: Sequence[str]) -> list[str]:
     node = compose(verb, groups, return_hydra_config=True)
     if node.hydra.runtime.choices.get("data") != "auto":
         return []
-    return [f"data={'microworld' if node.model.pretraining else 'safety_mix'}"]
+    return [f"data={node.model.pretraining.get('data', 'safety_mix')}"]
 
 
 def _as_values(verb: str, overrides: Sequence[str]) -> list[str]:
@@ -137,7 +138,7 @@ def _refuse_added_keys(config: Any, verb: str, prefix: str = "") -> None:
     """Refuse what ``+key=value`` added beside the fields of the schema: nothing would read it."""
     known = {item.name for item in fields(config)}
     for name, value in vars(config).items():
-        if name not in known:
+        if name not in known and name != "_target_":
             raise UserError(f"'{prefix}{name}' is not a key of {verb}{near(name, known)}")
         if is_dataclass(value):
             _refuse_added_keys(value, verb, f"{prefix}{name}.")

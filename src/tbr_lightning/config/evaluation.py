@@ -13,7 +13,7 @@ from tbr_lightning.errors import UserError, at_least, one_of, within
 class SuiteConfig:
     """Prompts to evaluate on (``conf/suite/``)."""
 
-    _target_: str = "tbr_lightning.evaluation.suites.microworld"
+    _target_: str = "tbr_lightning.evaluation.suites.published"
     name: str = MISSING
     half: str = "test"  # dev: for choices | test: for reports and the gate | all: both
     limit: int | None = None  # prompts per kind and benchmark; questions per task
@@ -22,6 +22,8 @@ class SuiteConfig:
     path: str | None = None  # file of the prompts, for a suite of one benchmark
     table: str | None = None  # YAML file of your own benchmarks
     choices: list[str] = field(default_factory=list)  # multiple choice, scored here
+    tasks: dict[str, str] = field(default_factory=dict)  # of your own choices: name: target
+    only_for: str | None = None  # name of the data whose language the prompts speak; null for any
     lm_eval: list[str] = field(default_factory=list)  # tasks of EleutherAI's harness
     lm_eval_chat: bool = True  # ask the harness' tasks through the chat template
     licence: str = "Apache-2.0"

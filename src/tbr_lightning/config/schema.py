@@ -42,13 +42,13 @@ class ModelConfig:
     think_close: str = "</think>"
     think_cue: str = "Think about whether the request is safe before you answer."
     architecture: dict[str, Any] = field(default_factory=dict)  # config of init=random
-    # Of a base model made here, with data=microworld: fields of microworld.base.BaseSettings.
+    # Of a base model made here: `_target_` makes it, `data` names the rows that it is made for,
+    # and the rest are settings of the target.
     pretraining: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def made_here(self) -> bool:
-        """Whether the weights can be those of a base model that the micro-world pre-trains."""
-        return bool(self.pretraining) and self.hub_id is None and self.path is None
+    def made_for(self, data: str) -> bool:
+        """Return whether a base model can be made here for the data of a name."""
+        return self.pretraining.get("data") == data and not (self.hub_id or self.path)
 
     def __post_init__(self) -> None:
         one_of("model.init", self.init, ("auto", "pretrained", "random"))

@@ -1,140 +1,187 @@
-"""Where training rows come from: the micro-world, files and hub data sets, or the safety mix."""
+"""Where training rows come from: local files and hub data sets, or the safety mix."""
 
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict
-from importlib import resources
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import get_method
+from omegaconf import MISSING
 
-from tbr_lightning.data.cache import content_key
 from tbr_lightning.data.example import Example
-from tbr_lightning.data.mix import Columns, Mix, mixed, pool
-from tbr_lightning.data.table import FORMAT, Examples, stored
-from tbr_lightning.errors import UserError
+from tbr_lightning.data.mix import Mix, mixed, pool
+from tbr_lightning.data.table import Examples, stored
+from tbr_lightning.errors import UserError, at_least, within
+from tbr_lightning.kinds import Kind
 
 
-def load(config: Any, seed: int, cache: Path) -> Examples:
-    """Return the training rows of a data config, by calling its ``_target_``.
+@dataclass
+class DataConfig:
+    """What every source of training rows has; ``_target_`` in ``conf/data/`` names the class.
+
+    A source of your own derives from it and adds its settings as typed fields.
+    """
+
+    _target_: str = ""  # set by each class to its own path
+    name: str = MISSING
+    validation: float = 0.0  # share of the rows, held out by the hash of the instruction
+
+    def __post_init__(self) -> None:
+        within("data.validation", self.validation, 0, 1)
+        if self.validation == 1:
+            raise UserError(
+                f"data.validation={self.validation} leaves nothing to train on: give a value "
+                "below 1"
+            )
+
+    def load(self, seed: int, cache: Path) -> Examples:
+        """Return the rows; ``seed`` chooses them, ``cache`` is the folder of all caches.
+
+        Raises:
+            UserError: A source is missing, cannot be reached or is malformed, or no row is left.
+        """
+        raise UserError(f"data={self.name}: {type(self).__name__} has no method load: write it")
+
+    def teacher(self, name: str, seed: int) -> Any | None:
+        """Return the teacher that comes with the data for ``reflection=name``, if there is one."""
+        return None
+
+    @property
+    def suite(self) -> str:
+        """Words of a command line that evaluate a model trained on these rows."""
+        return "suite=xstest suite.path=xstest_prompts.csv"
+
+
+@dataclass
+class ColumnsConfig:
+    """Names of the columns of every source; null for the names that are known."""
+
+    instruction: str | None = None  # null: instruction or prompt
+    input: str | None = None  # null: input, where there is one
+    response: str | None = None  # null: output or response
+
+
+@dataclass
+class FilesData(DataConfig):
+    """Rows of local JSON, JSONL, CSV or Parquet files, or of data sets on the hub."""
+
+    _target_: str = "tbr_lightning.data.sources.FilesData"
+    name: str = "files"
+    general: str | None = None  # path, or hub id OWNER/NAME or OWNER/NAME:SPLIT
+    harmful: str | None = None  # path or hub id
+    look_alike: str | None = None  # path or hub id
+    general_rows: int | None = None  # at most; null for all
+    harmful_rows: int | None = None
+    exclude: str | None = None  # path: general rows whose instruction is in it are left out
+    drop_refusals: bool = False  # leave out general rows whose response begins as a refusal
+    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("general_rows", "harmful_rows"):
+            at_least(f"data.{name}", getattr(self, name) or 0, 0)
+
+    def load(self, seed: int, cache: Path) -> Examples:
+        """Return the rows, with Alpaca's columns or those that are named.
+
+        Raises:
+            UserError: No source was given, or one is missing, empty or malformed.
+        """
+        if self.general is None and self.harmful is None and self.look_alike is None:
+            raise UserError(
+                "data.general and data.harmful are not set: give the path of at least one"
+            )
+        columns = asdict(self.columns)
+        mix = Mix(
+            general=pool(self.general, "data.general", "general", columns, cache),
+            harmful=pool(self.harmful, "data.harmful", "harmful", columns, cache),
+            look_alike=pool(self.look_alike, "data.look_alike", "look_alike", columns, cache),
+            general_rows=self.general_rows,
+            harmful_rows=self.harmful_rows,
+            exclude=self.exclude,
+            drop_refusals=self.drop_refusals,
+            instruction=self.columns.instruction,
+            seed=seed,
+        )
+        return stored(cache, mix.key, lambda left_out: not_empty(mixed(mix, left_out), self.name))
+
+
+@dataclass
+class SafetyMixData(DataConfig):
+    """Alpaca cleaned of safety rows, and Safety-Tuned LLaMAs, the mix that we assume.
+
+    Source:
+        Bianchi et al. (2024); the paper's own mix is not known to us.
+    """
+
+    _target_: str = "tbr_lightning.data.sources.SafetyMixData"
+    name: str = "safety_mix"
+    general: int = 20000  # rows
+    harmful: int = 500  # rows
+    general_source: str = MISSING  # hub id or local file
+    harmful_source: str | None = None  # local file or hub id; see conf/data/safety_mix.yaml
+    look_alike_source: str | None = None  # local file or hub id; all its rows are taken
+    exclude: str | None = None
+    drop_refusals: bool = True  # leave out general rows whose response begins as a refusal
+    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least("data.general", self.general, 0)
+        at_least("data.harmful", self.harmful, 0)
+
+    def load(self, seed: int, cache: Path) -> Examples:
+        """Return the rows.
+
+        Raises:
+            UserError: A source is missing or cannot be reached.
+        """
+        if self.harmful and self.harmful_source is None:
+            raise UserError(missing_safety_rows())
+        plain = self.general_source if self.general else None
+        unsafe = self.harmful_source if self.harmful else None
+        alike, columns = self.look_alike_source, asdict(self.columns)
+        mix = Mix(
+            general=pool(plain, "data.general_source", "general", columns, cache),
+            harmful=pool(unsafe, "data.harmful_source", "harmful", columns, cache),
+            look_alike=pool(alike, "data.look_alike_source", "look_alike", columns, cache),
+            general_rows=self.general,
+            harmful_rows=self.harmful,
+            exclude=self.exclude,
+            drop_refusals=self.drop_refusals,
+            instruction=self.columns.instruction,
+            seed=seed,
+        )
+        rows = stored(cache, mix.key, lambda left_out: not_empty(mixed(mix, left_out), self.name))
+        kinds: tuple[tuple[Kind, int], ...]
+        kinds = (("general", self.general), ("harmful", self.harmful))
+        for kind, wanted in kinds:
+            if (found := rows.counts().get(kind, 0)) < wanted:
+                print(
+                    f"data={self.name}: data.{kind}={wanted}, but there are {found}",
+                    file=sys.stderr,
+                )
+        return rows
+
+
+def load(config: DataConfig, seed: int, cache: Path) -> Examples:
+    """Return the training rows of a data config, and report what was left out of them.
 
     Args:
-        config: A data schema of :mod:`tbr_lightning.config.schema`.
+        config: A data config.
         seed: Chooses the rows.
         cache: Folder of all caches; rows that are there already are only opened.
 
     Raises:
         UserError: A source is missing, cannot be reached or is malformed, or no row is left.
     """
-    # Hydra's own `call` would wrap a UserError in an exception of its own.
-    settings = asdict(config)
-    del settings["validation"]  # which side a row is on does not shape the rows
-    examples: Examples = get_method(settings.pop("_target_"))(**settings, seed=seed, cache=cache)
-    _tell(examples.left_out, config.name)
+    examples = config.load(seed, cache)
+    if examples.left_out:  # now, or when the rows were stored
+        reasons = ", ".join(f"{count} {reason}" for reason, count in examples.left_out.items())
+        print(f"data={config.name}: rows left out: {reasons}", file=sys.stderr)
     return examples
-
-
-def microworld(*, name: str, general: int, harmful: int, seed: int, cache: Path) -> Examples:
-    """Return rows of the embedded micro-world; ``seed`` chooses them.
-
-    Raises:
-        UserError: No row is wanted, or more than the world has.
-    """
-    from tbr_lightning.microworld.prompts import training_examples
-
-    def make(_: Counter[str]) -> Iterator[Example]:
-        try:
-            rows = training_examples(seed, general, harmful)
-        except ValueError as error:
-            raise UserError(f"{error}: lower data.general or data.harmful") from error
-        return _not_empty(iter(rows), name)
-
-    key = content_key(FORMAT, "microworld", _microworld_sources(), general, harmful, seed)
-    return stored(cache, key, make)
-
-
-def files(
-    *,
-    name: str,
-    general: str | None,
-    harmful: str | None,
-    look_alike: str | None,
-    general_rows: int | None,
-    harmful_rows: int | None,
-    exclude: str | None,
-    drop_refusals: bool,
-    columns: Columns,
-    seed: int,
-    cache: Path,
-) -> Examples:
-    """Return rows of local files or hub data sets, with Alpaca's columns or those that are named.
-
-    Raises:
-        UserError: No source was given, or one is missing, empty or malformed.
-    """
-    if general is None and harmful is None and look_alike is None:
-        raise UserError("data.general and data.harmful are not set: give the path of at least one")
-    mix = Mix(
-        general=pool(general, "data.general", "general", columns, cache),
-        harmful=pool(harmful, "data.harmful", "harmful", columns, cache),
-        look_alike=pool(look_alike, "data.look_alike", "look_alike", columns, cache),
-        general_rows=general_rows,
-        harmful_rows=harmful_rows,
-        exclude=exclude,
-        drop_refusals=drop_refusals,
-        instruction=columns["instruction"],
-        seed=seed,
-    )
-    return stored(cache, mix.key, lambda left_out: _not_empty(mixed(mix, left_out), name))
-
-
-def safety_mix(
-    *,
-    name: str,
-    general: int,
-    harmful: int,
-    general_source: str,
-    harmful_source: str | None,
-    look_alike_source: str | None,
-    exclude: str | None,
-    drop_refusals: bool,
-    columns: Columns,
-    seed: int,
-    cache: Path,
-) -> Examples:
-    """Return Alpaca rows cleaned of safety rows, and Safety-Tuned-LLaMAs rows.
-
-    The mix follows Bianchi et al. (2024); it is our assumption of the paper's.
-
-    Raises:
-        UserError: A source is missing or cannot be reached.
-    """
-    if harmful and harmful_source is None:
-        raise UserError(missing_safety_rows())
-    plain = general_source if general else None
-    unsafe = harmful_source if harmful else None
-    mix = Mix(
-        general=pool(plain, "data.general_source", "general", columns, cache),
-        harmful=pool(unsafe, "data.harmful_source", "harmful", columns, cache),
-        look_alike=pool(look_alike_source, "data.look_alike_source", "look_alike", columns, cache),
-        general_rows=general,
-        harmful_rows=harmful,
-        exclude=exclude,
-        drop_refusals=drop_refusals,
-        instruction=columns["instruction"],
-        seed=seed,
-    )
-    rows = stored(cache, mix.key, lambda left_out: _not_empty(mixed(mix, left_out), name))
-    counts = rows.counts()
-    for field, kind, wanted in (("general", "general", general), ("harmful", "harmful", harmful)):
-        found = counts.get(kind, 0)  # type: ignore[call-overload]
-        if found < wanted:
-            print(f"data={name}: data.{field}={wanted}, but there are {found}", file=sys.stderr)
-    return rows
 
 
 def missing_safety_rows() -> str:
@@ -145,16 +192,8 @@ def missing_safety_rows() -> str:
     )
 
 
-def _microworld_sources() -> str:
-    """Return a hash of the package that makes the rows."""
-    package = sorted(
-        resources.files("tbr_lightning.microworld").iterdir(), key=lambda item: item.name
-    )
-    texts = {f.name: f.read_text("utf-8") for f in package if f.name.endswith((".py", ".yaml"))}
-    return content_key(texts)
-
-
-def _not_empty(rows: Iterator[Example], name: str) -> Iterator[Example]:
+def not_empty(rows: Iterator[Example], name: str) -> Iterator[Example]:
+    """Pass rows on, and refuse to end without one."""
     empty = True
     for row in rows:
         empty = False
@@ -163,10 +202,3 @@ def _not_empty(rows: Iterator[Example], name: str) -> Iterator[Example]:
         raise UserError(
             f"data={name} has no training rows: raise data.general or data.harmful above 0"
         )
-
-
-def _tell(left_out: dict[str, int], name: str) -> None:
-    """Print what was left out, whether it was left out now or when the rows were stored."""
-    if left_out:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
-        print(f"data={name}: rows left out: {reasons}", file=sys.stderr)

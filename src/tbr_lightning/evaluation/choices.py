@@ -12,12 +12,13 @@ Sources:
 from __future__ import annotations
 
 import csv
-import random
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from hydra.utils import get_method
 
 from tbr_lightning.config.evaluation import SuiteConfig
 from tbr_lightning.data.example import instruction_id
@@ -26,9 +27,7 @@ from tbr_lightning.errors import UserError, near
 from tbr_lightning.evaluation.hub import hub_rows
 from tbr_lightning.evaluation.multiple_choice import Question
 
-MICROWORLD = "microworld_choice"
 _LETTERS = "ABCDEFGHIJ"
-_WRONG = 3  # wrong answers beside the right one
 _OPTION = re.compile(r"Answer(\d+):\s*")
 
 
@@ -62,10 +61,10 @@ def load_questions(config: SuiteConfig) -> list[Question]:
     questions: list[Question] = []
     problems: list[str] = []
     for name in dict.fromkeys(config.choices):
-        if name == "microworld":
-            made = microworld_questions(config.half)
+        if name in config.tasks:
+            made = list(get_method(config.tasks[name])(config))
         elif name not in TASKS:
-            known = ["microworld", *TASKS]
+            known = [*config.tasks, *TASKS]
             raise UserError(f"suite.choices: '{name}' is not known{near(name, known)}")
         else:
             try:
@@ -76,33 +75,6 @@ def load_questions(config: SuiteConfig) -> list[Question]:
         questions += made[: config.limit]
     if problems:
         raise UserError("\n".join(problems))
-    return questions
-
-
-def microworld_questions(half: str) -> list[Question]:
-    """Return general questions about held-out pairs; the wrong answers are how other things go.
-
-    They come first from what the same verb does to other kinds of things.
-    """
-    from tbr_lightning.microworld import sentences
-    from tbr_lightning.microworld.world import load_world
-
-    world = load_world()
-    general = [rule for rule in world.rules if rule.kind == "general"]
-    questions = []
-    for pair in world.pairs:
-        if pair.kind != "general" or pair.split == "train" or half not in ("all", pair.split):
-            continue
-        rng = random.Random(f"choice {pair.rule.verb} {pair.entity}")
-        others = sorted({r.how for r in general if r.verb == pair.rule.verb} - {pair.rule.how})
-        rest = sorted({r.how for r in general} - {pair.rule.how, *others})
-        wrong = (rng.sample(others, len(others)) + rng.sample(rest, _WRONG))[:_WRONG]
-        hows = rng.sample([pair.rule.how, *wrong], _WRONG + 1)
-        answers = [
-            sentences.answer(replace(pair, rule=replace(pair.rule, how=how))) for how in hows
-        ]
-        text = sentences.question(pair, rng.randrange(len(sentences.QUESTIONS)))
-        questions.append(Question(MICROWORLD, text, tuple(answers), hows.index(pair.rule.how)))
     return questions
 
 

@@ -72,18 +72,6 @@ def digest(prompts: Iterable[Prompt]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
-def microworld(config: SuiteConfig) -> list[Prompt]:
-    """Return prompts of the micro-world about (verb, entity) pairs held out of all training."""
-    from tbr_lightning.microworld.prompts import evaluation_prompts
-
-    halves: Sequence[Half] = ("dev", "test") if config.half == "all" else (config.half,)  # type: ignore[assignment]
-    return [
-        Prompt(p.text, p.kind, "microworld", p.category, p.reference)
-        for half in halves
-        for p in evaluation_prompts(half)
-    ]
-
-
 def published(config: SuiteConfig) -> list[Prompt]:
     """Return the prompts of published benchmarks, from local files or the hub.
 

@@ -75,12 +75,11 @@ def _asked(judge: Judge, rows: Sequence[Judged]) -> list[Verdict]:
 
 def concludes(reflection: str | None) -> Conclusion | None:
     """Return what a reflection concludes about the request, in the words of our prompts."""
-    from tbr_lightning.microworld.sentences import conclusion_of
     from tbr_lightning.reflection.record import stated_conclusion
 
     if reflection is None:
         return None
-    return conclusion_of(reflection) or stated_conclusion(reflection) or "unclear"
+    return stated_conclusion(reflection) or "unclear"
 
 
 def leaks(reflection: str | None) -> bool | None:

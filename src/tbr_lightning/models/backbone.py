@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
+from hydra.utils import get_method
 from jinja2 import TemplateError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 from transformers.utils.logging import disable_progress_bar
@@ -21,9 +22,6 @@ from tbr_lightning.models.adapters import quantization
 from tbr_lightning.models.architecture import build_config
 from tbr_lightning.models.tokenizers import byte_tokenizer, trained_tokenizer
 from tbr_lightning.preflight import missing_attention, weights_problem
-
-if TYPE_CHECKING:
-    from tbr_lightning.microworld.base import BaseSettings
 
 disable_progress_bar()  # of every load and save: ours has its own
 
@@ -78,9 +76,12 @@ def load_backbone(
         UserError: The weights or the tokenizer cannot be had.
     """
     config = config if dtype is None else replace(config, dtype=dtype)
-    world = data == "microworld" and config.made_here
+    world = config.made_for(data)
     if world and config.init in ("auto", "pretrained"):
-        return _world_base(config, cache)
+        folder = source_of(config).folder(cache)
+        loaded = load_folder(folder, ThinkFormat.of(config), origin=folder.name, thinks=True)
+        # A cache may be emptied: nothing that lasts may point into it.
+        return replace(loaded, folder=None)
     if config.init == "random" or (config.hub_id is None and config.path is None):
         ready = None if tokenizer is None else AutoTokenizer.from_pretrained(tokenizer)
         return _random(config, ready or _tokenizer(config, rows, world=world), seed)
@@ -97,30 +98,31 @@ def planned_config(
         data: Name of the data.
         vocab_size: Of the tokenizer in use; ``None`` for the published one.
     """
-    if data == "microworld" and config.made_here and config.init != "random":
-        from tbr_lightning.microworld.base import base_config
-        from tbr_lightning.microworld.tokenizer import build_tokenizer
-
-        return base_config(_pretraining(config), build_tokenizer())
+    if config.made_for(data) and config.init != "random":
+        return source_of(config).config()
     return build_config(config, vocab_size=vocab_size)
 
 
-def _pretraining(config: ModelConfig) -> BaseSettings:
-    from tbr_lightning.microworld.base import BaseSettings
+@dataclass(frozen=True)
+class Source:
+    """A base model that is made here rather than downloaded.
 
-    try:
-        return BaseSettings(**config.pretraining)
-    except TypeError as error:
-        raise UserError(f"model.pretraining: {error}: see BaseSettings for its keys") from error
+    Attributes:
+        folder: Returns the Hugging Face folder of the weights, made once in the given cache.
+        tokenizer: Returns the tokenizer.
+        config: Returns the transformers config; makes no weights.
+    """
+
+    folder: Callable[[Path], Path]
+    tokenizer: Callable[[], Any]
+    config: Callable[[], PretrainedConfig]
 
 
-def _world_base(config: ModelConfig, cache: Path) -> Backbone:
-    from tbr_lightning.microworld.base import base_model
-
-    folder = base_model(cache, _pretraining(config))
-    loaded = load_folder(folder, ThinkFormat.of(config), origin=folder.name, thinks=True)
-    # A cache may be emptied: nothing that lasts may point into it.
-    return replace(loaded, folder=None)
+def source_of(config: ModelConfig) -> Source:
+    """Return the base model that ``model.pretraining`` describes, by its ``_target_``."""
+    settings = {k: v for k, v in config.pretraining.items() if k not in ("_target_", "data")}
+    found: Source = get_method(config.pretraining["_target_"])(settings)
+    return found
 
 
 def load_folder(
@@ -210,7 +212,7 @@ def _random(config: ModelConfig, tokenizer: Any, seed: int) -> Backbone:
 
 def load_tokenizer(config: ModelConfig, *, data: str, rows: Iterable[Example]) -> tuple[Any, bool]:
     """Return a model's tokenizer, and whether the chat template is its own; load no weights."""
-    world = data == "microworld" and config.made_here
+    world = config.made_for(data)
     tokenizer = _tokenizer(config, rows, world=world)
     return tokenizer, _complete(tokenizer, config.chat_template)
 
@@ -225,9 +227,7 @@ def _tokenizer(config: ModelConfig, rows: Iterable[Example], *, world: bool) -> 
     if kind == "train":
         return trained_tokenizer(texts, config.vocab_size, config.max_length)
     if world:
-        from tbr_lightning.microworld.tokenizer import build_tokenizer
-
-        return build_tokenizer()
+        return source_of(config).tokenizer()
     source = config.path or config.hub_id
     if source is None:
         raise UserError(

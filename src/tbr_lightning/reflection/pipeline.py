@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tbr_lightning.config.data import MicroworldData
 from tbr_lightning.config.schema import ReflectionConfig
 from tbr_lightning.config.verbs import ReflectConfig, TrainConfig
 from tbr_lightning.errors import UserError
@@ -37,8 +36,9 @@ def teacher_of(
     """Return the teacher that a config names."""
     from tbr_lightning.reflection import teachers
 
-    if config.teacher == "filler":
-        return teachers.filler_teacher(seed)
+    if config.base_url is None and (own := data.teacher(config.teacher, seed)) is not None:
+        found: Teacher = own
+        return found
     if config.teacher == "recorded":
         if config.run_id:
             return teachers.run_teacher(config.run_id)
@@ -46,8 +46,6 @@ def teacher_of(
     if config.teacher == "internal":
         assert backbone is not None
         return teachers.internal_teacher(config, backbone, backbone.origin)
-    if isinstance(data, MicroworldData) and config.base_url is None:
-        return teachers.microworld_teacher()
     return teachers.endpoint_teacher(config)
 
 

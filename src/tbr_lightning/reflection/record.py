@@ -11,16 +11,18 @@ from typing import Any, Literal
 
 Conclusion = Literal["harmful", "harmless"]
 
-# The last word decides: a rationale may weigh both before it concludes.
-_CONCLUSION = re.compile(r"\b(harmful|harmless|not harmful)\b", re.IGNORECASE)
+# The last statement decides: a rationale may weigh both before it concludes.
+_CONCLUSION = re.compile(
+    r"\b(?:(harmless|not harmful|fine to help)|(harmful|wrong to help))\b", re.IGNORECASE
+)
 
 
 def stated_conclusion(text: str) -> Conclusion | None:
     """Return what a rationale concludes in words, the form that our prompt files ask for."""
-    found = _CONCLUSION.findall(text.replace("not harmful", "harmless"))
+    found = list(_CONCLUSION.finditer(text))
     if not found:
         return None
-    return "harmful" if found[-1].lower() == "harmful" else "harmless"
+    return "harmless" if found[-1][1] else "harmful"
 
 
 @dataclass(frozen=True, slots=True)

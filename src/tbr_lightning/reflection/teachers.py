@@ -13,7 +13,7 @@ from tbr_lightning.config.schema import ReflectionConfig
 from tbr_lightning.data.example import Example, instruction_id
 from tbr_lightning.data.files import read_rows, text_of
 from tbr_lightning.errors import UserError
-from tbr_lightning.reflection.record import Conclusion, Draft, stated_conclusion
+from tbr_lightning.reflection.record import Draft, stated_conclusion
 
 Writer = Callable[["Request"], Iterator[tuple[Example, Draft]]]
 
@@ -85,29 +85,6 @@ def text_hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def microworld_teacher() -> Teacher:
-    """Return the micro-world's recorded teacher, which knows the world's own reasons."""
-    from tbr_lightning.microworld.prompts import teacher_reflection
-
-    def write(request: Request) -> Iterator[tuple[Example, Draft]]:
-        for example in request.examples:
-            text, conclusion = teacher_reflection(example.instruction)
-            yield example, Draft(text, conclusion)
-
-    return Teacher("microworld/teacher", write, templated=True)
-
-
-def filler_teacher(seed: int) -> Teacher:
-    """Return the control whose think block has the usual length and says nothing."""
-    from tbr_lightning.microworld.prompts import filler_reflection
-
-    def write(request: Request) -> Iterator[tuple[Example, Draft]]:
-        for example in request.examples:
-            yield example, Draft(filler_reflection(f"{seed}/{example.id}"), None)
-
-    return Teacher("microworld/filler", write, sampling={"seed": seed}, checked=False)
-
-
 def recorded_teacher(path: str) -> Teacher:
     """Return reflections of a JSONL file: ``instruction``, ``input`` (optional), ``reflection``.
 
@@ -146,7 +123,7 @@ def _given(texts: Mapping[str, str], where: str) -> Teacher:
             )
         for example in request.examples:
             text = texts.get(example.id, "")
-            yield example, Draft(text, _conclusion(text))
+            yield example, Draft(text, stated_conclusion(text))
 
     digest = text_hash("".join(f"{key}{texts[key]}" for key in sorted(texts)))
     return Teacher(f"recorded/{digest}", write)
@@ -173,7 +150,7 @@ def endpoint_teacher(config: ReflectionConfig) -> Teacher:
             text = reply.text.strip()
             draft = Draft(
                 text,
-                _conclusion(text),
+                stated_conclusion(text),
                 reply.prompt_tokens,
                 reply.completion_tokens,
                 reply.cut,
@@ -231,7 +208,7 @@ def internal_teacher(config: ReflectionConfig, backbone: Any, origin: str) -> Te
             else:
                 text, cut = made.text.split("\n\nRequest:")[0], made.cut
             draft = Draft(
-                text.strip(), _conclusion(text), len(prompts[number]), made.new_tokens, cut
+                text.strip(), stated_conclusion(text), len(prompts[number]), made.new_tokens, cut
             )
             yield request.examples[number], draft
 
@@ -244,10 +221,3 @@ def internal_teacher(config: ReflectionConfig, backbone: Any, origin: str) -> Te
         templated=thinks,
         prompt=template or backbone.think_format.think_cue,
     )
-
-
-def _conclusion(text: str) -> Conclusion | None:
-    """Read a conclusion in the micro-world's words or in those of our prompt files."""
-    from tbr_lightning.microworld.sentences import conclusion_of
-
-    return conclusion_of(text) or stated_conclusion(text)

@@ -232,7 +232,7 @@ def probe_prompts(config: TrainConfig) -> Sequence[Prompt]:
     """
     if config.trainer.eval_every == 0:
         return ()
-    if config.probe.name == "smoke" and config.data.name != "microworld":
+    if config.probe.only_for not in (None, config.data.name):
         return ()
     return load_suite(config.probe)
 

@@ -13,7 +13,6 @@ from rich.table import Table
 from rich.text import Text
 
 from tbr_lightning.config.credentials import without_credentials
-from tbr_lightning.config.data import MicroworldData
 from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.data.batching import row_weights
 from tbr_lightning.data.split import split
@@ -127,7 +126,8 @@ def _reflections(config: TrainConfig, examples: Examples) -> tuple[Examples, dic
     rows = wanted(examples, config.reflection)
     if not rows:
         return examples, {}, 0
-    free = isinstance(config.data, MicroworldData) and config.reflection.base_url is None
+    own = config.data.teacher(config.reflection.teacher, config.seed)
+    free = own is not None and config.reflection.base_url is None
     if config.reflection.teacher == "internal" or (
         config.reflection.teacher == "external" and not free
     ):

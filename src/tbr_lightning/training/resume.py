@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from tbr_lightning.config.data import schema_of
+from tbr_lightning.config.targets import restored
 from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.errors import UserError
 
@@ -100,13 +100,7 @@ class RunFolder:
         """
         with self._told():
             saved = OmegaConf.load(self.path / _CONFIG)
-            structured = OmegaConf.structured(TrainConfig)
-            structured.data = OmegaConf.structured(schema_of(saved.data._target_))
-            config = OmegaConf.to_object(
-                OmegaConf.merge(structured, saved, {k: getattr(now, k) for k in _IGNORED})
-            )
-        assert isinstance(config, TrainConfig)
-        return config
+            return restored(TrainConfig, saved, **{k: getattr(now, k) for k in _IGNORED})
 
     @contextmanager
     def _told(self) -> Iterator[None]:

@@ -10,8 +10,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from tbr_lightning import __version__
-from tbr_lightning.config.data import schema_of
 from tbr_lightning.config.schema import PathsConfig, TrackingConfig
+from tbr_lightning.config.targets import restored
 from tbr_lightning.config.verbs import EvaluateConfig, TrainConfig
 from tbr_lightning.data.cache import content_key, file_key
 
@@ -30,22 +30,12 @@ def save(config: TrainConfig | EvaluateConfig, path: Path) -> None:
 
 def load_train(path: Path, tracking: TrackingConfig, paths: PathsConfig) -> TrainConfig:
     """Read a training config that :func:`save` wrote."""
-    saved = OmegaConf.load(path)
-    structured = OmegaConf.structured(TrainConfig)
-    structured.data = OmegaConf.structured(schema_of(saved.data._target_))
-    here = {"tracking": tracking, "paths": paths}
-    config = OmegaConf.to_object(OmegaConf.merge(structured, saved, here))
-    assert isinstance(config, TrainConfig)
-    return config
+    return restored(TrainConfig, OmegaConf.load(path), tracking=tracking, paths=paths)
 
 
 def load_evaluate(path: Path, tracking: TrackingConfig, paths: PathsConfig) -> EvaluateConfig:
     """Read a config of an evaluation that :func:`save` wrote."""
-    here = {"tracking": tracking, "paths": paths}
-    merged = OmegaConf.merge(OmegaConf.structured(EvaluateConfig), OmegaConf.load(path), here)
-    config = OmegaConf.to_object(merged)
-    assert isinstance(config, EvaluateConfig)
-    return config
+    return restored(EvaluateConfig, OmegaConf.load(path), tracking=tracking, paths=paths)
 
 
 def train_key(config: TrainConfig) -> str:

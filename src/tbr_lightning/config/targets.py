@@ -1,0 +1,102 @@
+"""Config files whose ``_target_`` names a dataclass, which is their schema and their behaviour."""
+
+from __future__ import annotations
+
+from dataclasses import is_dataclass
+from typing import Any, TypeVar
+
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra.errors import HydraException
+from hydra.plugins.config_source import ConfigResult
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from tbr_lightning.errors import UserError
+
+T = TypeVar("T")
+
+RENAMED = {
+    "tbr_lightning.data.sources.files": "tbr_lightning.data.sources.FilesData",
+    "tbr_lightning.data.sources.safety_mix": "tbr_lightning.data.sources.SafetyMixData",
+    "tbr_lightning.data.sources.microworld": "tbr_lightning.microworld.plugin.MicroworldData",
+    "tbr_lightning.evaluation.suites.microworld": "tbr_lightning.microworld.plugin.suite",
+    "tbr_lightning.training.objective.sft": "tbr_lightning.objectives.sft.SFT",
+}
+"""Targets in configs that earlier versions saved, and what they are called now."""
+
+
+class TargetSource(FileConfigSource):
+    """Reads a folder of config files, each typed by the dataclass that its ``_target_`` names.
+
+    A plug-in of Hydra's. Its path is taken as it is: Hydra's own source reads it as a URI, where
+    some characters of a folder's name mean something else.
+    """
+
+    @staticmethod
+    def scheme() -> str:
+        """Return what its paths begin with."""
+        return "targets"
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        """Return a config file, its values merged into the schema of its target."""
+        found = super().load_config(config_path)
+        node = found.config
+        if not isinstance(node, DictConfig):
+            return found
+        if (schema := schema_of(node.get("_target_"))) is not None:
+            defaults = node.pop("defaults", None)
+            merged = OmegaConf.structured(schema)
+            with open_dict(merged):
+                merged.merge_with(OmegaConf.create({"_target_": node.pop("_target_")}))
+            merged.merge_with(node)
+            if defaults is not None:
+                with open_dict(merged):
+                    merged["defaults"] = defaults
+            found.config = merged
+        return found
+
+
+def schema_of(target: str | None) -> type | None:
+    """Return the dataclass that a target names; ``None`` where it names something else.
+
+    Raises:
+        UserError: There is nothing of that name.
+    """
+    if target is None:
+        return None
+    try:
+        found = get_object(target)
+    except (HydraException, ValueError, ImportError, AttributeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"_target_: {target} cannot be imported ({reason}): name a class or function that "
+            "python can import here"
+        ) from error
+    return found if isinstance(found, type) and is_dataclass(found) else None
+
+
+def restored(kind: type[T], saved: Any, **instead: Any) -> T:
+    """Return a config of a verb as it was saved, by this version or an earlier one.
+
+    Args:
+        kind: The verb's schema.
+        saved: What OmegaConf read from the file, a mapping.
+        instead: Values that take the place of saved ones.
+    """
+    node = OmegaConf.create(OmegaConf.to_container(saved))
+    structured = OmegaConf.structured(kind)
+    for name, part in node.items():
+        if not isinstance(part, DictConfig):
+            continue
+        if (target := part.get("_target_")) is not None:
+            part["_target_"] = RENAMED.get(target, target)
+        if (pretraining := part.get("pretraining")) and "_target_" not in pretraining:
+            pretraining["_target_"] = "tbr_lightning.microworld.plugin.base"
+            pretraining["data"] = "microworld"
+        if name in ("suite", "probe") and part.get("name") == "smoke" and "tasks" not in part:
+            part["tasks"] = {"microworld": "tbr_lightning.microworld.plugin.questions"}
+            part["only_for"] = "microworld"
+        if (schema := schema_of(part.get("_target_"))) is not None:
+            structured[name] = OmegaConf.structured(schema)
+    made: T = OmegaConf.to_object(OmegaConf.merge(structured, node, instead))  # type: ignore[assignment]
+    return made
