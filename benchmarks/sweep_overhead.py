@@ -134,7 +134,7 @@ def import_time() -> float:
 def large(trials: int, held) -> None:
     """Ask for a point in a study of many trials, and show its state."""
     from tbr_lightning.tuning import scheduling
-    from tbr_lightning.tuning.process_identity import owner_of
+    from tbr_lightning.tuning.process_identity import identity_of
     from tbr_lightning.tuning.scheduling import Budget
     from tbr_lightning.tuning.storage import open_study
     from tbr_lightning.tuning.study import read_study
@@ -150,7 +150,7 @@ def large(trials: int, held) -> None:
         held("shown again", timed(view.look), 2.0)
         for _ in range(2):
             seconds = timed(
-                lambda: scheduling.claim(opened, study, Budget(20_000), owner_of(), range(10**6))
+                lambda: scheduling.claim(opened, study, Budget(20_000), identity_of(), range(10**6))
             )
         held("next point asked for", seconds, 2.0)
 

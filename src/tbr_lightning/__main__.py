@@ -6,7 +6,7 @@ import sys
 
 from tbr_lightning import cli
 from tbr_lightning.config.verbs import VERBS
-from tbr_lightning.errors import near
+from tbr_lightning.errors import USAGE_ERROR, near
 
 _ABOUT = {
     "reflect": "write safety reflections for the harmful rows",
@@ -29,7 +29,7 @@ def main() -> int:
         return 0
     if words[0] not in VERBS:
         print(f"'{words[0]}' is not a verb{near(words[0], VERBS)}", file=sys.stderr)
-        return cli.USAGE_ERROR
+        return USAGE_ERROR
     return cli.main(words[0], words[1:])
 
 

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from tbr_lightning import __version__
 from tbr_lightning.config.compose import Composed, compose_verb, options
-from tbr_lightning.errors import UserError, near
+from tbr_lightning.errors import INTERRUPTED, USAGE_ERROR, UserError, near
 from tbr_lightning.processes import quiet
 
 ACTIONS: dict[str, tuple[str, ...]] = {
@@ -28,9 +28,6 @@ NOT_NEEDED: dict[tuple[str, str | None], list[str]] = {
 """Overrides that stand in for what a verb needs and its action does not."""
 FORMATTED = ("evaluate",)
 """Verbs with a key ``format``, which ``--format`` sets as well."""
-
-USAGE_ERROR = 2
-INTERRUPTED = 130
 
 
 def main(verb: str, argv: Sequence[str] | None = None) -> int:

@@ -1,9 +1,15 @@
-"""The one error that a person caused and can mend."""
+"""The one error that a person caused and can fix, and the exit codes."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+
+USAGE_ERROR = 2
+"""Exit code of wrong use or bad input."""
+
+INTERRUPTED = 130
+"""Exit code of an interruption, as shells have it."""
 
 
 class UserError(Exception):

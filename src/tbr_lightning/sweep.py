@@ -13,9 +13,10 @@ from tbr_lightning.config.sweep import SweepConfig
 
 def command(config: SweepConfig) -> int:
     """Run what is left of the study's budget, and end the study."""
+    from tbr_lightning.ablation.study import log_groups
     from tbr_lightning.tuning import pipeline
 
-    pipeline.run(config)
+    pipeline.run(config, log_groups)
     return 0
 
 

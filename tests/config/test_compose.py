@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -40,14 +38,6 @@ def test_every_member_of_every_group_composes(group: str, member: str) -> None:
     words = [f"{group}={member}", *NEEDS.get((group, member), []), *MODEL.get(verb, [])]
     composed = compose_verb(verb, words)
     assert isinstance(composed.config, VERBS[verb])
-
-
-@pytest.mark.parametrize("member", ["microworld", "files", "safety_mix"])
-def test_data_targets_take_what_their_schema_holds(member: str) -> None:
-    config = compose_verb("train", [f"data={member}", "reflection=none"]).config.data
-    names = {item.name for item in fields(config)} - {"_target_", "validation"}
-    names |= {"seed", "cache"}
-    assert set(inspect.signature(get_method(config._target_)).parameters) == names
 
 
 @pytest.mark.parametrize("group", ["suite", "judge", "objective"])
@@ -134,3 +124,86 @@ RUN = "123e4567890123456789012345678901"  # to Hydra's grammar the beginning of 
 )
 def test_models_are_named_as_one_types_them(word: str, models: list[str]) -> None:
     assert compose_verb("evaluate", [word]).config.models == models
+
+
+PLUGIN = """
+from dataclasses import dataclass, field
+
+from tbr_lightning.data.example import Example
+from tbr_lightning.data.sources import DataConfig
+from tbr_lightning.data.table import Examples
+from tbr_lightning.errors import at_least
+
+
+@dataclass
+class Rows(DataConfig):
+    _target_: str = "my_rows.Rows"
+    name: str = "mine"
+    count: int = 3
+    words: list[str] = field(default_factory=list)
+
+    def __post_init__(self):
+        super().__post_init__()
+        at_least("data.count", self.count, 1)
+
+    def load(self, seed, cache):
+        return Examples.of(Example(f"{n}?", "Yes.", "general", "mine") for n in range(self.count))
+"""
+
+
+@pytest.fixture
+def own_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A user's own class of data in a folder of configs whose name a URI would escape."""
+    (tmp_path / "my_rows.py").write_text(PLUGIN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    folder = tmp_path / "my conf 100%25 #1?"
+    (folder / "data").mkdir(parents=True)
+    (folder / "data" / "mine.yaml").write_text("_target_: my_rows.Rows\ncount: 2\n")
+    return str(folder)
+
+
+def test_data_of_ones_own_is_one_class_and_one_file(own_rows: str, tmp_path: Path) -> None:
+    from tbr_lightning.data.sources import load
+
+    words = ["data=mine", "reflection=none", "data.words=[a,b]"]
+    config = compose_verb("train", words, own_rows).config.data
+    assert (type(config).__name__, config.count, config.words) == ("Rows", 2, ["a", "b"])
+    assert [row.instruction for row in load(config, 0, tmp_path)] == ["0?", "1?"]
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("data.cuont=3", "'data.cuont' is not a key of train; did you mean 'data.count'?"),
+        ("data.count=some", "data.count=some: Value 'some' of type 'str' could not be converted"),
+        ("data.count=0", "data.count=0 is too small"),
+    ],
+)
+def test_a_class_of_ones_own_is_checked_like_ours(own_rows: str, word: str, sentence: str) -> None:
+    with pytest.raises(UserError) as error:
+        compose_verb("train", ["data=mine", "reflection=none", word], own_rows)
+    assert str(error.value).startswith(sentence)
+
+
+def test_a_target_that_is_not_there_is_named(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mine.yaml").write_text("_target_: nowhere.Rows\n")
+    with pytest.raises(UserError, match=r"_target_: nowhere\.Rows cannot be imported"):
+        compose_verb("train", ["data=mine"], str(tmp_path))
+
+
+def test_configs_that_an_earlier_version_saved_are_read() -> None:
+    from omegaconf import OmegaConf
+
+    from tbr_lightning.config.targets import restored
+
+    config = compose_verb("train", ["data.general=7"]).config
+    saved = OmegaConf.to_container(OmegaConf.structured(config))
+    saved["data"]["_target_"] = "tbr_lightning.data.sources.microworld"
+    saved["objective"]["_target_"] = "tbr_lightning.training.objective.sft"
+    saved["probe"]["_target_"] = "tbr_lightning.evaluation.suites.microworld"
+    for name in ("_target_", "data"):
+        del saved["model"]["pretraining"][name]
+    for name in ("tasks", "only_for"):
+        del saved["probe"][name]
+    assert restored(VERBS["train"], OmegaConf.create(saved)) == config

@@ -33,7 +33,7 @@ LAYOUT = ThinkFormat()
 
 
 def made(folder: Path, tokenizer: Any, **more: Any) -> TokenRows:
-    settings = {"examples": EXAMPLES, "reflections": REFLECTIONS, "layout": LAYOUT} | more
+    settings = {"examples": EXAMPLES, "reflections": REFLECTIONS, "think_format": LAYOUT} | more
     settings = {"max_length": 300} | settings
     return tokenise(tokenizer=tokenizer, cache=folder, **settings)
 

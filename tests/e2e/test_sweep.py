@@ -103,9 +103,9 @@ def test_a_pruned_trial_of_two_ranks_ends_all_of_them(store: Path, base_folder: 
     from tbr_lightning.config.compose import compose_verb
     from tbr_lightning.tuning import limits, mlflow_sync, runner
     from tbr_lightning.tuning.plan import make_plan
-    from tbr_lightning.tuning.process_identity import owner_of
+    from tbr_lightning.tuning.process_identity import identity_of
     from tbr_lightning.tuning.storage import open_study
-    from tbr_lightning.tuning.trial import Around
+    from tbr_lightning.tuning.trial import TrialContext
 
     Path("pruned.yaml").write_text(PRUNED)
     config = compose_verb("sweep", ["study=pruned.yaml"]).config
@@ -121,12 +121,12 @@ def test_a_pruned_trial_of_two_ranks_ends_all_of_them(store: Path, base_folder: 
             intermediate_values=dict.fromkeys(range(2, 12, 2), 0.1),
         )
     )
-    me, processes = owner_of(), set()
+    me, processes = identity_of(), set()
 
     def watch(running: Mapping[int, float], changed: bool) -> None:
         processes.update(psutil.Process().children(recursive=True))
 
-    around = Around(config.tracking, config.paths, me.pid, me.started)
+    around = TrialContext(config.tracking, config.paths, me.pid, me.started)
     with mlflow_sync.parent_run(plan.study, config, opened.study) as run_id:
         hooks = limits.Hooks(
             prepare=lambda claim, slot: plan.spec(claim, slot, run_id),

@@ -11,7 +11,7 @@ from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.config.evaluation import SuiteConfig
 from tbr_lightning.data.think_format import prompt_ids
 from tbr_lightning.errors import UserError
-from tbr_lightning.evaluation.choices import load_questions, microworld_questions
+from tbr_lightning.evaluation.choices import load_questions
 from tbr_lightning.evaluation.general import measure, prepare
 from tbr_lightning.evaluation.multiple_choice import Question, Scored, accuracies, score
 from tbr_lightning.models.backbone import Backbone, load_backbone, load_folder
@@ -46,12 +46,15 @@ def direct(backbone: Backbone, question: Question) -> list[float]:
 @pytest.mark.parametrize("name", ["mistral", "gemma2_2b", "qwen3_0_6b", "phi3_mini", "falcon_7b"])
 def test_batched_scores_are_the_direct_ones(name: str, tmp_path: Path) -> None:
     words = [f"model={name}", "model.init=random", "model.scale=tiny", "model.tokenizer=bytes"]
+    # In bfloat16 another kernel, hence another processor, changes a sum by more than a bound
+    # could tell from a fault.
+    words.append("model.dtype=float32")
     model = compose_verb("train", [*words, "data=microworld"]).config.model
     backbone = load_backbone(model, data="microworld", rows=(), cache=tmp_path, seed=0)
     found = dict(score(backbone, QUESTIONS, batch_size=5))
     assert sorted(found) == list(range(len(QUESTIONS)))
     for number, question in enumerate(QUESTIONS):
-        assert found[number].scores == pytest.approx(direct(backbone, question), abs=2e-3)
+        assert found[number].scores == pytest.approx(direct(backbone, question), abs=1e-4)
 
 
 def test_a_short_option_has_no_head_start_per_byte() -> None:
@@ -61,7 +64,7 @@ def test_a_short_option_has_no_head_start_per_byte() -> None:
 
 
 def test_microworld_questions_are_held_out_and_their_answers_spread() -> None:
-    dev, test = microworld_questions("dev"), microworld_questions("test")
+    dev, test = (load_questions(suite("suite=smoke", f"suite.half={h}")) for h in ("dev", "test"))
     assert not {q.text for q in dev} & {q.text for q in test}
     assert all(len(set(q.options)) == 4 for q in dev + test)
     places = [q.right for q in test]

@@ -21,8 +21,6 @@ from tbr_lightning.reflection.store import ReflectionStore
 from tbr_lightning.reflection.teachers import (
     Request,
     Teacher,
-    filler_teacher,
-    microworld_teacher,
     prompt_template,
     recorded_teacher,
 )
@@ -150,12 +148,13 @@ def test_a_record_is_the_same_after_json() -> None:
 
 
 def test_the_microworld_teaches_and_fills(store: ReflectionStore) -> None:
+    from tbr_lightning.microworld.plugin import MicroworldData
     from tbr_lightning.microworld.prompts import training_examples
 
     rows = training_examples(0, 5, 20)
-    found = collect(rows, microworld_teacher(), store)
+    found = collect(rows, MicroworldData().teacher("external", 0), store)
     assert len(found.accepted) == 25
-    filler = collect(rows, filler_teacher(0), store)
+    filler = collect(rows, MicroworldData().teacher("filler", 0), store)
     assert len(filler.accepted) == 25
     assert not set(filler.accepted.values()) & set(found.accepted.values())
 

@@ -19,7 +19,7 @@ from typing import Any
 from mlflow.tracking import MlflowClient
 
 from tbr_lightning.registry import aliases, anchors, moves
-from tbr_lightning.registry.alias_sync import settle
+from tbr_lightning.registry.alias_sync import recover
 from tbr_lightning.registry.audit import audit
 from tbr_lightning.registry.ledger import Ledger
 
@@ -75,7 +75,7 @@ def act(folder: Path, action: str) -> None:
 def after(folder: Path) -> dict[str, Any]:
     """Run the next command, and return how it left things."""
     where = made.registry(folder)
-    standing = settle(where)
+    standing = recover(where)
     there = aliases.registered(made.NAME)
     return {
         "entries": len(standing.entries),

@@ -13,7 +13,7 @@ import pytest
 from tbr_lightning.config.schema import TrackingConfig
 from tbr_lightning.errors import UserError
 from tbr_lightning.registry.entry import BEGIN, Draft, aliases_after, broken_link, weights_after
-from tbr_lightning.registry.ledger import BehindError, Ledger, ledger_url
+from tbr_lightning.registry.ledger import ConflictError, Ledger, ledger_url
 
 FIRST = Draft("baseline", "1", {"champion": (None, "1")}, "first", ("r1",), {"1": "d1"})
 SECOND = Draft("promote", "2", {"champion": ("1", "2"), "previous": (None, "1")}, "«better»")
@@ -53,7 +53,7 @@ def test_a_digest_from_before_the_registry_was_made_anew_counts_no_longer(ledger
 def test_who_appends_after_an_entry_that_is_not_the_last_is_told(ledger: Ledger) -> None:
     first = ledger.append("m", FIRST, None)
     ledger.append("m", SECOND, first)
-    with pytest.raises(BehindError):
+    with pytest.raises(ConflictError):
         ledger.append("m", SECOND, first)
     assert len(ledger.entries("m")) == 2
 
@@ -62,7 +62,7 @@ def test_of_many_at_once_one_succeeds(tmp_path: Path) -> None:
     def attempt(_: int) -> bool:
         try:
             Ledger(f"sqlite:///{tmp_path}/ledger.db").append("m", FIRST, None)
-        except BehindError:
+        except ConflictError:
             return False
         return True
 

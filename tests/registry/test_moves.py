@@ -11,7 +11,7 @@ from mlflow.tracking import MlflowClient
 
 from tbr_lightning.errors import UserError
 from tbr_lightning.registry import aliases, anchors, moves
-from tbr_lightning.registry.alias_sync import Registry, settle
+from tbr_lightning.registry.alias_sync import Registry, recover
 from tbr_lightning.registry.audit import audit
 from tbr_lightning.registry.digest import model_digest
 from tbr_lightning.registry.ledger import ledger_url
@@ -108,13 +108,13 @@ def test_tampered_weights_cannot_be_promoted(tmp_path: Path, registry: Registry)
     logged = aliases.model_of(made.NAME, "3")
     made.weights_file(logged).write_text("tampered")
     with pytest.raises(UserError, match="version 3 are not those"):
-        moves.check_weights(settle(registry), "3", model_digest(logged))
+        moves.check_weights(recover(registry), "3", model_digest(logged))
 
 
 def test_drift_stops_moves_and_is_put_back(registry: Registry) -> None:
     outside("champion", "3")
     told = "the alias champion points at version 3, the ledger says version 2: it was moved outside"
-    assert settle(registry).drift == (told,)
+    assert recover(registry).drift == (told,)
     assert told in audit(registry).problems
     with pytest.raises(UserError, match="promote repair"):
         moves.rollback(registry, "")
@@ -126,7 +126,7 @@ def test_drift_stops_moves_and_is_put_back(registry: Registry) -> None:
 
 def test_a_hand_made_way_back_is_drift_too(registry: Registry) -> None:
     outside("champion", "1")  # where an interrupted promotion would have left it
-    assert len(settle(registry).drift) == 1
+    assert len(recover(registry).drift) == 1
 
 
 def test_drift_is_taken_over_with_a_reason(registry: Registry) -> None:
@@ -141,10 +141,10 @@ def test_drift_is_taken_over_with_a_reason(registry: Registry) -> None:
 
 def test_a_version_that_was_deleted_is_drift(registry: Registry) -> None:
     MlflowClient().delete_model_version(made.NAME, "2")
-    (told,) = settle(registry).drift
+    (told,) = recover(registry).drift
     assert "points at none, the ledger says version 2" in told
     assert moves.accept(registry, "deleted for good") is not None
-    assert settle(registry).drift == ()
+    assert recover(registry).drift == ()
     assert actual() == {"previous": "1", "challenger": "3"}
 
 
@@ -158,7 +158,7 @@ def test_aliases_from_before_the_ledger_are_adopted(store: Path) -> None:
     registry = made.registry(store)
     version = moves.register(registry, made.model(store, "old"))
     outside("champion", version)
-    standing = settle(registry)
+    standing = recover(registry)
     (entry,) = standing.entries
     assert (entry.action, entry.moves) == ("adopt", {"champion": (None, "1")})
     assert "1" in entry.weights
@@ -190,7 +190,7 @@ def test_a_ledger_whose_end_was_cut_off_moves_nothing(tmp_path: Path, registry: 
     with sqlite3.connect(tmp_path / "ledger.db") as db:
         db.execute("DELETE FROM tbr_ledger WHERE seq = 3")
     with pytest.raises(UserError, match="ends at entry 2, but the registered model's tag has seen"):
-        settle(registry)
+        recover(registry)
     assert "its end was cut off" in audit(registry).problems[0]
     # Where the tags in MLflow were cut back too, the file of heads still tells.
     head = registry.ledger.entries(made.NAME)[-1]

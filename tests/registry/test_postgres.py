@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 
 from tbr_lightning.errors import UserError
-from tbr_lightning.registry.alias_sync import settle
+from tbr_lightning.registry.alias_sync import recover
 from tbr_lightning.registry.audit import audit
 from tbr_lightning.registry.entry import Draft, broken_link
-from tbr_lightning.registry.ledger import BehindError, Ledger
+from tbr_lightning.registry.ledger import ConflictError, Ledger
 
 from ..conftest import put_store
 from ..support import made
@@ -66,7 +66,7 @@ def test_of_many_at_once_one_succeeds(server: str) -> None:
     def attempt(_: int) -> bool:
         try:
             Ledger(server).append("many", DRAFT, None)  # makes the table too
-        except BehindError:
+        except ConflictError:
             return False
         return True
 
@@ -100,7 +100,7 @@ def test_the_registry_moves_over_it(server: str, tmp_path: Path) -> None:
     registry = made.registry(tmp_path, server)
     for weights in ("one", "two"):
         made.crown(registry, made.model(tmp_path, weights))
-    assert settle(registry).aliases == {"champion": "2", "previous": "1"}
+    assert recover(registry).aliases == {"champion": "2", "previous": "1"}
     assert audit(registry).problems == ()
     assert "secret" not in registry.ledger.shown
     assert not (tmp_path / "ledger.db").exists()

@@ -15,7 +15,7 @@ from tbr_lightning.models.logged import LAYOUT, LoggedModel
 from tbr_lightning.serving.engines import TRANSFORMERS, VLLM, Engine, choose
 from tbr_lightning.serving.files import lay_out
 from tbr_lightning.serving.release import Release
-from tbr_lightning.serving.response import Stream, whole
+from tbr_lightning.serving.response import Stream, rewrite
 from tbr_lightning.serving.served import Served
 from tbr_lightning.serving.weights import FORCE, Weights
 
@@ -73,7 +73,7 @@ def joined(stream: Stream, data: list[bytes]) -> dict[str, str]:
 def test_what_an_engine_leaves_together_is_split_by_the_markers(
     policy: str, written: str, reflection: str | None, answer: str
 ) -> None:
-    body, facts = whole(reply(written), policy, served(VLLM))
+    body, facts = rewrite(reply(written), policy, served(VLLM))
     message = json.loads(body)["choices"][0]["message"]
     assert (message.get("reasoning_content"), message["content"]) == (reflection, answer)
     assert facts.answer == "" if written == "[T]So it is" else "Send a signal."

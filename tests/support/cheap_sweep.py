@@ -11,11 +11,11 @@ from tbr_lightning.config.schema import PathsConfig, TrackingConfig
 from tbr_lightning.tuning import runner
 from tbr_lightning.tuning.folder import Spec
 from tbr_lightning.tuning.objectives import reported
-from tbr_lightning.tuning.process_identity import owner_of
+from tbr_lightning.tuning.process_identity import identity_of
 from tbr_lightning.tuning.scheduling import Budget, Claim
 from tbr_lightning.tuning.storage import Opened, open_study
 from tbr_lightning.tuning.study import Study, read_study
-from tbr_lightning.tuning.trial import Around
+from tbr_lightning.tuning.trial import TrialContext
 
 
 def sweep(
@@ -26,8 +26,8 @@ def sweep(
     multiprocessing.set_forkserver_preload(["tbr_lightning.tuning.trial", "tbr_lightning.cli"])
     study = read_study(file.stem, str(file), file.read_text())
     opened = open_study(study, storage, grace=grace)
-    me = owner_of()
-    around = Around(
+    me = identity_of()
+    around = TrialContext(
         TrackingConfig(uri="-"), PathsConfig(cache="-", runs=str(runs)), me.pid, me.started
     )
 

@@ -8,12 +8,12 @@ import subprocess
 import sys
 import time
 
-from tbr_lightning.training.pruning_channel import Channel, Pruned
+from tbr_lightning.training.pruning_channel import Pruned, PruningChannel
 from tbr_lightning.tuning.folder import Result, Spec, TrialFolder
-from tbr_lightning.tuning.trial import Around
+from tbr_lightning.tuning.trial import TrialContext
 
 
-def trial(spec: Spec, folder: TrialFolder, around: Around) -> Result:
+def trial(spec: Spec, folder: TrialFolder, around: TrialContext) -> Result:
     """Behave as the point's ``how`` says, and leave a line for each time it is run."""
     with (folder.path / "times").open("a") as file:
         file.write(f"{os.getpid()}\n")
@@ -42,11 +42,11 @@ def trial(spec: Spec, folder: TrialFolder, around: Around) -> Result:
         held[::4096] = b"x" * len(held[::4096])
         time.sleep(600)
     if how == "hopeless":
-        channel = Channel(folder.path, "x")
+        channel = PruningChannel(folder.path, "x")
         for step in range(1, 50):
             if channel.ask({step: x + 100}):
                 raise Pruned(f"pruned at step {step}")
     elif spec.metric is not None:
-        Channel(folder.path, "x").ask({1: x})
+        PruningChannel(folder.path, "x").ask({1: x})
     metrics = {"x": x, "y": 1 - x}
     return Result("complete", "", metrics, {"x": [x - 0.1, x + 0.1]}, [{"seed": 0}], "key")

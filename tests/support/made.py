@@ -23,7 +23,7 @@ from tbr_lightning.evaluation.respond import evaluation_key
 from tbr_lightning.evaluation.results import Judged, table_rows
 from tbr_lightning.models.logged import LoggedModel, find_model
 from tbr_lightning.registry import moves
-from tbr_lightning.registry.alias_sync import Registry, open_registry, settle
+from tbr_lightning.registry.alias_sync import Registry, open_registry, recover
 from tbr_lightning.registry.digest import model_digest
 from tbr_lightning.tracking import runs
 from tbr_lightning.tracking.store import connect
@@ -132,7 +132,7 @@ def evaluation(
 def crown(where: Registry, logged: LoggedModel, action: str = "promote") -> str:
     """Register a model and decide on it as the verb does, without a gate."""
     version = moves.register(where, logged)
-    standing = settle(where)
+    standing = recover(where)
     weights = {version: model_digest(logged)}
     draft = moves.decision(standing, action, version, why="made", evidence=["r"], weights=weights)
     moves.commit(where, draft, standing)

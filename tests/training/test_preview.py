@@ -16,8 +16,9 @@ from tbr_lightning.data.sources import load
 from tbr_lightning.data.split import split
 from tbr_lightning.data.think_format import Span, ThinkFormat, token_row
 from tbr_lightning.kinds import KINDS
+from tbr_lightning.microworld.plugin import MicroworldData
 from tbr_lightning.models.backbone import load_tokenizer
-from tbr_lightning.reflection.teachers import Request, microworld_teacher
+from tbr_lightning.reflection.teachers import Request
 
 MISTRAL = (
     "model=mistral",
@@ -87,7 +88,9 @@ def test_counts_are_those_of_the_rows_token_by_token(
     training, held_out = split(examples, 0.2)
     tokenizer, _ = load_tokenizer(config.model, data="microworld", rows=examples)
     asked = Request([row for row in examples if row.kind == "harmful"])
-    texts = {row.id: draft.text for row, draft in microworld_teacher().write(asked)}
+    texts = {
+        row.id: draft.text for row, draft in MicroworldData().teacher("external", 0).write(asked)
+    }
     found = np.zeros((len(KINDS), 4), int)
     for row in training:
         kind = KINDS.index(row.kind)

@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 
 from tbr_lightning.kinds import KINDS
-from tbr_lightning.training.pruning_channel import Channel
+from tbr_lightning.training.pruning_channel import PruningChannel
 from tbr_lightning.tuning import prune_per_prompt
 
 
 def test_a_question_waits_for_its_answer(tmp_path: Path) -> None:
-    channel, heard = Channel(tmp_path, "m"), []
+    channel, heard = PruningChannel(tmp_path, "m"), []
 
     def answer() -> None:
         while len(heard) < 2:
-            for number, values in Channel(tmp_path, "").reports(len(heard)):
+            for number, values in PruningChannel(tmp_path, "").reports(len(heard)):
                 heard.append(values)
                 channel.answer(number, stop=number == 1)
             time.sleep(0.01)
@@ -38,12 +38,12 @@ def test_a_question_waits_for_its_answer(tmp_path: Path) -> None:
 
 
 def test_without_an_answer_the_run_goes_on(tmp_path: Path) -> None:
-    assert Channel(tmp_path, "m", patience=0.1).ask({1: 0.0}) is False
+    assert PruningChannel(tmp_path, "m", patience=0.1).ask({1: 0.0}) is False
 
 
 def test_half_a_line_is_no_question_yet(tmp_path: Path) -> None:
     (tmp_path / "reports.jsonl").write_text("[0, [[1, 0.5]]]\n[1, [[2, 0.")
-    assert list(Channel(tmp_path, "m").reports()) == [(0, {1: 0.5})]
+    assert list(PruningChannel(tmp_path, "m").reports()) == [(0, {1: 0.5})]
 
 
 def test_prompts_stand_in_the_same_order_in_every_trial(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,8 +26,8 @@ from tbr_lightning.tracking import runs
 from tbr_lightning.tracking.store import connect
 from tbr_lightning.tuning import figures, lease, mlflow_sync, retrain
 from tbr_lightning.tuning.conclude import finish
-from tbr_lightning.tuning.process_identity import owner_of
-from tbr_lightning.tuning.report import Made
+from tbr_lightning.tuning.process_identity import identity_of
+from tbr_lightning.tuning.report import RetrainedModel
 from tbr_lightning.tuning.study import Study
 
 from .conftest import filled, made_trial, make_study
@@ -368,7 +368,7 @@ def test_a_gate_that_cannot_decide_is_no_error(
 def test_only_one_runner_ends_a_study(world: World, two: Study) -> None:
     config = config_of()
     there, _ = filled(two, [with_model(world, config, [0.2, 0.05])])
-    other = owner_of(os.getppid()).as_dict()
+    other = identity_of(os.getppid()).as_dict()
     there.set_user_attr("ending_turn", {"owner": other, "time": 4e9})
     lines, run_id = end(two, config, there)
     assert lines == [
@@ -395,7 +395,7 @@ def test_a_trial_without_a_model_says_what_to_do(world: World, two: Study) -> No
 )
 def test_the_median_and_of_two_the_worse(rates: list[float], seed: int) -> None:
     study = make_study()
-    made = [Made(i, "", "", {"false_refusal_rate": rate}) for i, rate in enumerate(rates)]
+    made = [RetrainedModel(i, "", "", {"false_refusal_rate": rate}) for i, rate in enumerate(rates)]
     assert retrain.median(study, made).seed == seed
     turned = make_study(["false_refusal_rate"], ["maximize"])
     worst = retrain.median(turned, made[:2]).dev["false_refusal_rate"]

@@ -8,7 +8,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tbr_lightning.tuning import front as fronts
 from tbr_lightning.tuning import report
-from tbr_lightning.tuning.report import Ending, Made
+from tbr_lightning.tuning.report import RetrainedModel, StudyResult
 from tbr_lightning.tuning.study import Study
 
 from .conftest import filled, made_trial, make_study
@@ -16,7 +16,7 @@ from .conftest import filled, made_trial, make_study
 BOUND = ["harmful_compliance_rate <= 0.1"]
 
 
-def ended(study: Study) -> tuple[list[FrozenTrial], Ending]:
+def ended(study: Study) -> tuple[list[FrozenTrial], StudyResult]:
     trials = filled(
         study,
         [
@@ -36,8 +36,8 @@ def ended(study: Study) -> tuple[list[FrozenTrial], Ending]:
     )[1]
     choice = fronts.choose(study, fronts.pareto_front(study, trials))
     made = [
-        Made(1, "run1", "models:/m-1", {"false_refusal_rate": 0.31}, fresh=True),
-        Made(
+        RetrainedModel(1, "run1", "models:/m-1", {"false_refusal_rate": 0.31}, fresh=True),
+        RetrainedModel(
             2,
             "run2",
             "models:/m-2",
@@ -51,7 +51,7 @@ def ended(study: Study) -> tuple[list[FrozenTrial], Ending]:
             fresh=True,
         ),
     ]
-    return trials, Ending(
+    return trials, StudyResult(
         choice,
         made=made,
         failed={3: "out of memory"},
@@ -102,13 +102,13 @@ def test_the_command_can_be_pasted() -> None:
     overrides = ["model=tiny", "reflection.kinds=[harmful, general]"]
     trials = filled(study, [made_trial([0.1, 0.1], overrides=overrides)])[1]
     choice = fronts.choose(study, trials)
-    text = report.markdown(study, trials, Ending(choice), budget="1 trials")
+    text = report.markdown(study, trials, StudyResult(choice), budget="1 trials")
     assert "train model=tiny 'reflection.kinds=[harmful, general]'`" in text
 
 
 def test_nothing_chosen_is_told() -> None:
     study = make_study(["general_accuracy"], ["maximize"])
-    ending = Ending(None, instead="no trial has finished (no trial).")
+    ending = StudyResult(None, instead="no trial has finished (no trial).")
     text = report.markdown(study, [], ending, budget="5 trials")
     assert "**Nothing is chosen:** no trial has finished (no trial)." in text
     assert "No finished trial meets every constraint." in text
@@ -119,13 +119,13 @@ def test_the_description_fits_a_tag_however_long_the_front() -> None:
     study = make_study()
     trials = filled(study, [made_trial([i / 100, 1 - i / 100]) for i in range(100)])[1]
     choice = fronts.choose(study, fronts.pareto_front(study, trials))
-    text = report.description(study, trials, Ending(choice), "100 trials")
+    text = report.description(study, trials, StudyResult(choice), "100 trials")
     assert len(text) < 5000
-    whole = report.markdown(study, trials, Ending(choice), budget="100 trials")
+    whole = report.markdown(study, trials, StudyResult(choice), budget="100 trials")
     assert "and 50 more, in the artifact `front.json`" in whole
 
 
 def test_passwords_stay_out() -> None:
     study = make_study()
     study.settings["fixed"].append("reflection.base_url=http://me:hidden@127.0.0.1")  # type: ignore[index]
-    assert "hidden" not in report.markdown(study, [], Ending(None, "none"), budget="1")
+    assert "hidden" not in report.markdown(study, [], StudyResult(None, "none"), budget="1")

@@ -10,7 +10,7 @@ import pytest
 from optuna.trial import TrialState
 
 from tbr_lightning.tuning import scheduling
-from tbr_lightning.tuning.process_identity import Owner, owner_of
+from tbr_lightning.tuning.process_identity import Owner, identity_of
 from tbr_lightning.tuning.sampling import CONSTRAINTS, make_pruner
 from tbr_lightning.tuning.scheduling import Budget, Claim, Next
 from tbr_lightning.tuning.storage import Opened, open_study
@@ -27,7 +27,7 @@ trials: 10
 BRANCH = "how: {choices: [a, b]}, w: {low: 0.1, high: 9, log: true, when: {how: b}}"
 PLAIN = "how: {choices: [a, b]}"
 TWO = "{x: minimize, y: minimize}"
-DEAD = Owner("here", owner_of().machine, 2**22 - 7, 1.0)
+DEAD = Owner("here", identity_of().machine, 2**22 - 7, 1.0)
 
 
 def study_of(sampler: str, *, seed: int = 0, more: str = "") -> Study:
@@ -49,7 +49,7 @@ def finish(study: Study, opened: Opened, claim: Claim) -> None:
 def points(study: Study, folder: Path, *, interrupted: bool = False) -> list[dict[str, Any]]:
     url = f"sqlite:///{folder}/{interrupted}.db"
     opened, budget, drawn = open_study(study, url), Budget(study.trials), []
-    while (got := scheduling.claim(opened, study, budget, owner_of(), [])) is not Next.DONE:
+    while (got := scheduling.claim(opened, study, budget, identity_of(), [])) is not Next.DONE:
         assert isinstance(got, Claim)
         if interrupted and got.number % 4 == 1 and not got.again:
             # Its runner dies, and another one finds it.
@@ -101,7 +101,7 @@ def test_a_grid_goes_through_its_points_in_order_and_ends(tmp_path: Path) -> Non
     study = read_study("s", "s.yaml", text)
     opened = open_study(study, f"sqlite:///{tmp_path}/s.db")
     drawn = []
-    while isinstance(got := scheduling.claim(opened, study, Budget(4), owner_of(), []), Claim):
+    while isinstance(got := scheduling.claim(opened, study, Budget(4), identity_of(), []), Claim):
         drawn.append(got.point)
         state = TrialState.FAIL if len(drawn) == 2 else None
         opened.study.tell(got.number, None if state else 1.0, state=state)
@@ -114,11 +114,11 @@ def test_hours_are_those_of_all_trials(tmp_path: Path) -> None:
     study = study_of("random")
     opened = open_study(study, f"sqlite:///{tmp_path}/s.db")
     for _ in range(2):
-        got = scheduling.claim(opened, study, Budget(10, 60.0), owner_of(), [])
+        got = scheduling.claim(opened, study, Budget(10, 60.0), identity_of(), [])
         assert isinstance(got, Claim)
         opened.backend.set_trial_user_attr(got.trial_id, "seconds", 31.0)
         finish(study, opened, got)
-    assert scheduling.claim(opened, study, Budget(10, 60.0), owner_of(), []) is Next.DONE
+    assert scheduling.claim(opened, study, Budget(10, 60.0), identity_of(), []) is Next.DONE
 
 
 def test_pruners_are_optunas() -> None:

@@ -22,7 +22,7 @@ from tbr_lightning.registry.entry import (
     broken_link,
     spoken,
 )
-from tbr_lightning.registry.ledger import BehindError, Ledger, ledger_url
+from tbr_lightning.registry.ledger import ConflictError, Ledger, ledger_url
 from tbr_lightning.tracking.store import connect
 
 DECISIONS = ("promote", "baseline", "refuse")
@@ -82,7 +82,7 @@ def open_registry(name: str, tracking: TrackingConfig, paths: PathsConfig) -> Re
     return Registry(name, Ledger(ledger_url(tracking)), anchors.heads_file(name, paths))
 
 
-def settle(registry: Registry) -> Standing:
+def recover(registry: Registry) -> Standing:
     """Complete what an interrupted command left, and return how things stand.
 
     Aliases from before the ledger began, or of a registered model that was made anew under an old
@@ -101,9 +101,9 @@ def settle(registry: Registry) -> Standing:
             f"tracking.ledger={registry.ledger.shown}"
         )
     if draft := _taken_over(registry, there, entries, seen is not None):
-        with suppress(BehindError):
+        with suppress(ConflictError):
             registry.ledger.append(registry.name, draft, entries[-1] if entries else None)
-        return settle(registry)
+        return recover(registry)
     if entries and (seen is None or seen.seq < entries[-1].seq):
         project(registry)
         entries = registry.ledger.entries(registry.name)

@@ -15,7 +15,15 @@ from tbr_lightning.config.gate import GateConfig
 from tbr_lightning.evaluation.results import Judged
 from tbr_lightning.evaluation.statistics import smallest_margin
 from tbr_lightning.registry.answers import Answers, leaks
-from tbr_lightning.registry.rules import Pairs, Rule, ceiling, floor, merit, rise, unparsed
+from tbr_lightning.registry.rules import (
+    Pairs,
+    Rule,
+    ceiling,
+    floor,
+    non_inferiority,
+    superiority,
+    unparsed,
+)
 from tbr_lightning.registry.sample_size import check_one_answer_each, check_support, sizes_of
 
 
@@ -80,10 +88,10 @@ def _against(candidate: Answers, champion: Answers, config: GateConfig) -> list[
         what, margin = name.replace("_", " "), getattr(config, f"{name}_margin")
         by_benchmark = _pairs_by_benchmark(candidate, champion, kind, hit)
         together = [pair for pairs in by_benchmark.values() for pair in pairs]
-        rules.append(rise(name, what, together, margin, config.alpha))
+        rules.append(non_inferiority(name, what, together, margin, config.alpha))
         if len(by_benchmark) > 1 and (alone := config.benchmark_margin) is not None:
             rules += [
-                rise(f"{name}/{part}", f"{what} on {part}", pairs, alone, config.alpha)
+                non_inferiority(f"{name}/{part}", f"{what} on {part}", pairs, alone, config.alpha)
                 for part, pairs in by_benchmark.items()
                 if smallest_margin(len(pairs), config.alpha) <= alone
             ]
@@ -91,12 +99,14 @@ def _against(candidate: Answers, champion: Answers, config: GateConfig) -> list[
         for task, pairs in _general_pairs(candidate, champion).items():
             what = f"the share of errors on {task}"
             rules.append(
-                rise(f"general/{task}", what, pairs, config.general_accuracy_margin, config.alpha)
+                non_inferiority(
+                    f"general/{task}", what, pairs, config.general_accuracy_margin, config.alpha
+                )
             )
     if config.require_merit:
         look_alike = _pairs_by_benchmark(candidate, champion, "look_alike", _refused)
         pairs = [pair for one in look_alike.values() for pair in one]
-        rules.append(merit(pairs, config.alpha))
+        rules.append(superiority(pairs, config.alpha))
     return rules
 
 

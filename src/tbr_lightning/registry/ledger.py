@@ -45,7 +45,7 @@ TABLE = sql.Table(
 )
 
 
-class BehindError(Exception):
+class ConflictError(Exception):
     """Somebody else has appended first."""
 
 
@@ -105,7 +105,7 @@ class Ledger:
         """Write a decision behind the entry that it was taken after.
 
         Raises:
-            BehindError: Another entry stands there already.
+            ConflictError: Another entry stands there already.
         """
         entry = Entry(
             model=model,
@@ -126,7 +126,7 @@ class Ledger:
                 with self._engine.begin() as connection:
                     connection.execute(sql.insert(TABLE).values(**asdict(entry)))
             except IntegrityError as error:
-                raise BehindError from error
+                raise ConflictError from error
         return entry
 
     @contextmanager

@@ -14,12 +14,12 @@ from tbr_lightning.registry.alias_sync import (
     moves_between,
     open_registry,
     project,
-    settle,
+    recover,
 )
 from tbr_lightning.registry.aliases import CHALLENGER, CHAMPION, PREVIOUS
 from tbr_lightning.registry.digest import model_digest
 from tbr_lightning.registry.entry import Draft, Entry, spoken, weights_after
-from tbr_lightning.registry.ledger import BehindError, Ledger
+from tbr_lightning.registry.ledger import ConflictError, Ledger
 
 
 def register(registry: Registry, model: LoggedModel) -> str:
@@ -32,7 +32,7 @@ def commit(registry: Registry, draft: Draft, standing: Standing) -> Entry:
     """Write a decision into the ledger, then let the aliases follow.
 
     Raises:
-        BehindError: Somebody has decided something meanwhile; nothing was written.
+        ConflictError: Somebody has decided something meanwhile; nothing was written.
     """
     entry = registry.ledger.append(registry.name, draft, standing.head)
     project(registry)
@@ -59,7 +59,7 @@ def challenge(
     digest = model_digest(model)
     version = register(registry, model)
     while True:
-        standing = settle(registry)
+        standing = recover(registry)
         standing.refuse_drift()
         holders = standing.aliases
         check_weights(standing, version, digest)
@@ -69,7 +69,7 @@ def challenge(
         draft = Draft("challenge", version, moves, why, evidence, {version: digest})
         try:
             commit(registry, draft, standing)
-        except BehindError:
+        except ConflictError:
             continue
         return version
 
@@ -111,7 +111,7 @@ def rollback(registry: Registry, reason: str) -> Entry:
     Raises:
         UserError: There is no previous champion, or its files are gone or others.
     """
-    standing = settle(registry)
+    standing = recover(registry)
     standing.refuse_drift()
     now, before = standing.aliases.get(CHAMPION), standing.aliases.get(PREVIOUS)
     if before is None:
@@ -135,7 +135,7 @@ def rollback(registry: Registry, reason: str) -> Entry:
     )
     try:
         return commit(registry, draft, standing)
-    except BehindError as error:
+    except ConflictError as error:
         raise UserError(
             "somebody else has moved the aliases meanwhile, so nothing was rolled back: look at "
             "'promote history' and roll back again if it is still due"
@@ -151,7 +151,7 @@ def repair(registry: Registry, reason: str) -> Entry | None:
     Raises:
         UserError: A version that the ledger names is gone.
     """
-    standing = settle(registry)
+    standing = recover(registry)
     if not standing.drift:
         return None
     why = "; ".join(standing.drift) + (f"; {reason}" if reason else "")
@@ -168,7 +168,7 @@ def accept(registry: Registry, reason: str) -> Entry | None:
     Raises:
         UserError: The files of a version that holds an alias are gone, or others.
     """
-    standing = settle(registry)
+    standing = recover(registry)
     if not standing.drift:
         return None
     there = aliases.registered(registry.name)
@@ -206,7 +206,7 @@ def expected_digest(name: str, version: str, ledger: str) -> str | None:
 def _after(registry: Registry, draft: Draft, standing: Standing) -> Entry:
     try:
         entry = registry.ledger.append(registry.name, draft, standing.head)
-    except BehindError as error:
+    except ConflictError as error:
         raise UserError("somebody else has written to the ledger meanwhile: try again") from error
     project(registry, force=True)
     return entry

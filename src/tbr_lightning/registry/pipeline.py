@@ -57,21 +57,21 @@ def run(config: PromoteConfig, tell: Callable[[str], None] = lambda _: None) -> 
         raise UserError(f"suite.half={config.suite.half}: the gate reads the test half only")
     from tbr_lightning.models.logged import find_model
     from tbr_lightning.registry import aliases, gate, moves, record
-    from tbr_lightning.registry.alias_sync import Standing, open_registry, settle
+    from tbr_lightning.registry.alias_sync import Standing, open_registry, recover
     from tbr_lightning.registry.digest import model_digest
     from tbr_lightning.registry.evidence import exam_of
-    from tbr_lightning.registry.ledger import BehindError
+    from tbr_lightning.registry.ledger import ConflictError
     from tbr_lightning.tracking import runs
 
     exam = exam_of(config)
     registry = open_registry(config.name, config.tracking, config.paths)
     candidate = find_model(config.model_uri)
     digest = model_digest(candidate)
-    standing = settle(registry) if aliases.registered(config.name) else Standing((), {})
+    standing = recover(registry) if aliases.registered(config.name) else Standing((), {})
     standing.refuse_drift()
     tell(_check_start(exam, candidate, aliases.known_version(config.name, candidate), standing))
     version = moves.register(registry, candidate)
-    standing = settle(registry)
+    standing = recover(registry)
     moves.check_weights(standing, version, digest)
     title, attempt = f"promote {candidate.model_id}", 0
     with runs.start_run("promote", title, config, config.tracking) as opened:
@@ -93,8 +93,8 @@ def run(config: PromoteConfig, tell: Callable[[str], None] = lambda _: None) -> 
             try:
                 entry = moves.commit(registry, draft, standing)
                 break
-            except BehindError:
-                before, standing = standing, settle(registry)
+            except ConflictError:
+                before, standing = standing, recover(registry)
                 standing.refuse_drift()
                 tell(_meanwhile(standing, before))
                 _check_start(exam, candidate, version, standing)

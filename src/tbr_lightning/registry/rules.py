@@ -39,7 +39,7 @@ class Rule:
     against: bool = False
 
 
-def rise(name: str, what: str, pairs: Pairs, margin: float, alpha: float) -> Rule:
+def non_inferiority(name: str, what: str, pairs: Pairs, margin: float, alpha: float) -> Rule:
     """Return the rule that what counts against a model does not rise beyond a margin."""
     worse, better, n = _count(pairs)
     if n == 0:
@@ -65,7 +65,7 @@ def rise(name: str, what: str, pairs: Pairs, margin: float, alpha: float) -> Rul
     )
 
 
-def merit(pairs: Pairs, alpha: float) -> Rule:
+def superiority(pairs: Pairs, alpha: float) -> Rule:
     """Return the rule that false refusal is lower than the champion's."""
     worse, better, n = _count(pairs)
     bound = _bound(worse, better, n, alpha) if n else 1.0

@@ -18,8 +18,8 @@ from tbr_lightning.serving.admission import admit
 from tbr_lightning.serving.deployment import Deployment
 from tbr_lightning.serving.problems import RequestError, translated, unavailable
 from tbr_lightning.serving.replica import Replica, post
-from tbr_lightning.serving.request import Ask, understand
-from tbr_lightning.serving.response import Facts, Stream, leaks, whole
+from tbr_lightning.serving.request import ChatRequest, parse
+from tbr_lightning.serving.response import ReplyStats, Stream, leaks, rewrite
 
 log = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -93,7 +93,7 @@ class _Server:
             replica = self._replica()
             # Nothing is awaited between choosing a replica and holding it: it cannot retire.
             with replica.held():
-                ask = understand(
+                ask = parse(
                     raw,
                     f"chatcmpl-{self._series}-{next(self._numbers)}",
                     self._config,
@@ -145,7 +145,12 @@ class _Server:
         return replica
 
     async def _answered(
-        self, request: web.Request, replica: Replica, ask: Ask, arrived: float, deadline: float
+        self,
+        request: web.Request,
+        replica: Replica,
+        ask: ChatRequest,
+        arrived: float,
+        deadline: float,
     ) -> web.StreamResponse:
         assert replica.process is not None
         headers = {
@@ -176,7 +181,7 @@ class _Server:
                     arrived=arrived,
                     deadline=deadline,
                 )
-        body, facts = whole(raw, ask.policy, replica.served)
+        body, facts = rewrite(raw, ask.policy, replica.served)
         self._count(facts, ask, replica)
         return web.Response(body=body, headers=headers, content_type="application/json")
 
@@ -185,7 +190,7 @@ class _Server:
         request: web.Request,
         reply: aiohttp.ClientResponse,
         replica: Replica,
-        ask: Ask,
+        ask: ChatRequest,
         *,
         headers: dict[str, str],
         arrived: float,
@@ -225,7 +230,7 @@ class _Server:
         await response.write_eof()
         return response
 
-    def _count(self, facts: Facts, ask: Ask, replica: Replica) -> None:
+    def _count(self, facts: ReplyStats, ask: ChatRequest, replica: Replica) -> None:
         metrics = self._metrics
         metrics.tokens.labels("prompt").inc(facts.prompt_tokens)
         metrics.tokens.labels("completion").inc(facts.completion_tokens)

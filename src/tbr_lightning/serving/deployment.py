@@ -20,9 +20,9 @@ from tbr_lightning.serving.metrics import Metrics
 from tbr_lightning.serving.process import EngineError
 from tbr_lightning.serving.release import Release, follows, resolve
 from tbr_lightning.serving.replica import Replica, bring_up, post
-from tbr_lightning.serving.request import understand
-from tbr_lightning.serving.response import Facts, whole
-from tbr_lightning.serving.smoke_test import UnfitError, examine
+from tbr_lightning.serving.request import parse
+from tbr_lightning.serving.response import ReplyStats, rewrite
+from tbr_lightning.serving.smoke_test import UnfitError, smoke_test
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ class Deployment:
         try:
             told = "it answers"
             if self._judge is not None:
-                told = await examine(
+                told = await smoke_test(
                     lambda text: self._ask(replica, text),
                     self._prompts,
                     self._judge,
@@ -132,11 +132,11 @@ class Deployment:
         self._say(f"{release.title} is fit to serve ({replica.files.by}): {told}")
         return replica
 
-    async def _ask(self, replica: Replica, text: str) -> Facts:
+    async def _ask(self, replica: Replica, text: str) -> ReplyStats:
         """Ask a replica as a client would be answered, its reflection apart."""
         policy = "hide" if self.config.policy == "show" else self.config.policy
         raw = json.dumps({"messages": [{"role": "user", "content": text}], "reflection": policy})
-        ask = understand(
+        ask = parse(
             raw.encode(),
             f"check-{next(self._checks)}",
             self._checking,
@@ -155,7 +155,7 @@ class Deployment:
             raise UnfitError(
                 f"'{text}' got HTTP {reply.status}: {data[:200].decode(errors='replace')}"
             )
-        return whole(data, policy, replica.served)[1]
+        return rewrite(data, policy, replica.served)[1]
 
     def _put(self, replica: Replica) -> None:
         """Give a replica the requests from now on. Nothing is awaited: no request falls between."""

@@ -18,7 +18,7 @@ _OWN = ("model", "messages", "max_tokens", "max_completion_tokens", "stream", "r
 
 
 @dataclass(frozen=True)
-class Ask:
+class ChatRequest:
     """A request that was understood.
 
     Attributes:
@@ -38,7 +38,7 @@ class Ask:
     ignored: tuple[str, ...]
 
 
-def understand(raw: bytes, number: str, config: ServeConfig, served: Served) -> Ask:
+def parse(raw: bytes, number: str, config: ServeConfig, served: Served) -> ChatRequest:
     """Check a request's body and write the engine's.
 
     Raises:
@@ -67,7 +67,7 @@ def understand(raw: bytes, number: str, config: ServeConfig, served: Served) -> 
         data = json.dumps(sent, ensure_ascii=False, allow_nan=False).encode()
     except ValueError as error:  # half a surrogate pair, or a number that is none
         raise RequestError(400, "the body holds what is no Unicode text or number") from error
-    return Ask(data, number, policy, stream, prompt, ignored)
+    return ChatRequest(data, number, policy, stream, prompt, ignored)
 
 
 def _object(raw: bytes) -> dict[str, Any]:

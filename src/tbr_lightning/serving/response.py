@@ -13,7 +13,7 @@ from tbr_lightning.serving.weights import Weights
 
 
 @dataclass(frozen=True)
-class Facts:
+class ReplyStats:
     """What a reply was.
 
     Attributes:
@@ -36,7 +36,7 @@ def leaks(think_format: ThinkFormat, answer: str) -> bool:
     return think_format.think_open.strip() in answer or think_format.think_close.strip() in answer
 
 
-def whole(raw: bytes, policy: str, served: Served) -> tuple[bytes, Facts]:
+def rewrite(raw: bytes, policy: str, served: Served) -> tuple[bytes, ReplyStats]:
     """Return a reply that came in one piece as the client gets it, and its facts."""
     reply = json.loads(raw)
     reply["model"] = served.title
@@ -56,9 +56,9 @@ def whole(raw: bytes, policy: str, served: Served) -> tuple[bytes, Facts]:
 
 def _facts(
     reply: dict[str, Any], choice: dict[str, Any], reflection: str | None, answer: str
-) -> Facts:
+) -> ReplyStats:
     usage = reply.get("usage") or {}
-    return Facts(
+    return ReplyStats(
         answer,
         reflection,
         choice.get("finish_reason") == "length",
@@ -179,7 +179,7 @@ class Stream:
                 yield self._layout.think_close
             yield text
 
-    def facts(self) -> Facts:
+    def facts(self) -> ReplyStats:
         """Return what the reply was."""
         answer: list[str] = []
         reflection: list[str] = []
@@ -194,7 +194,7 @@ class Stream:
         if self._parser is not None:
             parsed = _parsed("".join(answer), self._policy, self._weights)
             answer, reflection = [parsed["content"]], [parsed.get("reasoning_content") or ""]
-        return Facts(
+        return ReplyStats(
             "".join(answer),
             "".join(reflection) or None,
             cut,

@@ -12,9 +12,8 @@ from collections.abc import Sequence
 
 from aiohttp import web
 
-from tbr_lightning.cli import INTERRUPTED
 from tbr_lightning.config.serve import ServeConfig
-from tbr_lightning.errors import UserError
+from tbr_lightning.errors import INTERRUPTED, UserError
 from tbr_lightning.evaluation.judge import make_judge
 from tbr_lightning.evaluation.judges.base import Judge
 from tbr_lightning.evaluation.suites import Prompt, load_suite

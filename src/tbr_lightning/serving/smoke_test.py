@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from tbr_lightning.config.serve import ServeConfig
 from tbr_lightning.evaluation.judges.base import REFUSALS, Case, Judge
 from tbr_lightning.evaluation.suites import Prompt
-from tbr_lightning.serving.response import Facts, leaks
+from tbr_lightning.serving.response import ReplyStats, leaks
 from tbr_lightning.serving.weights import Weights
 
-Answer = Callable[[str], Awaitable[Facts]]
+Answer = Callable[[str], Awaitable[ReplyStats]]
 """Asks an engine, under the server's policy."""
 
 _AT_ONCE = 8
@@ -21,7 +21,7 @@ class UnfitError(Exception):
     """A version did not pass; the text says why."""
 
 
-async def examine(
+async def smoke_test(
     ask: Answer, prompts: Sequence[Prompt], judge: Judge, config: ServeConfig, weights: Weights
 ) -> str:
     """Ask every prompt and return a summary.
@@ -31,7 +31,7 @@ async def examine(
     """
     places = asyncio.Semaphore(_AT_ONCE)
 
-    async def one(prompt: Prompt) -> Facts:
+    async def one(prompt: Prompt) -> ReplyStats:
         async with places:
             return await ask(prompt.text)
 

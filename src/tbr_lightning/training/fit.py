@@ -32,11 +32,11 @@ from tbr_lightning.training.devices import accelerator_of
 from tbr_lightning.training.kernels import check_packing, prepare_kernels, release_kernels
 from tbr_lightning.training.module import TbrModule
 from tbr_lightning.training.pruning import Pruning
-from tbr_lightning.training.pruning_channel import Channel, Pruned
+from tbr_lightning.training.pruning_channel import Pruned, PruningChannel
 from tbr_lightning.training.speed import Speed, measured_peak
 from tbr_lightning.training.step_logger import StepLogger
 from tbr_lightning.training.stopping import Stopping
-from tbr_lightning.training.validation_callback import Observer
+from tbr_lightning.training.validation_callback import ValidationCallback
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Job:
     rows: Path
     validation: Path | None
     tokenizer: Path
-    pruning: Channel | None = None
+    pruning: PruningChannel | None = None
 
     @property
     def checkpoints(self) -> Path:
@@ -161,7 +161,7 @@ def fit(job: Job, backbone: Backbone) -> Fitted:
         every=settings.log_every,
         speed=_speed(module, rows, trainer) if trainer.is_global_zero else None,
     )
-    observer = Observer(
+    observer = ValidationCallback(
         backbone,
         every=settings.eval_every,
         validation=validation,

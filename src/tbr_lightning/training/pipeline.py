@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tbr_lightning.data.table import Examples
     from tbr_lightning.tracking.runs import Run
     from tbr_lightning.training.finish import Outcome
-    from tbr_lightning.training.pruning_channel import Channel
+    from tbr_lightning.training.pruning_channel import PruningChannel
     from tbr_lightning.training.resume import RunFolder
 
 
@@ -33,7 +33,7 @@ class TrainResult:
     supervised_tokens: int
 
 
-def run(config: TrainConfig, pruning: Channel | None = None) -> TrainResult:
+def run(config: TrainConfig, pruning: PruningChannel | None = None) -> TrainResult:
     """Fine-tune a model and log it; ``pruning`` may end it early."""
     resumed = None
     if config.resume is not None:
@@ -81,7 +81,7 @@ def _train(
     folder: RunFolder,
     *,
     resumed: bool,
-    pruning: Channel | None,
+    pruning: PruningChannel | None,
 ) -> Outcome:
     from tbr_lightning.models.backbone import load_backbone, template_notice
     from tbr_lightning.training import ranks

@@ -7,7 +7,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from tbr_lightning.training.pruning_channel import Channel
+from tbr_lightning.training.pruning_channel import PruningChannel
 
 
 class Pruning(pl.Callback):
@@ -19,7 +19,7 @@ class Pruning(pl.Callback):
     """
 
     def __init__(
-        self, channel: Channel, measured: Callable[[], tuple[int, Mapping[str, float]]]
+        self, channel: PruningChannel, measured: Callable[[], tuple[int, Mapping[str, float]]]
     ) -> None:
         self.channel, self.measured = channel, measured
         self.pruned = False

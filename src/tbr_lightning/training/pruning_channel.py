@@ -16,7 +16,7 @@ class Pruned(KeyboardInterrupt):
 
 
 @dataclass(frozen=True)
-class Channel:
+class PruningChannel:
     """Questions and answers in a folder, which outlive either side and need no connection.
 
     Attributes:

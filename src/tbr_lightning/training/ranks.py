@@ -15,7 +15,7 @@ import psutil
 
 from tbr_lightning import processes
 from tbr_lightning.config.schema import TrainerConfig
-from tbr_lightning.errors import UserError
+from tbr_lightning.errors import INTERRUPTED, USAGE_ERROR, UserError
 from tbr_lightning.training.devices import accelerator_of, world_size
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ TRAINED = "trained.safetensors"
 """What several ranks leave in the run's folder: the trained tensors, whole."""
 
 _ERROR = "rank-error.txt"
-_USAGE_ERROR, _INTERRUPTED = 2, 130
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,7 @@ def fit_in_ranks(job: Job, target: Callable[[int, Job, Starter], None]) -> None:
         said = job.folder / _ERROR
         if said.exists():
             raise UserError(said.read_text()) from error
-        if error.exit_code == _INTERRUPTED:
+        if error.exit_code == INTERRUPTED:
             raise KeyboardInterrupt from error
         raise
 
@@ -159,9 +158,9 @@ def as_rank(local_rank: int, job: Job, starter: Starter) -> None:
         fit_and_leave(job)
     except UserError as error:
         (job.folder / _ERROR).write_text(str(error))
-        os._exit(_USAGE_ERROR)
+        os._exit(USAGE_ERROR)
     except KeyboardInterrupt:
-        os._exit(_INTERRUPTED)
+        os._exit(INTERRUPTED)
 
 
 def fit_and_leave(job: Job) -> None:

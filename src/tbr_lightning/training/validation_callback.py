@@ -34,7 +34,7 @@ _SHOWN = (
 )
 
 
-class Observer(pl.Callback):
+class ValidationCallback(pl.Callback):
     """Measures every few optimizer steps, and at the end.
 
     All ranks answer the same prompts at the same time: where each holds a part of the weights,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from optuna.trial import FrozenTrial, TrialState
@@ -14,7 +14,7 @@ from tbr_lightning.tracking import by_id
 from tbr_lightning.tuning import figures, mlflow_sync, report, retrain
 from tbr_lightning.tuning import front as fronts
 from tbr_lightning.tuning.lease import Alone, turn
-from tbr_lightning.tuning.report import Ending
+from tbr_lightning.tuning.report import StudyResult
 
 if TYPE_CHECKING:
     import optuna
@@ -30,6 +30,10 @@ _TURN = "ending_turn"  # attribute of the study: which runner ends it
 _LINES = 15  # of the front, in the terminal
 
 
+Summarise = Callable[["Study", "optuna.Study", str], list[str]]
+"""Takes the study of the file, Optuna's study and the run's id; returns lines to print."""
+
+
 def finish(
     study: Study,
     config: SweepConfig,
@@ -37,6 +41,7 @@ def finish(
     parent_run_id: str,
     *,
     alone: Alone | None = None,
+    summarise: Summarise | None = None,
 ) -> list[str]:
     """End a study and return what to tell of it.
 
@@ -50,9 +55,10 @@ def finish(
         storage_study: Optuna's study, with its budget reached.
         parent_run_id: The study's run.
         alone: Holds the study alone among all runners, see :func:`mlflow_sync.parent_run`.
+        summarise: Logs a summary of its own on the study's run and returns its lines.
 
     Returns:
-        Lines: the table of its groups if it has any, the front on the dev half with intervals, the
+        Lines: those of ``summarise``, the front on the dev half with intervals, the
         chosen trial and why, the registered version, the gate's verdict.
 
     Raises:
@@ -61,11 +67,15 @@ def finish(
     with turn(storage_study, _TURN, alone) as other:
         if other is not None:
             return [f"{other} ends this study: what it finds stands in run {parent_run_id}"]
-        return _finish(study, config, storage_study, parent_run_id)
+        return _finish(study, config, storage_study, parent_run_id, summarise)
 
 
 def _finish(
-    study: Study, config: SweepConfig, storage_study: optuna.Study, parent_run_id: str
+    study: Study,
+    config: SweepConfig,
+    storage_study: optuna.Study,
+    parent_run_id: str,
+    summarise: Summarise | None,
 ) -> list[str]:
     mlflow_sync.refresh(storage_study, study, parent_run_id)
     trials = storage_study.get_trials(deepcopy=False)
@@ -74,12 +84,10 @@ def _finish(
     drawn, missing = figures.study_figures(study, trials, choice.trial if choice else None)
     for name, figure in drawn.items():
         by_id.put_figure(parent_run_id, figure, f"figures/{name}")
-    from tbr_lightning.ablation import study as ablation
-
-    groups = ablation.log_groups(study, storage_study, parent_run_id)
+    groups = summarise(study, storage_study, parent_run_id) if summarise else []
     shown = [*drawn, *(["groups.png"] if groups else [])]
 
-    def write(ending: Ending) -> None:
+    def write(ending: StudyResult) -> None:
         budget = _budget(study, config)
         text = report.markdown(study, trials, ending, budget=budget, figures=shown, missing=missing)
         by_id.put_text(parent_run_id, text, REPORT)
@@ -87,7 +95,7 @@ def _finish(
         points, tags = _numbers(study, trials, front, ending)
         by_id.log(parent_run_id, points, {"mlflow.note.content": note, **tags})
 
-    ending = Ending(choice, instead=_why_none(study, trials) if choice is None else "")
+    ending = StudyResult(choice, instead=_why_none(study, trials) if choice is None else "")
     write(ending)
     if choice is not None:
         ending = _end(study, config, storage_study, choice, parent_run_id)
@@ -101,7 +109,7 @@ def _end(
     storage_study: optuna.Study,
     choice: fronts.Choice,
     parent_run_id: str,
-) -> Ending:
+) -> StudyResult:
     """Make, measure and register the model, and ask the gate, each unless it was done before."""
     trial, settings = choice.trial, config.sweep
     failed: dict[int, str] = {}
@@ -133,7 +141,7 @@ def _end(
     if settings.promote and not gate:
         gate = retrain.gate(study, config, taken.model_uri)
     storage_study.set_user_attr(_ENDING, {"trial": trial.number, **identity, "gate": gate})
-    return Ending(
+    return StudyResult(
         choice,
         made=made,
         failed=failed,
@@ -164,7 +172,7 @@ def _why_none(study: Study, trials: Sequence[FrozenTrial]) -> str:
 
 
 def _numbers(
-    study: Study, trials: Sequence[FrozenTrial], front: Sequence[FrozenTrial], ending: Ending
+    study: Study, trials: Sequence[FrozenTrial], front: Sequence[FrozenTrial], ending: StudyResult
 ) -> tuple[list[by_id.Point], dict[str, str]]:
     """Return what the end adds to the numbers and tags of the study's run."""
     counts = Counter(trial.state for trial in trials)
@@ -190,7 +198,7 @@ def _numbers(
 
 
 def _lines(
-    study: Study, front: Sequence[FrozenTrial], ending: Ending, parent_run_id: str
+    study: Study, front: Sequence[FrozenTrial], ending: StudyResult, parent_run_id: str
 ) -> list[str]:
     what = "Pareto front" if len(study.objectives) > 1 else "best feasible trial"
     lines = [f"{what} (dev half, 95% intervals):"]

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 
 import optuna
 
-from tbr_lightning.tuning.process_identity import Owner, owner_of, read_owner
+from tbr_lightning.tuning.process_identity import Owner, identity_of, read_owner
 
 Alone = Callable[[], AbstractContextManager[None]]
 """Holds a study alone among all its runners, for a moment."""
@@ -77,7 +77,7 @@ def turn(
 
 
 def _sign(storage_study: optuna.Study, key: str, token: str = "") -> None:
-    sign = {"owner": owner_of().as_dict(), "token": token, "time": time.time()}
+    sign = {"owner": identity_of().as_dict(), "token": token, "time": time.time()}
     storage_study.set_user_attr(key, sign)
 
 
@@ -85,6 +85,6 @@ def _holder(storage_study: optuna.Study, key: str) -> Owner | None:
     """Return which other process has it, if that one lives."""
     there = storage_study.user_attrs.get(key)
     owner = read_owner(there.get("owner")) if isinstance(there, dict) else None
-    if owner is None or owner == owner_of() or owner.known_dead():
+    if owner is None or owner == identity_of() or owner.known_dead():
         return None
     return None if time.time() - there["time"] > _SILENT else owner

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 from tbr_lightning.config.sweep import SweepConfig
 
 if TYPE_CHECKING:
+    from tbr_lightning.tuning.conclude import Summarise
     from tbr_lightning.tuning.plan import Plan
     from tbr_lightning.tuning.storage import Opened
     from tbr_lightning.tuning.view import View
 
 
-def run(config: SweepConfig) -> None:
-    """Run what is left of the study's budget, and end the study."""
+def run(config: SweepConfig, summarise: Summarise | None = None) -> None:
+    """Run what is left of the study's budget, and end the study; see :mod:`.conclude`."""
     from tbr_lightning.tuning.plan import make_plan
 
     plan = make_plan(config)
@@ -39,20 +40,20 @@ def run(config: SweepConfig) -> None:
     view.look()
     about = f" ({study.about})" if study.about else ""
     print(f"study {study.key}: {view.done} of {plan.trials} trials are there{about}", flush=True)
-    _run(plan, opened, view)
+    _run(plan, opened, view, summarise)
 
 
-def _run(plan: Plan, opened: Opened, view: View) -> None:
+def _run(plan: Plan, opened: Opened, view: View, summarise: Summarise | None) -> None:
     from tbr_lightning.tuning import conclude, limits, mlflow_sync, runner
-    from tbr_lightning.tuning.process_identity import owner_of
-    from tbr_lightning.tuning.trial import Around
-    from tbr_lightning.tuning.warm_cache import prepare_shared
+    from tbr_lightning.tuning.process_identity import identity_of
+    from tbr_lightning.tuning.trial import TrialContext
+    from tbr_lightning.tuning.warm_cache import warm_caches
 
-    config, study, me = plan.config, plan.study, owner_of()
-    around = Around(config.tracking, config.paths, me.pid, me.started)
+    config, study, me = plan.config, plan.study, identity_of()
+    around = TrialContext(config.tracking, config.paths, me.pid, me.started)
     if view.done < plan.trials:
         opened.study.set_user_attr("finished", False)
-        prepare_shared(plan.trains, limits.trials_root(config.paths, study))
+        warm_caches(plan.trains, limits.trials_root(config.paths, study))
     with mlflow_sync.parent_run(study, config, opened.study, alone=opened.locked) as run_id:
 
         def told(number: int) -> None:
@@ -71,7 +72,9 @@ def _run(plan: Plan, opened: Opened, view: View) -> None:
         view.look()
         opened.study.set_user_attr("finished", True)
         print(_counted(view.counts, plan.trials), flush=True)
-        for line in conclude.finish(study, config, opened.study, run_id, alone=opened.locked):
+        for line in conclude.finish(
+            study, config, opened.study, run_id, alone=opened.locked, summarise=summarise
+        ):
             print(line, flush=True)
 
 

@@ -18,7 +18,7 @@ import psutil
 
 from tbr_lightning import processes
 from tbr_lightning.tuning.folder import TrialFolder
-from tbr_lightning.tuning.trial import Around, enter
+from tbr_lightning.tuning.trial import TrialContext, enter
 
 _PRELOAD = "tbr_lightning.tuning.preload"
 _AFTER_TERM = 20.0  # seconds that a trial has to write a checkpoint before it is killed
@@ -76,7 +76,7 @@ def warm_up(threads: int) -> None:
     processes.warm_up(_PRELOAD, threads)
 
 
-def fork(folder: Path, around: Around) -> Worker:
+def fork(folder: Path, around: TrialContext) -> Worker:
     """Start a trial on one device; in milliseconds, once the stack is imported."""
     context = multiprocessing.get_context("forkserver")
     process = context.Process(target=enter, args=(str(folder), around))
@@ -85,7 +85,7 @@ def fork(folder: Path, around: Around) -> Worker:
     return Worker(process.pid, time.monotonic(), lambda: process.exitcode)
 
 
-def spawn(folder: Path, around: Around, threads: int | None) -> Worker:
+def spawn(folder: Path, around: TrialContext, threads: int | None) -> Worker:
     """Start a trial of several ranks afresh: they need a parent without a past.
 
     Args:

@@ -41,7 +41,7 @@ class Owner:
         return f"process {self.pid} on {self.host}"
 
 
-def owner_of(pid: int | None = None) -> Owner:
+def identity_of(pid: int | None = None) -> Owner:
     """Return a process of this machine: this one, or another."""
     there = psutil.Process(pid)
     return Owner(platform.node(), _machine(), there.pid, there.create_time())

@@ -39,7 +39,7 @@ _CAUSES = 12  # reasons of failures that are told apart
 
 
 @dataclass(frozen=True)
-class Made:
+class RetrainedModel:
     """One model of the chosen configuration.
 
     Attributes:
@@ -62,7 +62,7 @@ class Made:
 
 
 @dataclass(frozen=True)
-class Ending:
+class StudyResult:
     """What became of a study.
 
     Attributes:
@@ -78,9 +78,9 @@ class Ending:
 
     choice: Choice | None
     instead: str = ""
-    made: Sequence[Made] = ()
+    made: Sequence[RetrainedModel] = ()
     failed: Mapping[int, str] = field(default_factory=dict)
-    taken: Made | None = None
+    taken: RetrainedModel | None = None
     name: str = ""
     version: str = ""
     gate: Sequence[str] = ()
@@ -89,7 +89,7 @@ class Ending:
 def markdown(
     study: Study,
     trials: Sequence[FrozenTrial],
-    ending: Ending,
+    ending: StudyResult,
     *,
     budget: str,
     figures: Iterable[str] = (),
@@ -128,7 +128,9 @@ def markdown(
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def description(study: Study, trials: Sequence[FrozenTrial], ending: Ending, budget: str) -> str:
+def description(
+    study: Study, trials: Sequence[FrozenTrial], ending: StudyResult, budget: str
+) -> str:
     """Return the short form, for the page of the study's run."""
     front = fronts.pareto_front(study, trials)
     parts = [
@@ -174,7 +176,7 @@ def told_metrics(study: Study) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _outcome(study: Study, ending: Ending) -> list[str]:
+def _outcome(study: Study, ending: StudyResult) -> list[str]:
     if ending.choice is None:
         return [f"**Nothing is chosen:** {ending.instead}"]
     trial = ending.choice.trial
@@ -198,7 +200,7 @@ def _outcome(study: Study, ending: Ending) -> list[str]:
     return parts
 
 
-def _models(study: Study, ending: Ending) -> str:
+def _models(study: Study, ending: StudyResult) -> str:
     names = told_metrics(study)
     rows = []
     for made in ending.made:
@@ -209,7 +211,7 @@ def _models(study: Study, ending: Ending) -> str:
     return _table(["seed", "dev half", "test half", "model", ""], rows)
 
 
-def _front(study: Study, front: Sequence[FrozenTrial], ending: Ending) -> list[str]:
+def _front(study: Study, front: Sequence[FrozenTrial], ending: StudyResult) -> list[str]:
     if not front:
         return ["No finished trial meets every constraint."]
     chosen = ending.choice.trial.number if ending.choice else None

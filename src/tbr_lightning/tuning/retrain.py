@@ -11,7 +11,7 @@ from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.errors import UserError
 from tbr_lightning.tracking import by_id, runs
 from tbr_lightning.tuning.front import train_overrides
-from tbr_lightning.tuning.report import Made, told_metrics
+from tbr_lightning.tuning.report import RetrainedModel, told_metrics
 
 if TYPE_CHECKING:
     import optuna
@@ -34,7 +34,7 @@ def fresh_seeds(study: Study, trials: Sequence[FrozenTrial], count: int) -> list
     return list(range(max(used) + 1, max(used) + 1 + count))
 
 
-def own_model(study: Study, config: SweepConfig, trial: FrozenTrial) -> Made:
+def own_model(study: Study, config: SweepConfig, trial: FrozenTrial) -> RetrainedModel:
     """Return the model of the trial's first seed, measured on the test half.
 
     Raises:
@@ -47,7 +47,7 @@ def own_model(study: Study, config: SweepConfig, trial: FrozenTrial) -> Made:
         )
     first = done[0]
     dev = _metrics(study, first["train"], first.get("evaluate"))
-    made = Made(int(first["seed"]), first["train"], first["model_uri"], dev)
+    made = RetrainedModel(int(first["seed"]), first["train"], first["model_uri"], dev)
     called = f"trial {trial.number} seed {made.seed}"
     return measure(study, config, made, half="test", called=called)
 
@@ -58,7 +58,7 @@ def retrain(
     storage_study: optuna.Study,
     trial: FrozenTrial,
     parent_run_id: str,
-) -> tuple[list[Made], dict[int, str]]:
+) -> tuple[list[RetrainedModel], dict[int, str]]:
     """Train the chosen configuration with fresh seeds and measure each model on both halves.
 
     What an interrupted sweep has trained already is not trained again.
@@ -94,7 +94,7 @@ def retrain(
     return [made[seed] for seed in seeds if seed in made], failed
 
 
-def _train(study: Study, config: SweepConfig, trial: FrozenTrial, seed: int) -> Made:
+def _train(study: Study, config: SweepConfig, trial: FrozenTrial, seed: int) -> RetrainedModel:
     from tbr_lightning.training import pipeline as training
     from tbr_lightning.tuning import reuse
     from tbr_lightning.tuning.saved import train_key
@@ -118,12 +118,14 @@ def _train(study: Study, config: SweepConfig, trial: FrozenTrial, seed: int) -> 
             )
         )
         done = reuse.Trained(result.run_id, result.model_uri)
-    made = Made(seed, done.run_id, done.model_uri, {}, fresh=True)
+    made = RetrainedModel(seed, done.run_id, done.model_uri, {}, fresh=True)
     made = measure(study, config, made, half="dev", called=called)
     return measure(study, config, made, half="test", called=called)
 
 
-def measure(study: Study, config: SweepConfig, made: Made, *, half: str, called: str) -> Made:
+def measure(
+    study: Study, config: SweepConfig, made: RetrainedModel, *, half: str, called: str
+) -> RetrainedModel:
     """Return a model with its metrics on one half of the study's suite."""
     from tbr_lightning.evaluation import pipeline as evaluation
 
@@ -151,7 +153,7 @@ def of_half(overrides: Sequence[str], half: str) -> list[str]:
     return [*(word for word in overrides if not _sets(word, "suite.half")), f"suite.half={half}"]
 
 
-def median(study: Study, made: Sequence[Made]) -> Made:
+def median(study: Study, made: Sequence[RetrainedModel]) -> RetrainedModel:
     """Return the model with the median of the first objective on the dev half.
 
     Of an even number it is the worse of the middle two, and of equals the one of the least seed.
@@ -217,11 +219,11 @@ def _metrics(study: Study, train: str, evaluate: str | None) -> dict[str, float]
     return {name: found[name] for name in names if name in found}
 
 
-def _read(stored: Mapping[str, Any]) -> Made:
-    return Made(**stored)
+def _read(stored: Mapping[str, Any]) -> RetrainedModel:
+    return RetrainedModel(**stored)
 
 
-def _there(made: Made) -> bool:
+def _there(made: RetrainedModel) -> bool:
     """Return whether a model is still in the store."""
     from tbr_lightning.models.logged import find_model
 

@@ -14,17 +14,17 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from tbr_lightning.errors import UserError
-from tbr_lightning.training.pruning_channel import Channel
+from tbr_lightning.training.pruning_channel import PruningChannel
 from tbr_lightning.tuning import process, scheduling
 from tbr_lightning.tuning.folder import Result, Spec, TrialFolder
 from tbr_lightning.tuning.limits import Hooks, Limits, trials_root
 from tbr_lightning.tuning.outcome import constraints_of, kept, values_of
-from tbr_lightning.tuning.process_identity import owner_of
+from tbr_lightning.tuning.process_identity import identity_of
 from tbr_lightning.tuning.sampling import kept_of
 from tbr_lightning.tuning.scheduling import Claim, Next
 from tbr_lightning.tuning.storage import Opened
 from tbr_lightning.tuning.study import Study
-from tbr_lightning.tuning.trial import Around
+from tbr_lightning.tuning.trial import TrialContext
 
 _TICK = 0.05  # seconds between two looks at the trials
 _MEMORY_EVERY = 1.0
@@ -48,7 +48,7 @@ class HopelessError(UserError):
     """Too many trials failed in a row."""
 
 
-def run(study: Study, opened: Opened, limits: Limits, around: Around, hooks: Hooks) -> None:
+def run(study: Study, opened: Opened, limits: Limits, around: TrialContext, hooks: Hooks) -> None:
     """Run trials until the budget is spent, by this runner and all others.
 
     Args:
@@ -81,12 +81,12 @@ def run(study: Study, opened: Opened, limits: Limits, around: Around, hooks: Hoo
 
 class _Runner:
     def __init__(
-        self, study: Study, opened: Opened, limits: Limits, around: Around, hooks: Hooks
+        self, study: Study, opened: Opened, limits: Limits, around: TrialContext, hooks: Hooks
     ) -> None:
         self.study, self.opened, self.limits = study, opened, limits
         self.around, self.hooks = around, hooks
         self.root = trials_root(around.paths, study)
-        self.me = owner_of()
+        self.me = identity_of()
         self.running: dict[int, _Running] = {}
         self.failures = 0
         self._done = threading.Event()
@@ -159,7 +159,7 @@ class _Runner:
 
     def _start(self, claim: Claim, slot: int, folder: TrialFolder, spec: Spec) -> None:
         folder.begin(spec)
-        Channel(folder.path, "").clear()
+        PruningChannel(folder.path, "").clear()
         if spec.ranks > 1:
             worker = process.spawn(folder.path, self.around, spec.threads)
         else:
@@ -200,7 +200,7 @@ class _Runner:
         """Hand what a trial reports to the pruner, and its verdict back."""
         if one.spec.metric is None and not one.spec.blocks:
             return
-        channel = Channel(one.folder.path, "")
+        channel = PruningChannel(one.folder.path, "")
         for number, values in channel.reports(one.answered):
             for step, value in values.items():
                 self.opened.backend.set_trial_intermediate_value(one.claim.trial_id, step, value)

@@ -25,14 +25,14 @@ from tbr_lightning.tuning.folder import Result, Spec, TrialFolder
 
 if TYPE_CHECKING:
     from tbr_lightning.config.verbs import EvaluateConfig, TrainConfig
-    from tbr_lightning.training.pruning_channel import Channel
+    from tbr_lightning.training.pruning_channel import PruningChannel
 
 ENTRY = "tbr_lightning.tuning.trial:train_and_evaluate"
 """What a trial of a study does."""
 
 
 @dataclass(frozen=True)
-class Around:
+class TrialContext:
     """What surrounds a trial and is not written to its folder.
 
     Attributes:
@@ -52,7 +52,7 @@ class Around:
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, text: str) -> Around:
+    def from_json(cls, text: str) -> TrialContext:
         """Read what :meth:`as_json` wrote."""
         found = json.loads(text)
         return cls(
@@ -63,7 +63,7 @@ class Around:
         )
 
 
-def enter(path: str, around: Around) -> None:
+def enter(path: str, around: TrialContext) -> None:
     """Be the process of a trial: run its entry, and write how it ended."""
     if os.getpid() != os.getsid(0):
         os.setsid()  # with all that it starts it can be ended as one
@@ -94,7 +94,7 @@ def enter(path: str, around: Around) -> None:
     sys.stderr.flush()
 
 
-def train_and_evaluate(spec: Spec, folder: TrialFolder, around: Around) -> Result:
+def train_and_evaluate(spec: Spec, folder: TrialFolder, around: TrialContext) -> Result:
     """Train and evaluate one point of a study's space with each seed, or take what is there."""
     from tbr_lightning.tracking.store import connect
     from tbr_lightning.tuning import reuse
@@ -128,7 +128,7 @@ def _one(
     train: TrainConfig,
     evaluation: EvaluateConfig,
     tags: dict[str, str],
-    channel: Channel | None,
+    channel: PruningChannel | None,
 ) -> Any:
     """Train and evaluate with one seed; what is finished already is taken."""
     from tbr_lightning.evaluation import pipeline as evaluating
@@ -178,15 +178,15 @@ def _one(
     )
 
 
-def _channel(spec: Spec, folder: TrialFolder) -> Channel | None:
-    from tbr_lightning.training.pruning_channel import Channel
+def _channel(spec: Spec, folder: TrialFolder) -> PruningChannel | None:
+    from tbr_lightning.training.pruning_channel import PruningChannel
 
     if spec.metric is None and not spec.blocks:
         return None
-    return Channel(folder.path, spec.metric or "")
+    return PruningChannel(folder.path, spec.metric or "")
 
 
-def _compare(channel: Channel, spec: Spec, done: list[Any]) -> None:
+def _compare(channel: PruningChannel, spec: Spec, done: list[Any]) -> None:
     """Report the answers to each prompt with the last seed, and stop if the answer is to stop."""
     from tbr_lightning.training.pruning_channel import Pruned
     from tbr_lightning.tuning.prune_per_prompt import outcomes
@@ -240,4 +240,4 @@ def _reason(error: BaseException) -> str:
 
 
 if __name__ == "__main__":
-    enter(sys.argv[1], Around.from_json(sys.stdin.read()))
+    enter(sys.argv[1], TrialContext.from_json(sys.stdin.read()))

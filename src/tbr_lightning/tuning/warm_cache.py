@@ -17,7 +17,7 @@ from tbr_lightning.processes import cores
 from tbr_lightning.tuning.saved import load_train, save
 
 
-def prepare_shared(configs: Sequence[TrainConfig], root: Path) -> None:
+def warm_caches(configs: Sequence[TrainConfig], root: Path) -> None:
     """Make what the trials of a study have in common, each thing once.
 
     It runs in a process of its own, forked from the one that has imported the stack, and shows its

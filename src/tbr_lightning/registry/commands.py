@@ -1,0 +1,191 @@
+"""The actions of ``promote``: what stands in registry and ledger, shown, checked and moved back."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from tbr_lightning.config.verbs import PromoteConfig
+from tbr_lightning.errors import UserError
+from tbr_lightning.registry import aliases, moves, pipeline
+from tbr_lightning.registry.alias_sync import open_registry, recover
+from tbr_lightning.registry.aliases import CHAMPION
+from tbr_lightning.registry.audit import audit, chain_problem
+from tbr_lightning.registry.entry import Entry
+
+_WORDS = 220  # letters of a reason in a table
+
+BROKEN, REFUSED = 1, 3
+"""Exit codes: the ledger or what it decided does not hold; a candidate was refused."""
+
+
+def gate(config: PromoteConfig) -> int:
+    """Run, print the verdict in words, and return 0 if promoted, 3 if refused."""
+    result = pipeline.run(config, lambda text: print(text, file=sys.stderr))
+    against = f"against champion v{result.champion}" if result.champion else "with no champion yet"
+    word = "promoted" if result.verdict.promoted else "not promoted"
+    print(f"{config.name} v{result.version} {against}: {word}")
+    print("\n".join(f"  {line}" for line in result.verdict.lines))
+    print(f"run {result.run_id}, ledger entry {result.entry.seq}")
+    return 0 if result.verdict.promoted else REFUSED
+
+
+def status(config: PromoteConfig) -> int:
+    """Print who is what and why, and what was moved outside; return 1 if the ledger is broken."""
+    registry = open_registry(config.name, config.tracking, config.paths)
+    rows = aliases.versions(config.name)
+    if aliases.registered(config.name) is None:
+        raise UserError(f"name='{config.name}' is not registered: promote a model first")
+    entries = registry.ledger.entries(config.name)
+    problem = chain_problem(registry, entries)
+    told: tuple[str, ...] = ()
+    if problem is None:
+        standing = recover(registry)
+        rows, entries = aliases.versions(config.name), list(standing.entries)
+        told = standing.drift
+    Console().print(status_table(config.name, rows, entries))
+    print(head_line(entries, registry.ledger.shown))
+    for line in told:
+        print(f"drift: {line}")
+    if told:
+        print("  put it back: promote repair; take it over: promote accept reason=…")
+    if problem is not None:
+        print(f"NOT INTACT: {problem}\n  see promote verify")
+    return BROKEN if problem is not None else 0
+
+
+def history(config: PromoteConfig) -> int:
+    """Print the ledger."""
+    registry = open_registry(config.name, config.tracking, config.paths)
+    entries = registry.ledger.entries(config.name)
+    if not entries:
+        raise UserError(
+            f"name='{config.name}' has no entry in {registry.ledger.shown}: promote a model first, "
+            "or give another name or tracking.ledger"
+        )
+    Console().print(history_table(config.name, entries))
+    print(head_line(entries, registry.ledger.shown))
+    return 0
+
+
+def verify(config: PromoteConfig) -> int:
+    """Print what holds and what does not; return 0 if all holds, else 1."""
+    registry = open_registry(config.name, config.tracking, config.paths)
+    if not chain_problem(registry, registry.ledger.entries(config.name)):
+        recover(registry)
+    found = audit(registry)
+    for line in found.sound:
+        print(f"ok      {line}")
+    for line in found.problems:
+        print(f"BROKEN  {line}")
+    return BROKEN if found.problems else 0
+
+
+def rollback(config: PromoteConfig) -> int:
+    """Make the previous champion the champion again."""
+    registry = open_registry(config.name, config.tracking, config.paths)
+    entry = moves.rollback(registry, config.reason)
+    before, after = entry.moves[CHAMPION]
+    print(
+        f"{config.name}: champion is version {after} again, and version {before} the previous one"
+    )
+    print(f"ledger entry {entry.seq}; promote rollback takes it back")
+    return 0
+
+
+def repair(config: PromoteConfig) -> int:
+    """Put aliases that were moved outside back to where the ledger has them."""
+    registry = open_registry(config.name, config.tracking, config.paths)
+    return _told(config, moves.repair(registry, config.reason), "put back")
+
+
+def accept(config: PromoteConfig) -> int:
+    """Take over into the ledger what was moved outside."""
+    if not config.reason:
+        raise UserError("reason is not set: say why, as in reason='moved by hand: outage'")
+    registry = open_registry(config.name, config.tracking, config.paths)
+    return _told(config, moves.accept(registry, config.reason), "taken over")
+
+
+def _told(config: PromoteConfig, entry: Entry | None, word: str) -> int:
+    if entry is None:
+        print(f"{config.name}: the aliases are where the ledger puts them; nothing to do")
+    else:
+        print(f"{config.name}: {word}: {entry.why}\nledger entry {entry.seq}")
+    return 0
+
+
+def status_table(name: str, rows: Sequence[Mapping[str, str]], entries: Sequence[Entry]) -> Table:
+    """Return every version, newest first: its aliases, and what was last decided about it."""
+    last = {entry.version: entry for entry in entries}
+    table = _table(name)
+    table.add_column("version", justify="right")
+    table.add_column("aliases", no_wrap=True)
+    table.add_column("decision", no_wrap=True)
+    table.add_column("why", ratio=1)
+    for row in rows:
+        entry = last.get(row["version"])
+        table.add_row(
+            row["version"],
+            f"[bold]{row['aliases']}[/bold]" if row["aliases"] else "",
+            f"{entry.action}\n[dim]{entry.at[:10]}[/dim]" if entry else "",
+            escape(short(entry.why if entry else row["verdict"])),
+        )
+    return table
+
+
+def history_table(name: str, entries: Sequence[Entry]) -> Table:
+    """Return the ledger, the oldest entry first."""
+    table = _table(f"{name}: the ledger")
+    table.add_column("", justify="right")
+    table.add_column("when, who", overflow="fold")
+    table.add_column("what", overflow="fold")
+    table.add_column("why, run", ratio=1, overflow="fold")
+    for entry in entries:
+        when = f"{entry.at[:10]} {entry.at[11:19]}\n[dim]{escape(entry.who)}[/dim]"
+        runs = f"\n[dim]run {entry.evidence[0]}[/dim]" if entry.evidence else ""
+        about = f" v{entry.version}" if entry.version else ""
+        table.add_row(
+            str(entry.seq),
+            when,
+            f"[bold]{entry.action}{about}[/bold]\n{_moved(entry)}",
+            escape(short(entry.why)) + runs,
+        )
+    return table
+
+
+def _moved(entry: Entry) -> str:
+    """Return an entry's alias moves, one a line, as in ``champion 1 → 2``."""
+    return "\n".join(
+        f"{alias} {before or '–'} → {after or '–'}"
+        for alias, (before, after) in entry.moves.items()
+    )
+
+
+def head_line(entries: Sequence[Entry], where: str) -> str:
+    """Return where the ledger is and how far it goes."""
+    if not entries:
+        return f"ledger {where}: empty"
+    count = f"{len(entries)} {'entry' if len(entries) == 1 else 'entries'}"
+    return f"ledger {where}: {count}, head {entries[-1].hash[:16]}"
+
+
+def short(text: str) -> str:
+    """Return a reason that fits a table."""
+    return text if len(text) <= _WORDS else text[:_WORDS].rsplit(" ", 1)[0] + " …"
+
+
+def _table(title: str) -> Table:
+    return Table(
+        title=title,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+        show_lines=False,
+    )
