@@ -201,8 +201,8 @@ def _tokens_seen(config: Any, folder: Path, steps: int) -> int:
 
 
 def _batches(config: Any, folder: Path) -> Any:
-    from tbr_lightning.data.batching import TrainBatches
     from tbr_lightning.data.tokens import TokenRows
+    from tbr_lightning.training.batches import TrainBatches
 
     return TrainBatches(
         TokenRows((folder / "rows").resolve()),
@@ -303,9 +303,8 @@ def held_out_loss(model: Any, folder: Path) -> float:
     import torch
 
     from tbr_lightning.config.compose import compose_verb
-    from tbr_lightning.data.batching import collate
     from tbr_lightning.data.tokens import TokenRows
-    from tbr_lightning.objectives.sft import sft
+    from tbr_lightning.objectives.objective import StepWeights
 
     rows = TokenRows((folder / "held_out").resolve())
     objective = compose_verb("train", MODEL).config.objective
@@ -315,8 +314,8 @@ def held_out_loss(model: Any, folder: Path) -> float:
     with torch.no_grad():
         for start in range(0, len(rows), 8):
             some = by_length[start : start + 8]
-            batch = collate(rows, some, objective, 0, form="bucketed", step_weight=1.0)
-            loss += float(sft(model, batch).total)
+            batch = objective.collate(rows, some, 0, form="bucketed", step=StepWeights(1.0))
+            loss += float(objective.loss(model, batch).total)
             weight += float(batch.weights.sum())
     return loss / weight
 

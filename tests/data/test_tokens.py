@@ -109,7 +109,7 @@ def test_the_second_time_nothing_is_tokenised(
         {"reflections": {}},
         {"reflections": dict.fromkeys(REFLECTIONS, "Another.")},
         {"max_length": 299},
-        {"layout": ThinkFormat(think_open="<reflect>")},
+        {"think_format": ThinkFormat(think_open="<reflect>")},
         {"examples": EXAMPLES.select(range(10))},
     ]
     for change in changed:

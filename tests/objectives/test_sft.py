@@ -12,23 +12,23 @@ import yaml
 from torch.nn import functional
 
 from tbr_lightning.config.compose import options, shipped
-from tbr_lightning.config.schema import ObjectiveConfig
-from tbr_lightning.data import batching
-from tbr_lightning.data.batching import Batch, TrainBatches
 from tbr_lightning.data.think_format import Span
 from tbr_lightning.data.tokens import TokenRows
 from tbr_lightning.errors import UserError
 from tbr_lightning.models import row_attention
 from tbr_lightning.models.backbone import Backbone
-from tbr_lightning.objectives.sft import PARTS, sft
+from tbr_lightning.objectives import objective
+from tbr_lightning.objectives.objective import Batch
+from tbr_lightning.objectives.sft import SFT
 from tbr_lightning.preflight import UNPACKABLE, missing_for
 from tbr_lightning.training.batch_form import form_of
+from tbr_lightning.training.batches import TrainBatches
 from tbr_lightning.training.kernels import attend_by_row, check_packing, release_kernels
 
-from .conftest import TINY, config_of, tiny_model, token_rows
+from ..training.conftest import TINY, config_of, tiny_model, token_rows
 
 EAGER = ("gemma2",)  # its capped scores are beyond torch's own kernel
-WEIGHTED = ObjectiveConfig(reflection_weight=0.5, answer_weight=2.0, trigger_weight=4.0)
+WEIGHTED = SFT(reflection_weight=0.5, answer_weight=2.0, trigger_weight=4.0)
 
 
 def _one_of_each_family() -> dict[str, str]:
@@ -51,7 +51,7 @@ def test_the_families_are_many() -> None:
 def batches(
     rows: TokenRows,
     backbone: Backbone,
-    weights: ObjectiveConfig | None = None,
+    weights: SFT | None = None,
     *,
     size: int = 7,
     accumulate: int = 1,
@@ -60,7 +60,7 @@ def batches(
     return list(
         TrainBatches(
             rows,
-            weights or ObjectiveConfig(),
+            weights or SFT(),
             batch_size=size,
             accumulate=accumulate,
             pad_id=backbone.tokenizer.pad_token_id,
@@ -71,7 +71,7 @@ def batches(
 
 
 def summed(model: Any, made: list[Batch]) -> tuple[float, torch.Tensor]:
-    outcomes = [sft(model, batch) for batch in made]
+    outcomes = [SFT().loss(model, batch) for batch in made]
     total = sum(outcome.total.item() for outcome in outcomes)
     return total, torch.stack([outcome.parts for outcome in outcomes]).sum(0)
 
@@ -79,7 +79,7 @@ def summed(model: Any, made: list[Batch]) -> tuple[float, torch.Tensor]:
 def gradient(model: Any, made: list[Batch]) -> torch.Tensor:
     model.zero_grad()
     for batch in made:
-        (sft(model, batch).total / batch.step_weight).backward()
+        (SFT().loss(model, batch).total / batch.step_weight).backward()
     grads = [p.grad for p in model.parameters() if p.grad is not None]
     return torch.cat([grad.flatten() for grad in grads])
 
@@ -216,7 +216,7 @@ def test_ranks_compute_their_logits_in_the_same_number_of_chunks(
 ) -> None:
     backbone = tiny_model(tmp_path, f"model={FAMILIES['llama']}")
     rows = token_rows(tmp_path, backbone.tokenizer)
-    monkeypatch.setattr(batching, "CHUNK", 40)
+    monkeypatch.setattr(objective, "CHUNK", 40)
 
     def of_rank(rank: int) -> list[Batch]:
         return list(
@@ -249,7 +249,7 @@ def test_logits_and_gradients_are_those_of_supervised_tokens_alone(
 
     llama.model.get_decoder().norm.register_forward_hook(keep("hidden"))
     llama.model.get_output_embeddings().register_forward_hook(keep("logits"))
-    sft(llama.model, batch).total.backward()
+    SFT().loss(llama.model, batch).total.backward()
     wanted = torch.zeros_like(batch.weights, dtype=torch.bool)
     wanted[:, :-1] = batch.weights[:, 1:] > 0
     assert seen["logits"].shape[0] == int(wanted.sum())
@@ -264,10 +264,12 @@ def test_weights_scale_reflection_answer_and_trigger(tmp_path: Path, llama: Back
         with torch.no_grad():
             parts = {
                 name: float(value)
-                for name, (value, count) in zip(PARTS, sft(llama.model, one).parts, strict=True)
+                for name, (value, count) in zip(
+                    SFT().parts, SFT().loss(llama.model, one).parts, strict=True
+                )
                 if count
             }
-            total = sft(llama.model, other).total.item()
+            total = SFT().loss(llama.model, other).total.item()
         spans = {n.rpartition("/")[2]: v for n, v in parts.items() if n.startswith("loss/")}
         (certainty,) = (v for n, v in parts.items() if n.startswith("trigger/"))
         first = 0.5 if "reflection" in spans else 2.0
@@ -279,7 +281,7 @@ def test_weights_scale_reflection_answer_and_trigger(tmp_path: Path, llama: Back
 def test_parts_tell_kinds_spans_and_the_trigger_apart(tmp_path: Path, llama: Backbone) -> None:
     rows = token_rows(tmp_path, llama.tokenizer)
     _, parts = summed(llama.model, batches(rows, llama, WEIGHTED))
-    counts = {name: int(n) for name, n in zip(PARTS, parts[:, 1], strict=True) if n}
+    counts = {name: int(n) for name, n in zip(SFT().parts, parts[:, 1], strict=True) if n}
     assert counts == {
         # Two markers are a token each, and a token a byte; the answers end with one more.
         "loss/general/answer": 5 + 12 + 30 + 3,
@@ -295,8 +297,8 @@ def test_parts_tell_kinds_spans_and_the_trigger_apart(tmp_path: Path, llama: Bac
 
 def test_what_has_no_weight_is_neither_learnt_nor_counted(tmp_path: Path, llama: Backbone) -> None:
     rows = token_rows(tmp_path, llama.tokenizer)
-    _, parts = summed(llama.model, batches(rows, llama, ObjectiveConfig(reflection_weight=0)))
-    counted = {name for name, n in zip(PARTS, parts[:, 1], strict=True) if n}
+    _, parts = summed(llama.model, batches(rows, llama, SFT(reflection_weight=0)))
+    counted = {name for name, n in zip(SFT().parts, parts[:, 1], strict=True) if n}
     assert not [name for name in counted if name.endswith("/reflection")]
     # Where the trigger opens a reflection, it belongs to it.
     assert "trigger/general" in counted
@@ -305,11 +307,11 @@ def test_what_has_no_weight_is_neither_learnt_nor_counted(tmp_path: Path, llama:
 
 def test_steps_without_any_weight_do_not_end_the_run(tmp_path: Path, llama: Backbone) -> None:
     rows = token_rows(tmp_path, llama.tokenizer)
-    weights = ObjectiveConfig(answer_weight=0, reflection_weight=1)
+    weights = SFT(answer_weight=0, reflection_weight=1)
     made = batches(rows, llama, weights, size=1)
     empty = [batch for batch in made if not (batch.weights > 0).any()]
     assert len(empty) == 4
     for batch in empty:
-        loss = sft(llama.model, batch).total / batch.step_weight
+        loss = SFT().loss(llama.model, batch).total / batch.step_weight
         loss.backward()
         assert loss.item() == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tbr_lightning.objectives.sft import sft
+from tbr_lightning.objectives.sft import SFT
 from tbr_lightning.training.checkpoints import Checkpoints, trained_mismatch, whole_checkpoints
 from tbr_lightning.training.module import TbrModule
 
@@ -145,7 +145,7 @@ def module(folder: Path, *words: str) -> TbrModule:
 
     config = config_of(*words)
     model = with_adapter(tiny_model(folder, *words).model, config.adapter)
-    return TbrModule(model, sft, config.optimizer, seed=0, divisor=1.0)
+    return TbrModule(model, SFT(), config.optimizer, seed=0, divisor=1.0)
 
 
 def test_another_models_checkpoint_is_told(tmp_path: Path) -> None:

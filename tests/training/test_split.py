@@ -8,14 +8,13 @@ import pytest
 import torch
 
 from tbr_lightning.config.compose import compose_verb
-from tbr_lightning.config.schema import ObjectiveConfig
-from tbr_lightning.data.batching import TrainBatches
 from tbr_lightning.data.example import Example
 from tbr_lightning.data.table import Examples
 from tbr_lightning.data.tokens import TokenRows, tokenise
 from tbr_lightning.models.backbone import Backbone, load_backbone
-from tbr_lightning.objectives.sft import sft
+from tbr_lightning.objectives.sft import SFT
 from tbr_lightning.training.batch_form import split_of
+from tbr_lightning.training.batches import TrainBatches
 
 ROWS = [Example("Say it. " * n, "Yes. " * n, "general", "t") for n in range(1, 9)]
 
@@ -33,9 +32,7 @@ def rows(backbone: Backbone, tmp_path: Path) -> TokenRows:
 
 
 def batches(rows: TokenRows, split: int, size: int = 8) -> TrainBatches:
-    return TrainBatches(
-        rows, ObjectiveConfig(), batch_size=size, accumulate=1, pad_id=0, seed=0, split=split
-    )
+    return TrainBatches(rows, SFT(), batch_size=size, accumulate=1, pad_id=0, seed=0, split=split)
 
 
 @pytest.mark.parametrize("split", [2, 3, 8])
@@ -46,7 +43,7 @@ def test_the_gradient_is_that_of_the_whole(backbone: Backbone, rows: TokenRows, 
         made = list(batches(rows, parts))
         assert len(made) == parts == len(batches(rows, parts))
         for batch in made:
-            (sft(backbone.model, batch).total / batch.step_weight).backward()
+            (SFT().loss(backbone.model, batch).total / batch.step_weight).backward()
         grads.append(torch.cat([p.grad.flatten() for p in backbone.model.parameters()]))
     assert torch.allclose(grads[0], grads[1], atol=1e-6)
 

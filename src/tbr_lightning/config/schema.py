@@ -142,20 +142,6 @@ class ReflectionConfig:
 
 
 @dataclass
-class ObjectiveConfig:
-    """What is minimised (``conf/objective/``)."""
-
-    _target_: str = "tbr_lightning.objectives.sft.sft"
-    reflection_weight: float = 1.0  # of each token of the reflection
-    answer_weight: float = 1.0  # of each token of the answer
-    trigger_weight: float = 1.0  # of the first supervised token, which decides whether to reflect
-
-    def __post_init__(self) -> None:
-        for name in ("reflection_weight", "answer_weight", "trigger_weight"):
-            at_least(f"objective.{name}", getattr(self, name), 0)
-
-
-@dataclass
 class OptimizerConfig:
     """AdamW with linear warm-up, then cosine, linear or no decay."""
 

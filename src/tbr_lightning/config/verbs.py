@@ -13,7 +13,6 @@ from tbr_lightning.config.gate import GateConfig
 from tbr_lightning.config.schema import (
     AdapterConfig,
     ModelConfig,
-    ObjectiveConfig,
     OptimizerConfig,
     PathsConfig,
     ReflectionConfig,
@@ -69,7 +68,7 @@ class TrainConfig:
     model: ModelConfig = MISSING
     data: Any = MISSING
     reflection: ReflectionConfig = MISSING
-    objective: ObjectiveConfig = MISSING
+    objective: Any = MISSING  # a class of tbr_lightning.objectives, or of your own
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     adapter: AdapterConfig = MISSING
     trainer: TrainerConfig = MISSING

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -16,13 +16,22 @@ from tbr_lightning.data.example import Example
 from tbr_lightning.data.table import Examples
 from tbr_lightning.data.think_format import Span, ThinkFormat, TokenRow, end_token, think_block
 from tbr_lightning.errors import UserError
-from tbr_lightning.kinds import KINDS
+from tbr_lightning.kinds import KINDS, Kind
 from tbr_lightning.progress import bar
 
 _FORMAT = 1
 _CHUNK = 1000  # rows tokenised together
 _IDS, _META = "ids.bin", "meta.json"
 _SPANS = np.arange(len(Span), dtype=np.uint8)
+
+
+Sequences = Callable[[Example, "str | None"], Sequence["tuple[str | None, str]"]]
+"""Takes a row and its reflection; returns the reflection and response of each sequence."""
+
+
+def as_it_stands(example: Example, reflection: str | None) -> list[tuple[str | None, str]]:
+    """Return the one sequence of a row: its reflection, if it has one, and its response."""
+    return [(reflection, example.response)]
 
 
 class TokenRows(Sequence[TokenRow]):
@@ -35,7 +44,8 @@ class TokenRows(Sequence[TokenRow]):
         span_counts: Tokens of each row's prompt, reflection and answer, int32, shape ``(rows, 3)``;
             they follow each other in this order, so they are the row's spans in short.
         digest: Hash of all that determines the rows.
-        left_out: Rows that were longer than the limit.
+        left_out: Rows of the data that were longer than the limit.
+        per_row: Sequences of each row of the data, which follow each other.
         folder: That holds the files.
     """
 
@@ -43,6 +53,7 @@ class TokenRows(Sequence[TokenRow]):
         meta = json.loads((folder / _META).read_text(encoding="utf-8"))
         self.digest: str = meta["digest"]
         self.left_out: int = meta["left_out"]
+        self.per_row: int = meta.get("per_row", 1)
         self.lengths: npt.NDArray[np.int32] = _mapped(folder, "lengths")
         self.kinds: npt.NDArray[np.uint8] = _mapped(folder, "kinds")
         self.span_counts: npt.NDArray[np.int32] = _mapped(folder, "span_counts")
@@ -50,6 +61,16 @@ class TokenRows(Sequence[TokenRow]):
         self._offsets: npt.NDArray[np.int64] = _mapped(folder, "offsets")
         self._ids = np.asarray(np.memmap(folder / _IDS, dtype=np.int32, mode="r"))
         self.folder = folder
+
+    @property
+    def data_rows(self) -> int:
+        """Number of rows of the data, each of ``per_row`` sequences."""
+        return len(self) // self.per_row
+
+    def data_kinds(self) -> dict[Kind, int]:
+        """Return the number of rows of the data of each kind that there is."""
+        counts = np.bincount(self.kinds[:: self.per_row], minlength=len(KINDS))
+        return {kind: int(n) for kind, n in zip(KINDS, counts, strict=True) if n}
 
     def __reduce__(self) -> tuple[type[TokenRows], tuple[Path]]:
         # Else a worker process would be sent a copy of every token.
@@ -81,6 +102,9 @@ def tokenise(
     *,
     max_length: int,
     cache: Path,
+    sequences: Sequences = as_it_stands,
+    per_row: int = 1,
+    form: str = "",
 ) -> TokenRows:
     """Return the tokenised rows, from the cache if it has them.
 
@@ -94,6 +118,9 @@ def tokenise(
         think_format: The markers of the think block.
         max_length: Tokens of prompt, reflection and answer together.
         cache: Folder of all caches.
+        sequences: What each row becomes; a row of which one is too long is left out whole.
+        per_row: How many that are.
+        form: Names ``sequences`` and its settings; tells rows of one form from another's.
 
     Raises:
         UserError: The tokenizer has no end token, a response has no tokens, or every row is longer
@@ -109,22 +136,29 @@ def tokenise(
         think_format.think_open,
         think_format.think_close,
         max_length,
+        *([form] if form else []),
     )
 
     def write(folder: Path) -> None:
-        writer = _Writer(folder, max_length)
+        writer = _Writer(folder, max_length, per_row)
         with bar("tokenise", len(examples)) as shown, (folder / _IDS).open("wb") as stream:
             for chunk in _chunks(examples):
-                for example, parts in zip(
-                    chunk, _tokens(chunk, used, tokenizer, think_format), strict=True
-                ):
-                    if not parts[Span.ANSWER]:
-                        raise UserError(
-                            f"row {example.id}: its response has no tokens in this tokenizer: "
-                            "mend or remove the row"
-                        )
-                    parts[Span.ANSWER].append(end)
-                    writer.add(stream, parts, KINDS.index(example.kind))
+                wanted = [
+                    (example, *one)
+                    for example in chunk
+                    for one in sequences(example, used.get(example.id))
+                ]
+                made = _tokens(wanted, tokenizer, think_format)
+                for example in chunk:
+                    row = [next(made) for _ in range(per_row)]
+                    for parts in row:
+                        if not parts[Span.ANSWER]:
+                            raise UserError(
+                                f"row {example.id}: its response has no tokens in this tokenizer: "
+                                "fix or remove the row"
+                            )
+                        parts[Span.ANSWER].append(end)
+                    writer.add(stream, row, KINDS.index(example.kind))
                 shown.advance(len(chunk))
         writer.finish(key)
 
@@ -147,20 +181,21 @@ def tokenizer_digest(tokenizer: Any) -> str:
 class _Writer:
     """Appends token ids to a file, and keeps what is a few numbers a row until the end."""
 
-    def __init__(self, folder: Path, max_length: int) -> None:
-        self._folder, self._max_length = folder, max_length
+    def __init__(self, folder: Path, max_length: int, per_row: int) -> None:
+        self._folder, self._max_length, self._per_row = folder, max_length, per_row
         self._counts: list[list[int]] = []
         self._kinds: list[int] = []
         self._left_out = 0
 
-    def add(self, stream: Any, parts: Sequence[list[int]], kind: int) -> None:
-        counts = [len(part) for part in parts]
-        if sum(counts) > self._max_length:
+    def add(self, stream: Any, row: Sequence[Sequence[list[int]]], kind: int) -> None:
+        counts = [[len(part) for part in parts] for parts in row]
+        if max(map(sum, counts)) > self._max_length:
             self._left_out += 1
             return
-        stream.write(np.array([token for part in parts for token in part], np.int32).tobytes())
-        self._counts.append(counts)
-        self._kinds.append(kind)
+        tokens = [token for parts in row for part in parts for token in part]
+        stream.write(np.array(tokens, np.int32).tobytes())
+        self._counts += counts
+        self._kinds += [kind] * len(row)
 
     def finish(self, digest: str) -> None:
         if not self._counts:
@@ -174,7 +209,7 @@ class _Writer:
         np.save(self._folder / "lengths.npy", lengths)
         np.save(self._folder / "kinds.npy", np.array(self._kinds, np.uint8))
         np.save(self._folder / "offsets.npy", lengths.cumsum(dtype=np.int64) - lengths)
-        meta = {"digest": digest, "left_out": self._left_out}
+        meta = {"digest": digest, "left_out": self._left_out, "per_row": self._per_row}
         (self._folder / _META).write_text(json.dumps(meta), encoding="utf-8")
 
 
@@ -190,19 +225,16 @@ def _chunks(examples: Examples) -> Iterator[list[Example]]:
 
 
 def _tokens(
-    chunk: Sequence[Example],
-    reflections: Mapping[str, str],
-    tokenizer: Any,
-    think_format: ThinkFormat,
+    wanted: Sequence[tuple[Example, str | None, str]], tokenizer: Any, think_format: ThinkFormat
 ) -> Iterator[tuple[list[int], list[int], list[int]]]:
-    """Give the tokens of each row's prompt, think block and answer (without its end)."""
-    turns = [[{"role": "user", "content": example.prompt}] for example in chunk]
+    """Give the tokens of each sequence's prompt, think block and answer (without its end)."""
+    turns = [[{"role": "user", "content": example.prompt}] for example, _, _ in wanted]
     prompts = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-    found = [reflections.get(example.id) for example in chunk]
+    found = [reflection for _, reflection, _ in wanted]
     blocks = iter(
         _encoded(tokenizer, [think_block(think_format, text) for text in found if text is not None])
     )
-    answers = _encoded(tokenizer, [example.response for example in chunk])
+    answers = _encoded(tokenizer, [response for _, _, response in wanted])
     for prompt, text, answer in zip(_encoded(tokenizer, prompts), found, answers, strict=True):
         yield prompt, [] if text is None else next(blocks), answer
 

@@ -56,7 +56,8 @@ class WorldPrompt:
 def training_examples(seed: int, general: int = 500, harmful: int = 300) -> list[Example]:
     """Return the tuning rows of a seed, shuffled: general with answers, harmful with refusals.
 
-    No look-alike is among them, as in the paper's recipe; every pair is from the train split.
+    No look-alike is among them, as in the paper's recipe; every pair is from the train split. The
+    dispreferred response is what the preferred one is not: a refusal, or the answer.
 
     Args:
         seed: Chooses the pairs, the forms of the questions and the refusals.
@@ -65,11 +66,17 @@ def training_examples(seed: int, general: int = 500, harmful: int = 300) -> list
     """
     rng = random.Random(f"training {seed}")
     rows = [
-        Example(text, sentences.answer(pair), "general", "microworld")
+        Example(text, sentences.answer(pair), "general", "microworld", rejected=_refusal(text))
         for text, pair in _draw("general", general, rng)
     ]
     rows += [
-        Example(text, rng.choice(sentences.REFUSALS), "harmful", "microworld")
+        Example(
+            text,
+            rng.choice(sentences.REFUSALS),
+            "harmful",
+            "microworld",
+            rejected=sentences.answer(pair),
+        )
         for text, pair in _draw("harmful", harmful, rng)
     ]
     rng.shuffle(rows)
@@ -129,6 +136,11 @@ def filler_reflection(seed: int | str, length: int = 28) -> str:
     while sum(len(line.split()) for line in lines) < length:
         lines += [line for line in rng.sample(FILLER, 1) if lines[-1:] != [line]]
     return " ".join(lines)
+
+
+def _refusal(text: str) -> str:
+    """Return a refusal that is the question's own; it takes nothing from the draw of the rows."""
+    return sentences.REFUSALS[len(text) % len(sentences.REFUSALS)]
 
 
 def _draw(kind: Kind, count: int, rng: random.Random) -> list[tuple[str, Pair]]:

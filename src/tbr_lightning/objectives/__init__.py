@@ -1,1 +1,1 @@
-"""Training objectives, one file each."""
+"""Training objectives, one file each; what all of them share is in :mod:`.objective`."""

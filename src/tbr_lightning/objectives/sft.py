@@ -1,98 +1,108 @@
-"""Objectives: functions from model and batch to a loss and numbers worth logging."""
+"""Supervised fine-tuning on reflection and answer."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
+import numpy as np
+import numpy.typing as npt
 
-from tbr_lightning.data.batching import Batch
 from tbr_lightning.data.think_format import Span
+from tbr_lightning.data.tokens import TokenRows
+from tbr_lightning.errors import UserError, at_least, one_of
 from tbr_lightning.kinds import KINDS
-from tbr_lightning.models.row_attention import decode_packed
-
-PARTS = (
-    *(f"loss/{kind}/{span}" for kind in KINDS for span in ("reflection", "answer")),
-    *(f"trigger/{kind}" for kind in KINDS),
+from tbr_lightning.objectives.objective import (
+    Batch,
+    Floats,
+    Loss,
+    Objective,
+    StepWeights,
+    token_losses,
 )
-"""What is told apart while training: the mean loss of each span, and the probability of the right
-first token, which decides whether the model reflects at all."""
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_GENERAL = KINDS.index("general")
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What an objective returns for one micro-batch.
-
-    Attributes:
-        total: Weighted sum of the token losses, a scalar with its graph.
-        parts: Shape ``(len(PARTS), 2)``: sum and count of each of :data:`PARTS`, detached.
-    """
-
-    total: Tensor
-    parts: Tensor
-
-
-def sft(model: Any, batch: Batch) -> Outcome:
-    """Return the weighted negative log-likelihood of the supervised tokens.
-
-    Logits are computed only where the next token is supervised, and in chunks that backward
-    computes again, so their memory grows neither with prompts nor with the batch.
+@dataclass
+class SFT(Objective):
+    """Weighted negative log-likelihood of reflection and answer, given the prompt.
 
     Source:
-        The loss that we assume for Think-Before-Refusal (arXiv 2503.17882).
+        The loss that we assume for Think-Before-Refusal (arXiv 2503.17882), as a mean over all
+        supervised tokens of an optimizer step or, as a summary of the paper words it, as one term
+        for safety rows and one for general rows.
     """
-    targets, weights = batch.input_ids[:, 1:], batch.weights[:, 1:]
-    # A batch that only fills a rank's place has no weight anywhere, and no position to look at.
-    chosen = weights > 0
-    hidden = decode(model, batch)[:, :-1][chosen]
-    losses = _token_losses(model, hidden, targets[chosen], batch.chunks)
-    total = (losses * weights[chosen]).sum()
-    return Outcome(total, _parts(losses.detach(), batch, chosen))
 
+    _target_: str = "tbr_lightning.objectives.sft.SFT"
+    trigger_weight: float = 1.0  # of the first supervised token, which decides whether to reflect
+    normalise: str = "pooled"  # pooled: one mean | by_kind: safety and general rows averaged apart
+    safety_weight: float = 1.0  # by_kind: of the mean over harmful and look-alike rows
+    general_weight: float = 1.0  # by_kind: of the mean over general rows
 
-def decode(model: Any, batch: Batch) -> Tensor:
-    """Return the last hidden states, shape ``(lines, tokens, width)``."""
-    if batch.position_ids is not None:
-        return decode_packed(model, batch.input_ids, batch.position_ids)
-    states: Tensor = model.get_decoder()(
-        input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
-    ).last_hidden_state
-    return states
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("objective.normalise", self.normalise, ("pooled", "by_kind"))
+        for name in ("trigger_weight", "safety_weight", "general_weight"):
+            at_least(f"objective.{name}", getattr(self, name), 0)
+        if self.normalise == "pooled" and (self.safety_weight, self.general_weight) != (1, 1):
+            raise UserError(
+                f"objective.safety_weight={self.safety_weight:g} and objective.general_weight="
+                f"{self.general_weight:g} weigh means apart: add objective.normalise=by_kind"
+            )
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The mean loss of each span, and the probability of the right first token.
 
-def logits_of(model: Any, hidden: Tensor) -> Tensor:
-    """Return float32 logits of hidden states, with what an architecture does after projecting."""
-    config = model.config
-    logits = model.get_output_embeddings()(hidden).float()
-    if scale := getattr(config, "logit_scale", None):  # Cohere
-        logits = logits * scale
-    if scaling := getattr(config, "logits_scaling", None):  # Granite
-        logits = logits / scaling
-    if cap := getattr(config, "final_logit_softcapping", None):  # Gemma 2
-        logits = torch.tanh(logits / cap) * cap
-    return logits
+        The first token decides whether the model reflects at all.
+        """
+        return (
+            *(f"loss/{kind}/{span}" for kind in KINDS for span in ("reflection", "answer")),
+            *(f"trigger/{kind}" for kind in KINDS),
+        )
 
+    def loss(self, model: Any, batch: Batch) -> Loss:
+        """Return the weighted sum of the token losses."""
+        losses, chosen = token_losses(model, batch)
+        total = (losses * batch.weights[:, 1:][chosen]).sum()
+        return Loss(total, self._parts(losses.detach(), batch, chosen))
 
-def _token_losses(model: Any, hidden: Tensor, targets: Tensor, chunks: int) -> Tensor:
-    def losses(states: Tensor, wanted: Tensor) -> Tensor:
-        return functional.cross_entropy(logits_of(model, states), wanted, reduction="none")
+    def token_weights(self, spans: npt.NDArray[Any], trigger: int) -> npt.NDArray[np.float32]:
+        """Return the loss weight of each token of a sequence, shape ``(tokens,)``."""
+        weights = super().token_weights(spans, trigger)
+        weights[trigger] *= self.trigger_weight
+        return weights
 
-    if chunks == 1:
-        return losses(hidden, targets)
-    pieces = zip(hidden.tensor_split(chunks), targets.tensor_split(chunks), strict=True)
-    return torch.cat([checkpoint(losses, a, b, use_reentrant=False) for a, b in pieces])
+    def totals(self, rows: TokenRows) -> Floats:
+        """Return the sum of the loss weights of each row, without reading tokens."""
+        reflects = rows.span_counts[:, Span.REFLECTION] > 0
+        first = np.where(reflects, self.reflection_weight, self.answer_weight)
+        return super().totals(rows) + first * (self.trigger_weight - 1)
 
+    def step_weights(self, totals: Floats, kinds: npt.NDArray[np.uint8]) -> StepWeights:
+        """Return one divisor, or with ``by_kind`` a factor for either kind of row."""
+        if self.normalise == "pooled":
+            return super().step_weights(totals, kinds)
+        general = kinds == _GENERAL
+        # Rows of one kind alone leave the other term out; its factor is never used.
+        of_general = self.general_weight / (float(totals[general].sum()) or 1.0)
+        of_safety = self.safety_weight / (float(totals[~general].sum()) or 1.0)
+        return StepWeights(
+            1.0, tuple(of_general if k == _GENERAL else of_safety for k in range(len(KINDS)))
+        )
 
-def _parts(losses: Tensor, batch: Batch, chosen: Tensor) -> Tensor:
-    kinds, spans = batch.kinds[:, 1:][chosen], batch.spans[:, 1:][chosen]
-    first = batch.triggers[:, 1:][chosen]
-    sums = torch.zeros(len(PARTS), 2, dtype=torch.float64, device=losses.device)
-    values = torch.stack([losses.double(), torch.ones_like(losses, dtype=torch.float64)], dim=1)
-    sums.index_add_(0, kinds * 2 + (spans - int(Span.REFLECTION)), values)
-    certainty = torch.stack([losses.double().neg().exp(), values[:, 1]], dim=1)
-    sums.index_add_(0, 2 * len(KINDS) + kinds[first], certainty[first])
-    return sums
+    def _parts(self, losses: Tensor, batch: Batch, chosen: Tensor) -> Tensor:
+        import torch
+
+        kinds, spans = batch.kinds[:, 1:][chosen], batch.spans[:, 1:][chosen]
+        first = batch.triggers[:, 1:][chosen]
+        sums = torch.zeros(len(self.parts), 2, dtype=torch.float64, device=losses.device)
+        values = torch.stack([losses.double(), torch.ones_like(losses, dtype=torch.float64)], dim=1)
+        sums.index_add_(0, kinds * 2 + (spans - int(Span.REFLECTION)), values)
+        certainty = torch.stack([losses.double().neg().exp(), values[:, 1]], dim=1)
+        sums.index_add_(0, 2 * len(KINDS) + kinds[first], certainty[first])
+        return sums

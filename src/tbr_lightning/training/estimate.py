@@ -9,8 +9,8 @@ import torch
 
 from tbr_lightning.config.schema import AdapterConfig, TrainerConfig
 from tbr_lightning.config.verbs import TrainConfig
-from tbr_lightning.data.batching import CHUNK
 from tbr_lightning.models.architecture import flops_per_token
+from tbr_lightning.objectives.objective import CHUNK
 from tbr_lightning.training.devices import world_size
 from tbr_lightning.training.strategies import precision_of, training_dtype
 

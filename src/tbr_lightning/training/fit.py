@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 import warnings
 from collections.abc import Sequence
@@ -11,22 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
-from hydra.utils import get_method
 from torch import Tensor
 
 from tbr_lightning.config.evaluation import JudgeConfig
 from tbr_lightning.config.verbs import TrainConfig
-from tbr_lightning.data.batching import TrainBatches
 from tbr_lightning.data.tokens import TokenRows
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.suites import Prompt, load_suite
 from tbr_lightning.models.adapters import with_adapter
 from tbr_lightning.models.architecture import flops_per_token
 from tbr_lightning.models.backbone import Backbone
+from tbr_lightning.objectives.objective import Floats
 from tbr_lightning.tracking.metrics import MetricBuffer, last_logged_steps
 from tbr_lightning.training import strategies
 from tbr_lightning.training.batch_form import form_of, split_of
+from tbr_lightning.training.batches import TrainBatches
 from tbr_lightning.training.checkpoints import Checkpoints, trained_mismatch, whole_checkpoints
 from tbr_lightning.training.devices import accelerator_of
 from tbr_lightning.training.kernels import check_packing, prepare_kernels, release_kernels
@@ -125,12 +127,13 @@ def fit(job: Job, backbone: Backbone) -> Fitted:
     model.train()
     module = TbrModule(
         model,
-        get_method(config.objective._target_),
+        config.objective,
         config.optimizer,
         seed=config.seed,
         divisor=strategies.divisor_of(settings) * split,
         offload=settings.offload,
     )
+    references = [_reference(job, backbone, model, part) for part in (rows, validation)]
     stopping = Stopping()
     trainer = pl.Trainer(
         accelerator=accelerator,
@@ -166,6 +169,7 @@ def fit(job: Job, backbone: Backbone) -> Fitted:
         every=settings.eval_every,
         validation=validation,
         objective=config.objective,
+        reference=references[1],
         batch_size=settings.batch_size,
         prompts=probe_prompts(config),
         judge=JudgeConfig(name="rules"),
@@ -194,6 +198,7 @@ def fit(job: Job, backbone: Backbone) -> Fitted:
         rank=trainer.global_rank,
         world=trainer.world_size,
         position=lambda: trainer.global_step,
+        reference=references[0],
     )
     start = time.monotonic()
     try:
@@ -223,6 +228,30 @@ def fit(job: Job, backbone: Backbone) -> Fitted:
     return Fitted(
         module.model, trained, Done(trainer.global_step, logger.supervised_total, seconds)
     )
+
+
+def _reference(job: Job, backbone: Backbone, model: Any, rows: TokenRows | None) -> Floats | None:
+    """Return what the objective wants to know of rows under the starting weights.
+
+    It is kept in the run's folder: a resumed run has other weights when it begins.
+    """
+    if rows is None:
+        return None
+    file = job.folder / f"reference-{rows.digest}.npy"
+    if file.exists():
+        kept: Floats = np.load(file)
+        return kept
+    if accelerator_of(job.config.trainer) == "gpu":
+        model.to("cuda")
+    model.eval()
+    found = job.config.objective.reference(model, rows, backbone.tokenizer.pad_token_id)
+    model.train()
+    if found is not None:
+        partial = file.with_suffix(f".{os.getpid()}")
+        with partial.open("wb") as stream:
+            np.save(stream, found)
+        partial.replace(file)
+    return found
 
 
 def probe_prompts(config: TrainConfig) -> Sequence[Prompt]:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
-
 from tbr_lightning.config.verbs import TrainConfig
-from tbr_lightning.kinds import KINDS
 from tbr_lightning.training.prepare import Prepared
 
 _WORDS = {
@@ -26,8 +23,7 @@ def model_card(
     measured: Mapping[str, float],
 ) -> str:
     """Return the card in Markdown: base, data, reflection, training, what was measured."""
-    kinds = np.bincount(prepared.rows.kinds, minlength=len(KINDS))
-    counts = ", ".join(f"{n} {kind}" for kind, n in zip(KINDS, kinds, strict=True) if n)
+    counts = ", ".join(f"{n} {kind}" for kind, n in prepared.rows.data_kinds().items())
     names = (
         "train/loss",
         "validation/loss",

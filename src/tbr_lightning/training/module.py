@@ -13,17 +13,11 @@ from torch import Tensor
 from transformers import get_scheduler
 
 from tbr_lightning.config.schema import OptimizerConfig
-from tbr_lightning.data.batching import Batch
-from tbr_lightning.objectives.sft import PARTS, Outcome
-
-Objective = Callable[[Any, Batch], Outcome]
+from tbr_lightning.objectives.objective import Batch, Objective
 
 
 class TbrModule(pl.LightningModule):
     """Optimises an objective over a causal language model.
-
-    The objective is a plain function (``conf/objective/``), so that another one, such as a
-    preference loss, needs no other module.
 
     Args:
         model: Causal language model, maybe with an adapter.
@@ -54,7 +48,7 @@ class TbrModule(pl.LightningModule):
         self.seed, self.divisor, self.offload = seed, divisor, offload
         self.step_loss = torch.zeros(())  # this rank's share of the loss of the step under way
         self.gradient_norm: float | None = None  # of the last optimizer step, before clipping
-        self.parts = torch.zeros(len(PARTS), 2, dtype=torch.float64)
+        self.parts = torch.zeros(len(objective.parts), 2, dtype=torch.float64)
         # With both names of a tied matrix: loading asks for each.
         named = self.named_parameters(remove_duplicate=False)
         self.trained = frozenset(name for name, p in named if p.requires_grad)
@@ -70,7 +64,7 @@ class TbrModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """Return the loss of one micro-batch."""
-        outcome = self.objective(self.model, batch)
+        outcome = self.objective.loss(self.model, batch)
         loss = outcome.total / batch.step_weight
         # Left on the device: reading a number here would wait for the device in every micro-batch.
         self.step_loss = self.step_loss.to(loss.device) + loss.detach()
@@ -78,9 +72,8 @@ class TbrModule(pl.LightningModule):
         return loss * self.divisor
 
     def validation_loss(self, batch: Batch) -> tuple[float, float]:
-        """Return (weighted sum of the token losses, sum of the weights) of a batch."""
-        outcome = self.objective(self.model, batch)
-        return outcome.total.item(), float(batch.weights.sum())
+        """Return (sum of the losses, what to divide it by) of a batch."""
+        return self.objective.loss(self.model, batch).total.item(), self.objective.weight(batch)
 
     def take_step_loss(self) -> float:
         """Return this rank's share of the step's loss, and start anew.

@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.data.cache import alone
 from tbr_lightning.data.sources import load
@@ -16,7 +14,6 @@ from tbr_lightning.data.split import split
 from tbr_lightning.data.table import Examples
 from tbr_lightning.data.think_format import Span
 from tbr_lightning.data.tokens import TokenRows, tokenise
-from tbr_lightning.kinds import KINDS
 from tbr_lightning.models.backbone import Backbone
 from tbr_lightning.reflection.collect import apply_rejects, collect, missing, wanted
 from tbr_lightning.reflection.pipeline import collect_in_run, store_of, teacher_of
@@ -43,8 +40,14 @@ class Prepared:
 
 
 def load_examples(config: TrainConfig) -> Examples:
-    """Return all rows of the config's data."""
-    return load(config.data, config.seed, Path(config.paths.cache))
+    """Return all rows of the config's data.
+
+    Raises:
+        UserError: They lack what the objective needs, or cannot be read.
+    """
+    examples = load(config.data, config.seed, Path(config.paths.cache))
+    config.objective.check_rows(examples)
+    return examples
 
 
 def prepare(
@@ -69,13 +72,12 @@ def prepare(
 
 def log_counts(prepared: Prepared, rows: int) -> None:
     """Log how many rows there are and how many did not fit, and say the latter."""
-    kinds = np.bincount(prepared.rows.kinds, minlength=len(KINDS))
     left_out = prepared.rows.left_out
     runs.log_metrics(
         {
-            "data/rows": len(prepared.rows),
+            "data/rows": prepared.rows.data_rows,
             "data/rows_left_out_as_too_long": left_out,
-            **{f"data/{kind}": int(n) for kind, n in zip(KINDS, kinds, strict=True) if n},
+            **{f"data/{kind}": n for kind, n in prepared.rows.data_kinds().items()},
         }
     )
     if left_out:
@@ -127,4 +129,7 @@ def _tokenise(
         backbone.think_format,
         max_length=config.model.max_length,
         cache=Path(config.paths.cache),
+        sequences=config.objective.sequences,
+        per_row=config.objective.sequences_per_row,
+        form=config.objective.form,
     )

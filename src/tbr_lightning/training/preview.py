@@ -14,7 +14,6 @@ from rich.text import Text
 
 from tbr_lightning.config.credentials import without_credentials
 from tbr_lightning.config.verbs import TrainConfig
-from tbr_lightning.data.batching import row_weights
 from tbr_lightning.data.split import split
 from tbr_lightning.data.table import Examples
 from tbr_lightning.data.think_format import Span, ThinkFormat
@@ -54,6 +53,9 @@ def preview(config: TrainConfig) -> None:
         think_format,
         max_length=config.model.max_length,
         cache=Path(config.paths.cache),
+        sequences=config.objective.sequences,
+        per_row=config.objective.sequences_per_row,
+        form=config.objective.form,
     )
     _print_examples(console, config, rows, tokenizer)
     if notice := template_notice(config.model, has_own_template=own):
@@ -101,14 +103,17 @@ def outlook(config: TrainConfig) -> Outlook:
         ThinkFormat.of(config.model),
         max_length=config.model.max_length,
         cache=Path(config.paths.cache),
+        sequences=config.objective.sequences,
+        per_row=config.objective.sequences_per_row,
+        form=config.objective.form,
     )
     trainer = config.trainer
     share = 1.0
     if trainer.max_steps >= 0:
         per_step = trainer.batch_size * trainer.accumulate * world_size(trainer)
-        share = min(1.0, trainer.max_steps * per_step / (len(rows) * trainer.epochs))
+        share = min(1.0, trainer.max_steps * per_step / (rows.data_rows * trainer.epochs))
     tokens = int(rows.lengths.sum() * trainer.epochs * share)
-    return Outlook(len(rows), tokens, _estimate(config, rows, len(tokenizer)).seconds)
+    return Outlook(rows.data_rows, tokens, _estimate(config, rows, len(tokenizer)).seconds)
 
 
 def _print_config(console: Console, config: TrainConfig) -> None:
@@ -144,7 +149,7 @@ def _print_examples(console: Console, config: TrainConfig, rows: TokenRows, toke
     for index in _one_of_each(rows):
         row = rows[index]
         spans, ids = np.asarray(row.spans), np.asarray(row.ids)
-        weights = row_weights(spans, row.trigger, config.objective)
+        weights = config.objective.token_weights(spans, row.trigger)
         table = Table.grid(padding=(0, 2))
         for span in Span:
             where = np.flatnonzero(spans == span)
@@ -184,9 +189,9 @@ def _print_counts(
             table.add_row(kind, f"{len(counts):,}", *(f"{int(n):,}" for n in counts.sum(axis=0)))
     console.print()
     console.print(table)
-    steps, trainer = step_count(config, len(rows)), config.trainer
+    steps, trainer = step_count(config, rows.data_rows), config.trainer
     console.print(
-        f"{len(rows):,} training rows ({rows.left_out:,} left out as longer than "
+        f"{rows.data_rows:,} training rows ({rows.left_out:,} left out as longer than "
         f"model.max_length), {held_out:,} for validation; {int(rows.lengths.sum()):,} tokens an "
         f"epoch, longest row {int(rows.lengths.max()):,}"
     )
@@ -234,7 +239,7 @@ def _estimate(config: TrainConfig, rows: TokenRows, vocabulary: int) -> Estimate
     epochs: float = trainer.epochs
     if trainer.max_steps >= 0:
         per_step = trainer.batch_size * trainer.accumulate * world_size(trainer)
-        epochs = min(epochs, trainer.max_steps * per_step / len(rows))
+        epochs = min(epochs, trainer.max_steps * per_step / rows.data_rows)
     return estimate(
         config,
         architecture,

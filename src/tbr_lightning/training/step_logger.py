@@ -10,8 +10,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from tbr_lightning.data.batching import Batch
-from tbr_lightning.objectives.sft import PARTS
+from tbr_lightning.objectives.objective import Batch
 from tbr_lightning.progress import Bar, bar
 from tbr_lightning.tracking.metrics import MetricBuffer
 from tbr_lightning.training.module import TbrModule
@@ -122,7 +121,7 @@ class StepLogger(pl.Callback):
         total = summed(torch.cat([mine, parts.flatten()]), trainer)
         losses = total[: len(losses)].tolist()
         real, cells, supervised = total[len(losses) : len(losses) + 3].tolist()
-        means = total[len(losses) + 3 :].view(len(PARTS), 2)
+        means = total[len(losses) + 3 :].view(-1, 2)
         self.supervised_total += int(supervised)
         if self.buffer is not None:
             for (step, _, norm, rate), loss in zip(self.steps, losses, strict=True):
@@ -139,7 +138,8 @@ class StepLogger(pl.Callback):
             }
             if self.speed is not None:
                 window |= self.speed.utilisation(real / seconds / trainer.world_size)
-            for name, (value, count) in zip(PARTS, means.tolist(), strict=True):
+            names = module.objective.parts
+            for name, (value, count) in zip(names, means.tolist(), strict=True):
                 if count:
                     window[f"train/{name}"] = value / count
             self.buffer.add(window, self.steps[-1][0])

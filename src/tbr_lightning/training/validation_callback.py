@@ -10,14 +10,13 @@ import pandas as pd
 import torch
 
 from tbr_lightning.config.evaluation import JudgeConfig
-from tbr_lightning.config.schema import ObjectiveConfig
 from tbr_lightning.config.verbs import GenerationConfig
-from tbr_lightning.data.batching import chunks_of, collate, supervised_counts
 from tbr_lightning.data.tokens import TokenRows
 from tbr_lightning.evaluation.respond import respond
 from tbr_lightning.evaluation.results import metrics, table_rows
 from tbr_lightning.evaluation.suites import Prompt
 from tbr_lightning.models.backbone import Backbone
+from tbr_lightning.objectives.objective import Floats, Objective, StepWeights, chunks_of
 from tbr_lightning.tracking.metrics import MetricBuffer
 from tbr_lightning.training.module import TbrModule
 from tbr_lightning.training.step_logger import is_step, summed
@@ -43,6 +42,8 @@ class ValidationCallback(pl.Callback):
     Args:
         every: Optimizer steps between two measurements; 0 measures at the end only.
         validation: Rows held out of training.
+        objective: What is minimised; validation computes the same.
+        reference: Of the validation rows, see :meth:`Objective.reference`.
         prompts: Probe, dev half only: what is looked at while choosing must not decide later.
         buffer: Takes the numbers; ``None`` on all ranks but the first.
     """
@@ -53,7 +54,8 @@ class ValidationCallback(pl.Callback):
         *,
         every: int,
         validation: TokenRows | None,
-        objective: ObjectiveConfig,
+        objective: Objective,
+        reference: Floats | None,
         batch_size: int,
         prompts: Sequence[Prompt],
         judge: JudgeConfig,
@@ -61,6 +63,7 @@ class ValidationCallback(pl.Callback):
     ) -> None:
         self.backbone, self.every, self.validation = backbone, every, validation
         self.objective, self.batch_size, self.prompts = objective, batch_size, prompts
+        self.reference = reference
         self.judge, self.buffer = judge, buffer
         self.validation_loss: float | None = None
         self.latest: dict[str, float] = {}
@@ -98,25 +101,26 @@ class ValidationCallback(pl.Callback):
         module.model.train()
 
     def _validate(self, trainer: pl.Trainer, module: TbrModule, rows: TokenRows) -> float:
-        order = sorted(range(len(rows)), key=lambda i: int(rows.lengths[i]))
+        lengths = rows.lengths.reshape(-1, self.objective.sequences_per_row).sum(axis=1)
+        order = sorted(range(len(lengths)), key=lambda i: int(lengths[i]))
         batches = [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
         # Every rank takes the same number of batches; the last may be one that another has too.
         share = -(-len(batches) // trainer.world_size)
         total = torch.zeros(2, dtype=torch.float64)
-        supervised = supervised_counts(rows, self.objective)
+        supervised = self.objective.supervised(rows)
         for turn in range(share):
             number = turn * trainer.world_size + trainer.global_rank
             indices, scale = (batches[number], 1.0) if number < len(batches) else (batches[0], 0.0)
             together = batches[turn * trainer.world_size :][: trainer.world_size]
-            batch = collate(
+            batch = self.objective.collate(
                 rows,
                 indices,
-                self.objective,
                 self.backbone.tokenizer.pad_token_id,
                 form="bucketed",
-                step_weight=1.0,
+                step=StepWeights(1.0),
                 scale=scale,
                 chunks=chunks_of(supervised, together),
+                reference=self.reference,
             )
             total += torch.tensor(module.validation_loss(batch.to(module.device)))
         loss, weight = summed(total, trainer).tolist()

@@ -9,19 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tbr_lightning.config.schema import ObjectiveConfig
-from tbr_lightning.data.batching import Batch, TrainBatches, row_weights, total_weights
 from tbr_lightning.data.example import Example
 from tbr_lightning.data.table import Examples
 from tbr_lightning.data.think_format import ThinkFormat
 from tbr_lightning.data.tokens import TokenRows, tokenise
 from tbr_lightning.errors import UserError
 from tbr_lightning.models.tokenizers import byte_tokenizer
-from tbr_lightning.objectives.sft import sft
+from tbr_lightning.objectives.objective import Batch
+from tbr_lightning.objectives.sft import SFT
+from tbr_lightning.training.batches import TrainBatches
 
-from ..training.conftest import tiny_model
+from .conftest import tiny_model
 
-WEIGHTED = ObjectiveConfig(reflection_weight=0.5, answer_weight=2, trigger_weight=8)
+WEIGHTED = SFT(reflection_weight=0.5, answer_weight=2, trigger_weight=8)
 
 
 def made(folder: Path, lengths: list[int]) -> TokenRows:
@@ -113,7 +113,7 @@ def test_a_batch_that_only_fills_a_place_adds_nothing(tmp_path: Path, form: str)
     rows = made(tmp_path, [5])
     (real, filler) = batches(rows, batch_size=1, accumulate=2, form=form)
     assert (real.real_tokens > 0, filler.real_tokens) == (True, 0)
-    outcome = sft(backbone.model, filler)
+    outcome = SFT().loss(backbone.model, filler)
     assert outcome.total.item() == 0
     assert not outcome.parts.any()
     outcome.total.backward()  # under DDP every rank has to
@@ -135,9 +135,9 @@ def test_an_epoch_goes_on_where_it_was_left(rows: TokenRows, more: dict[str, int
 
 
 def test_weights_fall_on_spans_and_trigger_and_are_known_without_reading(rows: TokenRows) -> None:
-    totals = total_weights(rows, WEIGHTED)
+    totals = WEIGHTED.totals(rows)
     for row, total in zip(rows, totals, strict=True):
-        weights = row_weights(np.asarray(row.spans), row.trigger, WEIGHTED)
+        weights = WEIGHTED.token_weights(np.asarray(row.spans), row.trigger)
         assert not weights[: row.trigger].any()
         assert weights[row.trigger] in (4.0, 16.0)
         assert weights[-1] == 2
@@ -164,8 +164,8 @@ def test_rows_of_a_step_are_random_and_its_micro_batches_of_similar_length(tmp_p
 def test_weights_that_leave_nothing_to_learn_are_told(tmp_path: Path) -> None:
     rows = made(tmp_path, [5, 6])
     for weights in (
-        ObjectiveConfig(answer_weight=0, reflection_weight=0),
-        ObjectiveConfig(answer_weight=0, trigger_weight=0),
+        SFT(answer_weight=0, reflection_weight=0),
+        SFT(answer_weight=0, trigger_weight=0),
     ):
         row = rows if weights.reflection_weight == 0 else plain(tmp_path)
         with pytest.raises(UserError, match=r"objective\.answer_weight=0"):
