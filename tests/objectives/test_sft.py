@@ -252,7 +252,7 @@ def test_logits_and_gradients_are_those_of_supervised_tokens_alone(
     SFT().loss(llama.model, batch).total.backward()
     wanted = torch.zeros_like(batch.weights, dtype=torch.bool)
     wanted[:, :-1] = batch.weights[:, 1:] > 0
-    assert seen["logits"].shape[0] == int(wanted.sum())
+    assert seen["logits"].shape[-2] == int(wanted.sum())
     assert torch.equal(seen["hidden"].grad.abs().sum(-1) > 0, wanted)
 
 
@@ -315,3 +315,34 @@ def test_steps_without_any_weight_do_not_end_the_run(tmp_path: Path, llama: Back
         loss = SFT().loss(llama.model, batch).total / batch.step_weight
         loss.backward()
         assert loss.item() == 0
+
+
+def test_two_terms_average_safety_rows_and_general_rows_apart(
+    tmp_path: Path, llama: Backbone
+) -> None:
+    rows = token_rows(tmp_path, llama.tokenizer)
+    apart = SFT(normalise="by_kind", safety_weight=3.0, general_weight=0.5)
+
+    def loss(weights: SFT, **layout: Any) -> float:
+        with torch.no_grad():
+            made = batches(rows, llama, weights, **layout)
+            return sum(weights.loss(llama.model, b).total.item() / b.step_weight for b in made)
+
+    with torch.no_grad():
+        (batch,) = batches(rows, llama)
+        parts = SFT().loss(llama.model, batch).parts
+    means = {"general": [0.0, 0.0], "safety": [0.0, 0.0]}
+    for name, (value, count) in zip(SFT().parts, parts.tolist(), strict=True):
+        if name.startswith("loss/"):
+            side = means["general" if name.startswith("loss/general") else "safety"]
+            side[0] += value
+            side[1] += count
+    term = {side: value / count for side, (value, count) in means.items()}
+    assert loss(apart) == pytest.approx(3 * term["safety"] + 0.5 * term["general"], rel=1e-5)
+    for layout in ({"size": 2, "accumulate": 4}, {"form": "packed"}, {"form": "padded"}):
+        assert loss(apart, **layout) == pytest.approx(loss(apart), rel=1e-5)
+
+
+def test_weights_of_the_two_terms_need_them() -> None:
+    with pytest.raises(UserError, match=r"add objective\.normalise=by_kind"):
+        SFT(safety_weight=2.0)
