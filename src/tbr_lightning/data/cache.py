@@ -26,6 +26,32 @@ def file_key(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def contents_key(name: str | None) -> str | None:
+    """Return a hash of what a name stands for on this machine: a file, or a folder's files.
+
+    A folder's files count by name and bytes; those of a hidden folder within it do not.
+
+    Returns:
+        64 hex digits; ``None`` where there is no such file or folder.
+    """
+    if not name or len(name) >= 1024:
+        return None
+    path = Path(name)
+    try:
+        if path.is_file():
+            return file_key(path)
+        if not path.is_dir():
+            return None
+    except OSError:  # a text that no file can be called
+        return None
+    found = hashlib.sha256()
+    for file in sorted(path.rglob("*")):
+        inside = file.relative_to(path)
+        if file.is_file() and not any(part.startswith(".") for part in inside.parts):
+            found.update(f"{inside}\0{file_key(file)}\0".encode())
+    return found.hexdigest()
+
+
 @contextmanager
 def alone(path: Path) -> Iterator[None]:
     """Hold a path alone among the processes that ask for it; a dead holder lets it go."""

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import get_method
+from hydra.utils import get_method, get_object
 
 from tbr_lightning.config.evaluation import JudgeConfig
+from tbr_lightning.data.cache import content_key, contents_key, file_key
+from tbr_lightning.evaluation import judges
 from tbr_lightning.evaluation.judges.base import (
     LABELLED,
     REFUSALS,
@@ -21,10 +25,11 @@ from tbr_lightning.evaluation.judges.base import (
     on_answered,
     unanswered,
 )
-from tbr_lightning.evaluation.judges.rules import VERSION, rules
+from tbr_lightning.evaluation.judges.rules import rules
 
 __all__ = [
     "LABELLED",
+    "NO_EFFECT_ON_VERDICTS",
     "REFUSALS",
     "Case",
     "Judge",
@@ -49,17 +54,54 @@ def make_judge(config: JudgeConfig) -> Judge:
     return judge
 
 
-_WEIGHED = ("_target_", "name", "hub_id", "revision", "path", "chat", "labels", "base_url", "model")
-"""Settings that may change a verdict, beside the prompt file's text."""
+NO_EFFECT_ON_VERDICTS = frozenset(
+    {
+        # What an evaluation is refused for, after the verdicts are there.
+        "max_unparsed",
+        "max_errors",
+        # What is known of the weights, and what they cost.
+        "verified",
+        "licence",
+        "gated",
+        "prompt_price",
+        "completion_price",
+        "max_cost",
+        "max_requests",
+        # Pace, patience and bookkeeping; the key's variable is no part of the judge.
+        "batch_size",
+        "concurrency",
+        "timeout",
+        "retries",
+        "requests_per_minute",
+        "tokens_per_minute",
+        "traces",
+        "api_key_env",
+        # A file counts by its text, and a folder by its files.
+        "prompt",
+        "path",
+    }
+)
+"""Settings of a judge that cannot change what it says; every other one is part of its identity."""
 
 
 def identity(config: JudgeConfig) -> str:
     """Return a name of the judge that differs where its verdicts may.
 
-    Two evaluations are compared only if it agrees.
+    Two evaluations are compared only if it agrees. It holds every setting but
+    :data:`NO_EFFECT_ON_VERDICTS`, what stands in the files that they name, and the judge's code.
     """
-    settings = {key: value for key, value in asdict(config).items() if key in _WEIGHED}
-    if config.prompt is not None and Path(config.prompt).is_file():
-        settings["prompt"] = Path(config.prompt).read_text(encoding="utf-8")
-    digest = hashlib.sha256(json.dumps([VERSION, settings], sort_keys=True).encode()).hexdigest()
+    settings = asdict(config)
+    kept = {key: value for key, value in settings.items() if key not in NO_EFFECT_ON_VERDICTS}
+    named = {key: contents_key(settings[key]) for key in ("prompt", "path")}
+    parts = [kept, named, _code(str(config._target_))]
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
     return f"{config.name}/{digest[:12]}"
+
+
+@cache
+def _code(target: str) -> str:
+    """Return a hash of the code that decides: of our judges, and of the target's own module."""
+    files = [*Path(judges.__file__).parent.glob("*.py")]
+    if module := inspect.getmodule(get_object(target)):
+        files.append(Path(module.__file__ or ""))
+    return content_key([file_key(file) for file in sorted(set(files)) if file.is_file()])

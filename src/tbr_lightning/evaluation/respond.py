@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -102,14 +102,20 @@ def open_store(
     return ResponseStore(Path(paths.runs) / FILE, identity)
 
 
+NO_EFFECT_ON_ANSWERS = ("batch_size", "engine", "reuse")
+"""Settings of generation that change no answer but for ties within rounding."""
+
+
 def evaluation_key(
     suite_digest: str, judge: JudgeConfig, generation: GenerationConfig, max_new_tokens: int
 ) -> str:
     """Return a hash of all that must agree before two evaluations are compared."""
-    parts: list[Any] = [suite_digest, identity(judge), generation.arm, max_new_tokens]
-    if generation.temperature:
-        parts += [generation.temperature, generation.seed]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+    settings = asdict(generation)
+    settings["max_new_tokens"] = max_new_tokens
+    greedy = () if generation.temperature else ("seed",)
+    kept = {k: v for k, v in settings.items() if k not in (*NO_EFFECT_ON_ANSWERS, *greedy)}
+    parts = [suite_digest, identity(judge), kept]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def token_limit(think_format: ThinkFormat, generation: GenerationConfig) -> int:

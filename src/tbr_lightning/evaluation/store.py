@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from tbr_lightning.data.cache import content_key
 from tbr_lightning.errors import UserError
 from tbr_lightning.models.backbone import Backbone
 from tbr_lightning.models.export import weights_digest
@@ -118,8 +119,9 @@ class ResponseStore:
 def weights_identity(backbone: Backbone, logged: LoggedModel | None) -> str:
     """Return what tells a model's weights from all others.
 
-    The digest that training logged; else that of the folder's files; weights that were made here
-    (the micro-world's base, random ones) are hashed themselves, since a seed alone names none.
+    With its type, vocabulary and own generation config, for these decide what it writes. Of the
+    weights the digest that training logged; else that of the folder's files; weights that were
+    made here are hashed themselves, since a seed alone names none.
     """
     if logged is not None:
         found = logged.tags.get("tbr.weights_digest") or logged.model_id
@@ -131,7 +133,16 @@ def weights_identity(backbone: Backbone, logged: LoggedModel | None) -> str:
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
         found = digest.hexdigest()
-    return f"{found} {backbone.model.dtype} {_digest_of_words(backbone.tokenizer)}"
+    words = _digest_of_words(backbone.tokenizer)
+    return f"{found} {backbone.model.dtype} {words} {_digest_of_decoding(backbone.model)}"
+
+
+def _digest_of_decoding(model: Any) -> str:
+    """Return a hash of a model's own generation config, e.g. of its repetition penalty."""
+    settings = model.generation_config.to_dict()
+    for name in ("transformers_version", "_from_model_config"):
+        settings.pop(name, None)
+    return content_key(json.loads(json.dumps(settings, default=str)))
 
 
 def _digest_of_words(tokenizer: Any) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,15 +20,13 @@ from tbr_lightning.config.verbs import EvaluateConfig, PromoteConfig
 from tbr_lightning.data.think_format import ThinkFormat
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation import general, pipeline, suites
-from tbr_lightning.evaluation.respond import evaluation_key, token_limit
+from tbr_lightning.evaluation.judge import NO_EFFECT_ON_VERDICTS
+from tbr_lightning.evaluation.respond import NO_EFFECT_ON_ANSWERS, evaluation_key, token_limit
 from tbr_lightning.evaluation.results import Judged, from_table
 from tbr_lightning.models.logged import LoggedModel, hf_folder
 from tbr_lightning.registry.answers import Answers
 from tbr_lightning.registry.sample_size import Sizes
-from tbr_lightning.tracking.runs import find_run, load_text
-
-_JUDGE = ("name", "hub_id", "revision", "path", "chat", "base_url", "model", "prompt")
-_DECODING = ("arm", "temperature", "seed")
+from tbr_lightning.tracking.runs import find_run, flatten, load_text
 
 
 @dataclass(frozen=True)
@@ -211,11 +209,17 @@ def _differences(exam: Exam, run: Run) -> str:
             f"{there.get('suite.limit')}; here {config.suite.name}, {config.suite.half}, "
             f"{config.suite.limit})"
         )
-    for group, fields in (("judge", _JUDGE), ("generation", (*_DECODING, "max_new_tokens"))):
-        for name in fields:
-            key, wanted = f"{group}.{name}", str(getattr(getattr(config, group), name))
-            if there.get(key, "None") != wanted:  # a param of None is logged or left out
-                found.append(f"{key} ({there.get(key)}, here {wanted})")
+    without = {
+        "judge": NO_EFFECT_ON_VERDICTS - {"prompt", "path"},
+        "generation": NO_EFFECT_ON_ANSWERS,
+    }
+    for group, no_effect in without.items():
+        for key, value in flatten(asdict(getattr(config, group)), f"{group}.").items():
+            if key.split(".")[1] in no_effect:
+                continue
+            # A param of None, or one that an earlier version did not have, may be left out.
+            if there.get(key, str(value)) != str(value):
+                found.append(f"{key} ({there.get(key)}, here {value})")
     if there.get("repeats", "1") != "1":
         found.append(f"repeats ({there['repeats']} answers to a prompt, here 1)")
     return ", ".join(found) or "the judge's version, prompt or labels, or the limit of tokens"

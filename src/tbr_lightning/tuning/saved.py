@@ -13,7 +13,8 @@ from tbr_lightning import __version__
 from tbr_lightning.config.schema import PathsConfig, TrackingConfig
 from tbr_lightning.config.targets import restored
 from tbr_lightning.config.verbs import EvaluateConfig, TrainConfig
-from tbr_lightning.data.cache import content_key, file_key
+from tbr_lightning.data.cache import content_key, contents_key
+from tbr_lightning.evaluation.judge import identity
 
 # Where a run is written, what it is called and how fast it goes decide none of its numbers.
 _WITHOUT_EFFECT = ("tracking", "paths", "run_name", "tags", "given", "resume", "dry_run")
@@ -41,7 +42,7 @@ def load_evaluate(path: Path, tracking: TrackingConfig, paths: PathsConfig) -> E
 def train_key(config: TrainConfig) -> str:
     """Return the hash of all that decides a trained model's numbers, the seed included.
 
-    Files that the config names count by what is in them.
+    Files and folders that the config names count by what is in them.
     """
     settings = {k: v for k, v in asdict(config).items() if k not in _WITHOUT_EFFECT}
     trainer = settings["trainer"]
@@ -55,15 +56,16 @@ def evaluate_key(config: EvaluateConfig, train: str) -> str:
     """Return the hash of all that decides an evaluation's numbers, the model's key included."""
     left_out = (*_WITHOUT_EFFECT, *_EVALUATE_WITHOUT_EFFECT)
     settings = {k: v for k, v in asdict(config).items() if k not in left_out}
-    return content_key(__version__, train, settings, _contents(settings))
+    judges = [identity(one) for one in (config.judge, config.second_judge) if one is not None]
+    return content_key(__version__, train, settings, judges, _contents(settings))
 
 
 def _contents(settings: Any) -> dict[str, str]:
-    """Return the hash of every file that a config names."""
+    """Return the hash of every file, or folder of files, that a config names."""
     found: dict[str, str] = {}
-    if isinstance(settings, Mapping):
-        for value in settings.values():
+    if isinstance(settings, Mapping | list):
+        for value in settings.values() if isinstance(settings, Mapping) else settings:
             found |= _contents(value)
-    elif isinstance(settings, str) and 0 < len(settings) < 1024 and Path(settings).is_file():
-        found[settings] = file_key(Path(settings))
+    elif isinstance(settings, str) and (digest := contents_key(settings)) is not None:
+        found[settings] = digest
     return found
