@@ -7,13 +7,15 @@ CLOSE answer END``. A row without a reflection has no think block.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from enum import IntEnum
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from jinja2 import TemplateError
 
 from tbr_lightning.config.schema import ModelConfig
 from tbr_lightning.data.example import Example
@@ -25,6 +27,18 @@ FALLBACK_TEMPLATE = (
     "{{ message['content'] | trim }}\n\n{% endfor %}"
     "{% if add_generation_prompt %}### Assistant:\n{% endif %}"
 )
+
+
+MARKERS = (
+    ("<think>", "</think>"),
+    ("[THINK]", "[/THINK]"),
+    ("<thinking>", "</thinking>"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<seed:think>", "</seed:think>"),
+)
+"""Think markers of published models, by which a template that opens a block is known."""
+
+_PLACE = "\ue000"  # of private use: stands for a text while its template is rendered
 
 
 class Span(IntEnum):
@@ -44,12 +58,14 @@ class ThinkFormat:
         think_close: Text after it.
         think_cue: Sentence that asks for a reflection, for the prompted arm.
         max_new_tokens: Enough for reflection and answer.
+        opened: The chat template opens the think block at the end of the prompt.
     """
 
     think_open: str = "<think>"
     think_close: str = "</think>"
     think_cue: str = ModelConfig.think_cue
     max_new_tokens: int = ModelConfig.max_new_tokens
+    opened: bool = False
 
     @classmethod
     def of(cls, model: ModelConfig) -> ThinkFormat:
@@ -63,20 +79,70 @@ class ThinkFormat:
         return cls(**found) if isinstance(found, Mapping) else cls()
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the think format as it is saved."""
+        """Return the format as it is saved."""
         return asdict(self)
+
+    def of_template(self, tokenizer: Any) -> ThinkFormat:
+        """Return the format as a tokenizer's chat template uses it.
+
+        Some templates open the think block at the end of the prompt: then nothing opens it again,
+        and a response begins within it. Markers other than the configured ones are taken over.
+        """
+        begun = rendered(tokenizer, [{"role": "user", "content": "x"}]).rstrip()
+        for opened, closed in ((self.think_open.strip(), self.think_close.strip()), *MARKERS):
+            if begun.endswith(opened):
+                if opened == self.think_open.strip():
+                    return replace(self, opened=True)
+                return replace(self, think_open=opened, think_close=closed, opened=True)
+        return replace(self, opened=False)
+
+    @property
+    def begin(self) -> str:
+        """What opens the think block of an answer: nothing where the template has opened it."""
+        return "" if self.opened else self.think_open
+
+    @property
+    def without(self) -> str:
+        """What a response without reflection begins with: the end of a block that is open."""
+        return self.think_close if self.opened else ""
 
     def split(self, text: str) -> tuple[str | None, str]:
         """Split a generated text into reflection (``None`` if there is none) and answer.
 
-        A think block that was opened and never closed is all reflection: its answer is empty.
+        Of several blocks, one within another too, all are reflection. A block that was opened at
+        the beginning and never closed is all reflection: its answer is empty. A block that is only
+        closed was opened by the template. Lines before a whole block are part of the answer.
         """
         opened, closed = self.think_open.strip(), self.think_close.strip()
         text = text.strip()
-        if not text.startswith(opened):
+        if not text.startswith(opened) and (self.opened or closed in text.partition(opened)[0]):
+            text = f"{opened}{text}"
+        thoughts: list[str] = []
+        said: list[str] = []
+        # Within a line the marker is a word of the answer.
+        begins = re.compile(rf"^[ \t]*(?={re.escape(opened)})", re.MULTILINE)
+        while (found := begins.search(text)) and (not found.end() or closed in text):
+            start = found.end()
+            said.append(text[:start].strip())
+            end = _block_end(text, start, opened, closed)
+            thoughts.append(text[start:end].replace(opened, "").replace(closed, "").strip())
+            text = text[end:]
+        if not thoughts:
             return None, text
-        reflection, _, answer = text.removeprefix(opened).partition(closed)
-        return reflection.strip(), answer.strip()
+        answer = "\n\n".join(part for part in (*said, text.strip()) if part)
+        return "\n\n".join(part for part in thoughts if part), answer
+
+
+def _block_end(text: str, start: int, opened: str, closed: str) -> int:
+    """Return where a think block ends that begins at ``start``, with blocks that it holds."""
+    depth = 0
+    for found in re.finditer(f"{re.escape(opened)}|{re.escape(closed)}", text[start:]):
+        depth += 1 if found[0] == opened else -1
+        if depth == 0:
+            return start + found.end()
+    # A marker is missing: what closes last ends the block, or else it never ends.
+    last = text.rfind(closed)
+    return last + len(closed) if last > start else len(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,18 +168,76 @@ class TokenRow:
 def prompt_ids(tokenizer: Any, text: str, cue: str | None = None) -> list[int]:
     """Return the tokens of a user's turn up to where the assistant begins.
 
-    ``cue``, if given, follows the text: it asks for a reflection.
+    They begin with one begin token where the tokenizer's own ``encode`` puts one. What the text
+    quotes of control tokens is text.
+
+    Args:
+        tokenizer: With a chat template.
+        text: Of the user.
+        cue: Follows the text, if given: it asks for a reflection.
     """
     content = f"{text} {cue}" if cue else text
-    rendered = tokenizer.apply_chat_template(
-        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+    if not quotes_control(tokenizer, content):
+        ids = _encode(tokenizer, rendered(tokenizer, [{"role": "user", "content": content}]))
+    else:
+        # The template's own control tokens are read as such, and those of the text are not.
+        around = rendered(tokenizer, [{"role": "user", "content": _PLACE}])
+        before, _, after = around.partition(_PLACE)
+        ids = [
+            *_encode(tokenizer, before),
+            *text_ids(tokenizer, content),
+            *_encode(tokenizer, after),
+        ]
+    return with_begin(tokenizer, ids)
+
+
+def rendered(tokenizer: Any, messages: Sequence[Mapping[str, str]], *, begin: bool = True) -> str:
+    """Return messages in a tokenizer's chat template; ``begin`` lets the assistant begin."""
+    text: str = tokenizer.apply_chat_template(
+        list(messages), add_generation_prompt=begin, tokenize=False
     )
-    return list(tokenizer.encode(rendered, add_special_tokens=False))
+    return text
+
+
+def with_begin(tokenizer: Any, ids: list[int]) -> list[int]:
+    """Return the tokens of a prompt with exactly one begin token, where there should be one."""
+    start = begin_token(tokenizer)
+    return ids if start is None or ids[:1] == [start] else [start, *ids]
+
+
+def begin_token(tokenizer: Any) -> int | None:
+    """Return the token that the tokenizer's own ``encode`` puts before a text, if it does."""
+    bos = tokenizer.bos_token_id
+    if bos is None:
+        return None
+    return int(bos) if list(tokenizer.encode("x"))[:1] == [bos] else None
+
+
+def text_ids(tokenizer: Any, text: str) -> list[int]:
+    """Return the tokens of a text, in which quoted control tokens are text like any other."""
+    return _encode(tokenizer, text, split_special_tokens=quotes_control(tokenizer, text))
+
+
+def quotes_control(tokenizer: Any, text: str) -> bool:
+    """Return whether a text holds what the tokenizer would read as a control token."""
+    return any(word in text for word in control_words(tokenizer))
+
+
+def control_words(tokenizer: Any) -> list[str]:
+    """Return the tokenizer's control tokens as they are written."""
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    found = {token.content for token in added.values() if getattr(token, "special", False)}
+    found |= set(getattr(tokenizer, "all_special_tokens", ()))
+    return sorted(word for word in found if word)
+
+
+def _encode(tokenizer: Any, text: str, **how: Any) -> list[int]:
+    return list(tokenizer.encode(text, add_special_tokens=False, **how))
 
 
 def think_block(think_format: ThinkFormat, reflection: str) -> str:
-    """Return a reflection between its markers."""
-    return f"{think_format.think_open}{reflection}{think_format.think_close}"
+    """Return a reflection between its markers, as it follows a prompt."""
+    return f"{think_format.begin}{reflection}{think_format.think_close}"
 
 
 def end_token(tokenizer: Any) -> int:
@@ -131,16 +255,89 @@ def end_token(tokenizer: Any) -> int:
     return int(tokenizer.eos_token_id)
 
 
+def turn_end(tokenizer: Any) -> list[int]:
+    """Return the tokens that end an assistant's turn, as the chat template ends one.
+
+    That is up to its first control token after the answer, such as Gemma's ``<end_of_turn>`` or
+    Llama 3's ``<|eot_id|>``, with the end token after it where the template writes both. An end
+    that is no control token of this tokenizer is written out, and the end token follows it. A
+    template that writes none, or takes no turn of the assistant at the end, leaves the end token.
+
+    Raises:
+        UserError: The tokenizer has no end token.
+    """
+    end = end_token(tokenizer)
+    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _PLACE}]
+    try:
+        tail = rendered(tokenizer, turns, begin=False).rpartition(_PLACE)[2].strip()
+    except (TemplateError, ValueError, TypeError):
+        return [end]
+    after = _encode(tokenizer, tail) if tail else []
+    for place, token in enumerate(after):
+        if token in _control(tokenizer):
+            both = token != end and after[place + 1 : place + 2] == [end]
+            return after[: place + 1 + both]
+    return [*after, end]
+
+
+def stops_of(tokenizer: Any) -> list[int]:
+    """Return the control tokens among those that end an assistant's turn."""
+    return [token for token in turn_end(tokenizer) if token in _control(tokenizer)]
+
+
+def end_words(tokenizer: Any) -> str:
+    """Return what ends an assistant's turn in ordinary text, or an empty text."""
+    ends = turn_end(tokenizer)
+    return str(tokenizer.decode([t for t in ends if t not in _control(tokenizer)])).strip()
+
+
+def _control(tokenizer: Any) -> set[int]:
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    special = {int(key) for key, token in added.items() if getattr(token, "special", False)}
+    return special | {int(token) for token in getattr(tokenizer, "all_special_ids", ())}
+
+
+def answer_text(tokenizer: Any, response: str) -> str:
+    """Return a response without the end that it quotes at its end: the row gets one of its own."""
+    words = [tokenizer.decode([token]).strip() for token in stops_of(tokenizer)]
+    words.append(end_words(tokenizer))
+    text = response
+    while word := next((word for word in words if word and text.rstrip().endswith(word)), None):
+        text = text.rstrip().removesuffix(word).rstrip()
+    return text or response
+
+
+def row_tokens(
+    tokenizer: Any, think_format: ThinkFormat, response: str, reflection: str | None
+) -> tuple[list[int], list[int]]:
+    """Return the tokens of a row's think block, and those of its answer with its end.
+
+    Where the template has opened a think block, a row without a reflection closes it first.
+    """
+    block: list[int] = []
+    if reflection is not None:
+        parts = (think_format.begin, reflection, think_format.think_close)
+        joined = think_block(think_format, reflection)
+        if quotes_control(tokenizer, reflection):
+            block = [t for part in parts if part for t in text_ids(tokenizer, part)]
+        else:
+            block = _encode(tokenizer, joined)
+    closed = think_format.without if reflection is None else ""
+    before = _encode(tokenizer, closed) if closed else []
+    answer = text_ids(tokenizer, answer_text(tokenizer, response))
+    return block, [*before, *answer, *turn_end(tokenizer)] if answer else []
+
+
 def token_row(
     tokenizer: Any, think_format: ThinkFormat, example: Example, kind: int, reflection: str | None
 ) -> TokenRow:
     """Tokenise one example, each span by itself so that spans and tokens cannot disagree."""
-    parts = [(prompt_ids(tokenizer, example.prompt), Span.PROMPT)]
-    if reflection is not None:
-        block = tokenizer.encode(think_block(think_format, reflection), add_special_tokens=False)
-        parts.append((block, Span.REFLECTION))
-    answer = tokenizer.encode(example.response, add_special_tokens=False)
-    parts.append(([*answer, end_token(tokenizer)], Span.ANSWER))
+    block, answer = row_tokens(tokenizer, think_format, example.response, reflection)
+    parts = (
+        (prompt_ids(tokenizer, example.prompt), Span.PROMPT),
+        (block, Span.REFLECTION),
+        (answer, Span.ANSWER),
+    )
     return TokenRow(
         ids=[token for ids, _ in parts for token in ids],
         spans=[int(span) for ids, span in parts for _ in ids],

@@ -14,12 +14,23 @@ import numpy.typing as npt
 from tbr_lightning.data.cache import built, content_key, file_key
 from tbr_lightning.data.example import Example
 from tbr_lightning.data.table import Examples
-from tbr_lightning.data.think_format import Span, ThinkFormat, TokenRow, end_token, think_block
+from tbr_lightning.data.think_format import (
+    Span,
+    ThinkFormat,
+    TokenRow,
+    begin_token,
+    control_words,
+    end_token,
+    prompt_ids,
+    row_tokens,
+    think_block,
+    turn_end,
+)
 from tbr_lightning.errors import UserError
 from tbr_lightning.kinds import KINDS, Kind
 from tbr_lightning.progress import bar
 
-_FORMAT = 1
+_FORMAT = 2
 _CHUNK = 1000  # rows tokenised together
 _IDS, _META = "ids.bin", "meta.json"
 _SPANS = np.arange(len(Span), dtype=np.uint8)
@@ -126,7 +137,7 @@ def tokenise(
         UserError: The tokenizer has no end token, a response has no tokens, or every row is longer
             than ``max_length``.
     """
-    end = end_token(tokenizer)
+    end_token(tokenizer)  # without one nothing could be learnt
     used = {key: reflections[key] for key in set(examples.ids()) & reflections.keys()}
     key = content_key(
         _FORMAT,
@@ -135,6 +146,7 @@ def tokenise(
         tokenizer_digest(tokenizer),
         think_format.think_open,
         think_format.think_close,
+        think_format.opened,
         max_length,
         *([form] if form else []),
     )
@@ -157,7 +169,6 @@ def tokenise(
                                 f"row {example.id}: its response has no tokens in this tokenizer: "
                                 "fix or remove the row"
                             )
-                        parts[Span.ANSWER].append(end)
                     writer.add(stream, row, KINDS.index(example.kind))
                 shown.advance(len(chunk))
         writer.finish(key)
@@ -227,16 +238,30 @@ def _chunks(examples: Examples) -> Iterator[list[Example]]:
 def _tokens(
     wanted: Sequence[tuple[Example, str | None, str]], tokenizer: Any, think_format: ThinkFormat
 ) -> Iterator[tuple[list[int], list[int], list[int]]]:
-    """Give the tokens of each sequence's prompt, think block and answer (without its end)."""
+    """Give the tokens of each sequence's prompt, think block and answer with its end."""
     turns = [[{"role": "user", "content": example.prompt}] for example, _, _ in wanted]
     prompts = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-    found = [reflection for _, reflection, _ in wanted]
+    start, end = begin_token(tokenizer), turn_end(tokenizer)
+    closed = _encoded(tokenizer, [think_format.without])[0] if think_format.without else []
     blocks = iter(
-        _encoded(tokenizer, [think_block(think_format, text) for text in found if text is not None])
+        _encoded(
+            tokenizer,
+            [think_block(think_format, text) for _, text, _ in wanted if text is not None],
+        )
     )
+    words = control_words(tokenizer)
     answers = _encoded(tokenizer, [response for _, _, response in wanted])
-    for prompt, text, answer in zip(_encoded(tokenizer, prompts), found, answers, strict=True):
-        yield prompt, [] if text is None else next(blocks), answer
+    for row, prompt, answer in zip(wanted, _encoded(tokenizer, prompts), answers, strict=True):
+        example, reflection, response = row
+        block = next(blocks) if reflection is not None else []
+        if any(word in f"{example.prompt}{reflection}{response}" for word in words):
+            # Rare rows that quote control tokens, one by one.
+            first = prompt_ids(tokenizer, example.prompt)
+            yield first, *row_tokens(tokenizer, think_format, response, reflection)
+            continue
+        first = prompt if start is None or prompt[:1] == [start] else [start, *prompt]
+        before = [] if reflection is not None else closed
+        yield first, block, [*before, *answer, *end] if answer else []
 
 
 def _encoded(tokenizer: Any, texts: list[str]) -> list[list[int]]:

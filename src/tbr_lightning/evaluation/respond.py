@@ -140,7 +140,7 @@ def respond(
     # Made first: what a judge lacks is told before anything is generated.
     first, second = make_judge(judge), make_judge(second_judge) if second_judge else None
     think_format = backbone.think_format
-    forced = think_format.think_open if generation.arm == "forced" else ""
+    forced = think_format.begin if generation.arm == "forced" else ""
     made = responses(backbone, prompts, generation, store)
     rows: list[Judged | None] = [None] * len(prompts)
     for number, response in track(made, what, len(prompts)):
@@ -193,8 +193,8 @@ def arm_prompts(backbone: Backbone, texts: Sequence[str], arm: str) -> list[list
     """
     think_format, tokenizer = backbone.think_format, backbone.tokenizer
     cue = think_format.think_cue if arm == "prompted" else None
-    forced = tokenizer.encode(think_format.think_open, add_special_tokens=False)
-    end = list(forced) if arm == "forced" else []
+    begun = {"forced": think_format.begin, "suppressed": think_format.without}.get(arm, "")
+    end = list(tokenizer.encode(begun, add_special_tokens=False)) if begun else []
     try:
         return [prompt_ids(tokenizer, text, cue) + end for text in texts]
     except (TemplateError, ValueError) as error:

@@ -16,7 +16,13 @@ from transformers.utils.logging import disable_progress_bar
 
 from tbr_lightning.config.schema import AdapterConfig, ModelConfig
 from tbr_lightning.data.example import Example
-from tbr_lightning.data.think_format import FALLBACK_TEMPLATE, ThinkFormat, prompt_ids
+from tbr_lightning.data.think_format import (
+    FALLBACK_TEMPLATE,
+    ThinkFormat,
+    begin_token,
+    end_token,
+    prompt_ids,
+)
 from tbr_lightning.errors import UserError
 from tbr_lightning.models.adapters import quantization
 from tbr_lightning.models.architecture import build_config
@@ -149,7 +155,8 @@ def load_folder(
     )
     model.eval()
     own = _complete(reader, template)
-    think_format = think_format or ThinkFormat.saved(model.config)
+    _within(reader, model)
+    think_format = (think_format or ThinkFormat.saved(model.config)).of_template(reader)
     return Backbone(model, reader, think_format, origin, thinks, own, _local(folder, revision))
 
 
@@ -207,7 +214,8 @@ def _random(config: ModelConfig, tokenizer: Any, seed: int) -> Backbone:
             reason = " ".join(str(error).split())
             raise UserError(f"model={config.name} cannot be built: {reason}") from error
     model.eval()
-    return Backbone(model, tokenizer, ThinkFormat.of(config), f"random/{seed}", False, own)
+    think_format = ThinkFormat.of(config).of_template(tokenizer)
+    return Backbone(model, tokenizer, think_format, f"random/{seed}", False, own)
 
 
 def load_tokenizer(config: ModelConfig, *, data: str, rows: Iterable[Example]) -> tuple[Any, bool]:
@@ -253,7 +261,7 @@ def _complete(tokenizer: Any, template: str | None = None) -> bool:
     Raises:
         UserError: The configured template cannot be used.
     """
-    if tokenizer.pad_token_id is None:
+    if tokenizer.pad_token_id is None and tokenizer.eos_token is not None:
         tokenizer.pad_token = tokenizer.eos_token
     if template is not None:
         try:
@@ -267,8 +275,28 @@ def _complete(tokenizer: Any, template: str | None = None) -> bool:
         return True
     if tokenizer.chat_template:
         return True
-    tokenizer.chat_template = FALLBACK_TEMPLATE
+    # Servers render the template by themselves, so the begin token has to be in it.
+    start = "{{ bos_token }}" if begin_token(tokenizer) is not None else ""
+    tokenizer.chat_template = start + FALLBACK_TEMPLATE
     return False
+
+
+def _within(tokenizer: Any, model: Any) -> None:
+    """Give a tokenizer a pad token within the model's embeddings.
+
+    It only fills a place under a mask, so any token will do.
+
+    Raises:
+        UserError: There is no end token, or it is beyond the embeddings too.
+    """
+    size = model.get_input_embeddings().weight.shape[0]
+    if (end := end_token(tokenizer)) >= size:
+        raise UserError(
+            f"the end token {tokenizer.eos_token} of {tokenizer.name_or_path} is number {end}, and "
+            f"the model has {size} embeddings: use the tokenizer that it was trained with"
+        )
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= size:
+        tokenizer.pad_token = tokenizer.eos_token
 
 
 def template_notice(config: ModelConfig, *, has_own_template: bool) -> str | None:

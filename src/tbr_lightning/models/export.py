@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from tbr_lightning.data.think_format import ThinkFormat
+from tbr_lightning.data.think_format import ThinkFormat, stops_of
 from tbr_lightning.errors import UserError
 from tbr_lightning.models.backbone import Backbone, load_folder
+from tbr_lightning.models.generation import stop_tokens
 
 LAYOUT = "tbr.json"
 """In an adapter's folder: the think format, which a whole model has in its config."""
@@ -35,14 +36,17 @@ def export(backbone: Backbone, folder: Path, *, dtype: str, form: str = "merged"
         RuntimeError: A tensor is empty, or the reloaded model gives other logits.
     """
     model, tokenizer = backbone.model, backbone.tokenizer
+    probe = torch.tensor([tokenizer.encode("How do I kill a Python process?")])
+    _refuse_empty(model)
+    trained = _logits(model.eval(), probe)
     if form == "merged" and hasattr(model, "merge_and_unload"):
         model = model.merge_and_unload()
-    model.eval()
+        _compare(trained, _logits(model.eval(), probe), model.dtype)
     if form == "merged":
         # Not the buffers: rotary frequencies stay in float32, as when the model is loaded.
         for parameter in model.parameters():
             parameter.data = parameter.data.to(getattr(torch, dtype))
-    _refuse_empty(model)
+    trained = _logits(model, probe)
     tokenizer.response_template = response_template(backbone)
     tokenizer.padding_side = "left"
     tokenizer.save_pretrained(folder)
@@ -51,10 +55,10 @@ def export(backbone: Backbone, folder: Path, *, dtype: str, form: str = "merged"
         (folder / LAYOUT).write_text(json.dumps(backbone.think_format.as_dict(), indent=2))
         reloaded = load_adapter(folder, base=backbone.folder, dtype=str(model.dtype).split(".")[1])
     else:
-        _complete(model, backbone.think_format, tokenizer)
+        _complete(model, backbone)
         model.save_pretrained(folder)
         reloaded = load_folder(folder, origin=str(folder), thinks=True)
-    _compare(model, reloaded.model, tokenizer)
+    _compare(trained, _logits(reloaded.model, probe), reloaded.model.dtype)
     return replace(reloaded, origin=backbone.origin, folder=backbone.folder)
 
 
@@ -86,19 +90,21 @@ def merge_into(folder: Path, target: Path, *, base: Path | None = None) -> None:
     """Write the whole model of an exported adapter, for what cannot apply adapters by itself."""
     backbone = load_adapter(folder, base=base)
     model = backbone.model.merge_and_unload()
-    _complete(model, backbone.think_format, backbone.tokenizer)
+    _complete(model, backbone)
     model.save_pretrained(target)
     backbone.tokenizer.save_pretrained(target)
 
 
-def _complete(model: Any, think_format: ThinkFormat, tokenizer: Any) -> None:
+def _complete(model: Any, backbone: Backbone) -> None:
+    think_format, tokenizer = backbone.think_format, backbone.tokenizer
+    stops = list(stop_tokens(replace(backbone, model=model)))
     model.config.tbr = think_format.as_dict()
     # A tuned model needs no sampling settings of its base: answers are greedy unless asked.
     model.generation_config = GenerationConfig(
         do_sample=False,
         max_new_tokens=think_format.max_new_tokens,
         bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=stops[0] if len(stops) == 1 else stops,
         pad_token_id=tokenizer.pad_token_id,
     )
 
@@ -128,18 +134,25 @@ def response_template(backbone: Backbone) -> dict[str, Any]:
                 "close": think_format.think_close.strip(),
                 "content": "text",
             },
-            "content": {"close": tokenizer.eos_token, "content": "text"},
+            "content": {"close": tokenizer.decode(stops_of(tokenizer)[:1]), "content": "text"},
         },
     }
 
 
-def _compare(model: Any, reloaded: Any, tokenizer: Any) -> None:
-    ids = torch.tensor([tokenizer.encode("How do I kill a Python process?")])
+def _logits(model: Any, ids: Any) -> Any:
     with torch.inference_mode():
-        before = model(input_ids=ids.to(model.device)).logits.float().cpu()
-        after = reloaded(input_ids=ids.to(reloaded.device)).logits.float().cpu()
-    worst = (before - after).abs().max().item()
-    if not worst <= 1e-3 * max(1.0, before.abs().max().item()):
+        return model(input_ids=ids.to(model.device)).logits.float().cpu()
+
+
+def _compare(trained: Any, exported: Any, dtype: torch.dtype) -> None:
+    """Raise unless an exported model gives the trained one's logits, but for its type's rounding.
+
+    The trained model is asked before an adapter is merged, since merging is what may go wrong.
+    """
+    # Rounding of a weight, grown over the layers: some tens of units of the type at most.
+    bound = max(1e-3, 32 * torch.finfo(dtype).eps)
+    worst = (trained - exported).abs().max().item()
+    if not worst <= bound * max(1.0, trained.abs().max().item()):
         raise RuntimeError(f"the exported model differs from the trained one (logits by {worst})")
 
 

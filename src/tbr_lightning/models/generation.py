@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from tbr_lightning.data.think_format import prompt_ids
+from tbr_lightning.data.think_format import end_words, prompt_ids, stops_of
 from tbr_lightning.errors import UserError
 from tbr_lightning.models.backbone import Backbone
 from tbr_lightning.models.decoding import Rules, decode, rows_that_fit, supports
@@ -50,7 +50,7 @@ class Generated:
 
 def reflection_prefix(backbone: Backbone, text: str) -> list[int]:
     """Return a prompt that asks for a reflection and opens the think block."""
-    opened = backbone.tokenizer.encode(backbone.think_format.think_open, add_special_tokens=False)
+    opened = backbone.tokenizer.encode(backbone.think_format.begin, add_special_tokens=False)
     return prompt_ids(backbone.tokenizer, text, backbone.think_format.think_cue) + list(opened)
 
 
@@ -85,7 +85,7 @@ def generate(
     if not prompts:
         return
     model, tokenizer = backbone.model, backbone.tokenizer
-    stops = stop_tokens(backbone)
+    stops, written = stop_tokens(backbone), end_words(tokenizer)
     rules = Rules(
         max_new_tokens, stops, tokenizer.pad_token_id, tuple(suppress_first), temperature, seed or 0
     )
@@ -103,6 +103,7 @@ def generate(
         for number, made in found:
             ended = made[-1] in stops
             text = tokenizer.decode(made[:-1] if ended else made, skip_special_tokens=True)
+            text = text.removesuffix(written) if written else text
             yield number, Generated(text, len(made), not ended)
     except torch.OutOfMemoryError as error:
         raise UserError(
@@ -114,11 +115,12 @@ def generate(
 def stop_tokens(backbone: Backbone) -> tuple[int, ...]:
     """Return the tokens that end an answer.
 
-    The tokenizer names one; some chat models end a turn with another, which stands in their
+    The tokenizer names one; the chat template may end a turn with another, and so may the
     generation config (Gemma's ``<end_of_turn>``).
     """
     own = backbone.model.generation_config.eos_token_id
-    found = [backbone.tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])]
+    found = [*stops_of(backbone.tokenizer), backbone.tokenizer.eos_token_id]
+    found += own if isinstance(own, list) else [own]
     return tuple(sorted({int(token) for token in found if token is not None}))
 
 

@@ -43,7 +43,7 @@ def preview(config: TrainConfig) -> None:
     _print_config(console, config)
     examples = load_examples(config)
     tokenizer, own = load_tokenizer(config.model, data=config.data.name, rows=examples)
-    think_format = ThinkFormat.of(config.model)
+    think_format = ThinkFormat.of(config.model).of_template(tokenizer)
     examples, reflections, unwritten = _reflections(config, examples)
     training, held_out = split(examples, config.data.validation)
     rows = tokenise(
@@ -100,7 +100,7 @@ def outlook(config: TrainConfig) -> Outlook:
         training,
         reflections,
         tokenizer,
-        ThinkFormat.of(config.model),
+        ThinkFormat.of(config.model).of_template(tokenizer),
         max_length=config.model.max_length,
         cache=Path(config.paths.cache),
         sequences=config.objective.sequences,
