@@ -64,7 +64,7 @@ def test_quoted_line_breaks_are_kept_and_the_line_is_the_row_s_last(tmp_path: Pa
         ("a.json", '[\n{"instruction": "x", "output": "y"},\n\n"text"]', "a.json:4: str"),
         ("a.json", '[{"instruction": "x"', "a.json:1"),
         ("a.jsonl", '{"instruction": "x", "output": "y"}\n{oops}\n', "a.jsonl:2: not valid JSON"),
-        ("a.jsonl", '{"prompt": "x", "answer": "y"}\n', "no column 'output' or 'response'"),
+        ("a.jsonl", '{"prompt": "x", "reply": "y"}\n', "no column 'output' or 'response'"),
         ("a.jsonl", '{"instruction": 5, "output": "y"}\n', "a.jsonl:1: 'instruction' is int"),
         ("a.jsonl", '{"instruction": " ", "output": "y"}\n', "'instruction' is empty"),
         ("a.jsonl", '{"instruction": "x\\ud800", "output": "y"}\n', "a.jsonl:1: 'instruction'"),

@@ -107,14 +107,14 @@ def test_columns_are_named_and_a_missing_one_says_what_there_is(tmp_path: Path) 
 def test_a_hub_data_set_is_a_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def load_dataset(name: str, split: str) -> datasets.Dataset:
-        asked.append((name, split))
+    def load_dataset(name: str, *config: str, split: str) -> datasets.Dataset:
+        asked.append((name, *config, split))
         return datasets.Dataset.from_list([ROW, {**ROW, "instruction": "Say bye."}])
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    config = FilesData(general="some/alpaca:test", harmful="some/harm", general_rows=1)
+    config = FilesData(general="some/alpaca:en:test", harmful="some/harm", general_rows=1)
     rows = load(config, 0, tmp_path)
-    assert asked == [("some/alpaca", "test"), ("some/harm", "train")]
+    assert asked == [("some/alpaca", "en", "test"), ("some/harm", "train")]
     # What both have stays on the harmful side only.
     assert [(row.kind, row.source) for row in rows] == [("harmful", "some/harm")] * 2
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import unicodedata
 from dataclasses import dataclass
 
 from tbr_lightning.kinds import Kind
+
+_QUOTES = str.maketrans("‘’‛`“”„«»", "''''" + '"' * 5)
 
 
 def instruction_id(instruction: str, input: str = "") -> str:
@@ -28,6 +32,8 @@ class Example:
         source: Where the row comes from, e.g. ``alpaca`` or ``microworld``.
         input: Optional context of the instruction (Alpaca's ``input`` column).
         rejected: Optional dispreferred response, for preference objectives.
+        context: What was said before, system text and earlier turns, as JSON of messages; or empty.
+        reflection: A rationale that came with the row, e.g. in its response's think block.
     """
 
     instruction: str
@@ -36,13 +42,33 @@ class Example:
     source: str
     input: str = ""
     rejected: str | None = None
+    context: str = ""
+    reflection: str | None = None
 
     @property
     def id(self) -> str:
         """Identity of the instruction, see :func:`instruction_id`."""
-        return instruction_id(self.instruction, self.input)
+        input = f"{self.input}\x1f{self.context}" if self.context else self.input
+        return instruction_id(self.instruction, input)
 
     @property
     def prompt(self) -> str:
         """The user's turn: the instruction, then its input after a blank line if it has one."""
         return f"{self.instruction}\n\n{self.input}" if self.input else self.instruction
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """The whole prompt as chat messages: what was said before, and the user's turn."""
+        before: list[dict[str, str]] = json.loads(self.context) if self.context else []
+        return [*before, {"role": "user", "content": self.prompt}]
+
+
+def normal_form(instruction: str, input: str = "") -> str:
+    """Return a request without what two writings of the same one differ in.
+
+    That is case, Unicode's compatibility forms, blanks, the shape of quotes, punctuation at the
+    end, and whether its second part stands in a column of its own.
+    """
+    text = unicodedata.normalize("NFKC", f"{instruction} {input}").casefold()
+    text = text.translate(_QUOTES)
+    return " ".join(text.split()).strip(" .!?,;:'\"…。！？")

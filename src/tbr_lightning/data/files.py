@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -39,7 +40,7 @@ def is_file_name(source: str) -> bool:
     return (
         Path(source).suffix.lower() in _READERS
         or Path(source).exists()
-        or not re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", source)
+        or not re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+){0,2}", source)
     )
 
 
@@ -80,11 +81,9 @@ def text_of(row: Row, columns: Sequence[str], where: str, *, default: str | None
         if value is None:
             continue
         if not isinstance(value, str):
-            raise UserError(
-                f"{where}: '{column}' is {type(value).__name__}, not text: mend the row"
-            )
+            raise UserError(f"{where}: '{column}' is {type(value).__name__}, not text: fix the row")
         if not value.isascii() and _unwritable(value):
-            raise UserError(f"{where}: '{column}' holds a lone \\ud800 to \\udfff: mend it")
+            raise UserError(f"{where}: '{column}' holds a lone \\ud800 to \\udfff: fix it")
         if value.strip() or default is not None:
             return value.strip()
         raise UserError(f"{where}: '{column}' is empty: fill it or remove the row")
@@ -110,25 +109,39 @@ def _open(file: Path) -> TextIO:
 
 
 def _json(file: Path) -> Iterator[tuple[str, Row]]:
-    """Read a list element by element, since only so each row's line is known; or JSON lines."""
+    """Read JSON lines, or lists and objects one after the other, each row with its line."""
     with _open(file) as stream:
         first = next((line for line in stream if line.strip()), "")
-        if first.lstrip().startswith("["):
+        if first.lstrip().startswith("{") and _is_json(first):
+            lines = True
+        else:
+            lines = False
             stream.seek(0)
-            yield from _listed(file, stream.read())
-            return
-    yield from _jsonl(file)
+            text = stream.read()
+    yield from _jsonl(file) if lines else _values(file, text)
 
 
-def _listed(file: Path, text: str) -> Iterator[tuple[str, Row]]:
-    decoder, at, line, counted = json.JSONDecoder(), text.index("[") + 1, 1, 0
+def _is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except json.JSONDecodeError:
+        return False
+    return True
+
+
+def _values(file: Path, text: str) -> Iterator[tuple[str, Row]]:
+    """Read element by element, since only so each row's line is known."""
+    decoder, at, line, counted, inside = json.JSONDecoder(), 0, 1, 0, False
     blank = re.compile(r"[\s,]*")
     while True:
         at = blank.match(text, at).end()  # type: ignore[union-attr]
         line, counted = line + text.count("\n", counted, at), at
-        if text.startswith("]", at):
+        if at == len(text) and not inside:
             return
         where = f"{file}:{line}"
+        if text.startswith("]" if inside else "[", at):
+            inside, at = not inside, at + 1
+            continue
         try:
             row, at = decoder.raw_decode(text, at)
         except json.JSONDecodeError as error:
@@ -150,6 +163,7 @@ def _jsonl(file: Path) -> Iterator[tuple[str, Row]]:
 
 
 def _csv(file: Path) -> Iterator[tuple[str, Row]]:
+    csv.field_size_limit(sys.maxsize)  # a long answer is no error
     with _open(file) as stream:
         reader = csv.DictReader(stream, strict=True)
         try:
@@ -182,7 +196,7 @@ def _parquet(file: Path) -> Iterator[tuple[str, Row]]:
 
 def _object(row: Any, where: str) -> Row:
     if not isinstance(row, dict):
-        raise UserError(f"{where}: {type(row).__name__}, not an object with columns: mend the row")
+        raise UserError(f"{where}: {type(row).__name__}, not an object with columns: fix the row")
     return row
 
 

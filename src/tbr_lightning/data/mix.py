@@ -4,31 +4,24 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tbr_lightning.data.cache import content_key, file_key
-from tbr_lightning.data.example import Example, instruction_id
+from tbr_lightning.data.example import Example, normal_form
 from tbr_lightning.data.files import Row, checked_file, is_file_name, read_rows, text_of
+from tbr_lightning.data.forms import KNOWN, Columns, Notes, example_of
 from tbr_lightning.data.refusals import is_refusal
 from tbr_lightning.data.table import FORMAT, Examples, stored
 from tbr_lightning.errors import UserError
 from tbr_lightning.kinds import Kind
 
-Columns = Mapping[str, str | None]
-"""Name of the columns ``instruction``, ``input`` and ``response``; ``None`` for the known names."""
-
-EMPTY, SAFETY = "with an empty response", "safety rows"
+SAFETY = "safety rows"
 DUPLICATES, REFUSALS = "duplicates", "refusals"
 
-_KNOWN = {
-    "instruction": ("instruction", "prompt"),
-    "input": ("input",),
-    "response": ("output", "response"),
-}
-_RULES = 1  # version of the cleaning; part of the key of what it gives
+_RULES = 2  # version of the cleaning; part of the key of what it gives
 
 
 @dataclass(frozen=True)
@@ -61,7 +54,7 @@ class Mix:
     def key(self) -> str:
         """Hash of all that determines the mixed rows."""
         pools = [
-            None if rows is None else [rows.digest, rows.left_out]
+            None if rows is None else [rows.digest, rows.left_out, rows.notes]
             for rows in (self.general, self.harmful, self.look_alike)
         ]
         exclude = self.exclude and file_key(checked_file(self.exclude, "data.exclude"))
@@ -85,7 +78,8 @@ def pool(
     """Return all rows of one source that have a response, parsing it only the first time.
 
     Args:
-        source: A local file, a hub id ``owner/name`` or ``owner/name:split``, or ``None``.
+        source: A local file, a hub id ``owner/name``, ``owner/name:split`` or
+            ``owner/name:config:split``, or ``None``.
         field: The config key that named it, for error messages.
         kind: Of every row.
         columns: Their names.
@@ -103,24 +97,33 @@ def pool(
         dataset = _hub(source, field)
         name, origin = source, [source, dataset._fingerprint]
 
+    notes = Notes()
+
     def make(left_out: Counter[str]) -> Iterator[Example]:
         rows = read_rows(source, field) if is_file_name(source) else _hub_rows(dataset, source)
+        notes.left_out = left_out
         for where, row in rows:
             # Alpaca itself has rows without an answer; they teach nothing.
-            if _has_empty(row, _names(columns, "response")):
-                left_out[EMPTY] += 1
-            else:
-                yield _example(row, where, columns, kind, name)
+            example = example_of(row, where, columns, kind=kind, source=name, notes=notes)
+            if example is not None:
+                yield example
+
+    def sentences() -> list[str]:
+        made = [f"{field}: {count} {what}" for what, count in notes.seen.items()]
+        if notes.unused:
+            made.append(f"{field}: columns not used: {', '.join(sorted(notes.unused))}")
+        return made
 
     key = content_key(FORMAT, "source", _RULES, name, origin, kind, dict(columns))
-    return stored(cache, key, make)
+    return stored(cache, key, make, sentences)
 
 
 def mixed(mix: Mix, left_out: Counter[str]) -> Iterator[Example]:
     """Give the rows of a mix, counting those that are left out in ``left_out``.
 
-    An instruction is there once. Where sources share one, the harmful row stays, then the
-    look-alike; what is left of general rows after cleaning is drawn from.
+    A request is there once, in whatever case, quotes and blanks it is written. Where sources
+    share one, the harmful row stays, then the look-alike; what is left of general rows after
+    cleaning is drawn from.
     """
     for rows in (mix.general, mix.harmful, mix.look_alike):
         left_out.update({} if rows is None else rows.left_out)
@@ -134,9 +137,9 @@ def mixed(mix: Mix, left_out: Counter[str]) -> Iterator[Example]:
 
 
 def _new(rows: Examples | None, seen: set[str], left_out: Counter[str]) -> list[int]:
-    """Return the places of rows whose instruction was not seen yet."""
+    """Return the places of rows whose request was not seen yet, in whatever writing."""
     kept = []
-    for place, key in enumerate(rows.ids() if rows is not None else ()):
+    for place, key in enumerate(_requests(rows)):
         if key in seen:
             left_out[DUPLICATES] += 1
         else:
@@ -145,21 +148,29 @@ def _new(rows: Examples | None, seen: set[str], left_out: Counter[str]) -> list[
     return kept
 
 
+def _requests(rows: Examples | None) -> Iterator[str]:
+    """Give the normal form of each row's request, with what was said before it."""
+    if rows is not None:
+        parts = (rows.column(name) for name in ("instruction", "input", "context"))
+        for instruction, given, context in zip(*parts, strict=True):
+            yield f"{normal_form(instruction, given)}\x1f{context}"
+
+
 def _clean(mix: Mix, unsafe: set[str], left_out: Counter[str]) -> list[int]:
     """Return the places of general rows that are no safety rows, refusals or duplicates."""
     excluded = _excluded(mix)
     seen: set[str] = set()
     kept = []
-    for place, example in enumerate(mix.general or ()):
-        key = example.id
-        if key in unsafe or (excluded and instruction_id(example.instruction) in excluded):
+    requests = _requests(mix.general)
+    for place, (example, request) in enumerate(zip(mix.general or (), requests, strict=True)):
+        if request in unsafe or (excluded and normal_form(example.instruction) in excluded):
             left_out[SAFETY] += 1
-        elif key in seen:
+        elif example.id in seen:
             left_out[DUPLICATES] += 1
         elif mix.drop_refusals and is_refusal(example.response):
             left_out[REFUSALS] += 1
         else:
-            seen.add(key)
+            seen.add(example.id)
             kept.append(place)
     return kept
 
@@ -167,9 +178,9 @@ def _clean(mix: Mix, unsafe: set[str], left_out: Counter[str]) -> list[int]:
 def _excluded(mix: Mix) -> set[str]:
     if mix.exclude is None:
         return set()
-    names = (*filter(None, [mix.instruction]), *_KNOWN["instruction"])
+    names = (*filter(None, [mix.instruction]), *KNOWN["instruction"])
     return {
-        instruction_id(text_of(row, names, where))
+        normal_form(text_of(row, names, where))
         for where, row in read_rows(mix.exclude, "data.exclude")
     }
 
@@ -185,38 +196,14 @@ def _drawn(rows: Examples | None, places: Sequence[int]) -> Iterator[Example]:
         yield from rows.select(places)
 
 
-def _names(columns: Columns, field: str) -> tuple[str, ...]:
-    named = columns[field]
-    return _KNOWN[field] if named is None else (named,)
-
-
-def _has_empty(row: Row, names: Sequence[str]) -> bool:
-    return any(isinstance(row.get(name), str) and not row[name].strip() for name in names)
-
-
-def _example(row: Row, where: str, columns: Columns, kind: Kind, source: str) -> Example:
-    for field, named in columns.items():
-        if named is not None and named not in row:
-            has = ", ".join(str(name) for name in row)
-            raise UserError(
-                f"data.columns.{field}='{named}': {where} has no such column: name one of {has}"
-            )
-    return Example(
-        instruction=text_of(row, _names(columns, "instruction"), where),
-        input=text_of(row, _names(columns, "input"), where, default=""),
-        response=text_of(row, _names(columns, "response"), where),
-        kind=kind,
-        source=source,
-    )
-
-
 def _hub(source: str, field: str) -> Any:
     """Return a hub data set; the library keeps it on disk and asks the hub whether it is new."""
     import datasets
 
-    name, _, split = source.partition(":")
+    name, *parts = source.split(":")
+    split = parts.pop() if parts else "train"
     try:
-        return datasets.load_dataset(name, split=split or "train")
+        return datasets.load_dataset(name, *parts, split=split)
     except Exception as error:  # the hub client raises a dozen kinds for one fact: not to be had
         raise UserError(
             f"{field}='{source}' cannot be loaded from the hub ({type(error).__name__}: "

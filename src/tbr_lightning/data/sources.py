@@ -58,9 +58,13 @@ class DataConfig:
 class ColumnsConfig:
     """Names of the columns of every source; null for the names that are known."""
 
-    instruction: str | None = None  # null: instruction or prompt
+    instruction: str | None = None  # null: instruction, prompt, question or query
     input: str | None = None  # null: input, where there is one
-    response: str | None = None  # null: output or response
+    response: str | None = None  # null: output, response, completion or answer
+    rejected: str | None = None  # null: rejected, where there is one
+    system: str | None = None  # null: system or system_prompt, where there is one
+    history: str | None = None  # null: history, pairs of earlier requests and answers
+    reflection: str | None = None  # null: reflection, reasoning_content or reasoning
 
 
 @dataclass
@@ -105,7 +109,7 @@ class FilesData(DataConfig):
             instruction=self.columns.instruction,
             seed=seed,
         )
-        return stored(cache, mix.key, lambda left_out: not_empty(mixed(mix, left_out), self.name))
+        return mix_rows(mix, self.name, cache)
 
 
 @dataclass
@@ -154,7 +158,7 @@ class SafetyMixData(DataConfig):
             instruction=self.columns.instruction,
             seed=seed,
         )
-        rows = stored(cache, mix.key, lambda left_out: not_empty(mixed(mix, left_out), self.name))
+        rows = mix_rows(mix, self.name, cache)
         kinds: tuple[tuple[Kind, int], ...]
         kinds = (("general", self.general), ("harmful", self.harmful))
         for kind, wanted in kinds:
@@ -181,7 +185,20 @@ def load(config: DataConfig, seed: int, cache: Path) -> Examples:
     if examples.left_out:  # now, or when the rows were stored
         reasons = ", ".join(f"{count} {reason}" for reason, count in examples.left_out.items())
         print(f"data={config.name}: rows left out: {reasons}", file=sys.stderr)
+    for note in examples.notes:
+        print(note, file=sys.stderr)
     return examples
+
+
+def mix_rows(mix: Mix, name: str, cache: Path) -> Examples:
+    """Return the rows of a mix, with what was found out about its sources."""
+    pools = [rows for rows in (mix.general, mix.harmful, mix.look_alike) if rows is not None]
+    return stored(
+        cache,
+        mix.key,
+        lambda left_out: not_empty(mixed(mix, left_out), name),
+        lambda: [note for rows in pools for note in rows.notes],
+    )
 
 
 def missing_safety_rows() -> str:

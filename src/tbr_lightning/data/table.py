@@ -17,10 +17,19 @@ from tbr_lightning.kinds import KINDS, Kind
 if TYPE_CHECKING:
     import datasets
 
-FORMAT = 1
+FORMAT = 2
 """Version of the files; part of every key, so that a change of form is never read as the old."""
 
-_FIELDS = ("instruction", "input", "response", "rejected", "kind", "source")
+_FIELDS = (
+    "instruction",
+    "input",
+    "response",
+    "rejected",
+    "kind",
+    "source",
+    "context",
+    "reflection",
+)
 _BATCH = 1000  # rows turned into objects, or written, at a time
 _ROWS, _META = "rows.arrow", "meta.json"
 
@@ -31,6 +40,7 @@ class Examples(Sequence[Example]):
     Attributes:
         dataset: The rows in Hugging Face form, with the columns of :class:`Example` and ``id``.
         left_out: How many rows of the sources were left out, by the reason.
+        notes: Other sentences on the sources, such as columns that are not used.
     """
 
     def __init__(
@@ -38,9 +48,11 @@ class Examples(Sequence[Example]):
         dataset: datasets.Dataset,
         digest: str | None = None,
         left_out: Mapping[str, int] | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
         self.dataset = dataset
         self.left_out = dict(left_out or {})
+        self.notes = tuple(notes)
         self._known_digest = digest
 
     @classmethod
@@ -102,7 +114,12 @@ class Examples(Sequence[Example]):
             yield from batch.to_pylist()
 
 
-def stored(cache: Path, key: str, make: Callable[[Counter[str]], Iterable[Example]]) -> Examples:
+def stored(
+    cache: Path,
+    key: str,
+    make: Callable[[Counter[str]], Iterable[Example]],
+    notes: Callable[[], Sequence[str]] = tuple,
+) -> Examples:
     """Return the rows kept under a key, making and writing them first if they are not there.
 
     Args:
@@ -110,16 +127,21 @@ def stored(cache: Path, key: str, make: Callable[[Counter[str]], Iterable[Exampl
         key: Hash of everything that determines the rows.
         make: Called only if the rows are not there; gives them one by one, and counts in its
             argument how many it left out, by the reason.
+        notes: Called after the last row; gives sentences to keep with them.
     """
-    folder = built(cache / "examples" / key, lambda partial: _write(partial, make))
+    folder = built(cache / "examples" / key, lambda partial: _write(partial, make, notes))
     import datasets
 
     meta = json.loads((folder / _META).read_text(encoding="utf-8"))
     dataset = datasets.Dataset.from_file(str(folder / _ROWS))
-    return Examples(dataset, meta["digest"], meta["left_out"])
+    return Examples(dataset, meta["digest"], meta["left_out"], meta["notes"])
 
 
-def _write(folder: Path, make: Callable[[Counter[str]], Iterable[Example]]) -> None:
+def _write(
+    folder: Path,
+    make: Callable[[Counter[str]], Iterable[Example]],
+    notes: Callable[[], Sequence[str]],
+) -> None:
     from datasets.arrow_writer import ArrowWriter
 
     left_out: Counter[str] = Counter()
@@ -133,7 +155,7 @@ def _write(folder: Path, make: Callable[[Counter[str]], Iterable[Example]]) -> N
             hasher.update(_bytes(record))
             writer.write(record)
         writer.finalize(close_stream=False)
-    meta = {"digest": hasher.hexdigest()[:16], "left_out": left_out}
+    meta = {"digest": hasher.hexdigest()[:16], "left_out": left_out, "notes": [*notes()]}
     (folder / _META).write_text(json.dumps(meta), encoding="utf-8")
 
 

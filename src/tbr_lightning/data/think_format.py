@@ -165,7 +165,12 @@ class TokenRow:
         return int(np.flatnonzero(np.asarray(self.spans) != int(Span.PROMPT))[0])
 
 
-def prompt_ids(tokenizer: Any, text: str, cue: str | None = None) -> list[int]:
+def prompt_ids(
+    tokenizer: Any,
+    text: str,
+    cue: str | None = None,
+    before: Sequence[Mapping[str, str]] = (),
+) -> list[int]:
     """Return the tokens of a user's turn up to where the assistant begins.
 
     They begin with one begin token where the tokenizer's own ``encode`` puts one. What the text
@@ -175,28 +180,53 @@ def prompt_ids(tokenizer: Any, text: str, cue: str | None = None) -> list[int]:
         tokenizer: With a chat template.
         text: Of the user.
         cue: Follows the text, if given: it asks for a reflection.
+        before: Messages that were said before.
     """
     content = f"{text} {cue}" if cue else text
-    if not quotes_control(tokenizer, content):
-        ids = _encode(tokenizer, rendered(tokenizer, [{"role": "user", "content": content}]))
-    else:
-        # The template's own control tokens are read as such, and those of the text are not.
-        around = rendered(tokenizer, [{"role": "user", "content": _PLACE}])
-        before, _, after = around.partition(_PLACE)
-        ids = [
-            *_encode(tokenizer, before),
-            *text_ids(tokenizer, content),
-            *_encode(tokenizer, after),
-        ]
-    return with_begin(tokenizer, ids)
+    messages = [*before, {"role": "user", "content": content}]
+    texts = [message["content"] for message in messages]
+    if not any(quotes_control(tokenizer, one) for one in texts):
+        return with_begin(tokenizer, _encode(tokenizer, rendered(tokenizer, messages)))
+    # The template's own control tokens are read as such, and those of the texts are not.
+    places = [f"{_PLACE}{number}{_PLACE}" for number in range(len(texts))]
+    around = [
+        {"role": message["role"], "content": place}
+        for message, place in zip(messages, places, strict=True)
+    ]
+    ids: list[int] = []
+    rest = rendered(tokenizer, around)
+    for place, one in zip(places, texts, strict=True):
+        head, _, rest = rest.partition(place)
+        ids += [*_encode(tokenizer, head), *text_ids(tokenizer, one)]
+    return with_begin(tokenizer, [*ids, *_encode(tokenizer, rest)])
 
 
 def rendered(tokenizer: Any, messages: Sequence[Mapping[str, str]], *, begin: bool = True) -> str:
     """Return messages in a tokenizer's chat template; ``begin`` lets the assistant begin."""
-    text: str = tokenizer.apply_chat_template(
-        list(messages), add_generation_prompt=begin, tokenize=False
-    )
+    how = {"add_generation_prompt": begin, "tokenize": False}
+    try:
+        text: str = tokenizer.apply_chat_template(list(messages), **how)
+    except TemplateError:
+        system, others = _without_system(messages)
+        if system is None:
+            raise
+        # Templates that take no system turn: its text goes before the first turn of the user.
+        text = tokenizer.apply_chat_template(others, **how)
     return text
+
+
+def _without_system(
+    messages: Sequence[Mapping[str, str]],
+) -> tuple[str | None, list[Mapping[str, str]]]:
+    """Return the system text and the messages with it put before the first turn of the user."""
+    system = "\n\n".join(m["content"] for m in messages if m["role"] == "system") or None
+    others = [m for m in messages if m["role"] != "system"]
+    first = next((n for n, m in enumerate(others) if m["role"] == "user"), None)
+    if system is None or first is None:
+        return None, others
+    content = f"{system}\n\n{others[first]['content']}"
+    others[first] = {**others[first], "content": content}
+    return system, others
 
 
 def with_begin(tokenizer: Any, ids: list[int]) -> list[int]:
@@ -334,7 +364,7 @@ def token_row(
     """Tokenise one example, each span by itself so that spans and tokens cannot disagree."""
     block, answer = row_tokens(tokenizer, think_format, example.response, reflection)
     parts = (
-        (prompt_ids(tokenizer, example.prompt), Span.PROMPT),
+        (prompt_ids(tokenizer, example.prompt, before=example.messages[:-1]), Span.PROMPT),
         (block, Span.REFLECTION),
         (answer, Span.ANSWER),
     )

@@ -254,9 +254,10 @@ def _tokens(
     for row, prompt, answer in zip(wanted, _encoded(tokenizer, prompts), answers, strict=True):
         example, reflection, response = row
         block = next(blocks) if reflection is not None else []
-        if any(word in f"{example.prompt}{reflection}{response}" for word in words):
-            # Rare rows that quote control tokens, one by one.
-            first = prompt_ids(tokenizer, example.prompt)
+        said = f"{example.prompt}{reflection}{response}"
+        if example.context or any(word in said for word in words):
+            # Rare rows that quote control tokens, and rows of several turns, one by one.
+            first = prompt_ids(tokenizer, example.prompt, before=example.messages[:-1])
             yield first, *row_tokens(tokenizer, think_format, response, reflection)
             continue
         first = prompt if start is None or prompt[:1] == [start] else [start, *prompt]
