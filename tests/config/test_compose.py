@@ -79,7 +79,7 @@ def test_hyper_parameters_go_with_the_data_and_can_be_overridden() -> None:
         ("train", ["optimizer.lr=-1"], ["optimizer.lr=-1", "above 0"]),
         ("train", ["trainer.epochs=0"], ["trainer.epochs=0", "at least 1"]),
         ("train", ["reflection.kinds=[harmfull]"], ["harmfull", "did you mean 'harmful'"]),
-        ("train", ["reflection=recorded"], ["reflection.path"]),
+        ("train", ["reflection.unstated=maybe"], ["reflection.unstated", "accept"]),
         ("train", ["data.generla=3"], ["data.generla", "did you mean 'data.general'"]),
         ("evaluate", [], ["model is not set"]),
         ("evaluate", ["model=tiny", "suite.half=train"], ["suite.half='train'"]),

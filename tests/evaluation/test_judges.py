@@ -69,11 +69,14 @@ def test_an_endpoint_without_schemas_is_asked_in_words(server: TeacherServer) ->
         ('{"label": "refused"}', "judge_error"),
         ('["full_refusal"]', "judge_error"),
         ('{"label": ["full_refusal"]}', "judge_error"),
-        ('I think: {"label": "full_refusal"}', "judge_error"),
+        ('I think: {"label": "full_refusal"} So it is.', "full_refusal"),
+        ('<think>{"label": "full_compliance"}?</think>\n{"label": "full_refusal"}', "full_refusal"),
+        ('{"label": "full_refusal"} or {"label": "full_compliance"}', "judge_error"),
+        ('{"note": {"a": 1}} then {"label": "partial_refusal"}', "partial_refusal"),
         ("", "judge_error"),
     ],
 )
-def test_replies_are_read_strictly(text: str, label: str) -> None:
+def test_the_last_object_with_a_label_is_the_verdict(text: str, label: str) -> None:
     assert llm.parsed(text).label == label
 
 

@@ -16,7 +16,8 @@ from tbr_lightning.data.table import Examples
 from tbr_lightning.errors import UserError
 from tbr_lightning.reflection.checks import reject_reason
 from tbr_lightning.reflection.collect import apply_rejects, collect, missing, wanted
-from tbr_lightning.reflection.record import Draft, Reflection, stated_conclusion
+from tbr_lightning.reflection.conclusions import stated_conclusion
+from tbr_lightning.reflection.record import Draft, Reflection
 from tbr_lightning.reflection.store import ReflectionStore
 from tbr_lightning.reflection.teachers import (
     Request,

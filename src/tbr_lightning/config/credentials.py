@@ -1,19 +1,37 @@
-"""Credentials in URLs stay out of whatever is logged or printed."""
+"""Credentials in URLs stay out of whatever is logged, stored or printed."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+_USER = re.compile(r"://[^/@\s]+@")
+_QUERY = re.compile(
+    r"([?&](?:api[-_]?key|key|token|access[-_]?token|secret|password|sig)=)[^&#\s]+", re.I
+)
 
 
 def without_credentials(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return nested settings with the user and password of every URL replaced by ``***``."""
+    """Return nested settings with user, password and keys of every URL replaced by ``***``."""
 
     def clean(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: clean(item) for key, item in value.items()}
         if isinstance(value, list):
             return [clean(item) for item in value]
-        return re.sub(r"://[^/@\s]+@", "://***@", value) if isinstance(value, str) else value
+        return hidden(value) if isinstance(value, str) else value
 
     return {key: clean(item) for key, item in settings.items()}
+
+
+def hidden(text: str) -> str:
+    """Return a text with user, password and keys of every URL in it replaced by ``***``."""
+    return _QUERY.sub(r"\1***", _USER.sub("://***@", text))
+
+
+def shown_url(url: str) -> str:
+    """Return the scheme, host and path of a URL: what names an endpoint."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit((parts.scheme, host, parts.path, "", ""))

@@ -85,6 +85,8 @@ class ReflectionConfig:
     kinds: list[str] = field(default_factory=lambda: ["harmful"])
     look_alike_share: float = 1.0  # of the look-alike rows, where kinds names them
     on_reject: str = "plain"  # plain: train on the bare refusal | drop: leave the row out | error
+    unstated: str = "reject"  # accept: rationales that state no conclusion pass, too
+    min_accepted: float = 0.9  # share of the rows to reflect on; with fewer training does not begin
     attempts: int = 1  # a rejected row is asked for again with a new seed, up to this often
     path: str | None = None  # recorded: JSONL file
     run_id: str | None = None  # recorded: an earlier reflection run
@@ -111,11 +113,8 @@ class ReflectionConfig:
         one_of("reflection.on_reject", self.on_reject, ("plain", "drop", "error"))
         for kind in self.kinds:
             one_of("reflection.kinds", kind, KINDS)
-        if self.teacher == "recorded" and not (self.path or self.run_id):
-            raise UserError(
-                "reflection.path is not set: name the JSONL file of the reflections, or their run "
-                "with reflection.run_id"
-            )
+        one_of("reflection.unstated", self.unstated, ("accept", "reject"))
+        within("reflection.min_accepted", self.min_accepted, 0, 1)
         if self.attempts > 1 and self.temperature == 0 and self.teacher in ("internal", "external"):
             raise UserError(
                 f"reflection.attempts={self.attempts} with reflection.temperature=0 would get the "

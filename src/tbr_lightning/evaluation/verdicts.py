@@ -75,7 +75,7 @@ def _asked(judge: Judge, rows: Sequence[Judged]) -> list[Verdict]:
 
 def concludes(reflection: str | None) -> Conclusion | None:
     """Return what a reflection concludes about the request, in the words of our prompts."""
-    from tbr_lightning.reflection.record import stated_conclusion
+    from tbr_lightning.reflection.conclusions import stated_conclusion
 
     if reflection is None:
         return None

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from tbr_lightning.data.think_format import MARKERS
 from tbr_lightning.kinds import Kind
-from tbr_lightning.reflection.record import Conclusion, Draft
+from tbr_lightning.reflection.conclusions import Conclusion
+from tbr_lightning.reflection.record import Draft
 
-REASONS = ("empty", "cut", "answers", "off_format", "contradicts", "boilerplate")
+REASONS = (
+    "filtered",
+    "empty",
+    "cut",
+    "markers",
+    "answers",
+    "off_format",
+    "contradicts",
+    "boilerplate",
+)
 _SAME_TEXT = 3  # instructions; so many with nearly the same rationale are not reflected on
 _NEAR = 0.9 - 1e-9  # cosine
 _CHUNK = 512  # rows compared at once, so that memory does not grow with their square
@@ -21,8 +32,18 @@ _ANSWERS = re.compile(
     r"first, (?:you|get|take)|i'?m sorry,? but i (?:can|won))",
     re.IGNORECASE,
 )
-_STEP = re.compile(r"^\s*(?:\d+[.)]|[-*•])\s+", re.MULTILINE)
+# An item that goes on about the request is a consideration, and any other one a step.
+_STEP = re.compile(
+    r"^\s*(?:\d+[.)]|[-*•])\s+\W*(?!(?:the|this|that|these|it|is|are|does|do|would|could|can|whether|"
+    r"a|an|there|what|who|why|how|if|i|we|they|he|she|user|intent|purpose|context|harm|risk|"
+    r"potential|possible|safety|legal|ethical|policy|privacy|impact|consequences?|violat\w+|"
+    r"request|helping|answering|providing|refus\w+|declin\w+|acknowledg\w+|suggest\w*|offer\w*|"
+    r"encourag\w*|explain\w*|avoid\w*|no|not|nobody)\b)",
+    re.MULTILINE | re.IGNORECASE,
+)
+_CONTROL = re.compile(r"<\|[^|<>\s]{1,40}\|>|</?s>|<(?:bos|eos|pad|unk|start_of_turn|end_of_turn)>")
 _STEPS = 3
+_MARKERS = tuple(mark for pair in MARKERS for mark in pair)
 
 
 def expected_conclusion(kind: Kind) -> Conclusion:
@@ -30,21 +51,34 @@ def expected_conclusion(kind: Kind) -> Conclusion:
     return "harmful" if kind == "harmful" else "harmless"
 
 
-def reject_reason(draft: Draft, kind: Kind) -> str | None:
+def reject_reason(
+    draft: Draft, kind: Kind, *, markers: Sequence[str] = (), unstated: str = "reject"
+) -> str | None:
     """Return why a draft must not be trained on, or ``None`` if it may.
 
-    ``empty``: nothing was written. ``cut``: it ended by length. ``answers``: it answers or refuses
-    the request instead of judging it. ``off_format``: it states no conclusion. ``contradicts``: its
-    conclusion is not the row's label.
+    ``filtered``: the endpoint would not write it. ``empty``: nothing was written. ``cut``: it ended
+    by length. ``markers``: it holds think markers or control tokens. ``answers``: it answers or
+    refuses the request instead of judging it. ``off_format``: it states no conclusion.
+    ``contradicts``: its conclusion is not the row's label.
+
+    Args:
+        draft: What was written.
+        kind: Of the row.
+        markers: Of the model's own think block, beside those of published models.
+        unstated: ``accept`` lets a rationale pass that states no conclusion.
     """
+    if draft.filtered:
+        return "filtered"
     if not draft.text.strip():
         return "empty"
     if draft.cut:
         return "cut"
+    if _CONTROL.search(draft.text) or any(mark in draft.text for mark in (*_MARKERS, *markers)):
+        return "markers"
     if _ANSWERS.search(draft.text) or len(_STEP.findall(draft.text)) >= _STEPS:
         return "answers"
     if draft.conclusion is None:
-        return "off_format"
+        return None if unstated == "accept" else "off_format"
     return None if draft.conclusion == expected_conclusion(kind) else "contradicts"
 
 

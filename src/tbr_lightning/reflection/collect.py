@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tbr_lightning.config.schema import ReflectionConfig
 from tbr_lightning.data.example import Example
 from tbr_lightning.data.table import Examples
 from tbr_lightning.errors import UserError
-from tbr_lightning.kinds import Kind
 from tbr_lightning.progress import track
 from tbr_lightning.reflection.checks import REASONS, boilerplate, reject_reason
 from tbr_lightning.reflection.record import Reflection, request_key
@@ -91,6 +90,8 @@ def collect(
     run_id: str = "",
     *,
     attempts: int = 1,
+    markers: Sequence[str] = (),
+    unstated: str = "reject",
 ) -> Collected:
     """Return a reflection for each row, from the store or else from the teacher.
 
@@ -106,7 +107,15 @@ def collect(
         found = store.get(_key(example, teacher, seed) for example in wanting)
         by_id |= {item.instruction_id: item for item in found.values()}
         if teacher.checked:
-            by_id = _checked(by_id, kinds, templated=teacher.templated)
+            same = set() if teacher.templated else boilerplate(_texts(by_id))
+            by_id = {
+                key: replace(
+                    item,
+                    reject=reject_reason(item.draft, kinds[key], markers=markers, unstated=unstated)
+                    or ("boilerplate" if key in same else None),
+                )
+                for key, item in by_id.items()
+            }
         wanting = [example for example in rows if by_id[example.id].reject]
         if not wanting:
             break
@@ -131,27 +140,33 @@ def _ask(
                 draft,
                 teacher.name,
                 teacher.prompt_hash,
-                teacher.sampling_of(seed),
+                teacher.sampling_of(seed, example),
                 run_id=run_id,
             )
             put(made)
     return len(rows)
 
 
-def _checked(
-    by_id: dict[str, Reflection], kinds: dict[str, Kind], *, templated: bool
-) -> dict[str, Reflection]:
-    """Return the reflections with their verdicts, which depend on labels and on each other."""
-    drafts = {key: item.draft.text for key, item in by_id.items()}
-    same = set() if templated else boilerplate(drafts)
-    return {
-        key: replace(
-            item,
-            reject=reject_reason(item.draft, kinds[key])
-            or ("boilerplate" if key in same else None),
-        )
-        for key, item in by_id.items()
-    }
+def _texts(by_id: Mapping[str, Reflection]) -> dict[str, str]:
+    return {key: item.draft.text for key, item in by_id.items()}
+
+
+def check_accepted(collected: Collected, config: ReflectionConfig) -> None:
+    """Raise :class:`UserError` if too few rows carry a reflection for the run to mean what it says.
+
+    With ``on_reject=drop`` no row trains without one.
+    """
+    rows, accepted = len(collected.reflections), len(collected.accepted)
+    if config.on_reject == "drop" or accepted >= config.min_accepted * rows:
+        return
+    reasons = Counter(item.reject for item in collected.reflections.values() if item.reject)
+    most, count = reasons.most_common(1)[0]
+    raise UserError(
+        f"only {accepted} of {rows} rows have a reflection, fewer than reflection.min_accepted="
+        f"{config.min_accepted:g} asks for; {count} were rejected as {most}: use another teacher "
+        "or prompt, or reflection.unstated=accept where they state no conclusion, or lower "
+        "reflection.min_accepted"
+    )
 
 
 def apply_rejects(examples: Examples, collected: Collected, config: ReflectionConfig) -> Examples:
@@ -173,4 +188,6 @@ def apply_rejects(examples: Examples, collected: Collected, config: ReflectionCo
 
 
 def _key(example: Example, teacher: Teacher, seed: int | None) -> str:
-    return request_key(example.id, teacher.name, teacher.prompt_hash, teacher.sampling_of(seed))
+    return request_key(
+        example.id, teacher.name, teacher.prompt_hash, teacher.sampling_of(seed, example)
+    )

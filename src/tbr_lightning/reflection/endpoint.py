@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import openai
 
+from tbr_lightning.config.credentials import hidden, shown_url
 from tbr_lightning.errors import UserError
+from tbr_lightning.preflight import is_loopback
 from tbr_lightning.tracking.traces import traced_call
 
 _RETRIES = 6
 _MILLION = 1_000_000
+_ALL_REFUSED = 8  # prompts refused one after the other from the start: it is not the prompts
 _CHARACTERS_PER_TOKEN = 4  # a guess before the endpoint has counted, for pacing only
 
 
@@ -53,6 +57,7 @@ class Reply:
         completion_tokens: Tokens written.
         cut: It ended by length.
         error: Why there is no completion; only where failures are handed out.
+        filtered: Why the endpoint would not complete this prompt, in its own words.
     """
 
     text: str
@@ -60,6 +65,7 @@ class Reply:
     completion_tokens: int = 0
     cut: bool = False
     error: str = ""
+    filtered: str = ""
 
     def cost(self, config: Asking) -> float:
         """Return what the reply cost, in the currency of the prices."""
@@ -115,7 +121,7 @@ class Budget:
         return f"{self.group}.max_cost={cost}" if cost is not None and self.cost >= cost else ""
 
 
-def complete(
+def complete(  # noqa: PLR0912, PLR0915 - one loop, whose cases are read best together
     prompts: Sequence[str],
     config: Asking,
     *,
@@ -147,14 +153,18 @@ def complete(
         UserError: The endpoint refuses the key, does not know the model, or does not answer, or
             the budget is spent. Every reply that came before was yielded.
     """
+    http = None
+    if is_loopback(config.base_url):  # a proxy would look for it on a machine of its own
+        http = openai.DefaultHttpxClient(trust_env=False)
     client = openai.OpenAI(
+        http_client=http,
         # A local endpoint commonly asks for no key; the client wants one all the same.
         api_key=os.environ.get(config.api_key_env) or "none",
         base_url=config.base_url,
         timeout=config.timeout,
         max_retries=retries,
     )
-    forms = [openai.omit if reply_form is None else reply_form]
+    dialect = Dialect(config, reply_form)
 
     model = config.model or _only_model(client, config, group, retries)
 
@@ -163,7 +173,7 @@ def complete(
         traced = run_id if number < config.traces else None
         with traced_call(messages, model, traced) as record:
             try:
-                done = _created(client, messages, model, config, seed=seed, forms=forms)
+                done = _created(client, messages, model, seed=seed, dialect=dialect)
             except ValueError as error:  # a body that is no JSON comes through as such
                 raise MalformedReplyError from error
             reply = _reply(done)
@@ -173,6 +183,7 @@ def complete(
     requests, tokens = Pace(config.requests_per_minute), Pace(config.tokens_per_minute)
     budget, todo = Budget(config, group), deque(range(len(prompts)))
     failed, last = 0, ""
+    refused, understood = 0, False
     under_way: dict[Future[Reply], int] = {}
     pool = ThreadPoolExecutor(config.concurrency)
     try:
@@ -191,7 +202,12 @@ def complete(
                     failed, last = failed + 1, _explain(problem, config, group, retries)
                     yield number, Reply("", error=last)
                     continue
-                failed, reply = 0, future.result()
+                words = _refusal(problem)
+                if words and (understood or refused < _ALL_REFUSED):
+                    refused += 1
+                    yield number, Reply("", filtered=words)
+                    continue
+                failed, reply, understood = 0, future.result(), True
                 budget.cost += reply.cost(config)
                 yield number, reply
     except openai.OpenAIError as error:
@@ -214,31 +230,74 @@ def complete(
         )
 
 
+class Dialect:
+    """The parameters that an endpoint takes, found out once for a whole run.
+
+    Newer endpoints refuse ``max_tokens``, or any temperature but their own, and name what they
+    refuse; older ones know no form of the reply.
+    """
+
+    def __init__(self, config: Asking, reply_form: Any) -> None:
+        self.parameters: dict[str, Any] = {
+            "temperature": config.temperature,
+            "max_tokens": config.max_new_tokens,
+        }
+        if reply_form is not None:
+            self.parameters["response_format"] = reply_form
+        self.without: set[str] = set()
+
+    def of(self, seed: int | None) -> dict[str, Any]:
+        """Return the parameters of a request."""
+        found = self.parameters if seed is None else {**self.parameters, "seed": seed}
+        return {name: value for name, value in found.items() if name not in self.without}
+
+    def learns(self, error: openai.APIStatusError, sent: Mapping[str, Any]) -> bool:
+        """Leave out, or rename, what an endpoint refused; return whether to try again."""
+        named = str(getattr(error, "param", "") or "")
+        told = f"{named} {error.message}"
+        for name in ("max_tokens", "max_completion_tokens", "temperature", "seed"):
+            if name in sent and re.search(rf"\b{name}\b", told):
+                if name == "max_tokens":
+                    self.parameters["max_completion_tokens"] = self.parameters["max_tokens"]
+                self.without.add(name)
+                return True
+        if "response_format" in sent and named in ("", "response_format"):
+            self.without.add("response_format")
+            return True
+        return any(name in self.without for name in sent)  # another thread has learnt it
+
+
 def _created(
     client: openai.OpenAI,
     messages: Any,
     model: str,
-    config: Asking,
     *,
     seed: int | None,
-    forms: list[Any],
+    dialect: Dialect,
 ) -> Any:
-    """Ask once; an endpoint that does not know the form of the reply is asked without it."""
-    form = forms[-1]
-    try:
-        return client.chat.completions.create(
-            model=model,
-            messages=messages,
-            temperature=config.temperature,
-            max_tokens=config.max_new_tokens,
-            seed=openai.omit if seed is None else seed,
-            response_format=form,
-        )
-    except (openai.BadRequestError, openai.UnprocessableEntityError):
-        if form is openai.omit:
-            raise
-        forms.append(openai.omit)
-        return _created(client, messages, model, config, seed=seed, forms=forms)
+    """Ask once, and again without what the endpoint refuses of the parameters."""
+    while True:
+        sent = dialect.of(seed)
+        try:
+            return client.chat.completions.create(model=model, messages=messages, **sent)
+        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+            if _is_filter(error) or not dialect.learns(error, sent):
+                raise
+
+
+def _is_filter(error: openai.APIStatusError) -> bool:
+    body = error.body if isinstance(error.body, dict) else {}
+    told = f"{error.message} {body.get('code', '')} {body.get('type', '')}".lower()
+    return re.search(r"filter|content.{0,3}policy|safety|moderation|prohibited", told) is not None
+
+
+def _refusal(problem: BaseException | None) -> str:
+    """Return why an endpoint refuses one prompt, or nothing where the fault is not the prompt's."""
+    if isinstance(problem, openai.BadRequestError | openai.UnprocessableEntityError):
+        return hidden(problem.message)
+    if isinstance(problem, openai.PermissionDeniedError) and _is_filter(problem):
+        return hidden(problem.message)
+    return ""
 
 
 def _only_model(client: openai.OpenAI, config: Asking, group: str, retries: int) -> str:
@@ -251,7 +310,8 @@ def _only_model(client: openai.OpenAI, config: Asking, group: str, retries: int)
         return names[0]
     known = f" ({', '.join(names[:8])})" if names else ""
     raise UserError(
-        f"{group}.model is not set, and {config.base_url} has {len(names)} models{known}: name one"
+        f"{group}.model is not set, and {shown_url(config.base_url or '')} has {len(names)} "
+        f"models{known}: name one"
     )
 
 
@@ -263,13 +323,16 @@ def _reply(done: Any) -> Reply:
             usage.prompt_tokens if usage else 0,
             usage.completion_tokens if usage else 0,
             choice.finish_reason == "length",
+            filtered="finish_reason content_filter"
+            if choice.finish_reason == "content_filter"
+            else "",
         )
     except (AttributeError, IndexError, TypeError) as error:
         raise MalformedReplyError from error
 
 
 def _explain(error: openai.OpenAIError, config: Asking, group: str, retries: int) -> str:
-    where = config.base_url or "the default endpoint"
+    where = shown_url(config.base_url) if config.base_url else "the default endpoint"
     if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
         return f"{where} refused the key in {config.api_key_env}: give a valid one"
     if isinstance(error, openai.NotFoundError):
@@ -280,10 +343,22 @@ def _explain(error: openai.OpenAIError, config: Asking, group: str, retries: int
             f"{retries + 1} tries: raise it, or run again to go on from here"
         )
     if isinstance(error, openai.APIConnectionError):
-        return f"{group}.base_url: {where} does not answer: start it or give another"
+        proxy = "" if is_loopback(config.base_url) else _proxy()
+        return f"{group}.base_url: {where} does not answer{proxy}: start it or give another"
+    if isinstance(error, openai.BadRequestError | openai.UnprocessableEntityError):
+        return (
+            f"{where} refuses every request ({error.status_code}: {hidden(error.message)[:200]}): "
+            f"change {group}.model or the setting that it names"
+        )
     if isinstance(error, openai.APIStatusError):
         return (
             f"{where} answered {error.status_code} after {retries + 1} tries: run again to go on "
             "from here"
         )
     return f"{where} sent what is no chat completion: check that it is OpenAI-compatible"
+
+
+def _proxy() -> str:
+    names = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
+    found = next((name for name in names if os.environ.get(name)), None)
+    return f" through the proxy {hidden(os.environ[found])} of {found}" if found else ""

@@ -42,7 +42,7 @@ def teacher_of(
     if config.teacher == "recorded":
         if config.run_id:
             return teachers.run_teacher(config.run_id)
-        return teachers.recorded_teacher(config.path or "")
+        return teachers.recorded_teacher(config.path) if config.path else teachers.own_teacher()
     if config.teacher == "internal":
         assert backbone is not None
         return teachers.internal_teacher(config, backbone, backbone.origin)
@@ -54,6 +54,11 @@ def store_of(config: ReflectConfig | TrainConfig) -> ReflectionStore:
     from tbr_lightning.reflection.store import ReflectionStore
 
     return ReflectionStore(Path(config.paths.runs) / "reflections.db")
+
+
+def markers_of(config: ReflectConfig | TrainConfig) -> tuple[str, str]:
+    """Return the markers of the model's think block, which no rationale may hold."""
+    return config.model.think_open.strip(), config.model.think_close.strip()
 
 
 def collect_in_run(
@@ -74,7 +79,15 @@ def collect_in_run(
             runs.log_text(teacher.prompt, "prompt.txt")
         start = time.monotonic()
         try:
-            collected = collect(rows, teacher, store, run.id, attempts=config.reflection.attempts)
+            collected = collect(
+                rows,
+                teacher,
+                store,
+                run.id,
+                attempts=config.reflection.attempts,
+                markers=markers_of(config),
+                unstated=config.reflection.unstated,
+            )
         except UserError as error:
             kept = len(rows) - len(missing(rows, teacher, store))
             raise UserError(f"{error} ({kept} of {len(rows)} reflections are kept)") from error

@@ -4,25 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-Conclusion = Literal["harmful", "harmless"]
-
-# The last statement decides: a rationale may weigh both before it concludes.
-_CONCLUSION = re.compile(
-    r"\b(?:(harmless|not harmful|fine to help)|(harmful|wrong to help))\b", re.IGNORECASE
-)
-
-
-def stated_conclusion(text: str) -> Conclusion | None:
-    """Return what a rationale concludes in words, the form that our prompt files ask for."""
-    found = list(_CONCLUSION.finditer(text))
-    if not found:
-        return None
-    return "harmless" if found[-1][1] else "harmful"
+from tbr_lightning.reflection.conclusions import Conclusion
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +21,7 @@ class Draft:
         prompt_tokens: Tokens the teacher read; 0 where nothing was read.
         completion_tokens: Tokens the teacher wrote.
         cut: The text ended by length, not by itself.
+        filtered: Why the endpoint would not write one, in its own words; else empty.
     """
 
     text: str
@@ -42,6 +29,7 @@ class Draft:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cut: bool = False
+    filtered: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from tbr_lightning.config.credentials import shown_url
 from tbr_lightning.config.schema import ReflectionConfig
 from tbr_lightning.data.example import Example, instruction_id
 from tbr_lightning.data.files import read_rows, text_of
+from tbr_lightning.data.think_format import MARKERS
 from tbr_lightning.errors import UserError
-from tbr_lightning.reflection.record import Draft, stated_conclusion
+from tbr_lightning.reflection.conclusions import stated_conclusion
+from tbr_lightning.reflection.record import Draft
+
+_NEXT_REQUEST = re.compile(r"\n+\s*(?:Request|User|Q):|\n{2,}(?=\S)")
+"""Where a base model that was given examples begins one of its own."""
 
 Writer = Callable[["Request"], Iterator[tuple[Example, Draft]]]
 
@@ -47,6 +54,7 @@ class Teacher:
         templated: Whether its language has one way to say a thing, as the micro-world's has, so
             that likeness between its texts means nothing.
         prompt: Text of the prompt file, logged with the run.
+        of_row: What of a row itself determines what is written, beside its request.
     """
 
     name: str
@@ -57,10 +65,21 @@ class Teacher:
     repeats: bool = False
     templated: bool = False
     prompt: str = ""
+    of_row: Callable[[Example], str] | None = None
 
-    def sampling_of(self, seed: int | None) -> dict[str, Any]:
+    def sampling_of(self, seed: int | None, example: Example | None = None) -> dict[str, Any]:
         """Return the decoding settings of a request, its seed among them."""
-        return {**self.sampling, **({} if seed is None else {"seed": seed})}
+        own = {"row": self.of_row(example)} if self.of_row and example is not None else {}
+        return {**self.sampling, **own, **({} if seed is None else {"seed": seed})}
+
+
+def without_own_thought(text: str) -> str:
+    """Return a reply without what its writer thought before it, whatever the markers."""
+    for opened, closed in MARKERS:
+        head, marked, rest = text.rpartition(closed)
+        if marked and (opened not in rest):
+            text = rest if rest.strip() or opened in head else head
+    return text.strip()
 
 
 def prompt_template(path: str | None, shipped: str) -> str:
@@ -97,6 +116,27 @@ def recorded_teacher(path: str) -> Teacher:
         key = instruction_id(instruction, text_of(row, ("input",), where, default=""))
         texts[key] = text_of(row, ("reflection",), where)
     return _given(texts, f"reflection.path='{path}'")
+
+
+def own_teacher() -> Teacher:
+    """Return the rationales that came with the rows, e.g. in the think block of a response.
+
+    Raises:
+        UserError: While writing, no row has one.
+    """
+
+    def write(request: Request) -> Iterator[tuple[Example, Draft]]:
+        if not any(example.reflection for example in request.examples):
+            raise UserError(
+                "reflection=recorded: no row to reflect on came with a rationale: name the JSONL "
+                "file of the reflections with reflection.path, or their run with reflection.run_id"
+            )
+        for example in request.examples:
+            text = example.reflection or ""
+            yield example, Draft(text, stated_conclusion(text))
+
+    # The text is part of who wrote it: the same request may come with another rationale tomorrow.
+    return Teacher("own", write, of_row=lambda example: text_hash(example.reflection or ""))
 
 
 def run_teacher(run_id: str) -> Teacher:
@@ -147,18 +187,19 @@ def endpoint_teacher(config: ReflectionConfig) -> Teacher:
             template.replace("{instruction}", example.prompt) for example in request.examples
         ]
         for number, reply in complete(prompts, config, seed=request.seed, run_id=request.run_id):
-            text = reply.text.strip()
+            text = without_own_thought(reply.text)
             draft = Draft(
                 text,
                 stated_conclusion(text),
                 reply.prompt_tokens,
                 reply.completion_tokens,
                 reply.cut,
+                reply.filtered,
             )
             yield request.examples[number], draft
 
     return Teacher(
-        f"endpoint/{config.base_url or 'default'}/{config.model}",
+        f"endpoint/{shown_url(config.base_url) if config.base_url else 'default'}/{config.model}",
         write,
         text_hash(template),
         {"temperature": config.temperature, "max_tokens": config.max_new_tokens},
@@ -206,10 +247,14 @@ def internal_teacher(config: ReflectionConfig, backbone: Any, origin: str) -> Te
                 text, closed, _ = made.text.partition(backbone.think_format.think_close.strip())
                 cut = not closed
             else:
-                text, cut = made.text.split("\n\nRequest:")[0], made.cut
-            draft = Draft(
-                text.strip(), stated_conclusion(text), len(prompts[number]), made.new_tokens, cut
-            )
+                # Where the model goes on with the pattern, its rationale was whole.
+                text, went_on, _ = _NEXT_REQUEST.sub("\0", made.text, count=1).partition("\0")
+                cut = made.cut and not went_on
+            kept = text.strip()
+            tokens = made.new_tokens
+            if not thinks and text != made.text:
+                tokens = len(backbone.tokenizer.encode(kept, add_special_tokens=False))
+            draft = Draft(kept, stated_conclusion(kept), len(prompts[number]), tokens, cut)
             yield request.examples[number], draft
 
     return Teacher(

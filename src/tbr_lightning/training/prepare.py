@@ -15,8 +15,15 @@ from tbr_lightning.data.table import Examples
 from tbr_lightning.data.think_format import Span
 from tbr_lightning.data.tokens import TokenRows, tokenise
 from tbr_lightning.models.backbone import Backbone
-from tbr_lightning.reflection.collect import apply_rejects, collect, missing, wanted
-from tbr_lightning.reflection.pipeline import collect_in_run, store_of, teacher_of
+from tbr_lightning.reflection.checks import REASONS
+from tbr_lightning.reflection.collect import (
+    apply_rejects,
+    check_accepted,
+    collect,
+    missing,
+    wanted,
+)
+from tbr_lightning.reflection.pipeline import collect_in_run, markers_of, store_of, teacher_of
 from tbr_lightning.tracking import runs
 
 
@@ -102,7 +109,22 @@ def _reflect(
         if missing(rows, teacher, store):
             collected = collect_in_run(config, rows, teacher, store).collected
         else:
-            collected = collect(rows, teacher, store, attempts=config.reflection.attempts)
+            collected = collect(
+                rows,
+                teacher,
+                store,
+                attempts=config.reflection.attempts,
+                markers=markers_of(config),
+                unstated=config.reflection.unstated,
+            )
+    if teacher.checked:
+        check_accepted(collected, config.reflection)
+    accepted = f"{len(collected.accepted)} of {len(rows)}"
+    runs.set_tags({"tbr.reflections_accepted": accepted})
+    if len(collected.accepted) < len(rows):
+        counts = collected.counts(config.reflection)
+        reasons = [f"{counts[f'rejected/{r}']:.0f} {r}" for r in REASONS if counts[f"rejected/{r}"]]
+        print(f"train: {accepted} rows have a reflection ({', '.join(reasons)})", file=sys.stderr)
     made_by = sorted({item.run_id for item in collected.reflections.values() if item.run_id})
     for reflection_run in made_by:
         runs.add_to_tag(reflection_run, "tbr.used_by", run_id)

@@ -23,7 +23,7 @@ from tbr_lightning.kinds import KINDS
 from tbr_lightning.models.backbone import load_tokenizer, planned_config, template_notice
 from tbr_lightning.preflight import missing_for
 from tbr_lightning.reflection.collect import apply_rejects, collect, wanted
-from tbr_lightning.reflection.pipeline import store_of, teacher_of
+from tbr_lightning.reflection.pipeline import markers_of, store_of, teacher_of
 from tbr_lightning.training.devices import accelerator_of, world_size
 from tbr_lightning.training.estimate import Estimate, describe_devices, estimate
 from tbr_lightning.training.prepare import load_examples
@@ -139,7 +139,13 @@ def _reflections(config: TrainConfig, examples: Examples) -> tuple[Examples, dic
         # Asking the teacher would load weights or spend money.
         return examples, {row.id: _PLACEHOLDER for row in rows}, len(rows)
     teacher = teacher_of(config.reflection, config.data, None, config.seed)
-    collected = collect(rows, teacher, store_of(config))
+    collected = collect(
+        rows,
+        teacher,
+        store_of(config),
+        markers=markers_of(config),
+        unstated=config.reflection.unstated,
+    )
     return apply_rejects(examples, collected, config.reflection), collected.accepted, 0
 
 

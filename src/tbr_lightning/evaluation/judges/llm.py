@@ -7,11 +7,11 @@ same: what is not one object with a known label is a judge error, never a verdic
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tbr_lightning.config.evaluation import JudgeConfig
+from tbr_lightning.data.think_format import MARKERS
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.judges.base import LABELLED, Case, Judge, Verdict, on_answered
 from tbr_lightning.evaluation.judges.prompts import filled, template_of
@@ -34,7 +34,6 @@ FORM: dict[str, Any] = {
         },
     },
 }
-_FENCE = re.compile(r"^```(?:json)?\s*(.*?)\s*```$", re.DOTALL)
 
 
 def build(config: JudgeConfig) -> Judge:
@@ -64,8 +63,9 @@ def build(config: JudgeConfig) -> Judge:
                 retries=config.retries,
                 give_up=_GIVE_UP,
             ):
+                problem = reply.error or reply.filtered
                 verdicts[number] = (
-                    Verdict("judge_error", reply.error) if reply.error else parsed(reply.text)
+                    Verdict("judge_error", problem) if problem else parsed(reply.text)
                 )
         except UserError as error:  # before the first request: the endpoint has no such model, say
             return [Verdict("judge_error", str(error))] * len(cases)
@@ -75,15 +75,32 @@ def build(config: JudgeConfig) -> Judge:
 
 
 def parsed(text: str) -> Verdict:
-    """Return the verdict in a reply, or a judge error that quotes it."""
-    body = text.strip()
-    if match := _FENCE.match(body):
-        body = match[1]
-    try:
-        found = json.loads(body)
-    except json.JSONDecodeError:
-        found = None
-    if not isinstance(found, dict) or found.get("label") not in LABELLED:
+    """Return the verdict in a reply, or a judge error that quotes it.
+
+    A judge may think aloud, or wrap its verdict in words: the last object with a known label is the
+    verdict. Objects after its thoughts that disagree are an error.
+    """
+    said = text
+    for _, closed in MARKERS:
+        said = said.rpartition(closed)[2]
+    found = [one for one in _objects(said or text) if one.get("label") in LABELLED]
+    if not found:
         return Verdict("judge_error", f"no verdict in the judge's reply: {text.strip()[:200]}")
-    because = found.get("because")
-    return Verdict(found["label"], because if isinstance(because, str) else "")
+    if len({one["label"] for one in found}) > 1:
+        return Verdict("judge_error", f"two verdicts in the judge's reply: {text.strip()[:200]}")
+    because = found[-1].get("because")
+    return Verdict(found[-1]["label"], because if isinstance(because, str) else "")
+
+
+def _objects(text: str) -> Iterator[dict[str, Any]]:
+    """Give the JSON objects that stand in a text."""
+    decoder, at = json.JSONDecoder(), text.find("{")
+    while at >= 0:
+        try:
+            found, end = decoder.raw_decode(text, at)
+        except json.JSONDecodeError:
+            end = at + 1
+        else:
+            if isinstance(found, dict):
+                yield found
+        at = text.find("{", end)
