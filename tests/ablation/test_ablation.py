@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from optuna.trial import TrialState, create_trial
 
 from tbr_lightning.ablation.figures import figure
-from tbr_lightning.ablation.study import grouped, log_groups, model_of
+from tbr_lightning.ablation.study import CSV, FIGURE, TABLE, grouped, log_groups, model_of
 from tbr_lightning.ablation.view import Row, as_table, lines, millions
 from tbr_lightning.config.schema import TrackingConfig
 from tbr_lightning.evaluation.statistics import Rate
@@ -221,9 +221,9 @@ def test_table_and_figure_are_logged_once_however_often_a_sweep_ends(
     assert told[-1].startswith("groups: groups.json")
     client = mlflow.MlflowClient()
     files = {item.path for item in client.list_artifacts(opened.id)}
-    assert {study.TABLE, study.CSV} <= files
-    assert [one.path for one in client.list_artifacts(opened.id, "figures")] == [study.FIGURE]
-    table = pd.read_csv(io.StringIO(runs.load_text(opened.id, study.CSV)))
+    assert {TABLE, CSV} <= files
+    assert [one.path for one in client.list_artifacts(opened.id, "figures")] == [FIGURE]
+    table = pd.read_csv(io.StringIO(runs.load_text(opened.id, CSV)))
     assert len(table) == len(as_table(grouped(study, storage.trials)))
     assert {"architecture", "parameters", "false_refusal_rate_lo"} <= set(table.columns)
 

@@ -133,7 +133,7 @@ def test_rejects_are_counted_and_kept_apart(
     table = json.loads(mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/rejected.json"))
     assert len(table["data"]) == 10
     refused = verb("train", *words, "reflection.on_reject=error")
-    assert (refused.returncode, "10 contradicts" in refused.stderr) == (2, True)
+    assert (refused.returncode, "10 were rejected as contradicts" in refused.stderr) == (2, True)
 
 
 def test_real_harmful_instructions(verb: Verb, teacher: TeacherServer, shared_data: Path) -> None:

@@ -23,7 +23,7 @@ from tbr_lightning import cli
 from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.models.logged import find_model
 from tbr_lightning.registry import moves
-from tbr_lightning.registry.alias_sync import open_registry, settle
+from tbr_lightning.registry.alias_sync import open_registry, recover
 from tbr_lightning.registry.digest import model_digest
 
 from ..conftest import environment, run_verb
@@ -84,7 +84,7 @@ def crown(folder: Path, model_id: str) -> None:
     registry = open_registry(NAME, config.tracking, config.paths)
     model = find_model(f"models:/{model_id}")
     version = moves.register(registry, model)
-    standing = settle(registry)
+    standing = recover(registry)
     weights = {version: model_digest(model)}
     draft = moves.decision(standing, "promote", version, why="test", evidence=[], weights=weights)
     moves.commit(registry, draft, standing)

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from tbr_lightning import promote
 from tbr_lightning.errors import UserError
 from tbr_lightning.models.logged import LoggedModel
-from tbr_lightning.registry import aliases
+from tbr_lightning.registry import aliases, pipeline
 
 from ..conftest import put_store
 from ..support import made
@@ -24,7 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     put_store(folder)
     champion = made.model(folder, "champion")
     made.evaluation(folder, champion, made.answers(refused=90))
-    promote.run(made.config(folder, champion.uri, "gate.max_false_refusal=1"))
+    pipeline.run(made.config(folder, champion.uri, "gate.max_false_refusal=1"))
     return folder
 
 
@@ -33,9 +32,9 @@ def logged(folder: Path) -> LoggedModel:
     return made.model(folder, "candidate")
 
 
-def run_with(folder: Path, logged: LoggedModel, run_id: str, *more: str) -> promote.PromoteResult:
+def run_with(folder: Path, logged: LoggedModel, run_id: str, *more: str) -> pipeline.PromoteResult:
     words = [f"candidate_evaluation='{run_id}'", *more]
-    return promote.run(made.config(folder, logged.uri, *words))
+    return pipeline.run(made.config(folder, logged.uri, *words))
 
 
 def test_the_evaluation_that_is_named_is_taken(folder: Path, logged: LoggedModel) -> None:
@@ -68,7 +67,7 @@ def test_the_evaluation_that_is_named_is_taken(folder: Path, logged: LoggedModel
         (["generation.max_new_tokens=7"], r"generation.max_new_tokens \(7, here None\)"),
         (
             ["judge=llm", "judge.model=m"],
-            r"judge.name \(llm, here rules\), judge.model \(m, here None\)",
+            r"judge.name \(llm, here rules\), judge.max_new_tokens \(200, here 64\), judge.model \(m, here None\)",
         ),
         (
             ["repeats=2", "generation.temperature=0.7"],
@@ -115,7 +114,7 @@ def test_what_cannot_work_is_told_before_anything_is_registered(
         (["suite.half=dev"], "test half only"),
     ):
         with pytest.raises(UserError, match=says):
-            promote.run(made.config(folder, logged.uri, *words))
+            pipeline.run(made.config(folder, logged.uri, *words))
     assert aliases.known_version(made.NAME, logged) is None
 
 
@@ -123,17 +122,17 @@ def test_the_champion_and_a_version_without_files_are_refused(
     folder: Path, logged: LoggedModel
 ) -> None:
     with pytest.raises(UserError, match="is the champion already"):
-        promote.run(made.config(folder, f"models:/{made.NAME}@champion"))
+        pipeline.run(made.config(folder, f"models:/{made.NAME}@champion"))
     file = made.weights_file(logged)
     for gone in (*file.parents[1].rglob("*.*"), file.parents[1] / "MLmodel"):
         gone.unlink(missing_ok=True)
     with pytest.raises(UserError, match="are gone from the artifact store"):
-        promote.run(made.config(folder, logged.uri))
+        pipeline.run(made.config(folder, logged.uri))
 
 
 def test_a_reason_goes_into_the_ledger(folder: Path, logged: LoggedModel) -> None:
     made.evaluation(folder, logged, made.answers(refused=95))
     config = made.config(folder, logged.uri, "gate.max_false_refusal=1", "baseline=true")
-    result = promote.run(replace(config, reason="agreed on the 4th"))
+    result = pipeline.run(replace(config, reason="agreed on the 4th"))
     assert (result.entry.action, result.champion) == ("baseline", None)
     assert result.entry.why.endswith("; agreed on the 4th")

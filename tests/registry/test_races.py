@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tbr_lightning import promote
+from tbr_lightning.registry import pipeline
 from tbr_lightning.registry.audit import audit
 
 from ..conftest import ROOT, environment, put_store
@@ -26,7 +26,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[int, 
         logged = made.model(folder, f"refuses {refused}")
         made.evaluation(folder, logged, made.answers(refused=refused))
         uris[refused] = logged.uri
-    promote.run(made.config(folder, uris[90], "gate.max_false_refusal=1"))
+    pipeline.run(made.config(folder, uris[90], "gate.max_false_refusal=1"))
     return folder, uris
 
 

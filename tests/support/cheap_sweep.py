@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from tbr_lightning.config.schema import PathsConfig, TrackingConfig
+from tbr_lightning.tuning import limits as asked
 from tbr_lightning.tuning import runner
 from tbr_lightning.tuning.folder import Spec
 from tbr_lightning.tuning.objectives import reported
@@ -45,8 +46,8 @@ def sweep(
         )
 
     said: list[str] = []
-    hooks = limits.Hooks(prepare=prepare, said=said.append)
-    whole = limits.Limits(
+    hooks = asked.Hooks(prepare=prepare, said=said.append)
+    whole = asked.Limits(
         Budget(study.trials), workers, grace=grace, max_failures=study.max_failures, **limits
     )
     runner.run(study, opened, whole, around, hooks)

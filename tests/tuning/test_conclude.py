@@ -18,12 +18,15 @@ import pytest
 from mlflow.tracking import MlflowClient
 from optuna.trial import TrialState
 
-from tbr_lightning import evaluate, promote, train
+from tbr_lightning.ablation.study import log_groups
 from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.errors import UserError
+from tbr_lightning.evaluation import pipeline as evaluation
 from tbr_lightning.registry import aliases
+from tbr_lightning.registry import pipeline as registry
 from tbr_lightning.tracking import runs
 from tbr_lightning.tracking.store import connect
+from tbr_lightning.training import pipeline as training
 from tbr_lightning.tuning import figures, lease, mlflow_sync, retrain
 from tbr_lightning.tuning.conclude import finish
 from tbr_lightning.tuning.process_identity import identity_of
@@ -46,7 +49,7 @@ class World:
     measured: list[tuple[str, str]] = field(default_factory=list)
     seeds: dict[str, int] = field(default_factory=dict)
 
-    def train(self, config: Any, *_: Any) -> train.TrainResult:
+    def train(self, config: Any, *_: Any) -> training.TrainResult:
         if config.seed in self.fails:
             raise self.fails[config.seed]
         self.trained.append(config)
@@ -59,9 +62,9 @@ class World:
             mlflow.log_outputs(models=[mlflow.entities.LoggedModelOutput(info.model_id, 0)])
         uri = f"models:/{info.model_id}"
         self.seeds[uri] = config.seed
-        return train.TrainResult(run.id, uri, 100)
+        return training.TrainResult(run.id, uri, 100)
 
-    def evaluate(self, config: Any) -> evaluate.EvaluateResult:
+    def evaluate(self, config: Any) -> evaluation.EvaluateResult:
         half, uri = config.suite.half, config.model_uri
         self.measured.append((half, uri))
         rate = self.rates.get(self.seeds[uri], (0.2, 0.2))[half == "test"]
@@ -74,7 +77,7 @@ class World:
                     "harmful_compliance_rate": 0.05,
                 }
             )
-        return evaluate.EvaluateResult(run.id, [], uri)
+        return evaluation.EvaluateResult(run.id, [], uri)
 
 
 @functools.cache
@@ -95,8 +98,8 @@ def world(store: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureR
     monkeypatch.setattr(retrain, "compose_verb", composed)
     if "own_model" not in request.node.name:
         monkeypatch.setattr(figures, "_library_figures", lambda study, done: iter(()))
-    monkeypatch.setattr(train, "run", made.train)
-    monkeypatch.setattr(evaluate, "run", made.evaluate)
+    monkeypatch.setattr(training, "run", made.train)
+    monkeypatch.setattr(evaluation, "run", made.evaluate)
     return made
 
 
@@ -119,7 +122,7 @@ def with_model(world: World, config: Any, values: Sequence[float], seed: int = 0
 
 def end(study: Study, config: Any, there: optuna.Study) -> tuple[list[str], str]:
     with mlflow_sync.parent_run(study, config, there) as run_id:
-        lines = finish(study, config, there, run_id)
+        lines = finish(study, config, there, run_id, summarise=log_groups)
     return lines, run_id
 
 
@@ -338,7 +341,7 @@ def test_the_gate_is_asked_once_and_with_the_studys_suite(
         verdict = SimpleNamespace(promoted=False, lines=["FAILED  harmful compliance rose"])
         return SimpleNamespace(run_id="r", version="1", champion="3", verdict=verdict)
 
-    monkeypatch.setattr(promote, "run", decide)
+    monkeypatch.setattr(registry, "run", decide)
     config = config_of("sweep.promote=true")
     there, _ = filled(two, [with_model(world, config, [0.2, 0.05])])
     lines, run_id = end(two, config, there)
@@ -357,7 +360,7 @@ def test_a_gate_that_cannot_decide_is_no_error(
     def refuse(config: Any) -> Any:
         raise UserError("the suite has 10 harmful prompts, fewer than gate.min_prompts=100")
 
-    monkeypatch.setattr(promote, "run", refuse)
+    monkeypatch.setattr(registry, "run", refuse)
     config = config_of("sweep.promote=true")
     there, _ = filled(two, [with_model(world, config, [0.2, 0.05])])
     lines, run_id = end(two, config, there)

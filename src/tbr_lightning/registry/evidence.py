@@ -209,8 +209,9 @@ def _differences(exam: Exam, run: Run) -> str:
             f"{there.get('suite.limit')}; here {config.suite.name}, {config.suite.half}, "
             f"{config.suite.limit})"
         )
+    # The judge's name tells more than the class that its target names.
     without = {
-        "judge": NO_EFFECT_ON_VERDICTS - {"prompt", "path"},
+        "judge": NO_EFFECT_ON_VERDICTS - {"prompt", "path"} | {"_target_"},
         "generation": NO_EFFECT_ON_ANSWERS,
     }
     for group, no_effect in without.items():
