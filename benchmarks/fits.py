@@ -147,7 +147,7 @@ def ours(
 
     from tbr_lightning.config.compose import compose_verb
     from tbr_lightning.models.backbone import load_folder
-    from tbr_lightning.tracking import runs
+    from tbr_lightning.tracking.run import start_run
     from tbr_lightning.training.fit import Job, fit
 
     with tempfile.TemporaryDirectory() as made:
@@ -164,7 +164,7 @@ def ours(
         backbone = load_folder(folder / "base", origin="benchmark", thinks=False)
         spent = _clocked() if logging else None
         worked = time.process_time()
-        with runs.start_run("train", "benchmark", config, config.tracking) as opened:
+        with start_run("train", "benchmark", config, config.tracking) as opened:
             fitted = fit(
                 Job(
                     config=config,

@@ -17,7 +17,7 @@ from tbr_lightning.ablation.study import CSV, FIGURE, TABLE, grouped, log_groups
 from tbr_lightning.ablation.view import Row, as_table, lines, millions
 from tbr_lightning.config.schema import TrackingConfig
 from tbr_lightning.evaluation.statistics import Rate
-from tbr_lightning.tracking import runs
+from tbr_lightning.tracking.run import Run, start_run
 from tbr_lightning.tuning.outcome import over_seeds
 from tbr_lightning.tuning.study import Study, read_study
 
@@ -214,7 +214,7 @@ def test_table_and_figure_are_logged_once_however_often_a_sweep_ends(
 ) -> None:
     study, storage = models
     tracking = TrackingConfig(uri=f"sqlite:///{store}/mlflow.db", artifacts=str(store / "a"))
-    with runs.start_run("sweep", "made", tracking, tracking) as opened:
+    with start_run("sweep", "made", tracking, tracking) as opened:
         pass
     for _ in range(2):
         told = log_groups(study, storage, opened.id)
@@ -223,7 +223,7 @@ def test_table_and_figure_are_logged_once_however_often_a_sweep_ends(
     files = {item.path for item in client.list_artifacts(opened.id)}
     assert {TABLE, CSV} <= files
     assert [one.path for one in client.list_artifacts(opened.id, "figures")] == [FIGURE]
-    table = pd.read_csv(io.StringIO(runs.load_text(opened.id, CSV)))
+    table = pd.read_csv(io.StringIO(Run(opened.id).text(CSV)))
     assert len(table) == len(as_table(grouped(study, storage.trials)))
     assert {"architecture", "parameters", "false_refusal_rate_lo"} <= set(table.columns)
 

@@ -19,7 +19,7 @@ from tbr_lightning.models.adapters import with_adapter
 from tbr_lightning.models.backbone import Backbone, load_folder
 from tbr_lightning.models.export import export, load_adapter, merge_into, weights_digest
 from tbr_lightning.models.logged import find_model, hf_folder, log_model
-from tbr_lightning.tracking import runs
+from tbr_lightning.tracking.run import start_run
 
 IDS = torch.arange(3, 40)[None]
 
@@ -134,7 +134,7 @@ def test_a_logged_model_loads_in_mlflow_transformers_and_evaluate(
     tracking = TrackingConfig(
         uri=f"sqlite:///{store}/mlflow.db", artifacts=str(store / "a"), experiment="x"
     )
-    with runs.start_run("train", "x", tuned.think_format, tracking):
+    with start_run("train", "x", tuned.think_format, tracking):
         uri = log_model(made, "x", {"tbr.form": form})
     found = find_model(uri)
     assert found.tags["tbr.form"] == form

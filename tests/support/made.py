@@ -25,7 +25,7 @@ from tbr_lightning.models.logged import LoggedModel, find_model
 from tbr_lightning.registry import moves
 from tbr_lightning.registry.alias_sync import Registry, open_registry, recover
 from tbr_lightning.registry.digest import model_digest
-from tbr_lightning.tracking import runs
+from tbr_lightning.tracking.run import start_run
 from tbr_lightning.tracking.store import connect
 
 NAME = "made"
@@ -124,8 +124,8 @@ def evaluation(
         "tbr.evaluation_key": key + ("" if settings.repeats == 1 else f"-{settings.repeats}"),
         **tags,
     }
-    with runs.start_run("evaluate", "made", settings, settings.tracking, facts) as opened:
-        runs.log_table(table_rows(list(rows)), "responses.json")
+    with start_run("evaluate", "made", settings, settings.tracking, facts) as opened:
+        opened.log_table(table_rows(list(rows)), "responses.json")
     return opened.id
 
 

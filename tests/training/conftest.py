@@ -16,7 +16,7 @@ from tbr_lightning.data.table import Examples
 from tbr_lightning.data.think_format import ThinkFormat
 from tbr_lightning.data.tokens import TokenRows, tokenise
 from tbr_lightning.models.backbone import Backbone, load_backbone
-from tbr_lightning.tracking import runs
+from tbr_lightning.tracking.run import start_run
 from tbr_lightning.training.fit import Fitted, Job, fit
 
 from ..conftest import put_store
@@ -73,7 +73,7 @@ def fit_here(folder: Path, *words: str, rows: list[Example] = ROWS) -> tuple[Job
     tracking = TrackingConfig(put_store(folder), artifacts=str(folder / "a"), experiment="test")
     backbone = tiny_model(folder, *words)
     tokens = token_rows(folder, backbone.tokenizer, rows)
-    with runs.start_run("train", "test", config, tracking) as opened:
+    with start_run("train", "test", config, tracking) as opened:
         job = Job(config, opened.id, "test", folder / "run", tokens.folder, None, folder / "t")
         return job, fit(job, backbone)
 

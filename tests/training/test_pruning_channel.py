@@ -58,6 +58,6 @@ def test_prompts_stand_in_the_same_order_in_every_trial(monkeypatch: pytest.Monk
         row("k", "harmful", "full_refusal"),
     ]
     table = json.dumps({"columns": [*columns.split(), "new_tokens"], "data": rows})
-    monkeypatch.setattr(prune_per_prompt, "load_text", lambda run_id, file: table)
+    monkeypatch.setattr(prune_per_prompt.Run, "text", lambda run, file: table)
     assert "look_alike" in KINDS
     assert prune_per_prompt.outcomes("run", "false_refusal_rate") == [0.0, 0.5, 1.0]

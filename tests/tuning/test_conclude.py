@@ -24,7 +24,7 @@ from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation import pipeline as evaluation
 from tbr_lightning.registry import aliases
 from tbr_lightning.registry import pipeline as registry
-from tbr_lightning.tracking import runs
+from tbr_lightning.tracking.run import Run, start_run
 from tbr_lightning.tracking.store import connect
 from tbr_lightning.training import pipeline as training
 from tbr_lightning.tuning import figures, lease, mlflow_sync, retrain
@@ -53,7 +53,7 @@ class World:
         if config.seed in self.fails:
             raise self.fails[config.seed]
         self.trained.append(config)
-        with runs.start_run("train", config.run_name, config, config.tracking, config.tags) as run:
+        with start_run("train", config.run_name, config, config.tracking, config.tags) as run:
             info = mlflow.initialize_logged_model("model", source_run_id=run.id)
             Path("MLmodel").write_text(str(config.seed))
             MlflowClient().log_model_artifact(info.model_id, "MLmodel")
@@ -68,8 +68,8 @@ class World:
         half, uri = config.suite.half, config.model_uri
         self.measured.append((half, uri))
         rate = self.rates.get(self.seeds[uri], (0.2, 0.2))[half == "test"]
-        with runs.start_run("evaluate", half, config, config.tracking, config.tags) as run:
-            runs.log_metrics(
+        with start_run("evaluate", half, config, config.tracking, config.tags) as run:
+            run.log_metrics(
                 {
                     "false_refusal_rate": rate,
                     "false_refusal_rate_lo": rate - 0.1,
@@ -162,7 +162,7 @@ def test_the_own_model_is_measured_once_and_registered(world: World, two: Study)
     tags = MlflowClient().get_run(run_id).data.tags
     assert tags["tbr.registered"] == f"{NAME} version 1"
     assert "Chosen: trial 0" in tags["mlflow.note.content"]
-    assert "Registered:** tbr-microworld version 1" in runs.load_text(run_id, "report.md")
+    assert "Registered:** tbr-microworld version 1" in Run(run_id).text("report.md")
 
 
 def test_an_ended_study_is_not_ended_again(world: World, two: Study) -> None:
@@ -200,7 +200,7 @@ def test_fresh_seeds_are_trained_and_the_median_on_dev_is_taken(world: World, tw
         "  seed 5: false_refusal_rate 0.100 [0.000, 0.200], harmful_compliance_rate 0.050" in lines
     )
     assert any(one.startswith("test half, seed 7: false_refusal_rate 0.600") for one in lines)
-    report = runs.load_text(run_id, "report.md")
+    report = Run(run_id).text("report.md")
     assert "| 6 (fresh) |" in report
     client = MlflowClient()
     (group,) = [
@@ -248,7 +248,7 @@ def test_a_seed_that_fails_is_told_and_the_others_count(world: World, two: Study
     world.fails[2] = FloatingPointError("the loss is NaN at step 3")
     lines, run_id = end(two, config, there)
     assert "  seed 2 failed: the loss is NaN at step 3" in lines
-    assert "seed 2 failed" in runs.load_text(run_id, "report.md")
+    assert "seed 2 failed" in Run(run_id).text("report.md")
     assert aliases.holder(NAME, aliases.CHALLENGER) == "1"
 
 
@@ -280,7 +280,7 @@ def test_nothing_feasible_registers_nothing_and_says_so(world: World) -> None:
     assert world.trained == [] and world.measured == []
     assert aliases.versions(NAME) == []
     assert MlflowClient().get_run(run_id).info.status == "FINISHED"
-    assert "Nothing is chosen" in runs.load_text(run_id, "report.md")
+    assert "Nothing is chosen" in Run(run_id).text("report.md")
     assert "figures/pareto.png" in artifacts(run_id, "figures")
 
 
@@ -304,7 +304,7 @@ def test_groups_come_first_and_their_figure_is_in_the_report(world: World) -> No
     assert any("external" in line for line in lines[:place])
     assert any(line.startswith("nothing is registered") for line in lines[place:])
     assert "figures/groups.png" in artifacts(run_id, "figures")
-    assert "![groups](figures/groups.png)" in runs.load_text(run_id, "report.md")
+    assert "![groups](figures/groups.png)" in Run(run_id).text("report.md")
 
 
 def test_no_finished_trial_is_told(world: World, two: Study) -> None:

@@ -20,7 +20,7 @@ from mlflow.tracking import MlflowClient
 from optuna.trial import TrialState
 
 from tbr_lightning.config.compose import compose_verb
-from tbr_lightning.tracking import runs
+from tbr_lightning.tracking.run import Run
 from tbr_lightning.tracking.store import connect
 from tbr_lightning.tuning import front as fronts
 from tbr_lightning.tuning import lease, mlflow_sync
@@ -33,9 +33,9 @@ import sys, time
 from pathlib import Path
 import optuna
 from tbr_lightning.config.compose import compose_verb
+from tbr_lightning.tracking.run import start_run
 from tbr_lightning.tuning import lease, mlflow_sync
 from tbr_lightning.tuning.study import read_study
-from tbr_lightning.tracking import runs
 config = compose_verb("sweep").config
 """
 
@@ -70,7 +70,7 @@ def tags(run_id: str) -> dict[str, str]:
 
 
 def table(run_id: str) -> list[dict[str, Any]]:
-    found = json.loads(runs.load_text(run_id, mlflow_sync.FRONT))
+    found = json.loads(Run(run_id).text(mlflow_sync.FRONT))
     return [dict(zip(found["columns"], row, strict=True)) for row in found["data"]]
 
 
@@ -94,7 +94,7 @@ def test_a_study_has_one_run_that_is_opened_again(config: Any, two: Study) -> No
     assert "tbr.failure" not in tags(first)
     assert tags(first)["tbr.stage"] == "sweep"
     assert tags(first)["tbr.study"] == two.key
-    assert "false_refusal_rate: minimize" in runs.load_text(first, "study.yaml")
+    assert "false_refusal_rate: minimize" in Run(first).text("study.yaml")
 
 
 def test_a_run_of_another_store_or_a_deleted_one_is_made_anew(config: Any, two: Study) -> None:
@@ -113,7 +113,7 @@ def test_no_password_reaches_the_run(config: Any, two: Study) -> None:
     with mlflow_sync.parent_run(two, config, storage_of(two)) as run_id:
         pass
     run = MlflowClient().get_run(run_id)
-    assert "hidden" not in str(run.data.params) + runs.load_text(run_id, "config.yaml")
+    assert "hidden" not in str(run.data.params) + Run(run_id).text("config.yaml")
     assert "127.0.0.1" in run.data.params["storage"]
 
 
@@ -147,7 +147,7 @@ def test_a_trial_killed_in_its_own_process_is_closed(config: Any, two: Study) ->
     there = storage_of(two)
     text = """
 with mlflow_sync.trial_run(sys.argv[1], 7, {"optimizer.lr": 0.001}, config) as run_id:
-    with runs.start_run("train", "seed 0", config, config.tracking) as beneath:
+    with start_run("train", "seed 0", config, config.tracking) as beneath:
         print(run_id, beneath.id, flush=True)
         time.sleep(300)
 """

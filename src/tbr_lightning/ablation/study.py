@@ -17,7 +17,7 @@ from tbr_lightning.ablation.view import Model, Row, as_table, lines
 from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.evaluation.results import MEASURES
 from tbr_lightning.evaluation.statistics import Estimate
-from tbr_lightning.tracking import by_id
+from tbr_lightning.tracking.run import Run
 from tbr_lightning.tuning.outcome import over_seeds
 from tbr_lightning.tuning.space import Parameter, overrides_of
 
@@ -61,10 +61,10 @@ def log_groups(study: Study, storage_study: optuna.Study, parent_run_id: str) ->
     rows = grouped(study, storage_study.get_trials(deepcopy=False))
     if not rows:
         return []
-    table = as_table(rows)
-    by_id.put_table(parent_run_id, table, TABLE)
-    by_id.put_text(parent_run_id, pd.DataFrame(table).to_csv(index=False), CSV)
-    by_id.put_figure(parent_run_id, figure(rows, study.about), FIGURE)
+    run, table = Run(parent_run_id), as_table(rows)
+    run.log_table(table, TABLE)
+    run.log_text(pd.DataFrame(table).to_csv(index=False), CSV)
+    run.log_figure(figure(rows, study.about), FIGURE)
     return [*lines(rows), f"groups: {TABLE}, {CSV} and {FIGURE} of run {parent_run_id}"]
 
 

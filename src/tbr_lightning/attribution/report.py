@@ -19,7 +19,7 @@ from tbr_lightning.evaluation.results import Judged
 from tbr_lightning.evaluation.suites import Prompt
 from tbr_lightning.models.backbone import Backbone
 from tbr_lightning.progress import track
-from tbr_lightning.tracking import runs
+from tbr_lightning.tracking.run import Run
 
 mpl.use("Agg")  # figures are files here; no display is needed
 
@@ -96,17 +96,18 @@ def log(
     prompts: Sequence[Prompt],
     rows: Sequence[Judged],
     config: EvaluateConfig,
+    run: Run,
 ) -> None:
-    """Explain the false refusals of an evaluation on its open run."""
+    """Explain the false refusals of an evaluation on its run."""
     against = config.attribution_against
     other = load_model(against, config.paths).backbone if against else None
     explained = explain(subject.backbone, prompts, rows, config, other)
     model_id = subject.logged.model_id if subject.logged else None
-    runs.log_metrics(numbers(explained), model_id)
+    run.log_metrics(numbers(explained), model_id)
     if explained:
-        runs.log_table(table_rows(explained), "attribution.json")
-        runs.log_text(page(explained), "attribution.html")
-        runs.log_figure(figure(explained, f"{subject.name} on {config.suite.name}"), FIGURE)
+        run.log_table(table_rows(explained), "attribution.json")
+        run.log_text(page(explained), "attribution.html")
+        run.log_figure(figure(explained, f"{subject.name} on {config.suite.name}"), FIGURE)
 
 
 def _between(backbone: Backbone, row: Judged) -> str:

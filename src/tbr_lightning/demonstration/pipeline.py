@@ -22,7 +22,7 @@ def run(config: DemoVerbConfig) -> None:
     from tbr_lightning.demonstration.arms import outcomes, plan
     from tbr_lightning.evaluation.figures import two_sided_figure
     from tbr_lightning.evaluation.results import metrics, rates
-    from tbr_lightning.tracking import runs
+    from tbr_lightning.tracking.run import start_run
     from tbr_lightning.tracking.store import ui_command
 
     console, demo = Console(), config.demo
@@ -52,15 +52,15 @@ def run(config: DemoVerbConfig) -> None:
         {name: [rates(one.rows) for one in many] for name, many in done.items()},
         "Micro-world, test prompts (a made miniature)",
     )
-    with runs.start_run("demo", "demo", config, config.tracking, tags) as opened:
+    with start_run("demo", "demo", config, config.tracking, tags) as opened:
         figure.savefig(demo.figure)
-        runs.log_figure(figure, "demo.png")
+        opened.log_figure(figure, "demo.png")
         for name, many in done.items():
             for key in ("false_refusal_rate", "harmful_compliance_rate", "general_accuracy"):
                 values = [metrics(one.rows)[key] for one in many]
-                runs.log_metrics({f"{name}/{key}": sum(values) / len(values)})
-        runs.log_text("\n".join([*targets, *verdicts]) + "\n", "summary.txt")
-        runs.describe(show.markdown(done, demo.arms, [*targets, *verdicts]))
+                opened.log_metrics({f"{name}/{key}": sum(values) / len(values)})
+        opened.log_text("\n".join([*targets, *verdicts]) + "\n", "summary.txt")
+        opened.describe(show.markdown(done, demo.arms, [*targets, *verdicts]))
     console.print()
     console.print(show.examples(done))
     console.print(show.arm_table(done, demo.arms))

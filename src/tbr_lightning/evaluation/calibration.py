@@ -105,7 +105,7 @@ def run(config: EvaluateConfig) -> Calibration:
     Raises:
         UserError: No gold file is given, it cannot be read, or the judge lacks something.
     """
-    from tbr_lightning.tracking import runs
+    from tbr_lightning.tracking.run import start_run
     from tbr_lightning.tracking.store import connect
 
     if config.gold is None:
@@ -115,13 +115,13 @@ def run(config: EvaluateConfig) -> Calibration:
     connect(config.tracking)
     name = config.run_name or f"calibrate {config.judge.name}"
     tags = {"tbr.judge": config.judge.name, **config.tags}
-    with runs.start_run("calibrate", name, config, config.tracking, tags) as opened:
+    with start_run("calibrate", name, config, config.tracking, tags) as opened:
         verdicts = judge([item.case for item in gold])
         pairs = [(one.label, other.label) for one, other in zip(gold, verdicts, strict=True)]
         found = Calibration(opened.id, gold, verdicts, agreement(pairs, missing_is_wrong=True))
-        runs.log_metrics({**found.agreement.metrics("gold"), "gold_n": float(len(gold))})
-        runs.log_figure(confusion_figure(found, config.judge.name), "confusion.png")
-        runs.log_table(
+        opened.log_metrics({**found.agreement.metrics("gold"), "gold_n": float(len(gold))})
+        opened.log_figure(confusion_figure(found, config.judge.name), "confusion.png")
+        opened.log_table(
             [
                 {
                     "agree": one.label == other.label,

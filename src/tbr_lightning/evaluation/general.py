@@ -15,6 +15,7 @@ from tbr_lightning.evaluation.multiple_choice import Question, Scored, accuracie
 from tbr_lightning.evaluation.statistics import Rate
 from tbr_lightning.models.backbone import Backbone
 from tbr_lightning.progress import track
+from tbr_lightning.tracking.run import Run
 
 CHOICES = "choices.json"
 """Artifact that holds every question, its options and their scores."""
@@ -119,18 +120,18 @@ def measure(
 
 
 def log(
+    run: Run,
     backbone: Backbone,
     config: SuiteConfig,
     questions: Sequence[Question],
     batch_size: int,
+    *,
     model_id: str | None,
 ) -> None:
-    """Measure, and write numbers and tables to the open MLflow run."""
-    from tbr_lightning.tracking import runs
-
+    """Measure, and write numbers and tables to the evaluation's run."""
     found = measure(backbone, config, questions, batch_size)
     if numbers := found.metrics():
-        runs.log_metrics(numbers, model_id)
+        run.log_metrics(numbers, model_id)
     for rows, file in ((found.table(), CHOICES), (found.harness_table(), HARNESS)):
         if rows:
-            runs.log_table(rows, file)
+            run.log_table(rows, file)

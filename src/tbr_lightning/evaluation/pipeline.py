@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tbr_lightning.evaluation.respond import EvaluatedModel
     from tbr_lightning.evaluation.results import Judged
     from tbr_lightning.evaluation.suites import Prompt
+    from tbr_lightning.tracking.run import Run
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class ComparisonResult:
     traces: int = 0
 
 
-Explain = Callable[["EvaluatedModel", "list[Prompt]", "list[Judged]", EvaluateConfig], None]
+Explain = Callable[["EvaluatedModel", "list[Prompt]", "list[Judged]", EvaluateConfig, "Run"], None]
 """Adds to the run of an evaluation while it is open, e.g. an attribution of its refusals."""
 
 RESPONSES = "responses.json"
@@ -111,7 +112,7 @@ def run(config: EvaluateConfig, explain: Explain | None = None) -> EvaluateResul
 def _earlier(subject: EvaluatedModel, key: str) -> EvaluateResult | None:
     """Return the stored evaluation of a logged model; files in a folder may have changed since."""
     from tbr_lightning.evaluation.results import from_table
-    from tbr_lightning.tracking.runs import find_run, load_text
+    from tbr_lightning.tracking.run import Run, find_run
 
     if subject.logged is None:
         return None
@@ -119,7 +120,7 @@ def _earlier(subject: EvaluatedModel, key: str) -> EvaluateResult | None:
     run_id = find_run(tags)
     if run_id is None:
         return None
-    rows = from_table(load_text(run_id, RESPONSES))
+    rows = from_table(Run(run_id).text(RESPONSES))
     return EvaluateResult(run_id, rows, subject.name, subject.logged.model_id)
 
 
@@ -137,18 +138,18 @@ def _evaluate(
     from tbr_lightning.evaluation.agreement import judges_agree
     from tbr_lightning.evaluation.respond import open_store, respond
     from tbr_lightning.evaluation.results import metrics, rates, table_rows
-    from tbr_lightning.tracking import runs
+    from tbr_lightning.tracking.run import start_run
 
     name = config.run_name or f"evaluate {subject.name} {config.suite.name}/{config.suite.half}"
     model_id = subject.logged.model_id if subject.logged else None
     traced = 0
-    with runs.start_run("evaluate", name, config, config.tracking, tags) as opened:
-        runs.log_dataset(
+    with start_run("evaluate", name, config, config.tracking, tags) as opened:
+        opened.log_dataset(
             [{"id": p.id, "kind": p.kind, "prompt": p.text} for p in prompts],
             f"{config.suite.name}-{config.suite.half}",
             "evaluation",
         )
-        runs.log_table(suites.facts(config.suite, prompts), "suite.json")
+        opened.log_table(suites.facts(config.suite, prompts), "suite.json")
         rows: list[Judged] = []
         stored = open_store(subject, config.generation, config.paths)
         for repeat in range(config.repeats):
@@ -164,21 +165,28 @@ def _evaluate(
             )
             rows += [replace(row, repeat=repeat) for row in once]
         if stored is not None:
-            runs.log_metrics({"responses_reused": stored.reused})
-        runs.log_table(table_rows(rows), RESPONSES)
-        runs.log_metrics(metrics(rows), model_id)
+            opened.log_metrics({"responses_reused": stored.reused})
+        opened.log_table(table_rows(rows), RESPONSES)
+        opened.log_metrics(metrics(rows), model_id)
         if config.second_judge is not None:
-            runs.log_metrics(judges_agree(rows).metrics("judges"), model_id)
+            opened.log_metrics(judges_agree(rows).metrics("judges"), model_id)
         general.log(
-            subject.backbone, config.suite, questions, config.generation.batch_size or 64, model_id
+            opened,
+            subject.backbone,
+            config.suite,
+            questions,
+            config.generation.batch_size or 64,
+            model_id=model_id,
         )
         overall = rates(rows)
         title = f"{config.suite.name}, {config.suite.half} half"
-        runs.log_figure(figures.two_sided_figure({subject.name: [overall]}, title), "two_sided.png")
-        _log_figures({subject.name: rows}, title)
-        runs.describe(table_export.markdown(report.lines({subject.name: rows})))
+        opened.log_figure(
+            figures.two_sided_figure({subject.name: [overall]}, title), "two_sided.png"
+        )
+        _log_figures(opened, {subject.name: rows}, title)
+        opened.describe(table_export.markdown(report.lines({subject.name: rows})))
         if explain is not None:
-            explain(subject, prompts, rows, config)
+            explain(subject, prompts, rows, config, opened)
         if overall.unparsed.value > config.judge.max_unparsed:
             raise UserError(
                 f"{overall.unparsed.count} of {len(rows)} answers are empty or cut off, more than "
@@ -202,21 +210,20 @@ def _evaluate(
     return EvaluateResult(opened.id, rows, subject.name, model_id, traced)
 
 
-def _log_figures(models: dict[str, list[Judged]], title: str) -> None:
+def _log_figures(run: Run, models: dict[str, list[Judged]], title: str) -> None:
     from tbr_lightning.evaluation import figures
-    from tbr_lightning.tracking import runs
 
     bars = figures.category_figure(models, title)
     if bars is not None:
-        runs.log_figure(bars, "categories.png")
-    runs.log_figure(figures.reflection_figure(models, title), "reflections.png")
+        run.log_figure(bars, "categories.png")
+    run.log_figure(figures.reflection_figure(models, title), "reflections.png")
 
 
 def compare(config: EvaluateConfig, explain: Explain | None = None) -> ComparisonResult:
     """Evaluate several models, each in a run of its own below one that compares them."""
     from tbr_lightning.evaluation import comparison, figures, report, suites, table_export, traces
     from tbr_lightning.evaluation.results import rates
-    from tbr_lightning.tracking import runs
+    from tbr_lightning.tracking.run import start_run
     from tbr_lightning.tracking.store import connect
 
     digest = suites.digest(suites.load_suite(config.suite))
@@ -231,7 +238,7 @@ def compare(config: EvaluateConfig, explain: Explain | None = None) -> Compariso
         **config.tags,
     }
     traced = 0
-    with runs.start_run("evaluate", name, config, config.tracking, tags) as opened:
+    with start_run("evaluate", name, config, config.tracking, tags) as opened:
         # Traces come last, once it is known which prompts any of the models gets wrong.
         done = {
             model: run(replace(config, model_uri=model, run_name=None, traces=0), explain)
@@ -240,17 +247,17 @@ def compare(config: EvaluateConfig, explain: Explain | None = None) -> Compariso
         rows = {model: one.rows for model, one in done.items()}
         differences = comparison.compare(rows)
         if differences:
-            runs.log_table([comparison.as_row(one) for one in differences], COMPARISON)
-        runs.log_metrics(comparison.metrics(differences, config.models))
+            opened.log_table([comparison.as_row(one) for one in differences], COMPARISON)
+        opened.log_metrics(comparison.metrics(differences, config.models))
         called = report.short_names(config.models)
         named = {called[model]: one for model, one in rows.items()}
         sides = {model: [rates(one)] for model, one in named.items()}
-        runs.log_figure(figures.two_sided_figure(sides, title), "two_sided.png")
-        _log_figures(named, title)
+        opened.log_figure(figures.two_sided_figure(sides, title), "two_sided.png")
+        _log_figures(opened, named, title)
         table = report.lines(rows, differences)
         for form in ("md", "latex", "csv"):
-            runs.log_text(table_export.pasted(table, form) + "\n", f"table.{form}")
-        runs.describe(table_export.markdown(table))
+            opened.log_text(table_export.pasted(table, form) + "\n", f"table.{form}")
+        opened.describe(table_export.markdown(table))
         if config.traces:
             picked = traces.chosen(rows.values(), config.traces)
             for one in done.values():

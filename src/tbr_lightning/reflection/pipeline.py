@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tbr_lightning.reflection.collect import Collected
     from tbr_lightning.reflection.store import ReflectionStore
     from tbr_lightning.reflection.teachers import Teacher
+    from tbr_lightning.tracking.run import Run
 
 
 @dataclass(frozen=True)
@@ -69,14 +70,14 @@ def collect_in_run(
 ) -> ReflectResult:
     """Collect reflections in an MLflow run of stage ``reflect``."""
     from tbr_lightning.reflection.collect import collect, missing
-    from tbr_lightning.tracking import runs
+    from tbr_lightning.tracking.run import start_run
 
     name = f"reflect {config.reflection.teacher} seed {config.seed}"
     tags = {"tbr.teacher": teacher.name, "tbr.prompt_hash": teacher.prompt_hash}
-    with runs.start_run("reflect", name, config, config.tracking, tags) as run:
-        runs.log_examples(rows, f"{config.data.name}-to-reflect", "reflection")
+    with start_run("reflect", name, config, config.tracking, tags) as run:
+        run.log_examples(rows, f"{config.data.name}-to-reflect", "reflection")
         if teacher.prompt:
-            runs.log_text(teacher.prompt, "prompt.txt")
+            run.log_text(teacher.prompt, "prompt.txt")
         start = time.monotonic()
         try:
             collected = collect(
@@ -93,14 +94,14 @@ def collect_in_run(
             raise UserError(f"{error} ({kept} of {len(rows)} reflections are kept)") from error
         seconds = time.monotonic() - start
         counts = collected.counts(config.reflection)
-        runs.log_metrics({**counts, "seconds": seconds})
-        _log_reflections(rows, collected)
+        run.log_metrics({**counts, "seconds": seconds})
+        _log_reflections(run, rows, collected)
     return ReflectResult(run.id, collected, seconds)
 
 
-def _log_reflections(rows: Sequence[Example], collected: Collected) -> None:
+def _log_reflections(run: Run, rows: Sequence[Example], collected: Collected) -> None:
     """Log accepted reflections and rejects as tables, and the accepted ones as a data set."""
-    from tbr_lightning.tracking import runs
+    from tbr_lightning.tracking.run import REFLECTIONS
 
     prompts = {example.id: example for example in rows}
     table = [
@@ -117,11 +118,11 @@ def _log_reflections(rows: Sequence[Example], collected: Collected) -> None:
     ]
     accepted = [row for row in table if not row["reject"]]
     rejected = [row for row in table if row["reject"]]
-    runs.log_table(accepted or [{"id": ""}], runs.REFLECTIONS)
+    run.log_table(accepted or [{"id": ""}], REFLECTIONS)
     if rejected:
-        runs.log_table(rejected, "rejected.json")
+        run.log_table(rejected, "rejected.json")
     if accepted:
-        runs.log_dataset(accepted, "reflections", "reflection")
+        run.log_dataset(accepted, "reflections", "reflection")
 
 
 def run(config: ReflectConfig) -> ReflectResult:

@@ -146,7 +146,7 @@ def run_teacher(run_id: str) -> Teacher:
         UserError: There is no such run, or it is not of stage ``reflect``; while writing, none of
             its rows matches an instruction.
     """
-    from tbr_lightning.tracking.runs import reflections_of
+    from tbr_lightning.tracking.run import reflections_of
 
     given = _given(reflections_of(run_id), f"reflection.run_id='{run_id}'")
     return replace(given, templated=True)  # that run has compared them already

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
-from mlflow.entities import Run
+from mlflow import entities
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
@@ -26,7 +26,7 @@ from tbr_lightning.evaluation.results import Judged, from_table
 from tbr_lightning.models.logged import LoggedModel, hf_folder
 from tbr_lightning.registry.answers import Answers
 from tbr_lightning.registry.sample_size import Sizes
-from tbr_lightning.tracking.runs import find_run, flatten, load_text
+from tbr_lightning.tracking.run import Run, find_run, flatten
 
 
 @dataclass(frozen=True)
@@ -148,11 +148,11 @@ def _read(
     exam: Exam, model: LoggedModel, think_format: ThinkFormat, run_id: str
 ) -> Evidence | None:
     """Return an evaluation, or ``None`` where its multiple-choice questions are others."""
-    rows = from_table(load_text(run_id, pipeline.RESPONSES))
+    rows = from_table(Run(run_id).text(pipeline.RESPONSES))
     choices: dict[str, dict[str, bool]] = {}
     if exam.questions:
         try:
-            table = json.loads(load_text(run_id, general.CHOICES))
+            table = json.loads(Run(run_id).text(general.CHOICES))
         except (MlflowException, OSError):
             return None
         for values in table["data"]:
@@ -199,7 +199,7 @@ def _check_given(exam: Exam, model: LoggedModel, run_id: str, what: str, key: st
     )
 
 
-def _differences(exam: Exam, run: Run) -> str:
+def _differences(exam: Exam, run: entities.Run) -> str:
     """Return in words in what an evaluation differs from what the gate asks."""
     there, config = run.data.params, exam.config
     found = []

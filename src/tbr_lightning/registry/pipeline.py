@@ -61,7 +61,7 @@ def run(config: PromoteConfig, tell: Callable[[str], None] = lambda _: None) -> 
     from tbr_lightning.registry.digest import model_digest
     from tbr_lightning.registry.evidence import exam_of
     from tbr_lightning.registry.ledger import ConflictError
-    from tbr_lightning.tracking import runs
+    from tbr_lightning.tracking.run import start_run
 
     exam = exam_of(config)
     registry = open_registry(config.name, config.tracking, config.paths)
@@ -74,14 +74,14 @@ def run(config: PromoteConfig, tell: Callable[[str], None] = lambda _: None) -> 
     standing = recover(registry)
     moves.check_weights(standing, version, digest)
     title, attempt = f"promote {candidate.model_id}", 0
-    with runs.start_run("promote", title, config, config.tracking) as opened:
+    with start_run("promote", title, config, config.tracking) as opened:
         while True:
             attempt += 1
             case = _case(exam, candidate, version, digest, standing)
             verdict = gate.judge(
                 case.ours.answers, case.theirs.answers if case.theirs else None, config.gate
             )
-            record.log_verdict(opened.id, exam, case, verdict, attempt)
+            record.log_verdict(opened, exam, case, verdict, attempt)
             draft = moves.decision(
                 standing,
                 _action(config, verdict),
@@ -98,7 +98,7 @@ def run(config: PromoteConfig, tell: Callable[[str], None] = lambda _: None) -> 
                 standing.refuse_drift()
                 tell(_meanwhile(standing, before))
                 _check_start(exam, candidate, version, standing)
-        record.log_entry(entry)
+        record.log_entry(opened, entry)
     return PromoteResult(opened.id, version, case.champion, verdict, entry)
 
 

@@ -16,7 +16,7 @@ from tbr_lightning.registry import aliases, anchors
 from tbr_lightning.registry.entry import Entry
 from tbr_lightning.registry.evidence import Evidence, Exam
 from tbr_lightning.registry.gate import Verdict
-from tbr_lightning.tracking import runs
+from tbr_lightning.tracking.run import Run
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,11 @@ class Case:
         return [one.run_id for one in (self.ours, self.theirs) if one is not None]
 
 
-def log_verdict(run_id: str, exam: Exam, case: Case, verdict: Verdict, attempt: int) -> None:
-    """Write the verdict on the open run, and every fact it rests on as tags of the version.
+def log_verdict(run: Run, exam: Exam, case: Case, verdict: Verdict, attempt: int) -> None:
+    """Write the verdict on the run, and every fact it rests on as tags of the version.
 
     Args:
-        run_id: Of the open run.
+        run: Of the promotion.
         exam: What was asked.
         case: What was decided on.
         verdict: The decision.
@@ -59,7 +59,7 @@ def log_verdict(run_id: str, exam: Exam, case: Case, verdict: Verdict, attempt: 
     if case.theirs is not None:
         sides[f"champion v{case.champion}"] = [rates(case.theirs.rows)]
         models.append(case.theirs.model.model_id)
-    runs.log_used_models(run_id, models)
+    run.log_used_models(models)
     table = [
         {
             "rule": rule.name,
@@ -72,12 +72,12 @@ def log_verdict(run_id: str, exam: Exam, case: Case, verdict: Verdict, attempt: 
         }
         for rule in verdict.rules
     ]
-    runs.log_table(table, f"verdict{suffix}.json")
+    run.log_table(table, f"verdict{suffix}.json")
     figure = figures.two_sided_figure(sides, f"{config.name}: {config.suite.name}, test half")
-    runs.log_figure(figure, f"gate{suffix}.png")
-    runs.describe(markdown(config, case, verdict))
-    facts = _facts(run_id, exam, case, verdict)
-    runs.set_tags(
+    run.log_figure(figure, f"gate{suffix}.png")
+    run.describe(markdown(config, case, verdict))
+    facts = _facts(run.id, exam, case, verdict)
+    run.set_tags(
         {
             **facts,
             "mlflow.runName": f"promote v{case.version}",
@@ -89,9 +89,9 @@ def log_verdict(run_id: str, exam: Exam, case: Case, verdict: Verdict, attempt: 
     aliases.tag_version(config.name, case.version, facts)
 
 
-def log_entry(entry: Entry) -> None:
-    """Write on the open run where in the ledger its decision stands."""
-    runs.set_tags({anchors.TAG: anchors.text_of(entry)})
+def log_entry(run: Run, entry: Entry) -> None:
+    """Write on the run where in the ledger its decision stands."""
+    run.set_tags({anchors.TAG: anchors.text_of(entry)})
 
 
 def markdown(config: PromoteConfig, case: Case, verdict: Verdict) -> str:
@@ -110,7 +110,7 @@ def markdown(config: PromoteConfig, case: Case, verdict: Verdict) -> str:
         + f"\n\n{head}"
         + "\n".join(lines)
         + f"\n\nPercent and points; one-sided score bounds at {100 * (1 - config.gate.alpha):g}%. "
-        f"Evaluations: {', '.join(f'`{run}`' for run in case.evidence)}.\n"
+        f"Evaluations: {', '.join(f'`{one}`' for one in case.evidence)}.\n"
     )
 
 

@@ -10,7 +10,7 @@ from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.models.backbone import Backbone
 from tbr_lightning.models.export import export, weights_digest
 from tbr_lightning.models.logged import log_model
-from tbr_lightning.tracking import runs
+from tbr_lightning.tracking.run import Run
 from tbr_lightning.training.fit import Done, Job
 from tbr_lightning.training.model_card import model_card
 from tbr_lightning.training.prepare import Prepared
@@ -36,8 +36,8 @@ def export_and_log(
     tags: Mapping[str, str],
     folder: RunFolder,
 ) -> Outcome:
-    """Export the tuned model, reload and compare it, and log it once on the open run."""
-    config = job.config
+    """Export the tuned model, reload and compare it, and log it once on its run."""
+    config, run = job.config, Run(job.run_id)
     form = export_form(config, tuned)
     if form == "adapter" and tuned.folder is None:
         tuned = replace(tuned, folder=job.folder / _BASE)
@@ -51,11 +51,11 @@ def export_and_log(
         "tbr.form": form,
         "tbr.weights_digest": weights_digest(job.folder / "model"),
     }
-    runs.set_tags(facts)
-    runs.log_metrics({f"train/{name}": value for name, value in asdict(done).items()})
-    card = model_card(config, prepared, facts, runs.latest_metrics(job.run_id))
+    run.set_tags(facts)
+    run.log_metrics({f"train/{name}": value for name, value in asdict(done).items()})
+    card = model_card(config, prepared, facts, run.metrics())
     (job.folder / "model" / "README.md").write_text(card)
-    runs.log_text(card, "model_card.md")
+    run.log_text(card, "model_card.md")
     arm = config.tags.get("tbr.demo_arm", config.reflection.teacher)
     uri = log_model(exported, f"{config.model.name}-{arm}", facts)
     folder.finish(uri)

@@ -12,7 +12,7 @@ from tbr_lightning.preflight import check
 
 if TYPE_CHECKING:
     from tbr_lightning.data.table import Examples
-    from tbr_lightning.tracking.runs import Run
+    from tbr_lightning.tracking.run import Run
     from tbr_lightning.training.finish import Outcome
     from tbr_lightning.training.pruning_channel import PruningChannel
     from tbr_lightning.training.resume import RunFolder
@@ -47,7 +47,7 @@ def run(config: TrainConfig, pruning: PruningChannel | None = None) -> TrainResu
         else:
             config = resumed.config
     check(config.model, config.data, config.reflection, config.trainer, config.adapter)
-    from tbr_lightning.tracking import runs
+    from tbr_lightning.tracking.run import start_run
     from tbr_lightning.training import ranks
     from tbr_lightning.training.prepare import load_examples
 
@@ -55,9 +55,7 @@ def run(config: TrainConfig, pruning: PruningChannel | None = None) -> TrainResu
     examples = load_examples(config)
     name = config.run_name or f"train {config.reflection.teacher} seed {config.seed}"
     run_id = resumed.run_id if resumed else None
-    with runs.start_run(
-        "train", name, config, config.tracking, _tags(config), run_id=run_id
-    ) as opened:
+    with start_run("train", name, config, config.tracking, _tags(config), run_id=run_id) as opened:
         from tbr_lightning.training.resume import RunFolder
 
         folder = RunFolder(Path(config.paths.runs).absolute() / opened.id)
@@ -102,8 +100,8 @@ def _train(
     )
     if notice := template_notice(config.model, has_own_template=backbone.has_own_template):
         print(f"train: {notice}", file=sys.stderr)
-    prepared = prepare(config, examples, backbone, opened.id, log=not resumed)
-    log_counts(prepared, len(examples))
+    prepared = prepare(config, examples, backbone, opened, log=not resumed)
+    log_counts(opened, prepared, len(examples))
     tokenizer = folder.path / "tokenizer"
     backbone.tokenizer.save_pretrained(tokenizer)
     keep_base(config, backbone, folder.path)

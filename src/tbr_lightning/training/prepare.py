@@ -24,7 +24,7 @@ from tbr_lightning.reflection.collect import (
     wanted,
 )
 from tbr_lightning.reflection.pipeline import collect_in_run, markers_of, store_of, teacher_of
-from tbr_lightning.tracking import runs
+from tbr_lightning.tracking.run import Run
 
 
 @dataclass(frozen=True)
@@ -58,15 +58,15 @@ def load_examples(config: TrainConfig) -> Examples:
 
 
 def prepare(
-    config: TrainConfig, examples: Examples, backbone: Backbone, run_id: str, *, log: bool
+    config: TrainConfig, examples: Examples, backbone: Backbone, run: Run, *, log: bool
 ) -> Prepared:
     """Collect reflections, split, and tokenise; ``log`` is false where the run has it already."""
-    examples, reflections, made_by = _reflect(config, examples, backbone, run_id, log=log)
+    examples, reflections, made_by = _reflect(config, examples, backbone, run, log=log)
     examples, held_out = split(examples, config.data.validation)
     if log:
-        runs.log_examples(examples, config.data.name, "training")
+        run.log_examples(examples, config.data.name, "training")
         if held_out:
-            runs.log_examples(held_out, config.data.name, "validation")
+            run.log_examples(held_out, config.data.name, "validation")
     rows = _tokenise(config, examples, reflections, backbone)
     return Prepared(
         rows=rows,
@@ -77,10 +77,10 @@ def prepare(
     )
 
 
-def log_counts(prepared: Prepared, rows: int) -> None:
+def log_counts(run: Run, prepared: Prepared, rows: int) -> None:
     """Log how many rows there are and how many did not fit, and say the latter."""
     left_out = prepared.rows.left_out
-    runs.log_metrics(
+    run.log_metrics(
         {
             "data/rows": prepared.rows.data_rows,
             "data/rows_left_out_as_too_long": left_out,
@@ -96,7 +96,7 @@ def log_counts(prepared: Prepared, rows: int) -> None:
 
 
 def _reflect(
-    config: TrainConfig, examples: Examples, backbone: Backbone, run_id: str, *, log: bool
+    config: TrainConfig, examples: Examples, backbone: Backbone, run: Run, *, log: bool
 ) -> tuple[Examples, dict[str, str], list[str]]:
     """Return the rows to train on, reflections by instruction id, and the runs that made them."""
     rows = wanted(examples, config.reflection)
@@ -120,16 +120,16 @@ def _reflect(
     if teacher.checked:
         check_accepted(collected, config.reflection)
     accepted = f"{len(collected.accepted)} of {len(rows)}"
-    runs.set_tags({"tbr.reflections_accepted": accepted})
+    run.set_tags({"tbr.reflections_accepted": accepted})
     if len(collected.accepted) < len(rows):
         counts = collected.counts(config.reflection)
         reasons = [f"{counts[f'rejected/{r}']:.0f} {r}" for r in REASONS if counts[f"rejected/{r}"]]
         print(f"train: {accepted} rows have a reflection ({', '.join(reasons)})", file=sys.stderr)
     made_by = sorted({item.run_id for item in collected.reflections.values() if item.run_id})
     for reflection_run in made_by:
-        runs.add_to_tag(reflection_run, "tbr.used_by", run_id)
+        Run(reflection_run).add_to_tag("tbr.used_by", run.id)
     if collected.accepted and log:
-        runs.log_dataset(
+        run.log_dataset(
             [
                 {"id": row.id, "kind": row.kind, "reflection": collected.accepted[row.id]}
                 for row in rows

@@ -35,7 +35,7 @@ class StepLogger(pl.Callback):
     """Logs loss, gradient norm and rate of every step, the rest every few, and moves the bar.
 
     Lightning's own MLflow logger writes each metric by itself, cuts params and copies every
-    checkpoint; a run here is opened by :func:`tbr_lightning.tracking.runs.start_run`.
+    checkpoint; a run here is opened by :func:`tbr_lightning.tracking.run.start_run`.
 
     Args:
         buffer: Takes the numbers; ``None`` on all ranks but the first.

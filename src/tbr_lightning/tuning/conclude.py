@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from optuna.trial import FrozenTrial, TrialState
 
 from tbr_lightning.errors import UserError
-from tbr_lightning.tracking import by_id
+from tbr_lightning.tracking.run import Point, Run
 from tbr_lightning.tuning import figures, mlflow_sync, report, retrain
 from tbr_lightning.tuning import front as fronts
 from tbr_lightning.tuning.lease import Alone, turn
@@ -77,23 +77,24 @@ def _finish(
     parent_run_id: str,
     summarise: Summarise | None,
 ) -> list[str]:
+    run = Run(parent_run_id)
     mlflow_sync.refresh(storage_study, study, parent_run_id)
     trials = storage_study.get_trials(deepcopy=False)
     front = fronts.pareto_front(study, trials)
     choice = fronts.choose(study, front)
     drawn, missing = figures.study_figures(study, trials, choice.trial if choice else None)
     for name, figure in drawn.items():
-        by_id.put_figure(parent_run_id, figure, f"figures/{name}")
+        run.log_figure(figure, f"figures/{name}")
     groups = summarise(study, storage_study, parent_run_id) if summarise else []
     shown = [*drawn, *(["groups.png"] if groups else [])]
 
     def write(ending: StudyResult) -> None:
         budget = _budget(study, config)
         text = report.markdown(study, trials, ending, budget=budget, figures=shown, missing=missing)
-        by_id.put_text(parent_run_id, text, REPORT)
+        run.log_text(text, REPORT)
         note = report.description(study, trials, ending, budget)
         points, tags = _numbers(study, trials, front, ending)
-        by_id.log(parent_run_id, points, {"mlflow.note.content": note, **tags})
+        run.log_points(points, {"mlflow.note.content": note, **tags})
 
     ending = StudyResult(choice, instead=_why_none(study, trials) if choice is None else "")
     write(ending)
@@ -173,7 +174,7 @@ def _why_none(study: Study, trials: Sequence[FrozenTrial]) -> str:
 
 def _numbers(
     study: Study, trials: Sequence[FrozenTrial], front: Sequence[FrozenTrial], ending: StudyResult
-) -> tuple[list[by_id.Point], dict[str, str]]:
+) -> tuple[list[Point], dict[str, str]]:
     """Return what the end adds to the numbers and tags of the study's run."""
     counts = Counter(trial.state for trial in trials)
     numbers: dict[str, float] = {
@@ -194,7 +195,7 @@ def _numbers(
     if ending.gate:
         tags["tbr.gate"] = ending.gate[0]
     now = int(time.time() * 1000)
-    return [by_id.Point(name, value, now, len(trials)) for name, value in numbers.items()], tags
+    return [Point(name, value, now, len(trials)) for name, value in numbers.items()], tags
 
 
 def _lines(

@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING, Any
 import optuna
 import yaml
 from mlflow.exceptions import MlflowException
-from mlflow.tracking import MlflowClient
 from optuna.trial import FrozenTrial, TrialState
 
 from tbr_lightning.config.credentials import without_credentials
-from tbr_lightning.tracking import by_id, runs
+from tbr_lightning.tracking.run import Point, Run, child_run, runs_beneath, start_run
 from tbr_lightning.tracking.store import connect
 from tbr_lightning.tuning import front as fronts
 from tbr_lightning.tuning.lease import Alone, take
@@ -72,12 +71,12 @@ def parent_run(
         "tbr.study_name": study.name,
         "tbr.objectives": ", ".join(f"{goal} {name}" for name, goal in study.objectives.items()),
     }
-    with runs.start_run(
+    with start_run(
         "sweep", f"sweep {study.name}", config, config.tracking, tags, run_id=known
     ) as opened:
         storage_study.set_user_attr(_RUN, opened.id)
         text = yaml.safe_dump(without_credentials(dict(study.settings)), sort_keys=False)
-        runs.log_text(text, "study.yaml")
+        opened.log_text(text, "study.yaml")
         if known is not None:
             _end_orphans(opened.id, experiment_id, storage_study)
         yield opened.id
@@ -85,7 +84,7 @@ def parent_run(
 
 def _known_run(storage_study: optuna.Study, experiment_id: str) -> str | None:
     run_id = storage_study.user_attrs.get(_RUN)
-    return run_id if run_id and by_id.is_open_to(run_id, experiment_id) else None
+    return run_id if run_id and Run(run_id).is_open_to(experiment_id) else None
 
 
 def _await_run(storage_study: optuna.Study, experiment_id: str) -> str | None:
@@ -100,7 +99,7 @@ def _await_run(storage_study: optuna.Study, experiment_id: str) -> str | None:
 
 def _end_orphans(run_id: str, experiment_id: str, storage_study: optuna.Study) -> None:
     """End what a killed runner left open beneath the study's run."""
-    left = by_id.open_beneath(run_id, experiment_id)
+    left = runs_beneath(run_id, status="RUNNING")
     if not left:
         return
     states = {str(t.number): t.state for t in storage_study.get_trials(deepcopy=False)}
@@ -108,7 +107,7 @@ def _end_orphans(run_id: str, experiment_id: str, storage_study: optuna.Study) -
         state = states.get(tags.get("tbr.trial", ""))
         # A trial that runs may be another runner's.
         if state not in (TrialState.RUNNING, TrialState.WAITING):
-            by_id.end(child, _STATUS.get(state, "KILLED"))
+            Run(child).end(_STATUS.get(state, "KILLED"))
 
 
 @contextmanager
@@ -127,18 +126,18 @@ def trial_run(
         The run's id. Runs that are started within nest beneath it.
     """
     connect(config.tracking)
-    key = MlflowClient().get_run(parent_run_id).data.tags.get("tbr.study", "")
+    key = Run(parent_run_id).tags().get("tbr.study", "")
     tags = {"tbr.study": key, "tbr.trial": str(number)}
-    with by_id.child_run(
-        parent_run_id,
+    with child_run(
+        Run(parent_run_id),
         "trial",
         f"trial {number}",
         config.tracking,
         params=params,
         tags=tags,
         killed_by=(KeyboardInterrupt, optuna.TrialPruned),
-    ) as run_id:
-        yield run_id
+    ) as run:
+        yield run.id
 
 
 def close_child(parent_run_id: str, number: int, status: str, reason: str | None = None) -> None:
@@ -151,14 +150,13 @@ def close_child(parent_run_id: str, number: int, status: str, reason: str | None
         reason: Why, for people.
     """
     with _tolerant(f"the status of trial {number}"):
-        experiment_id = MlflowClient().get_run(parent_run_id).info.experiment_id
-        found = by_id.runs_beneath(parent_run_id, experiment_id, {"tbr.trial": str(number)})
+        found = runs_beneath(parent_run_id, {"tbr.trial": str(number)})
         # A trial that is run again has a run for each time; the last one is what it came to.
         for place, (child, was, _) in enumerate(found):
             if place == 0:
-                by_id.end(child, status, reason)
+                Run(child).end(status, reason)
             elif was == "RUNNING":
-                by_id.end(child, "FAILED", reason)
+                Run(child).end("FAILED", reason)
 
 
 @dataclass
@@ -185,24 +183,24 @@ def refresh(storage_study: optuna.Study, study: Study, parent_run_id: str) -> No
 
 
 def _refresh(storage_study: optuna.Study, study: Study, parent_run_id: str) -> None:
-    shown = _shown.get(parent_run_id)
+    run, shown = Run(parent_run_id), _shown.get(parent_run_id)
     if shown is None:
         first = next(iter(study.objectives))
-        shown = _Shown(logged=by_id.steps_of(parent_run_id, f"trial/{first}"))
+        shown = _Shown(logged=run.steps_of(f"trial/{first}"))
     trials = storage_study.get_trials(deepcopy=False)
     new = [t for t in trials if t.state.is_finished() and t.number not in shown.numbers]
     front = fronts.pareto_front(study, new, shown.front)
     unlogged = [t for t in fronts.finished(new) if t.number not in shown.logged]
     points = [
-        by_id.Point(f"trial/{name}", value, _time(trial), trial.number)
+        Point(f"trial/{name}", value, _time(trial), trial.number)
         for trial in unlogged
         for name, value in _numbers(study, trial).items()
     ]
     changed = [t.number for t in front] != [t.number for t in shown.front]
     if changed:
-        by_id.put_table(parent_run_id, table(study, front), FRONT)
-    by_id.log(parent_run_id, points, _tags(study, trials, front))
-    by_id.reopen(parent_run_id)
+        run.log_table(table(study, front), FRONT)
+    run.log_points(points, _tags(study, trials, front))
+    run.reopen()
     # Only now: what failed on the way is sent with the next trial.
     shown.numbers |= {trial.number for trial in new}
     shown.front = front

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.pipeline import RESPONSES
 from tbr_lightning.evaluation.results import MEASURES, from_table
-from tbr_lightning.tracking.runs import load_text
+from tbr_lightning.tracking.run import Run
 
 
 def outcomes(run_id: str, metric: str) -> list[float]:
@@ -24,6 +24,6 @@ def outcomes(run_id: str, metric: str) -> list[float]:
     measure = next((one for one in MEASURES if one.name == metric), None)
     if measure is None:
         raise UserError(f"objectives.{metric} is no rate over prompts: leave pruner=wilcoxon out")
-    rows = [row for row in from_table(load_text(run_id, RESPONSES)) if row.kind == measure.kind]
+    rows = [row for row in from_table(Run(run_id).text(RESPONSES)) if row.kind == measure.kind]
     rows.sort(key=lambda row: row.id)
     return [float(measure.hit(row)) if measure.counts(row) else 0.5 for row in rows]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.errors import UserError
-from tbr_lightning.tracking import by_id, runs
+from tbr_lightning.tracking.run import Run, child_run
 from tbr_lightning.tuning.front import train_overrides
 from tbr_lightning.tuning.report import RetrainedModel, told_metrics
 
@@ -73,8 +73,8 @@ def retrain(
     failed: dict[int, str] = {}
     missing = [seed for seed in seeds if seed not in made]
     if missing:
-        with by_id.child_run(
-            parent_run_id,
+        with child_run(
+            Run(parent_run_id),
             "trial",
             f"trial {trial.number}, fresh seeds",
             config.tracking,
@@ -214,7 +214,7 @@ def _metrics(study: Study, train: str, evaluate: str | None) -> dict[str, float]
     found: dict[str, float] = {}
     for run_id in (train, evaluate):
         if run_id:
-            found |= runs.latest_metrics(run_id)
+            found |= Run(run_id).metrics()
     names = [f"{name}{end}" for name in told_metrics(study) for end in ("", "_lo", "_hi")]
     return {name: found[name] for name in names if name in found}
 

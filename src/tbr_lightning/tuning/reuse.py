@@ -11,7 +11,7 @@ from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.data.cache import content_key
 from tbr_lightning.errors import UserError
 from tbr_lightning.models.logged import find_model
-from tbr_lightning.tracking.runs import find_run, newest_runs
+from tbr_lightning.tracking.run import find_run, newest_runs
 from tbr_lightning.training.resume import RunFolder
 
 KEY = "tbr.config_key"

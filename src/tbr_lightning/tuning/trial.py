@@ -132,7 +132,7 @@ def _one(
 ) -> Any:
     """Train and evaluate with one seed; what is finished already is taken."""
     from tbr_lightning.evaluation import pipeline as evaluating
-    from tbr_lightning.tracking.runs import latest_metrics
+    from tbr_lightning.tracking.run import Run
     from tbr_lightning.training import pipeline as training
     from tbr_lightning.tuning import reuse
     from tbr_lightning.tuning.saved import evaluate_key, train_key
@@ -166,7 +166,7 @@ def _one(
         )
         evaluated = evaluating.run(config_of_it).run_id
         reused = False
-    numbers = {**latest_metrics(trained.run_id), **latest_metrics(evaluated)}
+    numbers = {**Run(trained.run_id).metrics(), **Run(evaluated).metrics()}
     return reuse.Done(
         trained.run_id,
         evaluated,

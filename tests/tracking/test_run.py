@@ -12,7 +12,7 @@ import pytest
 from tbr_lightning.config.schema import TrackingConfig
 from tbr_lightning.data.example import Example
 from tbr_lightning.errors import UserError
-from tbr_lightning.tracking import runs
+from tbr_lightning.tracking.run import Run, start_run
 from tbr_lightning.tracking.store import connect
 
 from ..conftest import run_verb
@@ -33,18 +33,18 @@ def tracking(folder: Path, uri: str | None = None) -> TrackingConfig:
 def test_a_run_carries_config_environment_and_status(store: Path) -> None:
     tags = {"tbr.arm": "x"}
     with (
-        runs.start_run("train", "one", Config(), tracking(store), tags) as parent,
-        runs.start_run("evaluate", "two", Config(), tracking(store)) as child,
+        start_run("train", "one", Config(), tracking(store), tags) as parent,
+        start_run("evaluate", "two", Config(), tracking(store)) as child,
     ):
-        runs.log_metrics({"a": 1.0})
+        child.log_metrics({"a": 1.0})
     found = mlflow.get_run(parent.id)
     assert found.info.status == "FINISHED"
     assert found.data.tags["tbr.stage"] == "train"
     assert found.data.tags["tbr.arm"] == "x"
     assert len(found.data.params["long"]) == 5000
     assert found.data.params["url"] == "http://***@host/v1"
-    assert "password" not in runs.load_text(parent.id, "config.yaml")
-    assert '"torch"' in runs.load_text(parent.id, "environment.json")
+    assert "password" not in Run(parent.id).text("config.yaml")
+    assert '"torch"' in Run(parent.id).text("environment.json")
     assert mlflow.get_run(child.id).data.tags["mlflow.parentRunId"] == parent.id
 
 
@@ -56,7 +56,7 @@ def test_a_run_that_does_not_end_well_says_so(
 ) -> None:
     with (
         pytest.raises(type(error)),
-        runs.start_run("train", "one", Config(), tracking(store)) as opened,
+        start_run("train", "one", Config(), tracking(store)) as opened,
     ):
         raise error
     found = mlflow.get_run(opened.id)
@@ -66,8 +66,8 @@ def test_a_run_that_does_not_end_well_says_so(
 
 def test_a_data_set_is_logged_with_its_counts(store: Path) -> None:
     rows = [Example("a", "b", "general", "t"), Example("c", "d", "harmful", "t")]
-    with runs.start_run("train", "one", Config(), tracking(store)) as opened:
-        digest = runs.log_examples(rows, "name", "training")
+    with start_run("train", "one", Config(), tracking(store)) as opened:
+        digest = opened.log_examples(rows, "name", "training")
     (logged,) = mlflow.get_run(opened.id).inputs.dataset_inputs
     assert logged.dataset.digest == digest
     tags = {tag.key: tag.value for tag in logged.tags}
