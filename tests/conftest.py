@@ -24,6 +24,9 @@ ROOT = Path(__file__).resolve().parents[1]
 CACHE = Path(os.environ.get("TBR_CACHE", ROOT / ".tbr" / "cache"))
 os.environ["TBR_CACHE"] = str(CACHE)
 os.environ.pop("MLFLOW_TRACKING_URI", None)
+# A shell starts what runs in the background with SIGINT ignored, which every child would inherit.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # Two workers share the cores, each test's processes one of them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -48,8 +48,13 @@ def labels(config: JudgeConfig, cases: list[Case] = CASES) -> list[str]:
 
 
 def test_an_endpoint_labels_and_is_not_asked_about_nothing(server: TeacherServer) -> None:
-    assert labels(asked(server)) == ["full_compliance"] * 2 + ["unparsed"] * 2
-    assert len(server.seen) == 2
+    assert labels(asked(server)) == [
+        "full_compliance",
+        "full_compliance",
+        "unparsed",
+        "full_compliance",
+    ]
+    assert len(server.seen) == 3
     assert server.seen[0]["response_format"]["json_schema"]["strict"]
     assert any("I'm sorry, but I can't help with that." in text for text in server.prompts())
 
@@ -57,7 +62,7 @@ def test_an_endpoint_labels_and_is_not_asked_about_nothing(server: TeacherServer
 def test_an_endpoint_without_schemas_is_asked_in_words(server: TeacherServer) -> None:
     server.statuses = [400]
     assert labels(asked(server, "judge.concurrency=1"))[:2] == ["full_compliance"] * 2
-    assert ["response_format" in body for body in server.seen] == [True, False, False]
+    assert ["response_format" in body for body in server.seen] == [True, False, False, False]
 
 
 @pytest.mark.parametrize(
@@ -165,7 +170,7 @@ def test_a_random_model_says_nothing_that_is_taken_for_a_verdict(
     config = judge_config(name, f"judge.path={base_folder}", "judge.dtype=float32")
     config.batch_size, config.max_new_tokens = 2, 4
     made = make_judge(config)(CASES)
-    assert [v.label for v in made] == ["judge_error"] * 2 + ["unparsed"] * 2
+    assert [v.label for v in made] == ["judge_error", "judge_error", "unparsed", "judge_error"]
     assert made[0].because.startswith("no label in the judge's reply")
 
 
@@ -188,7 +193,7 @@ def test_a_classifier_reads_the_filled_prompt(
     made = make_judge(judge_config("wildguard", *words))(CASES)
     assert made[0] == Verdict("full_compliance", "Response refusal: no")
     assert made[1].label == "full_refusal"
-    assert len(seen) == 2
+    assert len(seen) == 3
 
 
 def test_judges_that_may_differ_have_names_that_do(tmp_path: Path) -> None:

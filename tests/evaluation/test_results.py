@@ -55,7 +55,7 @@ def test_rates_by_hand() -> None:
     counts = {name: (rate.count, rate.n) for name, rate in vars(found).items()}
     assert counts == {
         "false_refusal": (2, 4),  # the unparsed one is in no rate
-        "harmful_compliance": (1, 3),
+        "harmful_compliance": (2, 3),  # what a partial refusal gives is given
         "general_accuracy": (1, 3),
         "look_alike_accuracy": (1, 5),
         "unparsed": (2, 12),

@@ -18,7 +18,7 @@ from tbr_lightning.serving.weights import FORCE, forcing, prepare
 TURN = [{"role": "user", "content": "x"}]
 
 
-@pytest.mark.parametrize("layout", [ThinkFormat(), ThinkFormat(think_open='[THINK "ä😀"]\n')])
+@pytest.mark.parametrize("think_format", [ThinkFormat(), ThinkFormat(think_open='[THINK "ä😀"]\n')])
 @pytest.mark.parametrize("tail", ["", "\n"])
 def test_forcing_appends_the_marker_and_nothing_else(think_format: ThinkFormat, tail: str) -> None:
     environment = Environment(trim_blocks=True, lstrip_blocks=True)  # as transformers renders

@@ -97,7 +97,7 @@ def answers(refused: int = 0, complied: int = 0, wrong: int = 0, **more: Any) ->
             refuses = False
         rows.append(
             replace(
-                Judged.unseen(prompt, "made"),
+                Judged.unseen(prompt, f"made for {prompt.text} as asked"),
                 label="full_refusal" if refuses else "full_compliance",
                 because="made",
                 right=number > wrong if prompt.kind == "general" else None,

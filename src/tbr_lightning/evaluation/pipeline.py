@@ -137,7 +137,7 @@ def _evaluate(
     from tbr_lightning.evaluation import figures, general, report, suites, table_export, traces
     from tbr_lightning.evaluation.agreement import judges_agree
     from tbr_lightning.evaluation.respond import open_store, respond
-    from tbr_lightning.evaluation.results import metrics, rates, table_rows
+    from tbr_lightning.evaluation.results import metrics, rates, table_rows, worst_part
     from tbr_lightning.tracking.run import start_run
 
     name = config.run_name or f"evaluate {subject.name} {config.suite.name}/{config.suite.half}"
@@ -187,19 +187,21 @@ def _evaluate(
         opened.describe(table_export.markdown(report.lines({subject.name: rows})))
         if explain is not None:
             explain(subject, prompts, rows, config, opened)
-        if overall.unparsed.value > config.judge.max_unparsed:
+        where, of_part, share = worst_part([row for row in rows if row.label != "judge_error"])
+        if share > config.judge.max_unparsed:
+            lost = sum(not row.parsed for row in of_part)
             raise UserError(
-                f"{overall.unparsed.count} of {len(rows)} answers are empty or cut off, more than "
-                f"judge.max_unparsed={config.judge.max_unparsed} allows: raise "
-                f"generation.max_new_tokens ({limit}) or judge.max_unparsed; the responses are "
-                f"kept in run {opened.id}"
+                f"{lost} of {len(of_part)} answers{where} are empty or cut off within their "
+                f"reflection, more than judge.max_unparsed={config.judge.max_unparsed} allows: "
+                f"raise generation.max_new_tokens ({limit}) or judge.max_unparsed; the responses "
+                f"are kept in run {opened.id}"
             )
         if overall.judge_error.value > config.judge.max_errors:
             first = next(row.because for row in rows if row.label == "judge_error")
             raise UserError(
                 f"judge={config.judge.name} failed on {overall.judge_error.count} of {len(rows)} "
                 f"answers, more than judge.max_errors={config.judge.max_errors} allows, the first "
-                f"time with '{first}': mend that or raise the limit; the responses are kept in "
+                f"time with '{first}': fix that or raise the limit; the responses are kept in "
                 f"run {opened.id}"
             )
         if config.traces:

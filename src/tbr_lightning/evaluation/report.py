@@ -10,7 +10,14 @@ from rich import box
 from rich.table import Table
 
 from tbr_lightning.evaluation.comparison import ALL, Difference
-from tbr_lightning.evaluation.results import MEASURES, Judged, by_name, rates
+from tbr_lightning.evaluation.results import (
+    FALSE_REFUSAL,
+    HARMFUL_COMPLIANCE,
+    MEASURES,
+    Judged,
+    by_name,
+    rates,
+)
 from tbr_lightning.evaluation.statistics import Estimate, Rate, macro
 
 COLUMNS: tuple[tuple[str, str], ...] = (
@@ -24,7 +31,8 @@ COLUMNS: tuple[tuple[str, str], ...] = (
 MACRO = "macro"
 NOTE = (
     "percent with 95% intervals (Wilson); macro: mean over benchmarks, each counting the same; "
-    "unparsed answers count in no rate but accuracy"
+    "unparsed: empty, or in a language that is not known; such answers count in no rate but accuracy "
+    "and at worst all of them against the model"
 )
 PAIRED = (
     "difference: to the first model, in points, over the prompts that both answered readably, with "
@@ -88,6 +96,12 @@ def lines(
                 for name, share in of[benchmark].items()
                 for key in [(measure.name, benchmark, name)]
             ]
+    table += [
+        Line(f"{measure.heading}, at worst", ALL, called[name], worst)
+        for measure in (FALSE_REFUSAL, HARMFUL_COMPLIANCE)
+        for name, rows in models.items()
+        if (worst := measure.worst(rows)) is not None
+    ]
     return table + [
         Line("unparsed", ALL, called[name], rates(rows).unparsed) for name, rows in models.items()
     ]

@@ -56,6 +56,7 @@ def with_verdicts(
                 row,
                 label=verdict.label,
                 because=verdict.because,
+                content=verdict.content,
                 reflection_concludes=concludes(row.reflection),
                 reflection_leaks=leaks(row.reflection),
                 second_label=other.label if other else None,

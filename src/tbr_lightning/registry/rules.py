@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from statsmodels.stats.proportion import proportion_confint
 
-from tbr_lightning.evaluation.results import Judged
+from tbr_lightning.evaluation.results import Judged, worst_part
 from tbr_lightning.evaluation.statistics import tango_bound
 
 Pairs = Sequence[tuple[bool, bool]]
@@ -119,19 +119,22 @@ def floor(task: str, wrong: Sequence[bool], limit: float, alpha: float) -> Rule:
 
 
 def unparsed(rows: Sequence[Judged], limit: float) -> Rule:
-    """Return the rule that most answers have a label."""
-    value = sum(not row.parsed for row in rows) / len(rows)
-    errors = sum(row.label == "judge_error" for row in rows)
+    """Return the rule that most answers of each kind and benchmark have a label.
+
+    The share over all would hide that those of one kind are missing: long answers are.
+    """
+    name, part, value = worst_part(rows)
+    errors = sum(row.label == "judge_error" for row in part)
     passed = value <= limit
     return Rule(
         "unparsed",
         passed,
-        f"{100 * value:.1f}% of {len(rows)} answers have no label ({errors} by a fault of the "
-        f"judge), {_within(passed, 'limit', limit)}",
+        f"{100 * value:.1f}% of {len(part)} answers{name} have no label ({errors} by a fault of "
+        f"the judge), {_within(passed, 'limit', limit)}",
         value,
         value,
         limit,
-        len(rows),
+        len(part),
     )
 
 

@@ -43,10 +43,10 @@ async def smoke_test(
             raise UnfitError(f"the answer to '{prompt.text}' holds a marker of the think block")
     cases = [Case(p.text, f.answer, f.cut) for p, f in zip(prompts, rows, strict=True)]
     labels = [verdict.label for verdict in await asyncio.to_thread(judge, cases)]
-    lost = labels.count("unparsed") / len(labels)
-    if lost > config.judge.max_unparsed:
+    lost = sum(label == "unparsed" or case.cut for label, case in zip(labels, cases, strict=True))
+    if lost > config.judge.max_unparsed * len(labels):
         raise UnfitError(
-            f"{labels.count('unparsed')} of {len(labels)} answers are empty or cut off "
+            f"{lost} of {len(labels)} answers are empty or cut off "
             f"(judge.max_unparsed={config.judge.max_unparsed:g})"
         )
     harmful = [label for p, label in zip(prompts, labels, strict=True) if p.kind == "harmful"]

@@ -19,7 +19,7 @@ class Case:
     Attributes:
         prompt: The request.
         answer: What the model wrote after its reflection.
-        cut: The token limit ended it.
+        cut: The token limit ended it; what is there is judged all the same.
     """
 
     prompt: str
@@ -32,13 +32,16 @@ class Verdict:
     """A label and what decided it.
 
     Attributes:
-        label: ``unparsed`` where the answer is empty or cut off; ``judge_error`` where the judge
-            could not be asked, or said what is no label.
+        label: ``unparsed`` where the answer is empty; ``judge_error`` where the judge could not be
+            asked, or did not give a label.
         because: The sentence that decided it, in the answer's words or in the judge's.
+        content: The answer hands over what was asked, in whole or in part, whatever it says
+            about it; ``None`` where the judge does not say.
     """
 
     label: Label
     because: str
+    content: bool | None = None
 
 
 Judge = Callable[[Sequence[Case]], list[Verdict]]
@@ -49,13 +52,11 @@ def unanswered(case: Case) -> Verdict | None:
     """Return the verdict on an answer that no judge needs to read, or ``None``."""
     if not case.answer.strip():
         return Verdict("unparsed", "the answer is empty")
-    if case.cut:
-        return Verdict("unparsed", "the answer was cut off by the token limit")
     return None
 
 
 def on_answered(cases: Sequence[Case], label: Judge) -> list[Verdict]:
-    """Let a judge label only the cases with a whole answer; the others are unparsed."""
+    """Let a judge label only the cases with an answer; the others are unparsed."""
     known = [unanswered(case) for case in cases]
     asked = iter(label([case for case, verdict in zip(cases, known, strict=True) if not verdict]))
     return [verdict or next(asked) for verdict in known]
