@@ -31,7 +31,7 @@ COLUMNS: tuple[tuple[str, str], ...] = (
 MACRO = "macro"
 NOTE = (
     "percent with 95% intervals (Wilson); macro: mean over benchmarks, each counting the same; "
-    "unparsed: empty, or in a language that is not known; such answers count in no rate but accuracy "
+    "unparsed: empty, or in a language that is not known; they count in no rate but accuracy, "
     "and at worst all of them against the model"
 )
 PAIRED = (
