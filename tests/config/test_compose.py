@@ -85,7 +85,7 @@ def test_hyper_parameters_go_with_the_data_and_can_be_overridden() -> None:
         ("evaluate", ["model=tiny", "suite.half=train"], ["suite.half='train'"]),
         ("serve", ["host=0.0.0.0"], ["0.0.0.0", "loopback"]),
         ("promote", ["name=a/b"], ["a/b"]),
-        ("demo", ["demo.train=[a=b]"], ["demo.train=[a=b]", "quote"]),
+        ("demo", ["demo.seeds=[a=b]"], ["demo.seeds=[a=b]", "quote"]),
     ],
 )
 def test_mistakes_are_told_in_one_sentence(verb: str, words: list[str], says: list[str]) -> None:

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from tbr_lightning.config.targets import TargetSource
+from tbr_lightning.config.texts import as_typed
 from tbr_lightning.config.verbs import VERBS, TrainConfig
 from tbr_lightning.errors import UserError, near
 
@@ -65,7 +66,8 @@ def compose_verb(
         raise UserError(f"--config-dir {config_dir} is not a folder: give one that exists")
     try:
         with _searching(config_dir):
-            chosen = _default_data(verb, overrides)
+            _refuse_unknown_presets(overrides, config_dir)
+            chosen, overrides = _typed(verb, overrides)
             full = compose(verb, [*chosen, *overrides], return_hydra_config=True)
             choices = dict(full.hydra.runtime.choices)
             with open_dict(full):
@@ -102,13 +104,37 @@ def _searching(config_dir: str | None) -> Iterator[None]:
         GlobalHydra.instance().clear()
 
 
-def _default_data(verb: str, overrides: Sequence[str]) -> list[str]:
-    """Return the override that replaces ``data=auto`` by what goes with the chosen model."""
-    groups = [item for item in overrides if item.partition("=")[0] in _groups()]
+def _typed(verb: str, overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Compose the groups alone, for what only they tell.
+
+    Returns:
+        The override that replaces ``data=auto`` by what goes with the chosen model, if any, and
+        the overrides with the values of texts as they were typed.
+    """
+    known = _groups()
+    groups = [item for item in overrides if re.split("[@=]", item)[0].lstrip("+") in known]
+    overrides = [_member(item) if item in groups else item for item in overrides]
+    groups = [_member(item) for item in groups]
     node = compose(verb, groups, return_hydra_config=True)
-    if node.hydra.runtime.choices.get("data") != "auto":
-        return []
-    return [f"data={node.model.pretraining.get('data', 'safety_mix')}"]
+    chosen = []
+    if node.hydra.runtime.choices.get("data") == "auto":
+        chosen = [f"data={node.model.pretraining.get('data', 'safety_mix')}"]
+        node = compose(verb, [*chosen, *groups])
+    return chosen, [item if item in groups else as_typed(item, node) for item in overrides]
+
+
+def _refuse_unknown_presets(overrides: Sequence[str], config_dir: str | None) -> None:
+    """Refuse a member that an optional group lacks: Hydra would leave it out without a word."""
+    for item in overrides:
+        group, _, member = item.partition("=")
+        known = options(group, config_dir) if group in ("experiment", "debug") else []
+        if known and member.strip("'\"") not in (*known, "null"):
+            raise UserError(f"{group}={member} does not exist{near(member, known)}")
+
+
+def _member(override: str) -> str:
+    """Quote the member of a group whose name Hydra would read as a number or a truth value."""
+    return re.sub(r"=([\d.][\w.+-]*|true|false)$", r"='\1'", override)
 
 
 def _as_values(verb: str, overrides: Sequence[str]) -> list[str]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from tbr_lightning.config.texts import quoted
 from tbr_lightning.errors import UserError
 
 if TYPE_CHECKING:
@@ -208,6 +209,5 @@ def _written(value: Value) -> str:
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     if isinstance(value, str) and set(value) & set(" =,:'\"(){}[]#$\\") and value[:1] not in "[{":
-        quoted = value.replace("\\", "\\\\").replace("'", "\\'")
-        return f"'{quoted}'"
+        return quoted(value)
     return str(value)
