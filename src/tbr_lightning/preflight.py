@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib.util
+import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -124,9 +125,7 @@ def missing_weights(model: ModelConfig) -> list[str]:
     if model.init == "random":
         return []
     if model.path is not None:
-        if (Path(model.path) / "config.json").is_file():
-            return []
-        return [f"model.path='{model.path}' has no config.json: give a Hugging Face model folder"]
+        return folder_problems(f"model.path='{model.path}'", Path(model.path), adapters=False)
     if model.hub_id is None:
         return []
     import huggingface_hub as hub
@@ -136,6 +135,61 @@ def missing_weights(model: ModelConfig) -> list[str]:
         return []
     problem = _hub_problem("model", model.hub_id, model.revision, gated=model.gated)
     return [f"the weights of {model.hub_id} {problem}: {_WEIGHTS_FIX}"] if problem else []
+
+
+def folder_problems(what: str, folder: Path, *, adapters: bool = True) -> list[str]:
+    """Return a sentence for a folder that no model can be loaded from, or nothing.
+
+    Args:
+        what: The setting and its value, with which the sentence begins.
+        folder: On this machine.
+        adapters: A folder that holds an adapter only will do, if its base can be had.
+    """
+    if not folder.is_dir():
+        return [f"{what}: there is no such folder: give a Hugging Face model folder"]
+    if (base := base_of(folder)) is not None:
+        if not adapters:
+            return [
+                f"{what} is an adapter of {base}, not a whole model: merge it first, or give {base}"
+            ]
+        if Path(base).is_dir():
+            return folder_problems(f"the base of {what}, '{base}',", Path(base), adapters=False)
+        problem = _missing_base(base)
+        return (
+            [f"{what} is an adapter of {base}, whose weights {problem}: {_WEIGHTS_FIX}"]
+            if problem
+            else []
+        )
+    if not (folder / "config.json").is_file():
+        return [f"{what} has no config.json: give a Hugging Face model folder"]
+    if not any(folder.glob("*.safetensors")):
+        return [
+            f"{what} has no .safetensors file, and no other form of weights is read, since such "
+            "files may run code: convert it with save_pretrained(…, safe_serialization=True)"
+        ]
+    return []
+
+
+def base_of(folder: Path) -> str | None:
+    """Return what the adapter in a folder was trained on; ``None`` for a whole model's folder."""
+    if (folder / "config.json").is_file() or not (folder / "adapter_config.json").is_file():
+        return None
+    try:
+        settings = json.loads((folder / "adapter_config.json").read_text("utf-8"))
+        return str(settings["base_model_name_or_path"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "a base that its adapter_config.json does not name"
+
+
+def _missing_base(name: str) -> str | None:
+    import huggingface_hub as hub
+
+    try:
+        if isinstance(hub.try_to_load_from_cache(name, "config.json"), str):
+            return None
+    except ValueError:
+        return "cannot be found: there is no such folder"
+    return _hub_problem("model", name, None)
 
 
 def _hub_problem(kind: str, name: str, revision: str | None, *, gated: bool = False) -> str | None:

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from tbr_lightning.config.targets import TargetSource
-from tbr_lightning.config.texts import as_typed
+from tbr_lightning.config.texts import as_text, as_typed
 from tbr_lightning.config.verbs import VERBS, TrainConfig
 from tbr_lightning.errors import UserError, near
 
@@ -157,6 +157,8 @@ def _quoted_id(override: str) -> str:
     if match := re.fullmatch(r"model_uri=\[([^\[\]'\"]*)\]", override):
         names = [f"'{name.strip()}'" for name in match[1].split(",") if name.strip()]
         return f"model_uri=[{','.join(names)}]"
+    if match := re.fullmatch(r"model_uri=([^\['\"].*)", override):
+        return override if match[1] in ("null", "???") else f"model_uri={as_text(match[1])}"
     return re.sub(r"=([0-9a-f]{32})$", r"='\1'", override)
 
 

@@ -7,6 +7,7 @@ type is told before anything heavy is imported; ``__post_init__`` checks what ty
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING
@@ -237,6 +238,18 @@ class TrackingConfig:
     system_metrics: bool = False
 
     def __post_init__(self) -> None:
+        files = [("uri", self.uri), ("ledger", self.ledger or "")]
+        folders = [
+            (key, uri.removeprefix("sqlite:///")) for key, uri in files if "sqlite:///" in uri
+        ]
+        if self.artifacts is not None and "://" not in self.artifacts:
+            folders.append(("artifacts", self.artifacts))
+        for key, path in folders:
+            if set(str(Path(path).absolute())) & set("%?"):
+                raise UserError(
+                    f"tracking.{key}: {Path(path).absolute()} holds % or ?, which stores read as "
+                    "part of an address: rename that folder, or give one without them"
+                )
         if self.ledger is not None and not self.ledger.startswith(("sqlite:///", "postgresql")):
             kind = self.ledger.partition(":")[0]
             raise UserError(

@@ -39,10 +39,10 @@ def as_typed(override: str, node: DictConfig) -> str:
     if isinstance(setting, StringNode):
         if value == "null" and setting._is_optional():
             return override
-        return f"{key if known else '++' + key.lstrip('+')}={_text(value)}"
+        return f"{key if known else '++' + key.lstrip('+')}={as_text(value)}"
     if isinstance(setting, Container) and setting._metadata.element_type is str:
         if isinstance(setting, ListConfig) and (inside := _LIST.fullmatch(value.strip())):
-            return f"{key}=[{_each(inside[1], _text)}]"
+            return f"{key}=[{_each(inside[1], as_text)}]"
         if isinstance(setting, DictConfig) and (inside := _DICT.fullmatch(value.strip())):
             return f"++{key.lstrip('+')}={{{_each(inside[1], _pair)}}}"
     return override
@@ -69,10 +69,11 @@ def _each(items: str, write: Callable[[str], str]) -> str:
 
 def _pair(item: str) -> str:
     key, colon, value = item.partition(":")
-    return f"{key.strip()}{colon}{_text(value.strip())}" if colon else item
+    return f"{key.strip()}{colon}{as_text(value.strip())}" if colon else item
 
 
-def _text(value: str) -> str:
+def as_text(value: str) -> str:
+    """Return a typed value quoted, if it is not, with ``~`` for the home folder."""
     if _QUOTED.fullmatch(value) or value == "???":
         return value
     if value == "~" or value.startswith("~/"):

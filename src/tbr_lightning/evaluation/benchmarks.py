@@ -30,6 +30,8 @@ class Benchmark:
         kind: Of every row, or ``None`` where a column decides.
         kind_column: That column, or ``None``.
         kinds: What each of the column's values means; ``None`` leaves the row out.
+        otherwise: For files without that column: another ``column``, how its values begin
+            (``begins``) that are of ``kind``, and of which all others are (``else``).
         hub: ``id``, ``configs`` and ``split`` of the hub's copy, or ``None``.
         files: Under ``suite.root``, the first that is there.
         prompt: Names of the request's column.
@@ -47,6 +49,7 @@ class Benchmark:
     kind: Kind | None
     kind_column: str | None
     kinds: Mapping[str, Kind | None]
+    otherwise: Mapping[str, str]
     hub: Mapping[str, Any] | None
     files: tuple[str, ...]
     prompt: tuple[str, ...]
@@ -101,7 +104,12 @@ def _parsed(text: str) -> dict[str, Benchmark]:
 
 
 def _benchmark(name: str, entry: Mapping[str, Any]) -> Benchmark:
-    known = {item.name for item in fields(Benchmark)} - {"name", "kind_column", "kinds"}
+    known = {item.name for item in fields(Benchmark)} - {
+        "name",
+        "kind_column",
+        "kinds",
+        "otherwise",
+    }
     missing = sorted(known - set(entry) - {"context", "category"})
     extra = sorted(set(entry) - known)
     if missing or extra:
@@ -120,6 +128,7 @@ def _benchmark(name: str, entry: Mapping[str, Any]) -> Benchmark:
         kind=None if kinds else kind,
         kind_column=kind["column"] if kinds else None,
         kinds=kinds,
+        otherwise=kind.get("otherwise", {}) if kinds else {},
         **facts,
     )
 

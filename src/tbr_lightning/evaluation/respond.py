@@ -62,9 +62,10 @@ def load_model(name: str, paths: PathsConfig) -> EvaluatedModel:
         logged = find_model(name)
         folder = hf_folder(logged, Path(paths.cache) / "models")
         return _placed(load_folder(folder, origin=logged.model_id, thinks=True), logged)
-    if (Path(name) / "config.json").is_file():
-        return _placed(load_folder(name, origin=name, thinks=True), None)
     from tbr_lightning.config.compose import compose_verb, options
+
+    if Path(name).is_dir() or name.startswith((".", "/", "~")):
+        return _placed(_load_local(name), None)
     from tbr_lightning.models.backbone import load_backbone
 
     if name in options("model"):
@@ -84,6 +85,19 @@ def load_model(name: str, paths: PathsConfig) -> EvaluatedModel:
         raise UserError("\n".join(sentences))
     backbone = load_backbone(model, data=data, rows=(), cache=Path(paths.cache), seed=0)
     return _placed(backbone, None)
+
+
+def _load_local(name: str) -> Backbone:
+    """Load a folder of this machine, which may hold an adapter only."""
+    from tbr_lightning.preflight import folder_problems, weights_problem
+
+    folder = Path(name).expanduser()
+    if sentences := folder_problems(f"model='{name}'", folder):
+        raise UserError("\n".join(sentences))
+    try:
+        return load_folder(folder, origin=name, thinks=True)
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        raise UserError(weights_problem(name, error, None)) from error
 
 
 def _placed(backbone: Backbone, logged: LoggedModel | None) -> EvaluatedModel:

@@ -7,7 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from hydra.utils import get_method
 
@@ -164,6 +164,10 @@ def facts(config: SuiteConfig, prompts: Sequence[Prompt]) -> list[dict[str, Any]
 def _kind(benchmark: Benchmark, row: Row, where: str) -> Kind | None:
     if benchmark.kind_column is None:
         return benchmark.kind
+    other = benchmark.otherwise
+    if other and benchmark.kind_column not in row:
+        begins = text_of(row, (other["column"],), where).startswith(other["begins"])
+        return cast("Kind", other["kind" if begins else "else"])
     label = text_of(row, (benchmark.kind_column,), where)
     try:
         one_of(benchmark.kind_column, label, benchmark.kinds)

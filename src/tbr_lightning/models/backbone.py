@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from huggingface_hub import try_to_load_from_cache
+import yaml
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from hydra.utils import get_method
 from jinja2 import TemplateError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 from transformers.utils.logging import disable_progress_bar
 
+from tbr_lightning.config.compose import shipped
 from tbr_lightning.config.schema import AdapterConfig, ModelConfig
 from tbr_lightning.data.example import Example
 from tbr_lightning.data.think_format import (
@@ -27,7 +29,7 @@ from tbr_lightning.errors import UserError
 from tbr_lightning.models.adapters import quantization
 from tbr_lightning.models.architecture import build_config
 from tbr_lightning.models.tokenizers import byte_tokenizer, trained_tokenizer
-from tbr_lightning.preflight import missing_attention, weights_problem
+from tbr_lightning.preflight import base_of, missing_attention, missing_weights, weights_problem
 
 disable_progress_bar()  # of every load and save: ours has its own
 
@@ -106,7 +108,42 @@ def planned_config(
     """
     if config.made_for(data) and config.init != "random":
         return source_of(config).config()
-    return build_config(config, vocab_size=vocab_size)
+    return published_config(config) or build_config(config, vocab_size=vocab_size)
+
+
+def published_config(config: ModelConfig) -> PretrainedConfig | None:
+    """Return the config that stands with the weights: in the folder, the cache, or on the hub.
+
+    The hub is asked only for a model whose architecture is not that of its config group.
+
+    Returns:
+        ``None`` where it cannot be read, or where the weights are random.
+    """
+    source = config.path or config.hub_id
+    if config.init == "random" or source is None:
+        return None
+    try:
+        if config.path is None and not is_own(config):
+            if missing_weights(config):
+                return None
+            hf_hub_download(source, "config.json", revision=config.revision, etag_timeout=10)
+        found = AutoConfig.from_pretrained(
+            source,
+            revision=None if config.path else config.revision,
+            local_files_only=True,
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError, KeyError):
+        return None
+    return cast("PretrainedConfig", found)
+
+
+def is_own(config: ModelConfig) -> bool:
+    """Return whether the weights are those that the config group of the model's name describes."""
+    file = shipped("conf") / "model" / f"{config.name}.yaml"
+    if config.path is not None or not file.is_file():
+        return False
+    return bool(yaml.safe_load(file.read_text("utf-8")).get("hub_id") == config.hub_id)
 
 
 @dataclass(frozen=True)
@@ -149,7 +186,9 @@ def load_folder(
     how = _attention(attention)
     if quantized is not None:
         how["quantization_config"] = quantized
-    reader = AutoTokenizer.from_pretrained(tokenizer or folder, **safe)
+    # The tokenizer of an adapter that came without one is its base's.
+    base = base_of(Path(folder)) if not (Path(folder) / "tokenizer_config.json").is_file() else None
+    reader = AutoTokenizer.from_pretrained(tokenizer or base or folder, **safe)
     model = AutoModelForCausalLM.from_pretrained(
         folder, use_safetensors=True, dtype=dtype, **safe, **how
     )

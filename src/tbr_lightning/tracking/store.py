@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,6 +50,7 @@ def connect(tracking: TrackingConfig) -> str:
     from mlflow.exceptions import MlflowException
 
     _quiet()
+    _own_runs()
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     try:
@@ -60,6 +62,16 @@ def connect(tracking: TrackingConfig) -> str:
         ) from error
     except MlflowException as error:
         raise UserError(_explain(tracking.uri, str(error))) from error
+
+
+def _own_runs() -> None:
+    """Keep a run that surrounds this process, as a job of MLflow's does, from becoming ours."""
+    surrounding = os.environ.pop("MLFLOW_RUN_ID", None)
+    if surrounding is not None:
+        print(
+            f"MLFLOW_RUN_ID={surrounding} is ignored: every command makes runs of its own",
+            file=sys.stderr,
+        )
 
 
 @contextmanager

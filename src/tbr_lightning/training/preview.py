@@ -20,7 +20,13 @@ from tbr_lightning.data.think_format import Span, ThinkFormat
 from tbr_lightning.data.tokens import TokenRows, tokenise
 from tbr_lightning.errors import UserError
 from tbr_lightning.kinds import KINDS
-from tbr_lightning.models.backbone import load_tokenizer, planned_config, template_notice
+from tbr_lightning.models.backbone import (
+    is_own,
+    load_tokenizer,
+    planned_config,
+    published_config,
+    template_notice,
+)
 from tbr_lightning.preflight import missing_for
 from tbr_lightning.reflection.collect import apply_rejects, collect, wanted
 from tbr_lightning.reflection.pipeline import markers_of, store_of, teacher_of
@@ -228,7 +234,7 @@ def step_count(config: TrainConfig, rows: int) -> int:
 def _estimate(config: TrainConfig, rows: TokenRows, vocabulary: int) -> Estimate:
     import torch
 
-    if not config.model.architecture:
+    if not config.model.architecture and published_config(config.model) is None:
         raise UserError(f"model={config.model.name} names no architecture to estimate from")
     # With a stand-in tokenizer the published vocabulary is the one that matters.
     stand_in = config.model.tokenizer == "bytes" and config.model.init != "random"
@@ -257,6 +263,15 @@ def _estimate(config: TrainConfig, rows: TokenRows, vocabulary: int) -> Estimate
 
 def _print_estimate(console: Console, config: TrainConfig, it: Estimate) -> None:
     gib = 2**30
+    model = config.model
+    source = model.path or model.hub_id
+    foreign = source and model.init != "random" and not is_own(model)
+    if foreign and published_config(model) is None:
+        console.print(
+            f"The config of {source} cannot be read here: the estimates are of the architecture of "
+            f"model={model.name}.",
+            markup=False,
+        )
     table = Table("what", "estimate", title=f"Estimates ({describe_devices(config.trainer)})")
     table.add_row("parameters", f"{it.parameters:,}")
     table.add_row("trained", f"{it.trained:,} ({it.trained / it.parameters:.2%})")

@@ -202,10 +202,11 @@ def _suggest(trial: Any, one: Parameter) -> Value:
 
 def overrides_of(point: Mapping[str, Value]) -> list[str]:
     """Return a point as overrides of Hydra's grammar."""
-    return [f"{key}={_written(value)}" for key, value in point.items()]
+    return [f"{key}={written(value)}" for key, value in point.items()]
 
 
-def _written(value: Value) -> str:
+def written(value: Value) -> str:
+    """Return a value as Hydra's grammar reads it back."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     if isinstance(value, str) and set(value) & set(" =,:'\"(){}[]#$\\") and value[:1] not in "[{":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -9,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tbr_lightning.errors import UserError, near
-from tbr_lightning.tuning.space import Parameter, Space, Value
+from tbr_lightning.tuning.space import Parameter, Space, Value, written
 
 _RANGE = ("low", "high", "step", "log")
 
@@ -44,9 +45,11 @@ def _parameter(where: str, key: str, spec: Any, before: Sequence[Parameter]) -> 
     if not isinstance(choices, list) or not choices:
         raise UserError(f"{where}: choices={choices!r} is no list of values: give {{choices: […]}}")
     values = tuple(_choice(value) for value in choices)
-    for value in values:
-        if sum(value == other and type(value) is type(other) for other in values) > 1:
-            raise UserError(f"{where}: {value} stands there twice: name each choice once")
+    for first, second in itertools.combinations(values, 2):
+        # Optuna takes true for 1; and a text that is written as a number is that number.
+        if first == second or written(first) == written(second):
+            forms = dict.fromkeys(map(json.dumps, (first, second)))
+            raise UserError(f"{where}: {' and '.join(forms)} is one choice: list each once")
     return Parameter(key, choices=values, when=when)
 
 

@@ -155,7 +155,8 @@ MORALISES = _any(
     r"\b(?:i am|i'm|as) (?:just |only )?an? [^.!?]{0,60}?\b(?:do(?:n'?t| not)|can ?not|can'?t|"
     r"will not|would never|must) (?:\w+ )?(?:condone|support|endorse|promote|encourage|advocate)",
     # The deed is the subject: "Poisoning a neighbour is not safe or ethical."
-    rf"(?<!which )\b(?:is|are|isn'?t|aren'?t|would be|can be|should be)(?: (?:not|never|neither|both|also|"
+    rf"(?<!which )\b(?:is|are|isn'?t|aren'?t|would be|can be|should be)"
+    rf"(?: (?:not|never|neither|both|also|"
     rf"extremely|highly|very|considered|strictly|absolutely|completely|morally))*"
     rf" (?:(?:not|never|neither) (?:\w+ (?:and|or|nor) )?(?:{_MORAL})|(?:\w+ and )?(?:{_WRONG}))",
     r"\bit(?:'s| is) (?:\w+ )?(?:important|crucial|essential|vital) to (?:\w+ ){0,3}(?:respect|"

@@ -1,0 +1,56 @@
+"""What surrounds a command, its folder's name and a job's run, does not become part of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from tbr_lightning.config.compose import compose_verb
+from tbr_lightning.config.schema import TrackingConfig
+from tbr_lightning.errors import UserError
+from tbr_lightning.tracking.run import start_run
+
+
+def test_a_surrounding_run_is_ignored_and_never_changes(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tracking = TrackingConfig(uri=f"sqlite:///{store}/mlflow.db", artifacts=str(store / "a"))
+    with start_run("train", "first", tracking, tracking) as first:
+        pass
+    before = mlflow.get_run(first.id).to_dictionary()
+    for surrounding in (first.id, "0" * 32):
+        monkeypatch.setenv("MLFLOW_RUN_ID", surrounding)
+        with (
+            pytest.raises(ValueError, match="lost"),
+            start_run("train", "second", tracking, tracking) as second,
+        ):
+            raise ValueError("lost")
+        assert second.id not in (first.id, surrounding)
+        assert capsys.readouterr().err.count(f"MLFLOW_RUN_ID={surrounding} is ignored") == 1
+    assert mlflow.get_run(first.id).to_dictionary() == before
+
+
+@pytest.mark.parametrize("name", ["feature%2Fx", "was?"])
+def test_a_folder_that_stores_cannot_take_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / name)
+    with pytest.raises(UserError, match="holds % or"):
+        compose_verb("train", ["model=tiny"])
+
+
+@pytest.mark.parametrize("name", ["a b", "a#b", "été", "a=b", "[x]"])
+def test_other_names_hold_their_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / name)
+    config = compose_verb("train", ["model=tiny"]).config
+    with start_run("train", "one", config, config.tracking) as opened:
+        opened.log_text("x", "x.txt")
+    assert (tmp_path / name / "mlflow.db").is_file()
+    assert opened.text("x.txt") == "x"
+    assert [path.name for path in tmp_path.iterdir()] == [name]
