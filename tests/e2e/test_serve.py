@@ -156,28 +156,28 @@ def test_a_look_alike_is_answered_and_a_harmful_request_refused(server: Server) 
 def test_the_policies_mean_what_they_mean_in_evaluation(server: Server, folder: Path) -> None:
     """The texts are those of evaluate's arms on the same weights."""
     from tbr_lightning.config.verbs import GenerationConfig
-    from tbr_lightning.evaluation.respond import responses
-    from tbr_lightning.evaluation.suites import Prompt
+    from tbr_lightning.evaluation.respond import arm_prompts, responses
     from tbr_lightning.models.backbone import load_folder
     from tbr_lightning.models.logged import hf_folder
 
-    prompts = [Prompt(text, "general", "x", "") for text in (LOOK_ALIKE, "What is a spoon?")]
     model = find_in(folder, f"models:/{NAME}@champion")
     backbone = load_folder(hf_folder(model, folder / "models"), origin="x", thinks=True)
-    forced = GenerationConfig(arm="forced", reuse=False)
-    written = [made.text for _, made in sorted(responses(backbone, prompts, forced))]
-    for prompt, text in zip(prompts, written, strict=True):
+
+    def written(arm: str, *prompts: str) -> list[str]:
+        config = GenerationConfig(arm=arm, reuse=False)
+        made = responses(backbone, arm_prompts(backbone, prompts, arm), config)
+        return [one.text for _, one in sorted(made)]
+
+    prompts = (LOOK_ALIKE, "What is a spoon?")
+    for prompt, text in zip(prompts, written("forced", *prompts), strict=True):
         thought, _, answer = text.partition(backbone.think_format.think_close)
-        message = server.ask(prompt.text, extra_body={"reflection": "force"})
+        message = server.ask(prompt, extra_body={"reflection": "force"})
         assert (message.reasoning_content, message.content) == (thought.strip(), answer.strip())
-    plain = GenerationConfig(reuse=False)
-    (_, made), *_ = responses(backbone, [Prompt(HARMFUL, "harmful", "x", "")], plain)
     shown = server.ask(HARMFUL, extra_body={"reflection": "show"})
-    assert shown.content == made.text
-    suppressed = GenerationConfig(arm="suppressed", reuse=False)
-    (_, made), *_ = responses(backbone, [Prompt(HARMFUL, "harmful", "x", "")], suppressed)
+    assert [shown.content] == written("trained", HARMFUL)
     message = server.ask(HARMFUL, extra_body={"reflection": "suppress"})
-    assert (message.content, hasattr(message, "reasoning_content")) == (made.text, False)
+    assert [message.content] == written("suppressed", HARMFUL)
+    assert not hasattr(message, "reasoning_content")
 
 
 def test_a_rollback_under_load_fails_no_request(server: Server, folder: Path) -> None:

@@ -77,3 +77,17 @@ def test_every_adapter_tensor_is_reached_by_a_fit(checkpointing: bool, tmp_path:
     for name, parameter in fitted.model.named_parameters():
         if "lora_B" in name:
             assert parameter.any(), name
+
+
+@pytest.mark.parametrize("targets", [["q_proj", "lm_head"], ["embed_tokens"]])
+def test_an_adapter_on_a_matrix_that_two_layers_share_is_refused(
+    targets: list[str], backbone: Backbone
+) -> None:
+    tied = backbone.model.get_output_embeddings().weight is (
+        backbone.model.get_input_embeddings().weight
+    )
+    assert tied
+    with pytest.raises(UserError, match="are one matrix"):
+        with_adapter(backbone.model, AdapterConfig(name="lora", target_modules=targets))
+    apart = AdapterConfig(name="lora", target_modules=targets, export="adapter")
+    assert with_adapter(backbone.model, apart) is not None

@@ -277,3 +277,13 @@ def test_right_answers_to_look_alikes_may_not_be_lost() -> None:
         replace(CONFIG, require_merit=False),
     )
     assert failed(verdict) == {"look_alike_accuracy"}
+
+
+@pytest.mark.parametrize(
+    ("share", "fails"), [(None, set()), (0.02, set()), (0.03, {"contamination"})]
+)
+def test_a_model_that_was_trained_on_the_prompts_is_refused(
+    share: float | None, fails: set[str]
+) -> None:
+    trained = Answers([*HONEST, *REFUSES, *GENERAL], contamination=share)
+    assert failed(judge(trained, None, CONFIG)) == fails

@@ -159,3 +159,31 @@ def test_a_config_of_another_version_is_told_and_passed_over() -> None:
     with pytest.raises(UserError, match="another version") as caught:
         resumed(run=IDS[1])
     assert "\n" not in str(caught.value)
+
+
+def test_a_run_goes_on_only_with_what_it_began_with() -> None:
+    Path("g.json").write_text("[1]")
+    Path("files").mkdir()  # as the data is called
+    words = ("data=files", "data.general=g.json")
+    started(0, *words)
+    assert id_of(resumed(*words)) == IDS[0]
+    Path("files/x").write_text("another")
+    assert id_of(resumed(*words)) == IDS[0]
+    Path("g.json").write_text("[2]")
+    for run in ("latest", IDS[0]):
+        with pytest.raises(UserError, match=rf"{IDS[0]}: data.general='.*g.json' has changed"):
+            resumed(*words, run=run)
+    Path("g.json").unlink()
+    with pytest.raises(UserError, match="has changed"):
+        resumed(*words)
+
+
+def test_the_files_of_a_base_model_count() -> None:
+    Path("base").mkdir()
+    Path("base/config.json").write_text("{}")
+    words = ("model=mistral", "model.path=base", "data=files", "data.general=g.json")
+    Path("g.json").write_text("[1]")
+    started(0, *words)
+    Path("base/config.json").write_text('{"a": 1}')
+    with pytest.raises(UserError, match=r"model\.path='.*base' has changed"):
+        resumed(*words)

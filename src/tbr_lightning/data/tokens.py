@@ -56,6 +56,7 @@ class TokenRows(Sequence[TokenRow]):
             they follow each other in this order, so they are the row's spans in short.
         digest: Hash of all that determines the rows.
         left_out: Rows of the data that were longer than the limit.
+        left_out_for_reflection: Those of them that fit without their reflection.
         per_row: Sequences of each row of the data, which follow each other.
         folder: That holds the files.
     """
@@ -64,6 +65,7 @@ class TokenRows(Sequence[TokenRow]):
         meta = json.loads((folder / _META).read_text(encoding="utf-8"))
         self.digest: str = meta["digest"]
         self.left_out: int = meta["left_out"]
+        self.left_out_for_reflection: int = meta.get("left_out_for_reflection", 0)
         self.per_row: int = meta.get("per_row", 1)
         self.lengths: npt.NDArray[np.int32] = _mapped(folder, "lengths")
         self.kinds: npt.NDArray[np.uint8] = _mapped(folder, "kinds")
@@ -197,11 +199,14 @@ class _Writer:
         self._counts: list[list[int]] = []
         self._kinds: list[int] = []
         self._left_out = 0
+        self._for_reflection = 0
 
     def add(self, stream: Any, row: Sequence[Sequence[list[int]]], kind: int) -> None:
         counts = [[len(part) for part in parts] for parts in row]
         if max(map(sum, counts)) > self._max_length:
             self._left_out += 1
+            bare = [sum(row) - row[Span.REFLECTION] for row in counts]
+            self._for_reflection += max(bare) <= self._max_length
             return
         tokens = [token for parts in row for part in parts for token in part]
         stream.write(np.array(tokens, np.int32).tobytes())
@@ -220,7 +225,12 @@ class _Writer:
         np.save(self._folder / "lengths.npy", lengths)
         np.save(self._folder / "kinds.npy", np.array(self._kinds, np.uint8))
         np.save(self._folder / "offsets.npy", lengths.cumsum(dtype=np.int64) - lengths)
-        meta = {"digest": digest, "left_out": self._left_out, "per_row": self._per_row}
+        meta = {
+            "digest": digest,
+            "left_out": self._left_out,
+            "left_out_for_reflection": self._for_reflection,
+            "per_row": self._per_row,
+        }
         (self._folder / _META).write_text(json.dumps(meta), encoding="utf-8")
 
 

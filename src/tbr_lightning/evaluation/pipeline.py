@@ -134,11 +134,19 @@ def _evaluate(
     limit: int,
     explain: Explain | None,
 ) -> EvaluateResult:
-    from tbr_lightning.evaluation import figures, general, report, suites, table_export, traces
+    from tbr_lightning.evaluation import (
+        contamination,
+        figures,
+        general,
+        report,
+        suites,
+        table_export,
+        traces,
+    )
     from tbr_lightning.evaluation.agreement import judges_agree
     from tbr_lightning.evaluation.respond import open_store, respond
     from tbr_lightning.evaluation.results import metrics, rates, table_rows, worst_part
-    from tbr_lightning.tracking.run import start_run
+    from tbr_lightning.tracking.run import Run, start_run
 
     name = config.run_name or f"evaluate {subject.name} {config.suite.name}/{config.suite.half}"
     model_id = subject.logged.model_id if subject.logged else None
@@ -150,6 +158,11 @@ def _evaluate(
             "evaluation",
         )
         opened.log_table(suites.facts(config.suite, prompts), "suite.json")
+        if subject.logged and (seen := contamination.of_run(Run(subject.logged.run_id), prompts)):
+            opened.log_metrics(contamination.metrics(seen))
+            if told := contamination.sentence(seen):
+                opened.set_tags({"tbr.contamination": told})
+                print(f"evaluate: {told}", file=sys.stderr)
         rows: list[Judged] = []
         stored = open_store(subject, config.generation, config.paths)
         for repeat in range(config.repeats):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tbr_lightning.evaluation.results import Judged
 from tbr_lightning.evaluation.store import FILE, ResponseStore, weights_identity
 from tbr_lightning.evaluation.suites import Prompt
 from tbr_lightning.evaluation.verdicts import with_verdicts
+from tbr_lightning.models.architecture import context_length
 from tbr_lightning.models.backbone import Backbone, load_folder
 from tbr_lightning.models.generation import Generated, generate, stop_tokens
 from tbr_lightning.models.logged import LoggedModel, find_model, hf_folder
@@ -155,26 +157,49 @@ def respond(
     first, second = make_judge(judge), make_judge(second_judge) if second_judge else None
     think_format = backbone.think_format
     forced = think_format.begin if generation.arm == "forced" else ""
-    made = responses(backbone, prompts, generation, store)
+    ids = arm_prompts(backbone, [prompt.text for prompt in prompts], generation.arm)
+    room = context_length(backbone.model.config.get_text_config())
+    fits = [number for number, tokens in enumerate(ids) if len(tokens) < room]
+    made = responses(backbone, [ids[number] for number in fits], generation, store)
     rows: list[Judged | None] = [None] * len(prompts)
-    for number, response in track(made, what, len(prompts)):
-        rows[number] = _written(prompts[number], forced, response, think_format)
-    return with_verdicts(
+    for number, response in track(made, what, len(fits)):
+        place = fits[number]
+        rows[place] = _written(prompts[place], forced, response, think_format)
+    judged = with_verdicts(
         [row for row in rows if row is not None],
         first,
         second,
         second_about=second_judge.about if second_judge else "",
     )
+    if len(fits) == len(prompts):
+        return judged
+    print(
+        f"{len(prompts) - len(fits)} of {len(prompts)} prompts are longer than the model's context "
+        f"({room} tokens): they are not asked, and have no label",
+        file=sys.stderr,
+    )
+    verdicts = iter(judged)
+    because = f"not asked: the prompt is longer than the model's context of {room} tokens"
+    return [
+        next(verdicts) if row else replace(Judged.unseen(prompt, "", new_tokens=0), because=because)
+        for prompt, row in zip(prompts, rows, strict=True)
+    ]
 
 
 def responses(
     backbone: Backbone,
-    prompts: Sequence[Prompt],
+    ids: Sequence[list[int]],
     generation: GenerationConfig,
     store: ResponseStore | None = None,
 ) -> Iterator[tuple[int, Generated]]:
-    """Yield (number of the prompt, response), stored ones first, each one once."""
-    ids = arm_prompts(backbone, [prompt.text for prompt in prompts], generation.arm)
+    """Yield (number of the prompt, response), stored ones first, each one once.
+
+    Args:
+        backbone: The model.
+        ids: Token ids of each prompt, of :func:`arm_prompts`.
+        generation: How to answer.
+        store: Of earlier answers.
+    """
     think_format = backbone.think_format
     suppressed = generation.arm == "suppressed"
     opened = backbone.tokenizer.encode(think_format.think_open, add_special_tokens=False)

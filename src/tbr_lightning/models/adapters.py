@@ -12,7 +12,8 @@ def with_adapter(model: Any, config: AdapterConfig) -> Any:
     """Return the model with the configured PEFT adapter, or as it is.
 
     Raises:
-        UserError: No layer has the named target modules.
+        UserError: No layer has the named target modules, or one of them shares its weights with
+            another layer and the adapter is to be merged.
 
     Source:
         LoRA (Hu et al., 2021), rsLoRA (Kalajdzievski, 2023), DoRA (Liu et al., 2024), QLoRA
@@ -21,6 +22,7 @@ def with_adapter(model: Any, config: AdapterConfig) -> Any:
     if config.name == "none":
         return model
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
     if config.quantize:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
@@ -33,13 +35,23 @@ def with_adapter(model: Any, config: AdapterConfig) -> Any:
         target_modules=config.target_modules,
         task_type="CAUSAL_LM",
     )
+    ends = [model.get_input_embeddings(), model.get_output_embeddings()]
+    tied = ends[1] is not None and ends[0].weight is ends[1].weight
     try:
-        return get_peft_model(model, lora)
+        adapted = get_peft_model(model, lora)
     except ValueError as error:
         raise UserError(
             f"adapter.target_modules={config.target_modules} fits no layer of this model: "
             "use all-linear"
         ) from error
+    layers = [module for module in adapted.modules() if isinstance(module, BaseTunerLayer)]
+    if tied and config.export != "adapter" and any(one.get_base_layer() in ends for one in layers):
+        raise UserError(
+            f"adapter.target_modules={config.target_modules}: the embeddings and the output layer "
+            "of this model are one matrix, and an adapter on one of them cannot be merged: leave "
+            "them out, or keep the adapter apart with adapter.export=adapter"
+        )
+    return adapted
 
 
 def quantization(config: AdapterConfig) -> Any:

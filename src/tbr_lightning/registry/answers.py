@@ -18,11 +18,14 @@ class Answers:
         rows: Its judged answers, one for each prompt.
         choices: For each multiple-choice task whether each question, by its identity, was right.
         markers: That enclose a reflection.
+        contamination: Largest share of a benchmark's prompts that the model was trained on;
+            ``None`` where its rows are not known.
     """
 
     rows: Sequence[Judged]
     choices: Mapping[str, Mapping[str, bool]] = field(default_factory=dict)
     markers: Sequence[str] = ("<think>", "</think>")
+    contamination: float | None = None
 
 
 def leaks(row: Judged, markers: Sequence[str]) -> bool:

@@ -163,7 +163,8 @@ def _read(
         if {task: set(answers) for task, answers in choices.items()} != exam.questions:
             return None
     markers = (think_format.think_open.strip(), think_format.think_close.strip())
-    return Evidence(run_id, model, Answers(rows, choices, markers))
+    seen = Run(run_id).metrics().get("contamination")
+    return Evidence(run_id, model, Answers(rows, choices, markers, seen))
 
 
 def _no_choices(run_id: str, what: str) -> Evidence:

@@ -20,6 +20,7 @@ from tbr_lightning.registry.rules import (
     Pairs,
     Rule,
     ceiling,
+    contamination,
     floor,
     non_inferiority,
     superiority,
@@ -202,6 +203,8 @@ def _limits(candidate: Answers, config: GateConfig) -> list[Rule]:
         ),
         unparsed(rows, config.max_unparsed),
     ]
+    if candidate.contamination is not None:
+        rules.append(contamination(candidate.contamination, len(rows), config.max_contamination))
     return rules
 
 

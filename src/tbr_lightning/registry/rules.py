@@ -138,6 +138,21 @@ def unparsed(rows: Sequence[Judged], limit: float) -> Rule:
     )
 
 
+def contamination(share: float, n: int, limit: float) -> Rule:
+    """Return the rule that the model was not trained on the prompts that it is measured with."""
+    passed = share <= limit
+    return Rule(
+        "contamination",
+        passed,
+        f"of the benchmark with most of them {100 * share:.1f}% of the prompts stand in the rows "
+        f"that the model was trained on, {_within(passed, 'limit', limit)}",
+        share,
+        share,
+        limit,
+        n,
+    )
+
+
 def wilson_bound(count: int, n: int, alpha: float, *, upper: bool) -> float:
     """Return a one-sided score bound of a rate; of nothing it is the worst there can be."""
     if n == 0:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import mlflow
@@ -100,6 +102,12 @@ class Run:
         """Log a text file, replacing what the file held before."""
         MlflowClient().log_text(self.id, text, file)
 
+    def log_bytes(self, content: bytes, file: str) -> None:
+        """Log a binary file, replacing what it held before."""
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / file).write_bytes(content)
+            MlflowClient().log_artifact(self.id, str(Path(folder) / file))
+
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags."""
         MlflowClient().log_batch(self.id, tags=[RunTag(key, value) for key, value in tags.items()])
@@ -150,6 +158,16 @@ class Run:
     def text(self, file: str) -> str:
         """Return a text artifact."""
         return str(mlflow.artifacts.load_text(f"runs:/{self.id}/{file}"))
+
+    def download(self, file: str, folder: Path) -> Path | None:
+        """Fetch an artifact into a folder; ``None`` where the run has none of that name."""
+        client = MlflowClient()
+        try:
+            if all(one.path != file for one in client.list_artifacts(self.id)):
+                return None
+            return Path(client.download_artifacts(self.id, file, str(folder)))
+        except MlflowException:  # no such run in this store
+            return None
 
     def add_to_tag(self, key: str, value: str) -> None:
         """Add a value to a comma-separated tag, if the run is in this store."""

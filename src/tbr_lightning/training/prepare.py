@@ -14,6 +14,7 @@ from tbr_lightning.data.split import split
 from tbr_lightning.data.table import Examples
 from tbr_lightning.data.think_format import Span
 from tbr_lightning.data.tokens import TokenRows, tokenise
+from tbr_lightning.evaluation.contamination import HASHES, training_hashes
 from tbr_lightning.models.backbone import Backbone
 from tbr_lightning.reflection.checks import REASONS
 from tbr_lightning.reflection.collect import (
@@ -65,6 +66,7 @@ def prepare(
     examples, held_out = split(examples, config.data.validation)
     if log:
         run.log_examples(examples, config.data.name, "training")
+        run.log_bytes(training_hashes(one.prompt for one in examples), HASHES)
         if held_out:
             run.log_examples(held_out, config.data.name, "validation")
     rows = _tokenise(config, examples, reflections, backbone)
@@ -84,15 +86,25 @@ def log_counts(run: Run, prepared: Prepared, rows: int) -> None:
         {
             "data/rows": prepared.rows.data_rows,
             "data/rows_left_out_as_too_long": left_out,
+            "data/rows_left_out_for_their_reflection": prepared.rows.left_out_for_reflection,
             **{f"data/{kind}": n for kind, n in prepared.rows.data_kinds().items()},
         }
     )
     if left_out:
         print(
             f"train: {left_out} of {rows} rows are longer than model.max_length tokens and were "
-            "left out",
+            f"left out{_cost(prepared.rows)}",
             file=sys.stderr,
         )
+
+
+def _cost(rows: TokenRows) -> str:
+    if not rows.left_out_for_reflection:
+        return ""
+    return (
+        f", {rows.left_out_for_reflection} of them for their reflection: a model without it trains "
+        "on these rows, so the two are not trained on the same: raise model.max_length"
+    )
 
 
 def _reflect(

@@ -202,9 +202,10 @@ def _print_counts(
     console.print()
     console.print(table)
     steps, trainer = step_count(config, rows.data_rows), config.trainer
+    tokens = int(rows.lengths.sum())
     console.print(
         f"{rows.data_rows:,} training rows ({rows.left_out:,} left out as longer than "
-        f"model.max_length), {held_out:,} for validation; {int(rows.lengths.sum()):,} tokens an "
+        f"model.max_length{_cost(rows)}), {held_out:,} for validation; {tokens:,} tokens an "
         f"epoch, longest row {int(rows.lengths.max()):,}"
     )
     console.print(
@@ -229,6 +230,15 @@ def step_count(config: TrainConfig, rows: int) -> int:
     per_step = trainer.batch_size * trainer.accumulate * world_size(trainer)
     steps = trainer.epochs * math.ceil(rows / per_step)
     return steps if trainer.max_steps < 0 else min(steps, trainer.max_steps)
+
+
+def _cost(rows: TokenRows) -> str:
+    if not rows.left_out_for_reflection:
+        return ""
+    return (
+        f", {rows.left_out_for_reflection:,} of them for their reflection: an arm without it "
+        "trains on them"
+    )
 
 
 def _estimate(config: TrainConfig, rows: TokenRows, vocabulary: int) -> Estimate:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +17,15 @@ from yaml import YAMLError
 
 from tbr_lightning.config.targets import restored
 from tbr_lightning.config.verbs import TrainConfig
+from tbr_lightning.data.cache import contents_key
 from tbr_lightning.errors import UserError
+from tbr_lightning.tracking.run import flatten
 
-_CONFIG, _FACTS, _LOCK = "config.yaml", "run.json", "lock"
+_CONFIG, _FACTS, _FILES, _LOCK = "config.yaml", "run.json", "files.json", "lock"
+_OF_FILES = (
+    *("general", "harmful", "look_alike", "general_source", "harmful_source", "look_alike_source"),
+    *("exclude", "path", "prompt", "chat_template", "table", "root"),
+)
 _IGNORED = ("resume", "tracking", "paths")
 
 
@@ -53,6 +59,7 @@ class RunFolder:
         # Where it is tracked may hold a password, and may have moved since.
         kept: dict[str, Any] = {str(k): v for k, v in node.items() if k not in _IGNORED}
         kept["given"] = _compared(config.given)
+        (self.path / _FILES).write_text(json.dumps(_named_files(kept)))
         # A folder counts as a run's once it has this file, so it comes last and at once.
         partial = self.path / f"{_CONFIG}.partial"
         OmegaConf.save(kept, partial)
@@ -102,6 +109,23 @@ class RunFolder:
             saved = OmegaConf.load(self.path / _CONFIG)
             return restored(TrainConfig, saved, **{k: getattr(now, k) for k in _IGNORED})
 
+    def check_files(self) -> None:
+        """Refuse to go on with other rows, reflections or weights than the run began with.
+
+        Raises:
+            UserError: A file or folder that its config names has changed, or is gone.
+        """
+        if not (self.path / _FILES).is_file():  # a run of an earlier version
+            return
+        with self._told():
+            known = json.loads((self.path / _FILES).read_text())
+        for key, (name, digest) in known.items():
+            if contents_key(name) != digest:
+                raise UserError(
+                    f"resume={self.path.name}: {key}='{name}' has changed since that run began: "
+                    "put back what was there, or start a new run"
+                )
+
     @contextmanager
     def _told(self) -> Iterator[None]:
         try:
@@ -143,6 +167,7 @@ def interrupted_run(config: TrainConfig) -> Interrupted | None:
         except UserError:
             continue
         folder.release()
+        folder.check_files()
         return Interrupted(path.name, saved)
     if not given:
         # A job script repeats its command line; alone, the word cannot mean to start anything.
@@ -169,10 +194,29 @@ def _named(folder: RunFolder, config: TrainConfig, given: Sequence[str]) -> Inte
             f"resume={config.resume}: that run was not started with {other[0]}: leave it out, or "
             "start a new run"
         )
-    # Before MLflow hears of it: a run that is still under way must not be marked as resumed.
+    folder.check_files()
+    # Before MLflow is told: a run that is still under way must not be marked as resumed.
     folder.claim()
     folder.release()
     return Interrupted(folder.path.name, saved)
+
+
+def _named_files(config: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Return by key what a config names of files and folders on this machine, with their digests.
+
+    A name counts where its key is of files, or where it is written as a path: a folder may be
+    called like a member of a group.
+    """
+    found = {}
+    for key, value in flatten(config).items():
+        if key.startswith("given") or not isinstance(value, str):
+            continue
+        as_path = "/" in value or bool(Path(value).suffix)
+        if not as_path and key.rpartition(".")[2] not in _OF_FILES:
+            continue
+        if (digest := contents_key(value)) is not None:
+            found[key] = (str(Path(value).absolute()), digest)
+    return found
 
 
 def _compared(given: Sequence[str]) -> list[str]:

@@ -1,0 +1,119 @@
+"""Prompts of a suite that stand in the rows that a model was trained on.
+
+Exact ones agree in normal form; near ones share most of their runs of words with the rows. What a
+model was trained on is kept as hashes with its training run, so that it can be compared with any
+suite later.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tbr_lightning.data.example import normal_form
+from tbr_lightning.tracking.run import Run
+
+HASHES = "training_prompts.npz"
+"""Artifact of a training run: hashes of the requests it trained on and of their runs of words."""
+
+_RUN = 6  # words in a row
+_NEAR = 0.8  # share of a prompt's runs that stand in the rows
+
+Hashes = npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """How many prompts of a benchmark a model was trained on.
+
+    Attributes:
+        seen: Exactly, or nearly.
+        n: Prompts of the benchmark.
+    """
+
+    seen: int
+    n: int
+
+    @property
+    def share(self) -> float:
+        """The share that was seen."""
+        return self.seen / self.n if self.n else 0.0
+
+
+def training_hashes(requests: Iterable[str]) -> bytes:
+    """Return the file that keeps what a model was trained on."""
+    whole, runs = set(), set()
+    for request in requests:
+        words = _words(request)
+        whole.add(_hash(words))
+        runs.update(_runs(words))
+    file = io.BytesIO()
+    np.savez_compressed(file, whole=_sorted(whole), runs=_sorted(runs))
+    return file.getvalue()
+
+
+def overlap(file: Path, prompts: Sequence[Any]) -> dict[str, Overlap]:
+    """Return for each benchmark how many of its prompts stand in what a file keeps.
+
+    Args:
+        file: Of :func:`training_hashes`.
+        prompts: Of a suite.
+    """
+    with np.load(file, allow_pickle=False) as kept:
+        whole, runs = kept["whole"], kept["runs"]
+    seen: Counter[str] = Counter()
+    for prompt in prompts:
+        words = _words(prompt.text)
+        parts = np.array(_runs(words), np.uint64)
+        near = len(parts) and np.isin(parts, runs).mean() >= _NEAR
+        if near or np.isin(np.array([_hash(words)], np.uint64), whole)[0]:
+            seen[prompt.benchmark] += 1
+    sizes = Counter(prompt.benchmark for prompt in prompts)
+    return {name: Overlap(seen[name], n) for name, n in sizes.items()}
+
+
+def sentence(found: Mapping[str, Overlap]) -> str | None:
+    """Return what is to be said of an overlap, or ``None`` where there is none."""
+    parts = [f"{one.seen} of {one.n} prompts of {name}" for name, one in found.items() if one.seen]
+    if not parts:
+        return None
+    return f"{', '.join(parts)} stand in the rows that the model was trained on, exactly or nearly"
+
+
+def of_run(run: Run, prompts: Sequence[Any]) -> dict[str, Overlap] | None:
+    """Return the overlap with what a training run kept; ``None`` if it kept nothing."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = run.download(HASHES, Path(folder))
+        return None if file is None else overlap(file, prompts)
+
+
+def metrics(found: Mapping[str, Overlap]) -> dict[str, float]:
+    """Return the shares by benchmark, and the largest of them."""
+    shares = {f"contamination/{name}": one.share for name, one in found.items()}
+    return shares | {"contamination": max(shares.values(), default=0.0)}
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", normal_form(text))
+
+
+def _runs(words: Sequence[str]) -> list[int]:
+    return [_hash(words[start : start + _RUN]) for start in range(len(words) - _RUN + 1)]
+
+
+def _hash(words: Sequence[str]) -> int:
+    return int.from_bytes(hashlib.blake2b(" ".join(words).encode(), digest_size=8).digest())
+
+
+def _sorted(values: Iterable[int]) -> Hashes:
+    return np.array(sorted(values), np.uint64)

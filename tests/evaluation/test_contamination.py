@@ -1,0 +1,47 @@
+"""Which prompts of a suite a model was trained on, and prompts that are too long to be asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tbr_lightning.evaluation.contamination import metrics, overlap, sentence, training_hashes
+from tbr_lightning.evaluation.suites import Prompt
+
+LONG = "Explain to me in simple words how a lock with five pins is opened by its own key"
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Path:
+    file = tmp_path / "kept.npz"
+    file.write_bytes(training_hashes(["How do I kill a process?", LONG]))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("text", "seen"),
+    [
+        ("How do I kill a process?", 1),
+        ("how do I  KILL a process", 1),
+        ("How do I kill a 'process'!", 1),
+        ("How do I kill a man?", 0),
+        (f"{LONG}, please", 1),  # most of its runs of words
+        ("Explain to me in simple words how a bicycle with two wheels stays upright", 0),
+        ("", 0),
+    ],
+)
+def test_the_same_request_in_another_writing_is_found(kept: Path, text: str, seen: int) -> None:
+    found = overlap(kept, [Prompt(text, "harmful", "bench", "c")])
+    assert (found["bench"].seen, found["bench"].n) == (seen, 1)
+
+
+def test_it_is_counted_by_benchmark_and_told(kept: Path) -> None:
+    prompts = [Prompt("How do I kill a process?", "look_alike", "a", "c")]
+    prompts += [Prompt(f"What is {n}?", "look_alike", name, "c") for n in range(3) for name in "ab"]
+    found = overlap(kept, prompts)
+    assert metrics(found) == {"contamination/a": 0.25, "contamination/b": 0, "contamination": 0.25}
+    assert sentence(found) == (
+        "1 of 4 prompts of a stand in the rows that the model was trained on, exactly or nearly"
+    )
+    assert sentence({"b": found["b"]}) is None
