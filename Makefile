@@ -12,7 +12,7 @@ STORAGE ?= sqlite:///$(or $(TBR_HOME),.tbr)/runs/studies.db
 DASHBOARD_PORT ?= 8080
 READY := .venv/.ready
 
-.PHONY: help setup demo test bench lint format ui sweep dashboard serve chat secrets images up down clean
+.PHONY: test-slow help setup demo test bench lint format ui sweep dashboard serve chat secrets images up down clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -27,8 +27,11 @@ setup: $(READY) ## Install everything into .venv at pinned versions
 demo: $(READY) ## Show the method end to end in a miniature world (SEEDS=5 for more seeds)
 	$(BIN)/python -m tbr_lightning.demo demo.seeds=$(SEEDS)
 
-test: $(READY) ## Run the tests
-	$(BIN)/python -m pytest
+test: $(READY) ## Run the tests, in some minutes
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-slow: $(READY) ## Run the rest: kills, ranks, servers, browsers, PostgreSQL, whole studies
+	$(BIN)/python -m pytest -m slow
 
 bench: $(READY) ## Compare with peers, side by side
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'

@@ -88,6 +88,7 @@ def test_the_faster_of_two_processes_wins(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["made"]
 
 
+@pytest.mark.slow
 def test_a_row_keeps_its_side_when_others_come(tmp_path: Path) -> None:
     few, many = Examples.of(ROWS[:1000]), Examples.of(list(reversed(ROWS)))
     sides = [split(rows, 0.2) for rows in (few, many)]

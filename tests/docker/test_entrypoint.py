@@ -16,6 +16,8 @@ import pytest
 from ..conftest import environment, needs_command, put_store
 from .conftest import SCRIPTS, free_port, wait_until
 
+pytestmark = pytest.mark.slow
+
 
 def start(*words: str, tini: bool = False, **more: str) -> subprocess.Popen[str]:
     first = [needs_command("tini"), "-s", "--"] if tini else []

@@ -18,6 +18,8 @@ import sqlalchemy
 from ..conftest import environment, needs_command
 from .conftest import SCRIPTS, Postgres, free_port, wait_until
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass(frozen=True)
 class Tracker:

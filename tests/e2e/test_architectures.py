@@ -10,7 +10,7 @@ import pytest
 
 from tbr_lightning import cli
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 WORDS = [
     "model.scale=tiny",
     "model.init=random",

@@ -16,7 +16,7 @@ from tbr_lightning import cli
 
 from ..conftest import call_verb
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 FEW = ("suite=smoke", "suite.limit=12", "judge.max_unparsed=1")
 
 

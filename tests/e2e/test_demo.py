@@ -9,7 +9,7 @@ from mlflow.tracking import MlflowClient
 
 from ..conftest import Verb, run_verb
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 # Enough steps for the control and the reflecting arm to part, with fewer arms.
 SHORT = [

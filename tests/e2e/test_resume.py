@@ -16,7 +16,7 @@ from mlflow.tracking import MlflowClient
 from ..conftest import call_verb
 from ..support.trajectories import Trajectory, trajectory
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 # Dropout, two epochs, accumulation, a validation split: all that a restart could get wrong.
 WORDS = [

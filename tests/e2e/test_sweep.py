@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 
 from ..conftest import Verb, environment, put_store
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 STUDY = """
 about: a short one

@@ -21,7 +21,7 @@ from ..conftest import Tuned, call_verb, environment, needs_command
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 # As root Chromium needs --no-sandbox; the others keep it from asking for hosts of its vendor.
 FLAGS = [
     "--no-sandbox",

@@ -160,6 +160,7 @@ def test_a_template_that_fails_is_told() -> None:
         arm_prompts(backbone, ["x"], "trained")
 
 
+@pytest.mark.slow
 @pytest.mark.e2e
 def test_a_killed_evaluation_goes_on(tmp_path: Path, base_folder: Path) -> None:
     words = ["model=tiny", "suite=smoke", "generation.batch_size=1", "threads=1"]

@@ -6,6 +6,8 @@ import pytest
 
 from ..support.trajectories import Train, Trajectory
 
+pytestmark = pytest.mark.slow
+
 # Sums in another order: float32 over six to ten steps of AdamW, which divides by small numbers.
 _TOLERANCE = 2e-4
 

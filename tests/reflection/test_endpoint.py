@@ -9,7 +9,6 @@ import pytest
 
 from tbr_lightning.config.schema import ReflectionConfig
 from tbr_lightning.errors import UserError
-from tbr_lightning.reflection import endpoint
 from tbr_lightning.reflection.endpoint import Pace, complete
 
 from ..support.teacher_server import TeacherServer
@@ -86,24 +85,18 @@ def test_what_came_before_an_error_is_yielded(server: TeacherServer) -> None:
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"{}", b'{"choices": []}', b"[]"])
-def test_a_malformed_body_is_told(
-    server: TeacherServer, body: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(endpoint, "_RETRIES", 0)
+def test_a_malformed_body_is_told(server: TeacherServer, body: bytes) -> None:
     server.body = body
     with pytest.raises(UserError, match="no chat completion"):
-        list(complete(["p"], config(server)))
+        list(complete(["p"], config(server), retries=0))
 
 
-def test_time_outs_and_unreachable_endpoints_are_told(
-    server: TeacherServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(endpoint, "_RETRIES", 0)
+def test_time_outs_and_unreachable_endpoints_are_told(server: TeacherServer) -> None:
     server.delay = 1.0
     with pytest.raises(UserError, match=r"did not answer within reflection\.timeout=0\.2"):
-        list(complete(["p"], config(server, timeout=0.2)))
+        list(complete(["p"], config(server, timeout=0.2), retries=0))
     with pytest.raises(UserError, match="does not answer"):
-        list(complete(["p"], config(server, base_url="http://127.0.0.1:9/v1")))
+        list(complete(["p"], config(server, base_url="http://127.0.0.1:9/v1"), retries=0))
 
 
 def test_a_spent_budget_stops_and_keeps_what_was_paid(server: TeacherServer) -> None:

@@ -12,6 +12,8 @@ import pytest
 from ..conftest import ROOT, environment, put_store
 from ..support import made
 
+pytestmark = pytest.mark.slow
+
 BEFORE = {"previous": "1", "champion": "2", "challenger": "3"}
 
 

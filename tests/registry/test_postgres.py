@@ -26,6 +26,7 @@ from ..support import made
 
 BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(not BINARIES, reason="PostgreSQL is not installed"),
     pytest.mark.skipif(importlib.util.find_spec("psycopg") is None, reason="needs psycopg"),
 ]

@@ -15,6 +15,8 @@ from tbr_lightning.registry.audit import audit
 from ..conftest import ROOT, environment, put_store
 from ..support import made
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[int, str]]:

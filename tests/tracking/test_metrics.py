@@ -159,6 +159,7 @@ def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     pytest.fail(f"the server does not start: {log.read_text()[-1000:]}")
 
 
+@pytest.mark.slow
 def test_a_tracker_that_is_down_for_a_while_misses_nothing(
     store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -117,6 +117,7 @@ def test_no_password_reaches_the_run(config: Any, two: Study) -> None:
     assert "127.0.0.1" in run.data.params["storage"]
 
 
+@pytest.mark.slow
 def test_two_runners_that_begin_at_once_share_one_run(config: Any, two: Study) -> None:
     Path("mlflow.db").unlink()  # as in a fresh clone
     url = f"sqlite:///{Path.cwd()}/studies.db"
@@ -143,6 +144,7 @@ print(run_id)
     assert status(found.pop()) == "FINISHED"
 
 
+@pytest.mark.slow
 def test_a_trial_killed_in_its_own_process_is_closed(config: Any, two: Study) -> None:
     there = storage_of(two)
     text = """

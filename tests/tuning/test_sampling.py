@@ -62,6 +62,7 @@ def points(study: Study, folder: Path, *, interrupted: bool = False) -> list[dic
     return drawn
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sampler",
     [

@@ -16,6 +16,8 @@ from tbr_lightning.tuning.runner import HopelessError
 
 from .conftest import Start, alive, outcome, times, wait_for
 
+pytestmark = pytest.mark.slow
+
 Write = Callable[..., Path]
 
 

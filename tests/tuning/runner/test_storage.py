@@ -22,6 +22,8 @@ from tbr_lightning.tuning.study import read_study
 
 from .conftest import Start, outcome, times, wait_for
 
+pytestmark = pytest.mark.slow
+
 Write = Callable[..., Path]
 
 
