@@ -21,10 +21,10 @@ from mlflow.tracking import MlflowClient
 
 from tbr_lightning import cli
 from tbr_lightning.config.compose import compose_verb
+from tbr_lightning.models.digest import model_digest
 from tbr_lightning.models.logged import find_model
 from tbr_lightning.registry import moves
 from tbr_lightning.registry.alias_sync import open_registry, recover
-from tbr_lightning.registry.digest import model_digest
 
 from ..conftest import environment, run_verb
 

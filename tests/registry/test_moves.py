@@ -10,10 +10,10 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from tbr_lightning.errors import UserError
+from tbr_lightning.models.digest import model_digest
 from tbr_lightning.registry import aliases, anchors, moves
-from tbr_lightning.registry.alias_sync import Registry, recover
+from tbr_lightning.registry.alias_sync import Registry, look, recover
 from tbr_lightning.registry.audit import audit
-from tbr_lightning.registry.digest import model_digest
 from tbr_lightning.registry.ledger import ledger_url
 
 from ..conftest import put_store
@@ -165,16 +165,62 @@ def test_aliases_from_before_the_ledger_are_adopted(store: Path) -> None:
     assert audit(registry).problems == ()
 
 
-def test_a_registry_made_anew_under_an_old_ledger_is_recorded(
+def _made_anew(tmp_path: Path) -> str:
+    """Delete the registered model, and make another model its version 1 and champion."""
+    client, other = MlflowClient(), made.model(tmp_path, "other")
+    client.delete_registered_model(made.NAME)
+    client.create_registered_model(made.NAME)
+    client.create_model_version(made.NAME, other.uri, other.run_id, model_id=other.model_id)
+    client.set_registered_model_alias(made.NAME, "champion", "1")
+    return other.model_id
+
+
+def test_a_registry_made_anew_is_drift_until_somebody_accepts_it(
     tmp_path: Path, registry: Registry
 ) -> None:
-    MlflowClient().delete_registered_model(made.NAME)
-    version = made.crown(registry, made.model(tmp_path, "new"))
-    assert version == "1"
-    actions = [entry.action for entry in registry.ledger.entries(made.NAME)]
-    assert actions[3:] == ["anew", "promote"]
+    other = _made_anew(tmp_path)
+    before = registry.ledger.entries(made.NAME)
+    for standing in (look(registry), recover(registry)):
+        assert "made anew" in standing.drift[0]
+        with pytest.raises(UserError, match="made anew"):
+            standing.refuse_drift()
+    assert any("made anew" in problem for problem in audit(registry).problems)
+    with pytest.raises(UserError, match="no alias can bring the old model back"):
+        moves.repair(registry, "")
+    assert registry.ledger.entries(made.NAME) == before
+    entry = moves.accept(registry, "the store was lost")
+    assert entry is not None
+    assert (entry.action, entry.why) == ("anew", "the store was lost")
+    assert entry.weights["1/model"] == other
     assert actual() == {"champion": "1"}
+    assert look(registry).drift == ()
     assert audit(registry).problems == ()
+
+
+def test_another_model_under_a_number_that_was_decided_on_is_named(
+    tmp_path: Path, store: Path
+) -> None:
+    registry = made.registry(store)
+    first = made.model(store, "first")
+    moves.challenge(
+        made.NAME, first, made.tracking(store), made.paths(store), why="made", evidence=["r"]
+    )
+    other = _made_anew(store)
+    # As if the tag of the ledger had been written again, so that no date tells.
+    aliases.tag_model(
+        made.NAME, anchors.TAG, anchors.text_of(registry.ledger.entries(made.NAME)[-1])
+    )
+    (told,) = look(registry).drift
+    assert f"version 1 is models:/{other} now" in told
+    assert f"models:/{first.model_id}" in told
+
+
+def test_looking_writes_nothing(tmp_path: Path, registry: Registry) -> None:
+    outside("champion", "1")
+    before = (registry.ledger.entries(made.NAME), actual(), registry.heads.read_text())
+    look(registry)
+    audit(registry)
+    assert (registry.ledger.entries(made.NAME), actual(), registry.heads.read_text()) == before
 
 
 def test_a_ledger_begun_again_sets_the_old_heads_aside(tmp_path: Path, registry: Registry) -> None:

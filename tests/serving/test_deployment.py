@@ -10,7 +10,7 @@ import pytest
 
 from tbr_lightning.config.serve import ServeConfig
 from tbr_lightning.errors import UserError
-from tbr_lightning.registry.digest import folder_digest
+from tbr_lightning.models.digest import folder_digest
 from tbr_lightning.registry.entry import Draft
 from tbr_lightning.registry.ledger import Ledger, ledger_url
 

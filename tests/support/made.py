@@ -19,12 +19,13 @@ from tbr_lightning.config.schema import PathsConfig, TrackingConfig
 from tbr_lightning.config.verbs import PromoteConfig
 from tbr_lightning.data.think_format import ThinkFormat
 from tbr_lightning.evaluation import suites
+from tbr_lightning.evaluation.attestation import attest
 from tbr_lightning.evaluation.respond import evaluation_key
 from tbr_lightning.evaluation.results import Judged, table_rows
+from tbr_lightning.models.digest import model_digest
 from tbr_lightning.models.logged import LoggedModel, find_model
 from tbr_lightning.registry import moves
 from tbr_lightning.registry.alias_sync import Registry, open_registry, recover
-from tbr_lightning.registry.digest import model_digest
 from tbr_lightning.tracking.run import start_run
 from tbr_lightning.tracking.store import connect
 
@@ -126,6 +127,8 @@ def evaluation(
     }
     with start_run("evaluate", "made", settings, settings.tracking, facts) as opened:
         opened.log_table(table_rows(list(rows)), "responses.json")
+        files = ("responses.json", "choices.json")
+        attest(opened, logged.model_id, model_digest(logged), files, settings.paths)
     return opened.id
 
 

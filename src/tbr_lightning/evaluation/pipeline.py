@@ -144,6 +144,7 @@ def _evaluate(
         traces,
     )
     from tbr_lightning.evaluation.agreement import judges_agree
+    from tbr_lightning.evaluation.attestation import attest
     from tbr_lightning.evaluation.respond import open_store, respond
     from tbr_lightning.evaluation.results import metrics, rates, table_rows, worst_part
     from tbr_lightning.tracking.run import Run, start_run
@@ -191,6 +192,9 @@ def _evaluate(
             config.generation.batch_size or 64,
             model_id=model_id,
         )
+        if subject.logged is not None:
+            files = (RESPONSES, general.CHOICES)
+            attest(opened, subject.logged.model_id, subject.digest, files, config.paths)
         overall = rates(rows)
         title = f"{config.suite.name}, {config.suite.half} half"
         opened.log_figure(

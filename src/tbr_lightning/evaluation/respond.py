@@ -25,6 +25,7 @@ from tbr_lightning.evaluation.suites import Prompt
 from tbr_lightning.evaluation.verdicts import with_verdicts
 from tbr_lightning.models.architecture import context_length
 from tbr_lightning.models.backbone import Backbone, load_folder
+from tbr_lightning.models.digest import check_unchanged
 from tbr_lightning.models.generation import Generated, generate, stop_tokens
 from tbr_lightning.models.logged import LoggedModel, find_model, hf_folder
 from tbr_lightning.models.vllm_engine import choose_engine
@@ -38,10 +39,12 @@ class EvaluatedModel:
     Attributes:
         backbone: It.
         logged: Its entry in MLflow, or ``None`` for a folder, a hub id or a base made here.
+        digest: Of a logged model's files as they were loaded.
     """
 
     backbone: Backbone
     logged: LoggedModel | None
+    digest: str = ""
 
     @property
     def name(self) -> str:
@@ -62,8 +65,9 @@ def load_model(name: str, paths: PathsConfig) -> EvaluatedModel:
     """
     if name.startswith("models:/") or (len(name) == 32 and set(name) <= set("0123456789abcdef")):
         logged = find_model(name)
-        folder = hf_folder(logged, Path(paths.cache) / "models")
-        return _placed(load_folder(folder, origin=logged.model_id, thinks=True), logged)
+        digest = check_unchanged(logged)
+        folder = hf_folder(logged, Path(paths.cache) / "models", digest)
+        return _placed(load_folder(folder, origin=logged.model_id, thinks=True), logged, digest)
     from tbr_lightning.config.compose import compose_verb, options
 
     if Path(name).is_dir() or name.startswith((".", "/", "~")):
@@ -102,10 +106,10 @@ def _load_local(name: str) -> Backbone:
         raise UserError(weights_problem(name, error, None)) from error
 
 
-def _placed(backbone: Backbone, logged: LoggedModel | None) -> EvaluatedModel:
+def _placed(backbone: Backbone, logged: LoggedModel | None, digest: str = "") -> EvaluatedModel:
     if torch.cuda.is_available():
         backbone.model.to("cuda")
-    return EvaluatedModel(backbone, logged)
+    return EvaluatedModel(backbone, logged, digest)
 
 
 def open_store(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import re
 import shutil
 import tempfile
@@ -16,6 +17,7 @@ import mlflow
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from tbr_lightning.data.cache import contents_key
 from tbr_lightning.errors import UserError
 
 if TYPE_CHECKING:
@@ -111,17 +113,25 @@ def registered_model_id(version: Any) -> str:
     return str(version.model_id or version.source.removeprefix("models:/"))
 
 
-def hf_folder(model: LoggedModel, into: Path) -> Path:
+def hf_folder(model: LoggedModel, into: Path, digest: str | None = None) -> Path:
     """Return one Hugging Face folder (weights and tokenizer) of a logged model.
 
     It is made once in ``into`` and used again; an adapter is merged into its base.
 
+    Args:
+        model: The model.
+        into: Folder of such folders.
+        digest: Of the model's files as they are now; what was made of others, or has changed
+            since, is made anew. ``None`` takes what is there.
+
     Raises:
         UserError: The model's files are gone from the artifact store.
     """
-    target = into / model.model_id
+    target, made_of = into / model.model_id, into / f"{model.model_id}.json"
     if target.is_dir():
-        return target
+        if digest is None or _is_made_of(target, made_of, digest):
+            return target
+        shutil.rmtree(target)
     into.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=into) as temporary:
         try:
@@ -138,7 +148,19 @@ def hf_folder(model: LoggedModel, into: Path) -> Path:
         except OSError:
             if not target.is_dir():  # otherwise another process was faster
                 raise
+    if digest is not None:
+        partial = made_of.with_suffix(f".{os.getpid()}")
+        partial.write_text(json.dumps([digest, contents_key(str(target))]))
+        partial.replace(made_of)
     return target
+
+
+def _is_made_of(folder: Path, made_of: Path, digest: str) -> bool:
+    try:
+        kept = json.loads(made_of.read_text())
+    except (OSError, ValueError):
+        return False
+    return bool(kept == [digest, contents_key(str(folder))])
 
 
 def _merge(artifacts: Path) -> None:

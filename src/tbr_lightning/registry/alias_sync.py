@@ -11,8 +11,8 @@ from mlflow.exceptions import MlflowException
 
 from tbr_lightning.config.schema import PathsConfig, TrackingConfig
 from tbr_lightning.errors import UserError
+from tbr_lightning.models.digest import model_digest
 from tbr_lightning.registry import aliases, anchors
-from tbr_lightning.registry.digest import model_digest
 from tbr_lightning.registry.entry import (
     ANEW,
     Draft,
@@ -20,7 +20,9 @@ from tbr_lightning.registry.entry import (
     Move,
     aliases_after,
     broken_link,
+    models_after,
     spoken,
+    weights_of,
 )
 from tbr_lightning.registry.ledger import ConflictError, Ledger, ledger_url
 from tbr_lightning.tracking.store import connect
@@ -51,12 +53,15 @@ class Standing:
     Attributes:
         entries: Of the ledger, the oldest first.
         aliases: Who holds each alias by the ledger.
-        drift: A sentence for each alias that somebody has moved outside.
+        drift: A sentence for each alias that somebody has moved outside, or for each version
+            that is another model now.
+        is_anew: The drift is of versions, whose numbers mean other models now.
     """
 
     entries: tuple[Entry, ...]
     aliases: dict[str, str]
     drift: tuple[str, ...] = ()
+    is_anew: bool = False
 
     @property
     def head(self) -> Entry | None:
@@ -82,33 +87,89 @@ def open_registry(name: str, tracking: TrackingConfig, paths: PathsConfig) -> Re
     return Registry(name, Ledger(ledger_url(tracking)), anchors.heads_file(name, paths))
 
 
-def recover(registry: Registry) -> Standing:
-    """Complete what an interrupted command left, and return how things stand.
-
-    Aliases from before the ledger began, or of a registered model that was made anew under an old
-    name, are taken over by an entry of their own.
+def look(registry: Registry) -> Standing:
+    """Return how things stand; nothing is written.
 
     Raises:
         UserError: There is no such registered model, or the ledger is not intact.
     """
-    there = _registered(registry)
-    entries = registry.ledger.entries(registry.name)
-    seen = anchors.tagged(there.tags, "the registered model's tag")
-    problem = broken_link(entries) or anchors.problem(entries, [seen] if seen else [])
-    if problem:
-        raise UserError(
-            f"{problem}; nothing is moved until that is mended: see 'promote verify', and check "
-            f"tracking.ledger={registry.ledger.shown}"
+    there, entries, seen = _read(registry)
+    anew = replaced(registry.name, there, entries, seen=seen is not None)
+    told = drift(entries, there.aliases)
+    if not anew and entries and (seen is None or seen.seq < entries[-1].seq):
+        told = (
+            f"{entries[-1].name} is not carried out yet: the next command that promotes, rolls "
+            "back or repairs completes it",
         )
-    if draft := _taken_over(registry, there, entries, seen is not None):
+    return Standing(tuple(entries), aliases_after(entries), anew or told, is_anew=bool(anew))
+
+
+def recover(registry: Registry) -> Standing:
+    """Complete what an interrupted command left, and return how things stand.
+
+    Aliases from before the ledger began are taken over by an entry of their own. A registered
+    model that was made anew under an old name is drift.
+
+    Raises:
+        UserError: There is no such registered model, or the ledger is not intact.
+    """
+    there, entries, seen = _read(registry)
+    if not entries and there.aliases:
         with suppress(ConflictError):
-            registry.ledger.append(registry.name, draft, entries[-1] if entries else None)
+            registry.ledger.append(registry.name, _adopted(registry, there), None)
         return recover(registry)
+    if anew := replaced(registry.name, there, entries, seen=seen is not None):
+        return Standing(tuple(entries), aliases_after(entries), anew, is_anew=True)
     if entries and (seen is None or seen.seq < entries[-1].seq):
         project(registry)
         entries = registry.ledger.entries(registry.name)
         there = _registered(registry)
     return Standing(tuple(entries), aliases_after(entries), drift(entries, there.aliases))
+
+
+def _read(registry: Registry) -> tuple[aliases.Registered, list[Entry], anchors.Anchor | None]:
+    there = _registered(registry)
+    entries = list(registry.ledger.entries(registry.name))
+    seen = anchors.tagged(there.tags, "the registered model's tag")
+    problem = broken_link(entries) or anchors.problem(entries, [seen] if seen else [])
+    if problem:
+        raise UserError(
+            f"{problem}; nothing is moved until that is repaired: see 'promote verify', and check "
+            f"tracking.ledger={registry.ledger.shown}"
+        )
+    return there, entries, seen
+
+
+def replaced(
+    name: str, there: aliases.Registered, entries: Sequence[Entry], *, seen: bool
+) -> tuple[str, ...]:
+    """Return a sentence for each version that is another model than the ledger decided on.
+
+    Args:
+        name: Of the registered model.
+        there: As MLflow has it.
+        entries: Of the ledger.
+        seen: The registered model carries the ledger's tag, so that it was not made anew.
+    """
+    told = []
+    known = models_after(entries)
+    for version in sorted(set(aliases_after(entries).values())):
+        try:
+            actual = aliases.model_of(name, version).model_id
+        except UserError:
+            continue  # a version that is gone is told where its files are needed
+        if version in known and known[version] != actual:
+            told.append(
+                f"version {version} is models:/{actual} now, the ledger decided on "
+                f"models:/{known[version]}: the registered model was made anew or changed outside"
+            )
+    fresh = bool(entries) and entries[-1].action not in ("adopt", ANEW)
+    if not told and fresh and not seen and there.created.isoformat() > entries[-1].at:
+        told.append(
+            f"the registered model was made anew at {there.created.isoformat()}, after the "
+            f"ledger's {entries[-1].name}"
+        )
+    return tuple(told)
 
 
 def drift(entries: Sequence[Entry], actual: dict[str, str]) -> tuple[str, ...]:
@@ -157,11 +218,12 @@ def project(registry: Registry, *, force: bool = False) -> None:
 
 
 def digests_of(name: str, versions: Sequence[str]) -> dict[str, str]:
-    """Return the digest of each version whose artifacts are there."""
-    found = {}
+    """Return the digest and the model of each version whose artifacts are there."""
+    found: dict[str, str] = {}
     for version in versions:
         with suppress(UserError):
-            found[version] = model_digest(aliases.model_of(name, version))
+            model = aliases.model_of(name, version)
+            found |= weights_of(version, model_digest(model), model.model_id)
     return found
 
 
@@ -181,20 +243,10 @@ def _registered(registry: Registry) -> aliases.Registered:
     return there
 
 
-def _taken_over(
-    registry: Registry, there: aliases.Registered, entries: Sequence[Entry], seen: bool
-) -> Draft | None:
-    """Return the entry that takes over aliases which no entry accounts for, if one is due."""
-    action = why = ""
-    # Without the second look a registry whose clock is ahead would be taken over again and again.
-    fresh = bool(entries) and entries[-1].action not in ("adopt", ANEW)
-    if not entries and there.aliases:
-        action, why = "adopt", "aliases that were set before the ledger began"
-    elif fresh and not seen and there.created.isoformat() > entries[-1].at:
-        action = ANEW
-        why = f"the registered model was made anew at {there.created.isoformat()}"
-    if not action:
-        return None
+def taken_over(
+    registry: Registry, there: aliases.Registered, entries: Sequence[Entry], action: str, why: str
+) -> Draft:
+    """Return the entry that takes over aliases which no entry accounts for."""
     return Draft(
         action,
         there.aliases.get(aliases.CHAMPION, ""),
@@ -202,6 +254,11 @@ def _taken_over(
         why,
         weights=digests_of(registry.name, sorted(set(there.aliases.values()))),
     )
+
+
+def _adopted(registry: Registry, there: aliases.Registered) -> Draft:
+    why = "aliases that were set before the ledger began"
+    return taken_over(registry, there, (), "adopt", why)
 
 
 def _write_on_version(name: str, entry: Entry) -> None:

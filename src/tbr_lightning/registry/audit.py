@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tbr_lightning.errors import UserError
+from tbr_lightning.models.digest import model_digest
 from tbr_lightning.registry import aliases, anchors
-from tbr_lightning.registry.alias_sync import Registry, drift
-from tbr_lightning.registry.digest import model_digest
+from tbr_lightning.registry.alias_sync import Registry, drift, replaced
 from tbr_lightning.registry.entry import Entry, aliases_after, broken_link, weights_after
 
 
@@ -51,7 +51,8 @@ def audit(registry: Registry) -> Audit:
     else:
         count = len(_anchors(registry))
         sound.append(f"the ledger is intact, entries 1 to {len(entries)}; {count} anchors agree")
-        problems = list(drift(entries, there.aliases))
+        seen = anchors.tagged(there.tags, "the registered model's tag") is not None
+        problems = [*replaced(name, there, entries, seen=seen), *drift(entries, there.aliases)]
         if not problems:
             sound.append("the aliases are where the ledger puts them")
     known = weights_after(entries)

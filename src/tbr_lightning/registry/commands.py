@@ -13,7 +13,7 @@ from rich.table import Table
 from tbr_lightning.config.verbs import PromoteConfig
 from tbr_lightning.errors import UserError
 from tbr_lightning.registry import aliases, moves, pipeline
-from tbr_lightning.registry.alias_sync import open_registry, recover
+from tbr_lightning.registry.alias_sync import look, open_registry
 from tbr_lightning.registry.aliases import CHAMPION
 from tbr_lightning.registry.audit import audit, chain_problem
 from tbr_lightning.registry.entry import Entry
@@ -45,9 +45,7 @@ def status(config: PromoteConfig) -> int:
     problem = chain_problem(registry, entries)
     told: tuple[str, ...] = ()
     if problem is None:
-        standing = recover(registry)
-        rows, entries = aliases.versions(config.name), list(standing.entries)
-        told = standing.drift
+        told = look(registry).drift
     Console().print(status_table(config.name, rows, entries))
     print(head_line(entries, registry.ledger.shown))
     for line in told:
@@ -76,8 +74,6 @@ def history(config: PromoteConfig) -> int:
 def verify(config: PromoteConfig) -> int:
     """Print what holds and what does not; return 0 if all holds, else 1."""
     registry = open_registry(config.name, config.tracking, config.paths)
-    if not chain_problem(registry, registry.ledger.entries(config.name)):
-        recover(registry)
     found = audit(registry)
     for line in found.sound:
         print(f"ok      {line}")

@@ -31,7 +31,8 @@ class Draft:
         moves: What becomes of each alias that moves.
         why: In words.
         evidence: Ids of the runs that it rests on.
-        weights: Digest of the artifacts of each version that it puts somewhere.
+        weights: Digest of the artifacts of each version that it puts somewhere, and under
+            ``VERSION/model`` which logged model that is, of :func:`weights_of`.
     """
 
     action: str
@@ -110,6 +111,20 @@ def weights_after(entries: Sequence[Entry]) -> dict[str, str]:
             known.clear()
         known |= entry.weights
     return known
+
+
+def weights_of(version: str, digest: str, model_id: str) -> dict[str, str]:
+    """Return what an entry says of a version: the digest of its files, and the model behind it.
+
+    A version's number alone says neither, since a registered model can be made anew.
+    """
+    return {version: digest, f"{version}/model": model_id}
+
+
+def models_after(entries: Sequence[Entry]) -> dict[str, str]:
+    """Return the logged model that each version should be; earlier entries name none."""
+    known = weights_after(entries)
+    return {key.removesuffix("/model"): value for key, value in known.items() if "/" in key}
 
 
 def broken_link(entries: Sequence[Entry]) -> str | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,9 +21,11 @@ from tbr_lightning.config.verbs import EvaluateConfig, PromoteConfig
 from tbr_lightning.data.think_format import ThinkFormat
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation import general, pipeline, suites
+from tbr_lightning.evaluation.attestation import is_attested
 from tbr_lightning.evaluation.judge import NO_EFFECT_ON_VERDICTS
 from tbr_lightning.evaluation.respond import NO_EFFECT_ON_ANSWERS, evaluation_key, token_limit
 from tbr_lightning.evaluation.results import Judged, from_table
+from tbr_lightning.models.digest import check_unchanged
 from tbr_lightning.models.logged import LoggedModel, hf_folder
 from tbr_lightning.registry.answers import Answers
 from tbr_lightning.registry.sample_size import Sizes
@@ -100,11 +103,26 @@ def evidence_for(exam: Exam, model: LoggedModel, given: str | None, what: str) -
     think_format = _layout(model, config)
     limit = token_limit(think_format, config.generation)
     key = evaluation_key(exam.digest, config.judge, config.generation, limit)
+    digest, files = check_unchanged(model), (pipeline.RESPONSES, general.CHOICES)
     if given is not None:
         _check_given(exam, model, given, what, key)
+        if not is_attested(Run(given), model.model_id, digest, files, config.paths):
+            raise UserError(
+                f"{what}_evaluation={given} is not signed by this machine's key as an evaluation "
+                "of these files, or was changed since: leave it out to have the model evaluated"
+            )
         return _read(exam, model, think_format, given) or _no_choices(given, what)
     tags = {"tbr.stage": "evaluate", "tbr.subject": model.model_id, "tbr.evaluation_key": key}
     found = find_run(tags)
+    if found is not None and not is_attested(
+        Run(found), model.model_id, digest, files, config.paths
+    ):
+        print(
+            f"promote: run {found} is not signed by this machine's key as an evaluation of these "
+            f"files, or was changed since: {model.uri} is evaluated anew",
+            file=sys.stderr,
+        )
+        found = None
     if found is not None and (there := _read(exam, model, think_format, found)) is not None:
         return there
     made = pipeline.run(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from tbr_lightning.config.schema import PathsConfig, TrackingConfig
 from tbr_lightning.errors import UserError
+from tbr_lightning.models.digest import model_digest
 from tbr_lightning.models.logged import LoggedModel
 from tbr_lightning.registry import aliases
 from tbr_lightning.registry.alias_sync import (
@@ -15,10 +16,10 @@ from tbr_lightning.registry.alias_sync import (
     open_registry,
     project,
     recover,
+    taken_over,
 )
 from tbr_lightning.registry.aliases import CHALLENGER, CHAMPION, PREVIOUS
-from tbr_lightning.registry.digest import model_digest
-from tbr_lightning.registry.entry import Draft, Entry, spoken, weights_after
+from tbr_lightning.registry.entry import ANEW, Draft, Entry, spoken, weights_after, weights_of
 from tbr_lightning.registry.ledger import ConflictError, Ledger
 
 
@@ -66,7 +67,9 @@ def challenge(
         if version in (holders.get(CHAMPION), holders.get(CHALLENGER)):
             return version
         moves = {CHALLENGER: (holders.get(CHALLENGER), version)}
-        draft = Draft("challenge", version, moves, why, evidence, {version: digest})
+        draft = Draft(
+            "challenge", version, moves, why, evidence, weights_of(version, digest, model.model_id)
+        )
         try:
             commit(registry, draft, standing)
         except ConflictError:
@@ -119,7 +122,8 @@ def rollback(registry: Registry, reason: str) -> Entry:
             f"name='{registry.name}' has no previous champion to go back to "
             f"(the champion is {spoken(now)}): promote another model"
         )
-    digest = model_digest(aliases.model_of(registry.name, before))
+    old = aliases.model_of(registry.name, before)
+    digest = model_digest(old)
     check_weights(standing, before, digest)
     after = {**standing.aliases, CHAMPION: before}
     if now is not None:
@@ -131,7 +135,7 @@ def rollback(registry: Registry, reason: str) -> Entry:
         moves_between(standing.aliases, after),
         reason or f"back from {spoken(now)}",
         crowning[-1].evidence if crowning else (),
-        {before: digest},
+        weights_of(before, digest, old.model_id),
     )
     try:
         return commit(registry, draft, standing)
@@ -154,6 +158,11 @@ def repair(registry: Registry, reason: str) -> Entry | None:
     standing = recover(registry)
     if not standing.drift:
         return None
+    if standing.is_anew:
+        raise UserError(
+            "; ".join(standing.drift) + ": no alias can bring the old model back: restore the "
+            "store, or take over what is there with 'promote accept reason=…'"
+        )
     why = "; ".join(standing.drift) + (f"; {reason}" if reason else "")
     draft = Draft("repair", standing.aliases.get(CHAMPION, ""), {}, why)
     return _after(registry, draft, standing)
@@ -172,6 +181,9 @@ def accept(registry: Registry, reason: str) -> Entry | None:
     if not standing.drift:
         return None
     there = aliases.registered(registry.name)
+    if standing.is_anew and there is not None:
+        draft = taken_over(registry, there, standing.entries, ANEW, reason)
+        return _after(registry, draft, standing)
     actual = there.aliases if there else {}
     moves = moves_between(standing.aliases, actual)
     moved = sorted({after for _, after in moves.values() if after is not None})

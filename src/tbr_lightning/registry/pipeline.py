@@ -55,10 +55,11 @@ def run(config: PromoteConfig, tell: Callable[[str], None] = lambda _: None) -> 
         raise UserError("model is not set: give the candidate, e.g. model=models:/m-…")
     if config.suite.half != "test":
         raise UserError(f"suite.half={config.suite.half}: the gate reads the test half only")
+    from tbr_lightning.models.digest import check_unchanged
     from tbr_lightning.models.logged import find_model
     from tbr_lightning.registry import aliases, gate, moves, record
     from tbr_lightning.registry.alias_sync import Standing, open_registry, recover
-    from tbr_lightning.registry.digest import model_digest
+    from tbr_lightning.registry.entry import weights_of
     from tbr_lightning.registry.evidence import exam_of
     from tbr_lightning.registry.ledger import ConflictError
     from tbr_lightning.tracking.run import start_run
@@ -66,7 +67,7 @@ def run(config: PromoteConfig, tell: Callable[[str], None] = lambda _: None) -> 
     exam = exam_of(config)
     registry = open_registry(config.name, config.tracking, config.paths)
     candidate = find_model(config.model_uri)
-    digest = model_digest(candidate)
+    digest = check_unchanged(candidate)
     standing = recover(registry) if aliases.registered(config.name) else Standing((), {})
     standing.refuse_drift()
     tell(_check_start(exam, candidate, aliases.known_version(config.name, candidate), standing))
@@ -88,7 +89,7 @@ def run(config: PromoteConfig, tell: Callable[[str], None] = lambda _: None) -> 
                 version,
                 why=verdict.sentence + (f"; {config.reason}" if config.reason else ""),
                 evidence=[opened.id, *case.evidence],
-                weights={version: digest},
+                weights=weights_of(version, digest, candidate.model_id),
             )
             try:
                 entry = moves.commit(registry, draft, standing)

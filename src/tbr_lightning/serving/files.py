@@ -19,8 +19,8 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 from tbr_lightning.config.schema import TrackingConfig
 from tbr_lightning.data.think_format import ThinkFormat
 from tbr_lightning.errors import UserError
+from tbr_lightning.models.digest import RECORDED, folder_digest
 from tbr_lightning.models.logged import LAYOUT, LoggedModel
-from tbr_lightning.registry.digest import folder_digest
 from tbr_lightning.serving.release import Release, recorded
 from tbr_lightning.serving.weights import Weights, link, prepare
 
@@ -83,6 +83,11 @@ def check(release: Release, artifacts: Path, tracking: TrackingConfig) -> Checke
     if expected is not None:
         _same(release, artifacts, found, expected, "the ledger has")
         return Checked(artifacts, found, "verified by the ledger")
+    if (whole := release.model.tags.get(RECORDED)) is not None:
+        _same(release, artifacts, found, whole, "its training run logged")
+        return Checked(
+            artifacts, found, "not in the ledger; the files are those of its training run"
+        )
     logged = release.model.tags.get("tbr.weights_digest")
     if logged is None:
         return Checked(artifacts, found, "unverified: neither ledger nor training run has a digest")

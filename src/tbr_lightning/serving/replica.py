@@ -16,7 +16,7 @@ from pathlib import Path
 import aiohttp
 
 from tbr_lightning.config.serve import ServeConfig
-from tbr_lightning.registry.digest import folder_digest
+from tbr_lightning.models.digest import folder_digest
 from tbr_lightning.serving.engines import Engine
 from tbr_lightning.serving.files import Checked, check, fetch, lay_out
 from tbr_lightning.serving.metrics import Metrics

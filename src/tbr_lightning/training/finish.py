@@ -8,8 +8,9 @@ from pathlib import Path
 
 from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.models.backbone import Backbone
+from tbr_lightning.models.digest import RECORDED, record
 from tbr_lightning.models.export import export, weights_digest
-from tbr_lightning.models.logged import log_model
+from tbr_lightning.models.logged import find_model, log_model
 from tbr_lightning.tracking.run import Run
 from tbr_lightning.training.fit import Done, Job
 from tbr_lightning.training.model_card import model_card
@@ -58,6 +59,7 @@ def export_and_log(
     run.log_text(card, "model_card.md")
     arm = config.tags.get("tbr.demo_arm", config.reflection.teacher)
     uri = log_model(exported, f"{config.model.name}-{arm}", facts)
+    run.set_tags({RECORDED: record(find_model(uri))})
     folder.finish(uri)
     return Outcome(uri, done.supervised_tokens)
 

@@ -10,7 +10,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from tbr_lightning.errors import UserError
-from tbr_lightning.registry.digest import folder_digest, model_digest
+from tbr_lightning.models.digest import folder_digest, model_digest
 
 from ..support import made
 

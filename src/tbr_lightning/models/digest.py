@@ -71,6 +71,34 @@ def model_digest(model: LoggedModel) -> str:
         ) from error
 
 
+RECORDED = "tbr.artifacts_digest"
+"""Tag of a logged model: the digest of its files when its training run had logged them."""
+
+
+def record(model: LoggedModel) -> str:
+    """Record the digest of the files that were just logged, and return it."""
+    digest = model_digest(model)
+    MlflowClient().set_logged_model_tags(model.model_id, {RECORDED: digest})
+    return digest
+
+
+def check_unchanged(model: LoggedModel) -> str:
+    """Return the digest of a model's files, which are those that its training run logged.
+
+    A model that an earlier version logged has no recorded digest to compare with.
+
+    Raises:
+        UserError: They were changed since, or are gone.
+    """
+    found, expected = model_digest(model), model.tags.get(RECORDED)
+    if expected is not None and found != expected:
+        raise UserError(
+            f"the files of {model.uri} are not those that its training run logged: their digest is "
+            f"{found[:16]}…, recorded was {expected[:16]}…: restore them, or train it again"
+        )
+    return found
+
+
 def _local(location: str) -> Path | None:
     """Return the folder behind an artifact location, or ``None`` where it is not on this machine.
 
