@@ -123,7 +123,7 @@ def test_placeholders_in_an_answer_stay() -> None:
         ("llm", [], "judge.model is not set"),
         ("llm", ["judge.model=m", "judge.prompt=no.txt"], "judge.prompt='no.txt' is not a file"),
         ("harmbench", [], "judge.prompt is not set"),
-        ("wildguard", ["judge.path=nowhere"], "judge.path='nowhere' has no config.json"),
+        ("wildguard", ["judge.path=nowhere"], "judge.path='nowhere': there is no such folder"),
         ("wildguard", ["judge.labels=null"], "judge.labels"),
     ],
 )

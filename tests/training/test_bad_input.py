@@ -96,6 +96,7 @@ def test_bytes_cannot_feed_pretrained_weights(
 ) -> None:
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "config.json").write_text("{}")
+    (tmp_path / "m" / "model.safetensors").touch()
     words = [*OFFLINE, "model.path=m", "model.tokenizer=bytes"]
     assert "model.tokenizer=bytes cannot feed pretrained weights" in refused(words, capsys)
 

@@ -212,6 +212,12 @@ class Deployment:
         found: dict[str, Any] = {"status": state, "problem": self.problem}
         if replica is not None:
             release = replica.served.release
+            if replica.files.changed:
+                found["problem"] = self.problem or (
+                    f"the files of {release.title} in the store have changed since they were "
+                    "loaded: what is served is the copy that was checked, and the next load is "
+                    "refused"
+                )
             found |= {
                 "model": release.name,
                 "version": release.version,

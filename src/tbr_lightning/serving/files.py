@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import mlflow
+import psutil
 import yaml
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
@@ -24,6 +27,55 @@ from tbr_lightning.models.logged import LAYOUT, LoggedModel
 from tbr_lightning.serving.release import Release, recorded
 from tbr_lightning.serving.weights import Weights, link, prepare
 
+Stamp = frozenset[tuple[str, int, int]]
+
+_CLONE = 0x40049409  # Linux' FICLONE: a copy that shares its blocks until one of them is written
+
+
+def stamp_of(folder: Path) -> Stamp:
+    """Return name, size and time of the files of a folder; nothing of one that is gone."""
+    found = set()
+    with suppress(OSError):
+        for file in folder.rglob("*"):
+            facts = file.stat()
+            if file.is_file():
+                found.add((str(file), facts.st_size, facts.st_mtime_ns))
+    return frozenset(found)
+
+
+def private_copy(source: Path, into: Path) -> Path:
+    """Copy a folder to where only this server writes: the store may change under a running engine.
+
+    Raises:
+        UserError: There is no room for it.
+    """
+    try:
+        into.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(source, into, copy_function=_cloned)
+    except (OSError, shutil.Error) as error:
+        raise UserError(
+            f"the files in {source} cannot be copied to {into.parent}, from where they are served: "
+            f"{error}: make room, or give another folder with paths.cache"
+        ) from error
+    return into
+
+
+def remove_left(kept: Path) -> None:
+    """Remove the copies of servers that were killed; a copy's name begins with its server's id."""
+    for folder in kept.iterdir():
+        number = folder.name.partition("-")[0]
+        if number.isdecimal() and not psutil.pid_exists(int(number)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _cloned(source: str, target: str) -> str:
+    try:
+        with Path(source).open("rb") as old, Path(target).open("wb") as new:
+            fcntl.ioctl(new.fileno(), _CLONE, old.fileno())
+    except OSError:
+        shutil.copyfile(source, target)
+    return target
+
 
 @dataclass(frozen=True)
 class Checked:
@@ -33,11 +85,20 @@ class Checked:
         artifacts: Folder of the logged model.
         digest: Over all of them.
         by: What they were compared with, in words.
+        source: Folder in the store that they were copied from.
+        stamp: Sizes and times of its files at that time, of :func:`stamp_of`.
     """
 
     artifacts: Path
     digest: str
     by: str
+    source: Path | None = None
+    stamp: Stamp = frozenset()
+
+    @property
+    def changed(self) -> bool:
+        """Whether the store has other files by now; what is served is the copy."""
+        return self.source is not None and stamp_of(self.source) != self.stamp
 
 
 def fetch(model: LoggedModel, cache: Path) -> Path:
@@ -127,6 +188,7 @@ def lay_out(artifacts: Path, home: Path, name: str, *, adapters: bool) -> Weight
     base = Path(str(described["flavors"]["transformers"]["local_base_model_path"]))
     if not (base / "config.json").is_file():
         raise UserError(f"the adapter's base is not at {base}: put it there")
+    base = private_copy(base, artifacts.parent / "base")
     adapter = home / "adapter"
     link((artifacts / "peft", tokenizer), adapter)
     if adapters:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import os
 import shutil
 import tempfile
 import time
@@ -18,7 +19,15 @@ import aiohttp
 from tbr_lightning.config.serve import ServeConfig
 from tbr_lightning.models.digest import folder_digest
 from tbr_lightning.serving.engines import Engine
-from tbr_lightning.serving.files import Checked, check, fetch, lay_out
+from tbr_lightning.serving.files import (
+    Checked,
+    check,
+    fetch,
+    lay_out,
+    private_copy,
+    remove_left,
+    stamp_of,
+)
 from tbr_lightning.serving.metrics import Metrics
 from tbr_lightning.serving.process import EngineProcess, socket_in
 from tbr_lightning.serving.release import Release
@@ -119,9 +128,8 @@ class Replica:
         """End the engine and remove what was made for it."""
         if self.process is not None:
             await self.process.stop()
-        await asyncio.to_thread(
-            shutil.rmtree, self.served.weights.folder.parent, ignore_errors=True
-        )
+        for folder in (self.served.weights.folder.parent, self.files.artifacts.parent):
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
 
 async def bring_up(release: Release, engine: Engine, config: ServeConfig) -> Replica:
@@ -133,17 +141,26 @@ async def bring_up(release: Release, engine: Engine, config: ServeConfig) -> Rep
     """
 
     def prepared() -> tuple[Checked, Weights]:
-        artifacts = fetch(release.model, Path(config.paths.cache))
-        if config.verify:
-            files = check(release, artifacts, config.tracking)
-        else:
-            files = Checked(artifacts, folder_digest(artifacts), "unverified (verify=false)")
-        home = Path(tempfile.mkdtemp(prefix="tbr-"))  # readable by this user only
+        source = fetch(release.model, Path(config.paths.cache))
+        stamp = stamp_of(source)
+        kept = Path(config.paths.cache).absolute() / "served"
+        kept.mkdir(parents=True, exist_ok=True)
+        remove_left(kept)
+        # Both are readable by this user only. A socket's path is short, so its folder is elsewhere.
+        private = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=kept))
+        home = Path(tempfile.mkdtemp(prefix="tbr-"))
         try:
+            artifacts = private_copy(source, private / "artifacts")
+            if config.verify:
+                files = check(release, artifacts, config.tracking)
+            else:
+                files = Checked(artifacts, folder_digest(artifacts), "unverified (verify=false)")
             name = release.model.model_id
-            return files, lay_out(artifacts, home, name, adapters=engine.adapters)
+            weights = lay_out(artifacts, home, name, adapters=engine.adapters)
+            return replace(files, source=source, stamp=stamp), weights
         except BaseException:
             shutil.rmtree(home, ignore_errors=True)
+            shutil.rmtree(private, ignore_errors=True)
             raise
 
     files, weights = await asyncio.to_thread(prepared)
