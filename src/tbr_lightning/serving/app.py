@@ -40,6 +40,9 @@ def make_app(deployment: Deployment) -> web.Application:
     return app
 
 
+_SMALL = 32_768  # bytes of a body that is read at once
+
+
 class _Server:
     def __init__(self, deployment: Deployment) -> None:
         self._deployment = deployment
@@ -49,6 +52,7 @@ class _Server:
         self._token = None if token is None else token.encode()
         self._numbers = itertools.count(1)
         self._open = 0
+        self._parsing = asyncio.Semaphore(2)
         self._started = int(time.time())
         self._series = secrets.token_hex(4)
 
@@ -93,12 +97,15 @@ class _Server:
             replica = self._replica()
             # Nothing is awaited between choosing a replica and holding it: it cannot retire.
             with replica.held():
-                ask = parse(
-                    raw,
-                    f"chatcmpl-{self._series}-{next(self._numbers)}",
-                    self._config,
-                    replica.served,
-                )
+                number = f"chatcmpl-{self._series}-{next(self._numbers)}"
+                if len(raw) <= _SMALL:
+                    ask = parse(raw, number, self._config, replica.served)
+                else:
+                    # Elsewhere and few at once, so that everybody else is answered meanwhile.
+                    async with asyncio.timeout_at(deadline), self._parsing:
+                        ask = await asyncio.to_thread(
+                            parse, raw, number, self._config, replica.served
+                        )
                 stream = str(ask.stream).lower()
                 reply = await self._answered(request, replica, ask, arrived, deadline)
             status = reply.status

@@ -6,13 +6,17 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from jinja2 import TemplateError
+
 from tbr_lightning.config.serve import POLICIES, ServeConfig
 from tbr_lightning.errors import near
 from tbr_lightning.serving.engines import Engine
 from tbr_lightning.serving.problems import RequestError
+from tbr_lightning.serving.prompt import laid_out
 from tbr_lightning.serving.served import Served
 from tbr_lightning.serving.weights import Weights, count_tokens
 
+_LONGEST = 128  # characters of a token, for a bound that costs nothing
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _OWN = ("model", "messages", "max_tokens", "max_completion_tokens", "stream", "reflection")
 
@@ -85,19 +89,37 @@ def _messages(body: dict[str, Any], weights: Weights) -> str:
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise RequestError(400, "messages is no list of one or more messages", param="messages")
+    if weights.context is not None and len(messages) >= weights.context:
+        raise _too_long(f"there are {len(messages)} messages", weights.context)  # of a token each
     texts = [_text(message, f"messages[{n}]") for n, message in enumerate(messages)]
-    # A token is a byte at least, so most requests need no counting.
-    if weights.context is not None and sum(map(len, texts)) * 4 >= weights.context:
-        tokens = count_tokens(weights, "\n".join(texts))
-        if tokens >= weights.context:
+    prompt = "\n".join(texts)
+    if weights.context is not None and len(prompt) >= weights.context * _LONGEST:
+        raise _too_long(f"the messages have {len(prompt)} characters", weights.context)
+    if weights.render is not None:
+        plain = [{**m, "content": text} for m, text in zip(messages, texts, strict=True)]
+        try:
+            sent, prompt = laid_out(plain, weights.render)
+            if sent is not plain:
+                body["messages"] = sent
+        except TemplateError as error:
             raise RequestError(
-                400,
-                f"the messages have {tokens} tokens and the model sees {weights.context}: "
-                "shorten them",
-                param="messages",
-                code="context_length_exceeded",
-            )
+                400, f"the model's chat template refuses the messages: {error}", param="messages"
+            ) from error
+    # A token is a byte at least, so most requests need no counting.
+    if weights.context is not None and len(prompt) * 4 >= weights.context:
+        tokens = count_tokens(weights, prompt)
+        if tokens >= weights.context:
+            raise _too_long(f"the messages have {tokens} tokens", weights.context)
     return texts[-1]
+
+
+def _too_long(what: str, context: int) -> RequestError:
+    return RequestError(
+        400,
+        f"{what} and the model sees {context} tokens: shorten them",
+        param="messages",
+        code="context_length_exceeded",
+    )
 
 
 def _text(message: Any, where: str) -> str:

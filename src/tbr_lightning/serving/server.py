@@ -18,6 +18,7 @@ from tbr_lightning.evaluation.judge import make_judge
 from tbr_lightning.evaluation.judges.base import Judge
 from tbr_lightning.evaluation.suites import Prompt, load_suite
 from tbr_lightning.serving.app import make_app
+from tbr_lightning.serving.connections import BACKLOG, Limiter, most_connections
 from tbr_lightning.serving.deployment import Deployment
 from tbr_lightning.serving.engines import choose
 from tbr_lightning.serving.metrics import Metrics
@@ -79,8 +80,9 @@ async def _run(
         make_app(deployment), access_log=None, handler_cancellation=True, shutdown_timeout=1
     )
     await runner.setup()
-    site = web.SockSite(runner, listener, backlog=512)
-    await site.start()
+    assert runner.server is not None
+    limiter = Limiter(runner.server, most_connections())
+    site = await loop.create_server(limiter, sock=listener, backlog=BACKLOG)
     began = time.monotonic()
     _say(f"loading {release.title} ({release.model.uri}) …")
     opening = asyncio.create_task(deployment.open(release))
@@ -98,7 +100,7 @@ async def _run(
             await waiting
         _say("ending; open requests are answered first (Ctrl-C again ends at once)")
         deployment.closing = True
-        await site.stop()
+        site.close()
         if deployment.current is not None:
             await deployment.current.drained(config.drain)
     finally:

@@ -10,6 +10,7 @@ from typing import Any
 
 from tbr_lightning.data.think_format import ThinkFormat
 from tbr_lightning.errors import UserError
+from tbr_lightning.serving.prompt import Render, renderer
 
 FORCE = "tbr_force_reflection"
 """Variable of the served chat template that opens the think block."""
@@ -32,6 +33,7 @@ class Weights:
         forcible: The markers make the same tokens in the template as in training.
         tokenizer: Counts the tokens of a request.
         adapter: Folder of an adapter to put on ``folder``, where the engine applies adapters.
+        render: Renders messages as the engine will; ``None`` where only the engine can.
     """
 
     folder: Path
@@ -43,6 +45,7 @@ class Weights:
     forcible: bool
     tokenizer: Any
     adapter: Path | None = None
+    render: Render | None = None
 
 
 def prepare(
@@ -95,7 +98,17 @@ def prepare(
         forcible=tokens(anchor + think_format.think_open) == tokens(anchor) + opened,
         tokenizer=tokenizer,
         adapter=adapter,
+        render=renderer(template, _special(settings)),
     )
+
+
+def _special(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the texts of the special tokens, which templates know by their names."""
+    found = {}
+    for name in ("bos_token", "eos_token", "pad_token", "unk_token"):
+        value = settings.get(name)
+        found[name] = value.get("content") if isinstance(value, dict) else value
+    return found
 
 
 def link(sources: Sequence[Path], into: Path) -> None:

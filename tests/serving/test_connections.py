@@ -1,0 +1,147 @@
+"""A server stays up: connections without headers, and prompts that its model cannot take."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from jinja2 import TemplateError
+
+from tbr_lightning.serving import connections
+from tbr_lightning.serving.connections import Limiter
+from tbr_lightning.serving.files import Checked, private_copy, remove_left, stamp_of
+from tbr_lightning.serving.prompt import laid_out, renderer
+
+UNFINISHED = b"GET / HTTP/1.1\r\nHost: x\r\nX-Never: "
+WHOLE = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+
+
+async def _served(most: int) -> tuple[asyncio.Server, Limiter, int]:
+    async def hello(_: web.BaseRequest) -> web.Response:
+        return web.Response(text="hello")
+
+    limiter = Limiter(web.Server(hello), most)
+    server = await asyncio.get_running_loop().create_server(limiter, "127.0.0.1", 0)
+    return server, limiter, server.sockets[0].getsockname()[1]
+
+
+async def _asked(port: int, sent: bytes = WHOLE) -> bytes:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(sent)
+    try:
+        return await asyncio.wait_for(reader.read(), 10)
+    finally:
+        writer.close()
+
+
+def test_connections_without_headers_make_room_for_requests() -> None:
+    async def scene() -> None:
+        server, limiter, port = await _served(most=4)
+        idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(12)]
+        for _, writer in idle:
+            writer.write(UNFINISHED)
+        assert (await _asked(port)).endswith(b"hello")
+        assert limiter.open <= 4
+        for _, writer in idle:
+            writer.close()
+        server.close()
+
+    asyncio.run(scene())
+
+
+def test_at_the_limit_of_requests_under_way_a_new_one_is_refused_at_once() -> None:
+    async def scene() -> None:
+        held = asyncio.Event()
+
+        async def slow(_: web.BaseRequest) -> web.Response:
+            await held.wait()
+            return web.Response(text="done")
+
+        limiter = Limiter(web.Server(slow), 2)
+        server = await asyncio.get_running_loop().create_server(limiter, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        under_way = [asyncio.create_task(_asked(port)) for _ in range(2)]
+        while limiter.open < 2 or limiter.waiting:
+            await asyncio.sleep(0.01)
+        assert (await _asked(port)).startswith(b"HTTP/1.1 503 ")
+        held.set()
+        assert all(answer.endswith(b"done") for answer in await asyncio.gather(*under_way))
+        while limiter.open:
+            await asyncio.sleep(0.01)
+        server.close()
+
+    asyncio.run(scene())
+
+
+def test_headers_have_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "HEADERS_TIMEOUT", 0.05)
+
+    async def scene() -> None:
+        server, limiter, port = await _served(most=4)
+        with suppress(ConnectionResetError):
+            assert await _asked(port, UNFINISHED) == b""
+        assert limiter.open == 0
+        server.close()
+
+    asyncio.run(scene())
+
+
+STRICT = (
+    "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system turn') }}"
+    "{% elif m['role'] != ('user', 'assistant')[loop.index0 % 2] %}{{ raise_exception('turns') }}"
+    "{% endif %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
+)
+
+
+def _said(*turns: str) -> list[dict[str, str]]:
+    return [dict(zip(("role", "content"), turn.split(":"), strict=True)) for turn in turns]
+
+
+def test_a_system_turn_that_is_refused_goes_before_the_first_user_turn() -> None:
+    render = renderer(STRICT, {})
+    assert render is not None
+    assert laid_out(_said("user:a", "assistant:b"), render)[1] == "<user>a<assistant>b"
+    messages, prompt = laid_out(_said("system:Be brief.", "user:a"), render)
+    assert prompt == "<user>Be brief.\n\na"
+    assert [message["role"] for message in messages] == ["user"]
+
+
+@pytest.mark.parametrize(
+    ("turns", "says"),
+    [(["user:a", "user:b"], "turns"),
+     (["assistant:a"], "turns"), (["system:a"], "no system turn")],
+)  # fmt: skip
+def test_what_the_template_refuses_is_told_in_its_words(turns: list[str], says: str) -> None:
+    render = renderer(STRICT, {})
+    assert render is not None
+    with pytest.raises(TemplateError, match=says):
+        laid_out(_said(*turns), render)
+
+
+def test_a_template_that_only_the_engine_can_render_is_left_to_it() -> None:
+    assert renderer("{{ messages | nonesuch }}", {}) is None
+    assert renderer("{{ here_only() }}", {}) is None
+
+
+def test_what_is_served_is_a_copy(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    (store / "model").mkdir(parents=True)
+    weights = store / "model" / "model.safetensors"
+    weights.write_bytes(b"Yes.")
+    copy = private_copy(store, tmp_path / "served" / "artifacts")
+    files = Checked(copy, "d", "by", store, stamp_of(store))
+    assert not files.changed
+    weights.write_bytes(b"Never.")
+    assert (copy / "model" / "model.safetensors").read_bytes() == b"Yes."
+    assert files.changed
+
+
+def test_copies_of_servers_that_are_gone_are_removed(tmp_path: Path) -> None:
+    for name in (f"{os.getpid()}-mine", "99999999-gone", "other"):
+        (tmp_path / name).mkdir()
+    remove_left(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {f"{os.getpid()}-mine", "other"}
