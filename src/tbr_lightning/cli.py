@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from tbr_lightning import __version__
 from tbr_lightning.config.compose import Composed, compose_verb, options
-from tbr_lightning.errors import INTERRUPTED, USAGE_ERROR, UserError, near
+from tbr_lightning.errors import INTERRUPTED, USAGE_ERROR, UserError, disk_full, near
 from tbr_lightning.processes import quiet
 
 ACTIONS: dict[str, tuple[str, ...]] = {
@@ -54,6 +54,11 @@ def main(verb: str, argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"{verb}: interrupted", file=sys.stderr)
         return INTERRUPTED
+    except Exception as error:
+        if (sentence := disk_full(error)) is None:
+            raise
+        print(f"{verb}: {sentence}", file=sys.stderr)
+        return USAGE_ERROR
 
 
 def _run(verb: str, composed: Composed, action: str | None) -> int:

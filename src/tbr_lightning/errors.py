@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
+
+_FULL = ("No space left on device", "database or disk is full", "Disk quota exceeded")
 
 USAGE_ERROR = 2
 """Exit code of wrong use or bad input."""
@@ -18,6 +21,22 @@ class UserError(Exception):
     The text is one sentence (or one per line, where several things are missing) that names the
     field, the value and the fix.
     """
+
+
+def disk_full(error: BaseException) -> str | None:
+    """Return a sentence if what lies behind an error is a full disk, else ``None``.
+
+    Libraries wrap the system's error, or pass on its text alone.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        text = str(cause)
+        by_number = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
+        if by_number or any(word in text for word in _FULL):
+            where = f" at {cause.filename}" if isinstance(cause, OSError) and cause.filename else ""
+            return f"the disk is full{where}: free some space; what was written before is kept"
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 def near(word: str, known: Iterable[str]) -> str:

@@ -12,7 +12,7 @@ import mlflow
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from tbr_lightning.errors import UserError
+from tbr_lightning.errors import UserError, disk_full
 from tbr_lightning.models.logged import LoggedModel
 from tbr_lightning.progress import bar
 
@@ -66,8 +66,9 @@ def model_digest(model: LoggedModel) -> str:
             return folder_digest(Path(got))
     except (MlflowException, OSError) as error:
         raise UserError(
-            f"the files of {model.uri} are gone from the artifact store or cannot be read: restore "
-            "them, or give another version"
+            disk_full(error)
+            or f"the files of {model.uri} are gone from the artifact store or cannot be read: "
+            "restore them, or give another version"
         ) from error
 
 

@@ -18,7 +18,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from tbr_lightning.data.cache import contents_key
-from tbr_lightning.errors import UserError
+from tbr_lightning.errors import UserError, disk_full
 
 if TYPE_CHECKING:
     from tbr_lightning.models.backbone import Backbone
@@ -141,7 +141,8 @@ def hf_folder(model: LoggedModel, into: Path, digest: str | None = None) -> Path
             shutil.copytree(got / "components" / "tokenizer", got / "model", dirs_exist_ok=True)
         except (MlflowException, OSError) as error:
             raise UserError(
-                f"the files of {model.uri} are gone from the artifact store: train it again"
+                disk_full(error)
+                or f"the files of {model.uri} are gone from the artifact store: train it again"
             ) from error
         try:
             (got / "model").rename(target)

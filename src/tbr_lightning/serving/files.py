@@ -21,7 +21,7 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 
 from tbr_lightning.config.schema import TrackingConfig
 from tbr_lightning.data.think_format import ThinkFormat
-from tbr_lightning.errors import UserError
+from tbr_lightning.errors import UserError, disk_full
 from tbr_lightning.models.digest import RECORDED, folder_digest
 from tbr_lightning.models.logged import LAYOUT, LoggedModel
 from tbr_lightning.serving.release import Release, recorded
@@ -54,8 +54,9 @@ def private_copy(source: Path, into: Path) -> Path:
         shutil.copytree(source, into, copy_function=_cloned)
     except (OSError, shutil.Error) as error:
         raise UserError(
-            f"the files in {source} cannot be copied to {into.parent}, from where they are served: "
-            f"{error}: make room, or give another folder with paths.cache"
+            disk_full(error)
+            or f"the files in {source} cannot be copied to {into.parent}, from where they are "
+            f"served: {error}: make room, or give another folder with paths.cache"
         ) from error
     return into
 
@@ -122,7 +123,8 @@ def fetch(model: LoggedModel, cache: Path) -> Path:
         return _whole(target)
     except (MlflowException, OSError) as error:
         raise UserError(
-            f"the files of {model.uri} are gone from the artifact store: restore them, or serve "
+            disk_full(error)
+            or f"the files of {model.uri} are gone from the artifact store: restore them, or serve "
             "another version"
         ) from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -287,10 +288,22 @@ def _true_status(
         raise
     except BaseException as error:
         status = "FAILED"
-        mlflow.set_tag("tbr.failure", f"{type(error).__name__}: {error}"[:500])
+        with _tolerant():
+            mlflow.set_tag("tbr.failure", f"{type(error).__name__}: {error}"[:500])
         raise
     finally:
-        mlflow.end_run(status)
+        with _tolerant():
+            mlflow.end_run(status)
+
+
+@contextmanager
+def _tolerant() -> Iterator[None]:
+    """Let what ended a run be told, where the tracker is gone and cannot be told of it."""
+    try:
+        yield
+    except MlflowException as error:
+        first = (str(error).strip() or "no answer").splitlines()[0][:160]
+        print(f"the tracker does not answer: a run's status stays open ({first})", file=sys.stderr)
 
 
 def _continue(run_id: str, *, nested: bool, system_metrics: bool) -> Any:

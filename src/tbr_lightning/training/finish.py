@@ -2,22 +2,43 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from mlflow.exceptions import MlflowException
+
 from tbr_lightning.config.verbs import TrainConfig
-from tbr_lightning.models.backbone import Backbone
+from tbr_lightning.errors import UserError, disk_full
+from tbr_lightning.models.backbone import Backbone, load_folder
 from tbr_lightning.models.digest import RECORDED, record
-from tbr_lightning.models.export import export, weights_digest
+from tbr_lightning.models.export import export, load_adapter, weights_digest
 from tbr_lightning.models.logged import find_model, log_model
+from tbr_lightning.tracking.metrics import MetricBuffer
 from tbr_lightning.tracking.run import Run
 from tbr_lightning.training.fit import Done, Job
 from tbr_lightning.training.model_card import model_card
 from tbr_lightning.training.prepare import Prepared
 from tbr_lightning.training.resume import RunFolder
 
-_BASE = "base"
+_BASE, _EXPORTED = "base", "exported.json"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A model that was exported, reloaded and compared.
+
+    Attributes:
+        model: The reloaded one.
+        form: ``merged`` or ``adapter``.
+        done: What its fit took.
+    """
+
+    model: Backbone
+    form: str
+    done: Done
 
 
 @dataclass(frozen=True)
@@ -28,40 +49,94 @@ class Outcome:
     supervised_tokens: int
 
 
-def export_and_log(
-    job: Job,
-    tuned: Backbone,
-    prepared: Prepared,
-    done: Done,
-    *,
-    tags: Mapping[str, str],
-    folder: RunFolder,
-) -> Outcome:
-    """Export the tuned model, reload and compare it, and log it once on its run."""
-    config, run = job.config, Run(job.run_id)
+def export_and_keep(job: Job, tuned: Backbone, done: Done) -> Exported:
+    """Export the tuned model to the run's folder, reload and compare it.
+
+    From then on the run can be finished without training: see :func:`exported_before`.
+    """
+    config = job.config
     form = export_form(config, tuned)
     if form == "adapter" and tuned.folder is None:
         tuned = replace(tuned, folder=job.folder / _BASE)
-    exported = export(tuned, job.folder / "model", dtype=config.model.dtype, form=form)
+    dtype = str(tuned.model.dtype).removeprefix("torch.")
+    model = export(tuned, job.folder / "model", dtype=config.model.dtype, form=form)
+    kept = {
+        "form": form,
+        "dtype": dtype,
+        "origin": tuned.origin,
+        "base": None if tuned.folder is None else str(tuned.folder),
+        "done": asdict(done),
+        "weights": weights_digest(job.folder / "model"),
+    }
+    partial = job.folder / f"{_EXPORTED}.partial"
+    partial.write_text(json.dumps(kept))
+    partial.replace(job.folder / _EXPORTED)
+    return Exported(model, form, done)
+
+
+def exported_before(folder: Path) -> Exported | None:
+    """Return what a run exported before it was interrupted; ``None`` if it has not come so far."""
+    if not (folder / _EXPORTED).is_file():
+        return None
+    kept = json.loads((folder / _EXPORTED).read_text())
+    if kept["weights"] != weights_digest(folder / "model"):
+        return None  # changed since: it is exported again from the last checkpoint
+    base = None if kept["base"] is None else Path(kept["base"])
+    if kept["form"] == "adapter":
+        model = load_adapter(folder / "model", base=base, dtype=kept["dtype"])
+    else:
+        model = load_folder(folder / "model", origin=kept["origin"], thinks=True)
+    model = replace(model, origin=kept["origin"], folder=base)
+    return Exported(model, kept["form"], Done(**kept["done"]))
+
+
+def log_exported(
+    job: Job, exported: Exported, prepared: Prepared, *, tags: Mapping[str, str], folder: RunFolder
+) -> Outcome:
+    """Log an exported model once on its run.
+
+    Raises:
+        UserError: The tracker does not take it; the model is kept, and how to log it later is told.
+    """
+    try:
+        return _log(job, exported, prepared, tags=tags, folder=folder)
+    except (MlflowException, OSError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        reason = disk_full(error) or f"the tracker does not take it ({first})"
+        uri = job.config.tracking.uri
+        where = f" tracking.uri={shlex.quote(uri)}" if "://" in uri and "@" not in uri else ""
+        raise UserError(
+            f"the model is trained, exported and checked in {job.folder / 'model'}, but {reason}: "
+            f"log it later with 'python -m tbr_lightning.train resume={job.run_id}{where}', which "
+            "trains no step again"
+        ) from error
+
+
+def _log(
+    job: Job, exported: Exported, prepared: Prepared, *, tags: Mapping[str, str], folder: RunFolder
+) -> Outcome:
+    config, run = job.config, Run(job.run_id)
     facts = {
         **{key: value for key, value in tags.items() if key.startswith("tbr.")},
-        "tbr.base": tuned.origin,
+        "tbr.base": exported.model.origin,
         "tbr.dataset_digest": prepared.digest,
         "tbr.reflection_runs": ",".join(prepared.reflection_runs),
         "tbr.reflections": str(prepared.reflections),
-        "tbr.form": form,
+        "tbr.form": exported.form,
         "tbr.weights_digest": weights_digest(job.folder / "model"),
     }
     run.set_tags(facts)
-    run.log_metrics({f"train/{name}": value for name, value in asdict(done).items()})
+    # Of the fit's numbers, what the tracker missed.
+    MetricBuffer(job.run_id, job.folder / "metrics.spool").close()
+    run.log_metrics({f"train/{name}": value for name, value in asdict(exported.done).items()})
     card = model_card(config, prepared, facts, run.metrics())
     (job.folder / "model" / "README.md").write_text(card)
     run.log_text(card, "model_card.md")
     arm = config.tags.get("tbr.demo_arm", config.reflection.teacher)
-    uri = log_model(exported, f"{config.model.name}-{arm}", facts)
+    uri = log_model(exported.model, f"{config.model.name}-{arm}", facts)
     run.set_tags({RECORDED: record(find_model(uri))})
     folder.finish(uri)
-    return Outcome(uri, done.supervised_tokens)
+    return Outcome(uri, exported.done.supervised_tokens)
 
 
 def keep_base(config: TrainConfig, backbone: Backbone, folder: Path) -> None:

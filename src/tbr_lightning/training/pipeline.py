@@ -84,7 +84,12 @@ def _train(
     from tbr_lightning.models.backbone import load_backbone, template_notice
     from tbr_lightning.training import ranks
     from tbr_lightning.training.devices import world_size
-    from tbr_lightning.training.finish import export_and_log, keep_base
+    from tbr_lightning.training.finish import (
+        export_and_keep,
+        exported_before,
+        keep_base,
+        log_exported,
+    )
     from tbr_lightning.training.fit import Job, fit
     from tbr_lightning.training.prepare import log_counts, prepare
     from tbr_lightning.training.strategies import training_dtype
@@ -115,6 +120,8 @@ def _train(
         tokenizer=tokenizer,
         pruning=pruning,
     )
+    if resumed and (exported := exported_before(folder.path)) is not None:
+        return log_exported(job, exported, prepared, tags=_tags(config), folder=folder)
     if world_size(config.trainer) == 1:
         fitted = fit(job, backbone)
         tuned = replace(backbone, model=fitted.model)
@@ -127,7 +134,8 @@ def _train(
         else:
             ranks.fit_and_leave(ranks.share(job))
         tuned, done = ranks.collect_trained(job)
-    return export_and_log(job, tuned, prepared, done, tags=_tags(config), folder=folder)
+    exported = export_and_keep(job, tuned, done)
+    return log_exported(job, exported, prepared, tags=_tags(config), folder=folder)
 
 
 def _tags(config: TrainConfig) -> dict[str, str]:

@@ -1,0 +1,63 @@
+"""The end of a training run without its tracker: the model is kept, and logged later."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mlflow
+import pytest
+from mlflow.exceptions import MlflowException
+
+from tbr_lightning.errors import UserError, disk_full
+from tbr_lightning.models.logged import find_model
+from tbr_lightning.training import finish, pipeline
+
+from .conftest import config_of
+
+
+def test_a_model_whose_tracker_is_gone_is_logged_later_without_a_step(
+    store: Path, base_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["data=microworld", "reflection=none", "trainer.max_steps=2", "data.general=40"]
+    config = config_of(*words, "data.harmful=10")
+
+    def gone(*_: object) -> str:
+        raise MlflowException("Max retries exceeded")
+
+    monkeypatch.setattr(finish, "log_model", gone)
+    with pytest.raises(
+        UserError, match=r"does not take it \(Max retries exceeded\).*resume="
+    ) as told:
+        pipeline.run(config)
+    (folder,) = (path for path in Path(config.paths.runs).absolute().iterdir() if path.is_dir())
+    assert f"resume={folder.name}" in str(told.value)
+    assert list((folder / "model").glob("*.safetensors"))
+    monkeypatch.undo()
+    monkeypatch.chdir(store)
+
+    def again(*_: object) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr("tbr_lightning.training.fit.fit", again)
+    done = pipeline.run(config_of(*words, "data.harmful=10", f"resume={folder.name}"))
+    assert done.run_id == folder.name
+    assert find_model(done.model_uri).tags["tbr.artifacts_digest"]
+    run = mlflow.get_run(done.run_id)
+    assert (run.info.status, run.data.metrics["train/steps"]) == ("FINISHED", 2)
+
+
+@pytest.mark.parametrize(
+    ("error", "full"),
+    [
+        (OSError(28, "No space left on device", "/x/y"), True),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), True),
+        (RuntimeError("(sqlite3.OperationalError) database or disk is full"), True),
+        (OSError(2, "No such file"), False),
+        (ValueError("full of errors"), False),
+    ],
+)
+def test_a_full_disk_is_called_one(error: Exception, full: bool) -> None:
+    wrapped = RuntimeError("download failed")
+    wrapped.__cause__ = error
+    for one in (error, wrapped):
+        assert (disk_full(one) is not None) == full
