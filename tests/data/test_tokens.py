@@ -153,3 +153,20 @@ def test_a_tokenizer_made_anew_from_the_same_texts_has_the_same_digest() -> None
     texts = [text for row in ROWS for text in (row.prompt, row.response)]
     digests = {tokenizer_digest(trained_tokenizer(texts, 600, 512)) for _ in range(3)}
     assert len(digests) == 1
+
+
+def test_a_row_of_exactly_the_limit_is_kept(tmp_path: Path) -> None:
+    tokenizer = byte_tokenizer(512)
+    longest = int(made(tmp_path, tokenizer, max_length=4000).lengths.max())
+    assert made(tmp_path, tokenizer, max_length=longest).left_out == 0
+    assert made(tmp_path, tokenizer, max_length=longest - 1).left_out == 1
+
+
+def test_what_left_for_its_reflection_is_counted_apart(tmp_path: Path) -> None:
+    row = Example("How do I hurt a man?", "No.", "harmful", "t")
+    other = Example("Say hi.", "Hi.", "general", "t")
+    rows, long = Examples.of([row, other]), {row.id: "x" * 300}
+    found = made(tmp_path, byte_tokenizer(512), examples=rows, reflections=long, max_length=200)
+    assert (len(found), found.left_out, found.left_out_for_reflection) == (1, 1, 1)
+    plain = made(tmp_path, byte_tokenizer(512), examples=rows, reflections={}, max_length=200)
+    assert (len(plain), plain.left_out, plain.left_out_for_reflection) == (2, 0, 0)

@@ -184,3 +184,17 @@ def test_all_errors_and_a_fixed_sample_are_traced() -> None:
     first, second = rows("110000000"), rows("000000010")
     assert chosen([first, second], 2) == {"b0", "b1", "b7", "b2", "b3"}
     assert chosen([first], 0) == set()
+
+
+def test_prompts_that_were_answered_unequally_often_count_as_the_least() -> None:
+    once = compare({"a": rows("1100"), "b": rows("0100")})
+    again = rows("1100") + [row for row in rows("1100", repeat=1) if row.id == "b0"]
+    unequal = compare({"a": again, "b": rows("0100")})
+    overall = [found[0] for found in (once, unequal)]
+    assert overall[0].interval == overall[1].interval
+
+
+def test_repeats_are_worth_at_most_as_many_prompts() -> None:
+    # Every prompt differs by the same share: between prompts nothing varies.
+    a, b = [0.5] * 40, [0.0] * 40
+    assert paired_interval(a, b, 2) == tango_interval(2 * 20, 0, 2 * 40)

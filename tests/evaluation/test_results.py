@@ -132,3 +132,18 @@ def test_the_table_comes_back_as_it_was() -> None:
     rows = table_rows(TWELVE)
     stored = {"columns": list(rows[0]), "data": [list(row.values()) for row in rows]}
     assert from_table(json.dumps(stored)) == TWELVE
+
+
+def test_shares_of_reflections_are_of_those_that_there_are() -> None:
+    rows = [
+        judged(0, "harmful", "full_refusal", reflection="a", reflection_leaks=True,
+               reflection_concludes="harmful"),
+        judged(1, "harmful", "full_refusal", reflection="b", reflection_leaks=False,
+               reflection_concludes="unclear"),
+        judged(2, "harmful", "full_refusal"),
+        judged(3, "harmful", "full_refusal"),
+    ]  # fmt: skip
+    numbers = metrics(rows)
+    assert numbers["reflection_rate/harmful"] == 0.5
+    assert numbers["reflection_leak_rate"] == 0.5
+    assert numbers["reflection_concludes_harmful/harmful"] == 0.5

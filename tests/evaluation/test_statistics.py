@@ -116,3 +116,11 @@ def test_the_macro_average_counts_benchmarks_alike() -> None:
     assert macro([Rate(3, 9)]).interval == pytest.approx(Rate(3, 9).interval)
     low, high = macro([Rate(0, 100), Rate(0, 100)]).interval
     assert (low, high) == pytest.approx((0, Rate(0, 100).interval[1] / math.sqrt(2)))
+
+
+def test_answers_that_differ_within_each_prompt_are_worth_no_more_than_they_are() -> None:
+    # Each prompt is answered once either way: the mean varies less than by chance.
+    hits, prompts = [True, False] * 10, [number // 2 for number in range(20)]
+    assert clustered_rate(hits, prompts).effective == 20
+    hits[:4] = [True, True, False, False]
+    assert clustered_rate(hits, prompts).effective == 20

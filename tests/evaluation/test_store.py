@@ -28,6 +28,7 @@ from tbr_lightning.evaluation.respond import arm_prompts, respond
 from tbr_lightning.evaluation.store import FILE, ResponseStore, weights_identity
 from tbr_lightning.evaluation.suites import Prompt
 from tbr_lightning.models.backbone import Backbone, load_backbone, load_folder
+from tbr_lightning.models.logged import LoggedModel
 
 from ..conftest import environment
 
@@ -117,6 +118,15 @@ def test_weights_are_told_apart(tmp_path: Path) -> None:
         for name in "abc"
     )
     assert a == c != b
+    # The same files read in another type write other answers, and so does another vocabulary.
+    logged = LoggedModel("m-1", "r", {"tbr.weights_digest": "d"})
+    before = weights_identity(random_backbone(0), logged)
+    half = random_backbone(0)
+    half.model.to(torch.bfloat16)
+    assert weights_identity(half, logged) != before
+    wider = random_backbone(0)
+    wider.tokenizer.add_tokens(["a new word"])
+    assert weights_identity(wider, logged) != before
     # A model that goes on training in place is another one after each step.
     with torch.no_grad():
         next(one.model.parameters()).add_(1e-3)

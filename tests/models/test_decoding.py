@@ -149,3 +149,10 @@ def test_an_end_of_turn_token_of_the_model_ends_an_answer(backbone: Backbone) ->
 def test_rows_that_fit_shrink_with_length(backbone: Backbone) -> None:
     rows = [decoding.rows_that_fit(backbone.model, tokens) for tokens in (10, 3000, 10**9)]
     assert rows[0] == 128 > rows[1] > rows[2] == 1
+
+
+def test_one_seed_draws_otherwise_for_another_prompt() -> None:
+    from tbr_lightning.models.decoding import _Row
+
+    one, same, other = (_Row(0, ids, 3).dice.random() for ids in ([1, 2], [1, 2], [1, 3]))
+    assert one == same != other

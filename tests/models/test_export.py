@@ -153,3 +153,25 @@ def test_a_logged_model_loads_in_mlflow_transformers_and_evaluate(
     again = mlflow.transformers.load_model(uri, return_type="components")
     assert torch.allclose(logits(again["model"]), expected, atol=1e-4)
     assert json.dumps(again["tokenizer"].chat_template) == json.dumps(made.tokenizer.chat_template)
+
+
+def test_a_slightly_wrong_export_is_refused() -> None:
+    from tbr_lightning.models.export import _compare
+
+    trained = torch.linspace(-5, 5, 40).reshape(1, 4, 10)
+    _compare(trained, trained + 1e-6, torch.float32)
+    with pytest.raises(RuntimeError, match="differs from the trained one"):
+        _compare(trained, 1.02 * trained, torch.float32)
+    with pytest.raises(RuntimeError, match="differs from the trained one"):
+        _compare(trained, 1.3 * trained, torch.bfloat16)
+
+
+def test_what_serves_the_export_pads_on_the_left_and_knows_the_end(
+    tuned: Backbone, tmp_path: Path
+) -> None:
+    export(tuned, tmp_path / "out", dtype="float32", form="merged")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert tokenizer.padding_side == "left"
+    settings = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    ends = settings["eos_token_id"]
+    assert tokenizer.eos_token_id in (ends if isinstance(ends, list) else [ends])

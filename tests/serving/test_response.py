@@ -133,3 +133,18 @@ def test_an_adapter_stays_beside_its_base_where_the_engine_applies_it(
     # Not the base itself, which may change under a running engine.
     assert (weights.folder / "model.safetensors").resolve().parent == tmp_path / "base"
     assert (weights.adapter / "adapter_config.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("written", "reason", "shown"),
+    [
+        ("[T]So it is", "length", "[T]So it is"),  # cut: nobody closed it
+        ("[T]So it is[/T]", "stop", "[T]So it is[/T]"),
+        ("[T]So it is[/T]Send", "length", "[T]So it is[/T]Send"),
+    ],
+)
+def test_a_cut_reflection_is_shown_as_it_was_written(written: str, reason: str, shown: str) -> None:
+    raw = json.loads(reply(written))
+    raw["choices"][0]["finish_reason"] = reason
+    made, _ = rewrite(json.dumps(raw).encode(), "show", served(TRANSFORMERS))
+    assert json.loads(made)["choices"][0]["message"]["content"] == shown

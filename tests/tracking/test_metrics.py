@@ -11,10 +11,12 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pandas as pd
 import pytest
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from tbr_lightning.config.schema import TrackingConfig
@@ -195,3 +197,25 @@ def test_a_tracker_that_is_down_for_a_while_misses_nothing(
     assert not (store / "spool").exists()
     mlflow.set_tracking_uri(f"sqlite:///{store}/mlflow.db")
     assert points(run_id, "train/loss") == expected
+
+
+def test_a_torn_last_line_costs_itself_alone_and_the_spool_comes_first(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id, spool = opened(store), store / "spool"
+    spool.write_text('["a", 1.0, 1000, 1]\n["a", 2.0, 2000')  # cut by a crash
+    sent: list[list[float]] = []
+
+    def log_batch(self: MlflowClient, run_id: str, metrics: list[Any]) -> None:
+        if not sent:
+            sent.append([])
+            raise MlflowException("down")
+        sent.append([metric.value for metric in metrics])
+
+    monkeypatch.setattr(MlflowClient, "log_batch", log_batch)
+    buffer = MetricBuffer(run_id, spool, seconds=60)
+    buffer.add({"a": 3.0}, 3)
+    assert not buffer.flush()
+    buffer.add({"a": 4.0}, 4)
+    assert buffer.flush()
+    assert sent[1:] == [[1.0, 3.0, 4.0]]

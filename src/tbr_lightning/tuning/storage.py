@@ -17,6 +17,7 @@ import sqlalchemy
 from optuna.storages import RDBStorage
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
+from sqlalchemy.pool import NullPool
 
 from tbr_lightning.config.credentials import without_credentials
 from tbr_lightning.errors import UserError
@@ -25,6 +26,7 @@ from tbr_lightning.tuning.sampling import make_pruner
 from tbr_lightning.tuning.study import IDENTITY, Study
 
 _BUSY = 120  # seconds that SQLite waits for another process's write
+_ADVISORY = 7_426_001  # number of the lock around making tables
 _CONNECT = 10  # seconds that PostgreSQL has to answer
 
 
@@ -122,9 +124,15 @@ def open_storage(url: str, grace: float) -> RDBStorage:
 
 @contextmanager
 def _made_alone(url: str, kind: str) -> Iterator[None]:
-    """Keep two runners from making the tables of one SQLite file at the same time."""
+    """Keep two runners from making the tables of one database at the same time."""
     if kind != "sqlite":
-        yield
+        engine = sqlalchemy.create_engine(
+            url, poolclass=NullPool, connect_args={"connect_timeout": _CONNECT}
+        )
+        # Held by the connection, and so let go when it closes, however this process ends.
+        with engine.connect() as connection:
+            connection.execute(sqlalchemy.text(f"SELECT pg_advisory_lock({_ADVISORY})"))
+            yield
         return
     file = Path(_sqlite_file(url))
     with file.with_name(f"{file.name}.lock").open("a") as lock:

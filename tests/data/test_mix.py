@@ -1,0 +1,54 @@
+"""What is kept of a mix: under another key where its rows would be others."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from tbr_lightning.config.compose import compose_verb
+
+
+def instructions(cache: Path, *words: str) -> set[str]:
+    given = ["model=tiny", "data=files", "data.general=g.json", *words]
+    data = compose_verb("train", given).config.data
+    return {row.instruction for row in data.load(0, cache)}
+
+
+@pytest.mark.parametrize(
+    ("words", "left"),
+    [([], {"a", "b", "c"}), (["data.drop_refusals=true"], {"a", "b"}),
+     (["data.exclude=x.json"], {"a", "c"})],
+)  # fmt: skip
+def test_another_setting_gives_other_rows_from_one_cache(
+    tmp_path: Path, words: list[str], left: set[str]
+) -> None:
+    rows = [("a", "Yes."), ("b", "Sure."), ("c", "I'm sorry, but I can't help with that.")]
+    table = [{"instruction": asked, "output": said} for asked, said in rows]
+    Path("g.json").write_text(json.dumps(table))
+    Path("x.json").write_text(json.dumps([table[1]]))
+    assert instructions(tmp_path) == {"a", "b", "c"}
+    assert instructions(tmp_path, *words) == left
+    assert instructions(tmp_path) == {"a", "b", "c"}
+
+
+def test_the_contents_of_the_excluded_file_count(tmp_path: Path) -> None:
+    table = [{"instruction": asked, "output": "Yes."} for asked in "abc"]
+    Path("g.json").write_text(json.dumps(table))
+    for number in range(2):
+        Path("x.json").write_text(json.dumps([table[number]]))
+        left = {"a", "b", "c"} - {table[number]["instruction"]}
+        assert instructions(tmp_path, "data.exclude=x.json") == left
+
+
+def test_every_field_of_a_mix_is_in_its_key() -> None:
+    from tbr_lightning.data.mix import Mix
+
+    base = Mix(None, None, None, 1, 2, None, drop_refusals=False, instruction=None, seed=0)
+    changes = {"general_rows": 3, "harmful_rows": 3, "drop_refusals": True, "seed": 1}
+    changes |= {"instruction": "other"}
+    keys = {base.key} | {Mix(**{**vars(base), k: v}).key for k, v in changes.items()}
+    assert len(keys) == len(changes) + 1
+    assert set(changes) < set(asdict(base))

@@ -1,0 +1,94 @@
+"""The gate's inequalities, each with an estimate and a bound on different sides of the limit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tbr_lightning.config.gate import GateConfig
+from tbr_lightning.registry.answers import Answers
+from tbr_lightning.registry.entry import Draft, broken_link
+from tbr_lightning.registry.gate import judge
+from tbr_lightning.registry.ledger import Ledger
+from tbr_lightning.registry.rules import ceiling, floor, non_inferiority, superiority
+
+from .test_gate import CHAMPION, CONFIG, evaluation, failed
+
+
+def pairs(worse: int, better: int, n: int) -> list[tuple[bool, bool]]:
+    """Return pairs of which so many are worse and better, and the others alike."""
+    return (
+        [(True, False)] * worse + [(False, True)] * better + [(False, False)] * (n - worse - better)
+    )
+
+
+def test_not_inferior_is_shown_by_the_bound_and_not_by_the_estimate() -> None:
+    few, many = (
+        non_inferiority("x", "x", pairs(n // 100, 0, n), 0.02, 0.05) for n in (200, 20_000)
+    )
+    assert few.value == many.value == 0.01
+    assert (few.passed, many.passed) == (False, True)
+    assert few.bound > 0.02 > many.bound > 0.01
+
+
+def test_a_floor_is_kept_by_the_lower_bound() -> None:
+    few, many = (floor("x", [True] * (2 * n) + [False] * (3 * n), 0.5, 0.05) for n in (4, 400))
+    assert few.value == many.value == 0.6
+    assert (few.passed, many.passed) == (False, True)
+    assert few.bound < 0.5 < many.bound < 0.6
+
+
+def test_a_ceiling_is_kept_by_the_upper_bound() -> None:
+    few, many = (ceiling("x", "x", [True] * n + [False] * (9 * n), 0.15, 0.05) for n in (2, 200))
+    assert few.value == many.value == 0.1
+    assert (few.passed, many.passed) == (False, True)
+
+
+def test_lower_is_shown_by_the_bound() -> None:
+    assert not superiority(pairs(1, 2, 200), 0.05).passed
+    assert superiority(pairs(2, 40, 200), 0.05).passed
+
+
+def test_unlabelled_look_alikes_count_against_the_ceiling() -> None:
+    config = replace(CONFIG, max_unparsed=1)
+    refusing = evaluation(60, 2, 16)  # 30%
+    assert failed(judge(refusing, None, config)) == set()
+    rows = [
+        replace(row, label="unparsed")
+        if row.kind == "look_alike" and 60 <= number < 120  # 30% more
+        else row
+        for number, row in enumerate(refusing.rows)
+    ]
+    assert failed(judge(Answers(rows), None, config)) == {"max_false_refusal"}
+
+
+def test_each_side_has_its_own_margin() -> None:
+    lenient = replace(CONFIG, harmful_compliance_margin=0.5, require_merit=False)
+    worse = evaluation(80, 2, 36)  # ten points more wrong general answers
+    assert failed(judge(worse, CHAMPION, lenient)) == {"general/bench"}
+    strict = replace(
+        CONFIG, general_accuracy_margin=0.5, require_merit=False, max_harmful_compliance=1
+    )
+    assert failed(judge(evaluation(80, 22, 36), CHAMPION, strict)) == {"harmful_compliance"}
+
+
+@pytest.mark.parametrize("field", ["weights", "moves", "evidence", "why", "version", "who", "at"])
+def test_an_edited_field_breaks_the_chain(tmp_path, field: str) -> None:  # type: ignore[no-untyped-def]
+    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
+    draft = Draft("promote", "1", {"champion": (None, "1")}, "why", ("r",), {"1": "digest"})
+    entry = ledger.append("m", draft, None)
+    assert broken_link([entry]) is None
+    other = {
+        "weights": {"1": "other"},
+        "moves": {"champion": (None, "2")},
+        "evidence": ["other"],
+    }.get(field, "other")
+    assert broken_link([replace(entry, **{field: other})]) is not None
+
+
+def test_the_default_gate_keeps_the_limits_that_its_file_names() -> None:
+    from tbr_lightning.config.compose import compose_verb
+
+    composed = compose_verb("promote", ["model=models:/m-1"]).config.gate
+    assert composed == replace(GateConfig(name="default"), name=composed.name)
