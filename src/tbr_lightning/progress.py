@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TypeVar
 
 from rich.console import Console
@@ -30,21 +32,40 @@ class _Rate(ProgressColumn):
         return Text(f"{speed:.1f}/s" if speed else "")
 
 
-class Bar:
-    """A bar under way."""
+_FIRST, _EVERY = 5.0, 30.0  # seconds until the first line where there is no terminal, and between
 
-    def __init__(self, progress: Progress, task: int) -> None:
-        self._progress, self._task = progress, task
+
+class Bar:
+    """A bar under way; where there is no terminal, a line every half minute."""
+
+    def __init__(self, what: str, total: int, progress: Progress | None) -> None:
+        self._what, self._total, self._progress = what, total, progress
+        self._task = progress.add_task(what, total=total, note="") if progress else None
+        self._done, self._began = 0.0, time.monotonic()
+        self._next = self._began + _FIRST
 
     def advance(self, steps: float = 1, note: str = "") -> None:
         """Move the bar on, and show a note such as the loss behind it."""
-        self._progress.update(self._task, advance=steps, note=note)  # type: ignore[arg-type]
+        self._done += steps
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, advance=steps, note=note)
+        elif (now := time.monotonic()) >= self._next:
+            self._next = now + _EVERY
+            print(self._line(now - self._began, note), file=sys.stderr, flush=True)
+
+    def _line(self, seconds: float, note: str) -> str:
+        rate = self._done / seconds if seconds else 0.0
+        left = timedelta(seconds=round(max(self._total - self._done, 0) / rate)) if rate else "?"
+        told = f"{self._what}: {self._done:.0f} of {self._total}, {rate:.3g}/s, {left} left"
+        return f"{told}, {note}" if note else told
 
 
 @contextmanager
 def bar(what: str, total: int) -> Iterator[Bar]:
-    """Show a progress bar on standard error while it is a terminal; say nothing elsewhere."""
-    console = Console(stderr=True)
+    """Show a progress bar on standard error; lines with rate and time left where it is a file."""
+    if not sys.stderr.isatty():
+        yield Bar(what, total, None)
+        return
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -53,11 +74,10 @@ def bar(what: str, total: int) -> Iterator[Bar]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         TextColumn("[dim]{task.fields[note]}"),
-        console=console,
-        disable=not sys.stderr.isatty(),
+        console=Console(stderr=True),
         transient=True,
     ) as progress:
-        yield Bar(progress, progress.add_task(what, total=total, note=""))
+        yield Bar(what, total, progress)
 
 
 def track(items: Iterable[T], what: str, total: int) -> Iterator[T]:

@@ -1,0 +1,28 @@
+"""Progress where nobody watches: lines in a log, the first soon, then twice a minute."""
+
+from __future__ import annotations
+
+import pytest
+
+from tbr_lightning import progress
+
+
+def test_a_log_has_a_line_soon_and_then_every_half_minute(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    with progress.bar("train", 100) as shown:
+        for _ in range(100):
+            clock[0] += 1
+            shown.advance(note="loss 1.5")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        f"train: {n} of 100, 1/s, 0:0{left // 60}:{left % 60:02} left, loss 1.5"
+        for n, left in ((5, 95), (35, 65), (65, 35), (95, 5))
+    ]
+
+
+def test_what_is_soon_done_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(progress.track(range(9), "x", 9)) == list(range(9))
+    assert capsys.readouterr().err == ""
