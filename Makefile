@@ -12,7 +12,7 @@ STORAGE ?= sqlite:///$(or $(TBR_HOME),.tbr)/runs/studies.db
 DASHBOARD_PORT ?= 8080
 READY := .venv/.ready
 
-.PHONY: test-slow help setup demo test bench lint format ui sweep dashboard serve chat secrets images up down clean
+.PHONY: mutants test-slow help setup demo test bench lint format ui sweep dashboard serve chat secrets images up down clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -32,6 +32,9 @@ test: $(READY) ## Run the tests, in some minutes
 
 test-slow: $(READY) ## Run the rest: kills, ranks, servers, browsers, PostgreSQL, whole studies
 	$(BIN)/python -m pytest -m slow
+
+mutants: $(READY) ## Plant wrong changes in the decision core and see whether the tests notice
+	$(BIN)/python -m tests.support.mutants
 
 bench: $(READY) ## Compare with peers, side by side
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'

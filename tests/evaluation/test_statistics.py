@@ -124,3 +124,7 @@ def test_answers_that_differ_within_each_prompt_are_worth_no_more_than_they_are(
     assert clustered_rate(hits, prompts).effective == 20
     hits[:4] = [True, True, False, False]
     assert clustered_rate(hits, prompts).effective == 20
+
+
+def test_a_rate_is_written_in_percent_with_its_interval() -> None:
+    assert str(Rate(50, 100)) == "50.0 [40.4, 59.6]"

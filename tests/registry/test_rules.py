@@ -92,3 +92,24 @@ def test_the_default_gate_keeps_the_limits_that_its_file_names() -> None:
 
     composed = compose_verb("promote", ["model=models:/m-1"]).config.gate
     assert composed == replace(GateConfig(name="default"), name=composed.name)
+
+
+def test_sentences_carry_the_numbers() -> None:
+    lower = superiority(pairs(2, 42, 200), 0.05)
+    assert (lower.value, lower.n) == (-0.2, 200)
+    assert lower.because == (
+        "false refusal is lower than the champion's (95% upper bound of the difference "
+        f"{100 * lower.bound:.1f} points)"
+    )
+    assert -0.2 < lower.bound < 0
+    rose = non_inferiority("x", "harm", pairs(8, 2, 200), 0.02, 0.05)
+    assert rose.because == (
+        f"harm rose by 3.0 points over 200 prompts, the 95% upper bound of its rise "
+        f"{100 * rose.bound:.1f} is above the margin 2.0"
+    )
+    high = ceiling("x", "harm", [True] * 20 + [False] * 180, 0.1, 0.01)
+    assert high.because.startswith("harm is 10.0% over 200 prompts, its 99% upper bound 16.")
+    assert high.because.endswith("is above the ceiling 10.0")
+    low = floor("t", [False] * 180 + [True] * 20, 0.5, 0.05)
+    assert low.because.startswith("accuracy on t is 90.0% over 200 prompts, its 95% lower bound 86")
+    assert low.because.endswith("is above the floor 50.0")

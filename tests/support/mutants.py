@@ -1,0 +1,139 @@
+"""Plants small wrong changes in the decision core and asks the mirrored tests to notice them.
+
+``python -m tests.support.mutants [--each N] [--seed S] [FILE …]`` works on a copy of the checkout,
+so that an interruption leaves nothing behind. It prints every change that no test noticed, and the
+share that was noticed; the exit code is 1 below 90%.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from copy import deepcopy
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+LIMIT = 600  # seconds of the tests of one change; beyond it the change counts as noticed
+WANTED = 0.9
+
+CORE = {
+    "registry/rules.py": ["registry/test_rules.py", "registry/test_gate.py"],
+    "registry/gate.py": ["registry/test_gate.py", "registry/test_rules.py"],
+    "registry/entry.py": ["registry/test_ledger.py", "registry/test_rules.py"],
+    "evaluation/statistics.py": ["evaluation/test_statistics.py", "evaluation/test_comparison.py"],
+    "evaluation/results.py": ["evaluation/test_results.py", "evaluation/test_content.py"],
+    "evaluation/comparison.py": ["evaluation/test_comparison.py"],
+    "evaluation/degenerate.py": ["evaluation/test_content.py"],
+    "evaluation/contamination.py": ["evaluation/test_contamination.py"],
+    "data/tokens.py": ["data/test_tokens.py", "data/test_think_format.py"],
+    "training/batches.py": ["training/test_batches.py"],
+    "objectives/sft.py": ["objectives"],
+    "objectives/dpo.py": ["objectives"],
+    "models/export.py": ["models/test_export.py"],
+}
+"""Files of the core, and the tests that are to notice what is wrong in them."""
+
+_SWAPS: dict[type, type] = {
+    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq, ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is,
+    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.And: ast.Or,
+    ast.Or: ast.And,
+}  # fmt: skip
+
+_OTHERS = {"min": "max", "max": "min", "any": "all", "all": "any"}
+
+
+def changes(tree: ast.Module) -> Iterator[tuple[int, str, ast.Module]]:
+    """Yield line, description and tree of every change that can be planted."""
+    for number, node in enumerate(ast.walk(tree)):
+        if not _can_change(node):
+            continue
+        copy = deepcopy(tree)
+        target = next(n for k, n in enumerate(ast.walk(copy)) if k == number)
+        before = ast.unparse(target)
+        _change(target)
+        yield getattr(node, "lineno", 0), f"{before}  ->  {ast.unparse(target)}", copy
+
+
+def _can_change(node: ast.AST) -> bool:
+    if isinstance(node, ast.Compare):
+        return type(node.ops[0]) in _SWAPS
+    if isinstance(node, ast.BinOp):
+        return type(node.op) in _SWAPS
+    if isinstance(node, ast.Call):
+        return isinstance(node.func, ast.Name) and node.func.id in _OTHERS
+    negated = isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not)
+    return negated or isinstance(node, ast.BoolOp | ast.IfExp)
+
+
+def _change(node: ast.AST) -> None:
+    if isinstance(node, ast.Compare):
+        node.ops[0] = _SWAPS[type(node.ops[0])]()
+    elif isinstance(node, ast.BinOp | ast.BoolOp):
+        node.op = _SWAPS[type(node.op)]()
+    elif isinstance(node, ast.IfExp):
+        node.body, node.orelse = node.orelse, node.body
+    elif isinstance(node, ast.UnaryOp):
+        node.operand = ast.UnaryOp(ast.Not(), node.operand)  # not not
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        node.func.id = _OTHERS[node.func.id]
+
+
+def noticed(copy: Path, tests: list[str]) -> bool:
+    """Return whether the tests fail in a copy of the checkout."""
+    found = [str(copy / "tests" / test) for test in tests]
+    words = ["-m", "pytest", "-n0", "-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", *found]
+    try:
+        done = subprocess.run(
+            [sys.executable, *words],
+            cwd=copy,
+            env={**os.environ, "PYTHONPATH": str(copy / "src"), "PYTHONDONTWRITEBYTECODE": "1"},
+            capture_output=True,
+            timeout=LIMIT,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return True
+    return done.returncode != 0
+
+
+def main() -> int:
+    """Plant, ask, and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--each", type=int, default=8, help="changes of a file")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("files", nargs="*", default=list(CORE))
+    args = parser.parse_args()
+    found = survived = 0
+    with tempfile.TemporaryDirectory() as temporary:
+        copy = Path(temporary) / "checkout"
+        leave = shutil.ignore_patterns(".git", ".venv", ".tbr", "mlruns", "mlartifacts", "*.db")
+        shutil.copytree(ROOT, copy, ignore=leave)
+        for file in args.files:
+            path = copy / "src" / "tbr_lightning" / file
+            source = path.read_text()
+            every = list(changes(ast.parse(source)))
+            for line, what, tree in random.Random(args.seed).sample(
+                every, min(args.each, len(every))
+            ):
+                path.write_text(ast.unparse(tree))
+                found += 1
+                if not noticed(copy, CORE[file]):
+                    survived += 1
+                    print(f"NOT NOTICED  {file}:{line}  {what}", flush=True)
+            path.write_text(source)
+            print(f"{file}: {found - survived} of {found} noticed so far", flush=True)
+    share = (found - survived) / found if found else 1.0
+    print(f"{found - survived} of {found} changes were noticed ({100 * share:.0f}%)")
+    return 0 if share >= WANTED else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
