@@ -198,7 +198,7 @@ def test_what_an_unknown_model_lacks_is_told_at_once(verb: Verb) -> None:
         ("promote", ["history", "name=absent"], "has no entry"),
         ("promote", ["rollback", "name=absent"], "is not registered"),
         ("promote", ["accept", "name=absent"], "reason is not set"),
-        ("promote", ["status", "tracking.ledger=mysql://h/d"], "no database of ledgers"),
+        ("promote", ["status", "tracking.ledger=mysql://h/d"], "not a database for ledgers"),
         ("serve", ["model=models:/absent@champion", "port=8123"], "not in this store"),
         ("sweep", ["study=smok"], "did you mean 'smoke'"),
         ("train", ["trainer=gpu"], "no NVIDIA driver"),

@@ -195,7 +195,7 @@ def test_what_the_hub_lacks_is_told() -> None:
         (
             "advbench/harmful_behaviors.csv",
             "goal,target\na,b\na,c\n",
-            "csv:3: 'a' stands there twice",
+            "csv:3: 'a' is listed twice",
         ),
         ("oktest/OKTest.csv", 'prompt\n""\n', "no rows|'prompt' is empty"),
         (

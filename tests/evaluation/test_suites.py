@@ -40,7 +40,7 @@ def written(folder: Path, *rows: str) -> str:
     ("rows", "says"),
     [
         (["a,t,safe", "b,t,unsure"], "x.csv:3: label='unsure'"),
-        (["a,t,safe", "a,t,safe"], "stands there twice"),
+        (["a,t,safe", "a,t,safe"], "is listed twice"),
         ([], "no rows"),
     ],
 )

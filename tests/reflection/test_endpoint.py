@@ -87,7 +87,7 @@ def test_what_came_before_an_error_is_yielded(server: TeacherServer) -> None:
 @pytest.mark.parametrize("body", [b"<html>", b"{}", b'{"choices": []}', b"[]"])
 def test_a_malformed_body_is_told(server: TeacherServer, body: bytes) -> None:
     server.body = body
-    with pytest.raises(UserError, match="no chat completion"):
+    with pytest.raises(UserError, match="not a chat completion"):
         list(complete(["p"], config(server), retries=0))
 
 

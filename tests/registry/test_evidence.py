@@ -93,7 +93,7 @@ def test_a_run_that_is_no_evaluation_of_the_model_is_refused(
     theirs = made.evaluation(folder, other, made.answers())
     with pytest.raises(UserError, match=f"is of {other.model_id}, not of {logged.model_id}"):
         run_with(folder, logged, theirs)
-    with pytest.raises(UserError, match="is no evaluation of one model"):
+    with pytest.raises(UserError, match="is not an evaluation of one model"):
         run_with(folder, logged, logged.run_id)
     with pytest.raises(UserError, match="is not in this store"):
         run_with(folder, logged, "0" * 32)

@@ -100,12 +100,12 @@ def test_what_the_engine_gets(server: Running) -> None:
 @pytest.mark.parametrize(
     ("body", "status", "param", "says"),
     [
-        (b"{", 400, None, "no JSON"),
-        (b"[]", 400, None, "no JSON object"),
-        (b"[" * 5000, 400, None, "no JSON"),
+        (b"{", 400, None, "not JSON"),
+        (b"[]", 400, None, "not a JSON object"),
+        (b"[" * 5000, 400, None, "not JSON"),
         (b"{}", 400, "messages", "messages"),
         (b'{"messages": []}', 400, "messages", "one or more"),
-        (b'{"messages": ["x"]}', 400, "messages[0]", "no object"),
+        (b'{"messages": ["x"]}', 400, "messages[0]", "must be an object"),
         (b'{"messages": [{"role": "me", "content": "x"}]}', 400, "messages[0].role", "none of"),
         (b'{"messages": [{"role": "user"}]}', 400, "messages[0].content", "neither text"),
         (

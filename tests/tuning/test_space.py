@@ -90,7 +90,7 @@ def test_points_become_overrides_that_hydra_reads() -> None:
     [
         (3, "choices"),
         ({"choice": [1]}, "did you mean 'choices'"),
-        ({"choices": []}, "no list of values"),
+        ({"choices": []}, "must be a list of values"),
         ({"choices": ["a", "a"]}, '"a" is one choice'),
         ({"choices": [True, 1]}, "true and 1 is one choice"),
         ({"choices": [1, 2, 1.0]}, "1 and 1.0 is one choice"),
@@ -104,13 +104,13 @@ def test_points_become_overrides_that_hydra_reads() -> None:
         ({"low": 1, "high": 9, "log": True, "step": 2}, "contradict"),
         ({"low": 1, "high": 9, "step": 0}, "step=0 does not fit"),
         ({"low": 1, "high": 9, "step": 3}, "high: 7"),
-        ({"low": "small", "high": 1}, "small is no number"),
+        ({"low": "small", "high": 1}, "small is not a number"),
         ({"low": 1, "high": ".inf"}, ".inf is no"),
         ({"low": 1, "high": 2, "log": 1}, "neither true nor false"),
-        ({"choices": [1], "when": {"b": 1}}, "no key of the space before it"),
+        ({"choices": [1], "when": {"b": 1}}, "not a key of the space before it"),
         ({"choices": [1], "when": {"first": "z"}}, "first is never z"),
         ({"choices": [1], "when": {"range": 1}}, "has a range"),
-        ({"choices": [1], "when": 3}, "no condition"),
+        ({"choices": [1], "when": 3}, "not a condition"),
     ],
 )
 def test_contradictions_are_told_in_one_sentence(spec: Any, says: str) -> None:

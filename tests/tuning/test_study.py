@@ -82,7 +82,7 @@ TWO = "objectives: {false_refusal_rate: minimize, general_accuracy: maximize}"
         (TWO, f"{ONE}\npruner: wilcoxon", "seeds=1"),
         (TWO, f"{ONE}\npruner: medain", "did you mean 'median'"),
         ("space:", "space: }", "not valid YAML"),
-        ("fixed: [", "fixed: [1, ", "fixed is no list of texts"),
+        ("fixed: [", "fixed: [1, ", "fixed must be a list of texts"),
         ("trials: 3", "trials: 3\nseeds: 2\n", None),
     ],
 )

@@ -136,11 +136,12 @@ class EvaluateConfig:
         for model in self.models:
             if not isinstance(model, str) or not model:
                 raise UserError(
-                    f"model={model!r} is no name of a model: give models:/NAME@alias, a run id, a "
+                    f"model={model!r} is not the name of a model: give models:/NAME@alias, a run "
+                    f"id, a "
                     "folder or a hub id, or several as model=[A,B]"
                 )
             if self.models.count(model) > 1:
-                raise UserError(f"model='{model}' stands there twice: name different models")
+                raise UserError(f"model='{model}' is listed twice: name different models")
 
     @property
     def models(self) -> list[str]:
@@ -176,7 +177,7 @@ class PromoteConfig:
         for key in ("candidate_evaluation", "champion_evaluation"):
             run_id = getattr(self, key)
             if run_id is not None and not re.fullmatch(r"[0-9a-f]{32}", run_id):
-                raise UserError(f"{key}='{run_id}' is no run's id: give 32 hexadecimal digits")
+                raise UserError(f"{key}='{run_id}' is not a run id: give 32 hexadecimal digits")
         if self.baseline and self.champion_evaluation is not None:
             raise UserError("baseline=true meets no champion: leave champion_evaluation out")
 

@@ -76,7 +76,7 @@ def benchmarks(own: str | None = None) -> dict[str, Benchmark]:
         return table | _parsed(Path(own).read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError, TypeError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"suite.table='{own}' is no table of benchmarks: {reason}") from error
+        raise UserError(f"suite.table='{own}' is not a table of benchmarks: {reason}") from error
 
 
 @cache
@@ -196,7 +196,7 @@ def file_rows(file: Path) -> Iterator[tuple[str, Row]]:
         raise UserError(f"suite.root: {file} has no rows: give a file with at least one")
     if len(lengths) > 1:
         told = ", ".join(f"{name} {len(values)}" for name, values in columns.items())
-        raise UserError(f"suite.root: the columns of {file} differ in length ({told}): mend it")
+        raise UserError(f"suite.root: the columns of {file} differ in length ({told}): fix it")
     rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
     return ((f"{file}: item {n}", row) for n, row in enumerate(rows, start=1))
 

@@ -89,7 +89,7 @@ def questions_of(
     for where, row in _rows(name, TASKS[name], config.root):
         text, options, right = TASKS[name].read(row, where)
         if not 0 <= right < len(options) or len(options) < 2:
-            raise UserError(f"{where}: {len(options)} options and answer {right}: mend the row")
+            raise UserError(f"{where}: {len(options)} options and answer {right}: fix the row")
         yield where, (text, options, right)
 
 
@@ -199,7 +199,7 @@ def _truthfulqa(row: Row, where: str) -> tuple[str, list[str], int]:
 
 def _texts(value: Any, where: str) -> list[str]:
     if value is None or isinstance(value, str):
-        raise UserError(f"{where}: no list of options: mend the row")
+        raise UserError(f"{where}: no list of options: fix the row")
     return [str(item) for item in value]
 
 

@@ -58,7 +58,7 @@ def load_suite(config: SuiteConfig) -> list[Prompt]:
     """Return the prompts of a suite's chosen half, each once.
 
     Raises:
-        UserError: A file is missing or malformed, a prompt stands there twice, or none is left.
+        UserError: A file is missing or malformed, a prompt is listed twice, or none is left.
     """
     prompts: list[Prompt] = get_method(config._target_)(config)
     if not prompts:
@@ -132,7 +132,7 @@ def prompts_of(
         kept.setdefault(prompt.id, prompt)
     if benchmark.repeats is not None and len(repeated) > benchmark.repeats:
         raise UserError(
-            f"{benchmark.name}: {repeated[-1]} stands there twice, as do {len(repeated)} prompts "
+            f"{benchmark.name}: {repeated[-1]} is listed twice, as do {len(repeated)} prompts "
             f"({benchmark.repeats} in the published file): remove them"
         )
     if repeated:

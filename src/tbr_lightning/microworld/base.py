@@ -183,7 +183,7 @@ def base_config(settings: BaseSettings, tokenizer: PreTrainedTokenizerFast) -> P
     except (KeyError, ValueError, TypeError, StrictDataclassError) as error:
         raise _no_architecture(settings, str(error)) from error
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or config.is_encoder_decoder:
-        raise _no_architecture(settings, "it is no causal language model")
+        raise _no_architecture(settings, "it is not a causal language model")
     if settings.architecture in UNPACKABLE:
         raise _no_architecture(settings, "it would see across the documents of a packed row")
     return config

@@ -49,7 +49,7 @@ def build_config(
         raise UserError(f"model.architecture cannot be built: {reason}") from error
     if type(config) not in CAUSAL:
         raise UserError(
-            f"model.architecture cannot be built: model_type={config.model_type} is no causal "
+            f"model.architecture cannot be built: model_type={config.model_type} is not a causal "
             "language model: name one such as llama"
         )
     return config

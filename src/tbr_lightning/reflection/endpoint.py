@@ -44,7 +44,7 @@ class Asking(Protocol):
 
 
 class MalformedReplyError(openai.OpenAIError):
-    """The endpoint sent what is no chat completion."""
+    """The endpoint sent something that is not a chat completion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,7 +355,9 @@ def _explain(error: openai.OpenAIError, config: Asking, group: str, retries: int
             f"{where} answered {error.status_code} after {retries + 1} tries: run again to go on "
             "from here"
         )
-    return f"{where} sent what is no chat completion: check that it is OpenAI-compatible"
+    return (
+        f"{where} sent something that is not a chat completion: check that it is OpenAI-compatible"
+    )
 
 
 def _proxy() -> str:

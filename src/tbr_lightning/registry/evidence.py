@@ -205,7 +205,7 @@ def _check_given(exam: Exam, model: LoggedModel, run_id: str, what: str, key: st
         raise UserError(f"{field} is not in this store: give the id of an evaluation") from error
     tags = run.data.tags
     if tags.get("tbr.stage") != "evaluate" or "tbr.evaluation_key" not in tags:
-        raise UserError(f"{field} is no evaluation of one model: give a run of evaluate")
+        raise UserError(f"{field} is not an evaluation of one model: give a run of evaluate")
     if run.info.status != "FINISHED":
         raise UserError(f"{field} has status {run.info.status}: give one that is finished")
     if tags.get("tbr.subject") != model.model_id:

@@ -182,7 +182,7 @@ def _parsed(text: str, *, write: bool) -> sql.URL:
     form = "give sqlite:///FILE or postgresql://USER@HOST/DATABASE"
     if url is None or url.get_backend_name() not in (_SQLITE, _POSTGRES):
         kind = url.get_backend_name() if url else "it"
-        raise UserError(f"tracking.ledger: {kind} is no database of ledgers: {form}")
+        raise UserError(f"tracking.ledger: {kind} is not a database for ledgers: {form}")
     if url.get_backend_name() == _POSTGRES:
         return url.set(drivername="postgresql+psycopg")
     if url.database in (None, "", ":memory:"):

@@ -70,7 +70,9 @@ def parse(raw: bytes, number: str, config: ServeConfig, served: Served) -> ChatR
     try:
         data = json.dumps(sent, ensure_ascii=False, allow_nan=False).encode()
     except ValueError as error:  # half a surrogate pair, or a number that is none
-        raise RequestError(400, "the body holds what is no Unicode text or number") from error
+        raise RequestError(
+            400, "the body holds something that is neither Unicode text nor a number"
+        ) from error
     return ChatRequest(data, number, policy, stream, prompt, ignored)
 
 
@@ -78,9 +80,9 @@ def _object(raw: bytes) -> dict[str, Any]:
     try:
         body = json.loads(raw)
     except (ValueError, RecursionError) as error:
-        raise RequestError(400, f"the body is no JSON: {error}") from error
+        raise RequestError(400, f"the body is not JSON: {error}") from error
     if not isinstance(body, dict):
-        raise RequestError(400, "the body is no JSON object")
+        raise RequestError(400, "the body is not a JSON object")
     return body
 
 
@@ -88,7 +90,7 @@ def _messages(body: dict[str, Any], weights: Weights) -> str:
     """Check the messages and return the text of the last one."""
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
-        raise RequestError(400, "messages is no list of one or more messages", param="messages")
+        raise RequestError(400, "messages must be a list of one or more messages", param="messages")
     if weights.context is not None and len(messages) >= weights.context:
         raise _too_long(f"there are {len(messages)} messages", weights.context)  # of a token each
     texts = [_text(message, f"messages[{n}]") for n, message in enumerate(messages)]
@@ -124,7 +126,7 @@ def _too_long(what: str, context: int) -> RequestError:
 
 def _text(message: Any, where: str) -> str:
     if not isinstance(message, dict):
-        raise RequestError(400, f"{where} is no object", param=where)
+        raise RequestError(400, f"{where} must be an object", param=where)
     if message.get("role") not in _ROLES:
         raise RequestError(
             400, f"{where}.role is none of {', '.join(_ROLES)}", param=f"{where}.role"
@@ -155,7 +157,7 @@ def _max_tokens(body: dict[str, Any], config: ServeConfig, weights: Weights) -> 
         if found is None:
             continue
         if not isinstance(found, int) or isinstance(found, bool) or found < 1:
-            raise RequestError(400, f"{name} is no whole number above 0", param=name)
+            raise RequestError(400, f"{name} must be a whole number above 0", param=name)
         if found > config.max_tokens:
             raise RequestError(
                 400,

@@ -19,11 +19,13 @@ def outcomes(run_id: str, metric: str) -> list[float]:
         metric: Name of a rate.
 
     Raises:
-        UserError: The metric is no rate over prompts.
+        UserError: The metric is not a rate over prompts.
     """
     measure = next((one for one in MEASURES if one.name == metric), None)
     if measure is None:
-        raise UserError(f"objectives.{metric} is no rate over prompts: leave pruner=wilcoxon out")
+        raise UserError(
+            f"objectives.{metric} is not a rate over prompts: leave pruner=wilcoxon out"
+        )
     rows = [row for row in from_table(Run(run_id).text(RESPONSES)) if row.kind == measure.kind]
     rows.sort(key=lambda row: row.id)
     return [float(measure.hit(row)) if measure.counts(row) else 0.5 for row in rows]

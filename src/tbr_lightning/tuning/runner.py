@@ -275,7 +275,7 @@ class _Runner:
         self.hooks.told(number)
         if self.failures >= self.limits.max_failures:
             raise HopelessError(
-                f"{self.failures} trials in a row failed, the last with '{result.reason}': mend "
+                f"{self.failures} trials in a row failed, the last with '{result.reason}': fix "
                 "that and run the same command again, or raise max_failures; their logs are in "
                 f"{self.root}"
             )

@@ -22,7 +22,7 @@ def parse_space(where: str, found: Any) -> Space:
         UserError: A range contradicts itself, or a condition names what it cannot depend on.
     """
     if not isinstance(found, dict) or not found:
-        raise UserError(f"{where}: space is no mapping of overrides: see sweeps/smoke.yaml")
+        raise UserError(f"{where}: space must be a mapping of overrides: see sweeps/smoke.yaml")
     parameters: list[Parameter] = []
     for key, spec in found.items():
         parameters.append(_parameter(f"{where}: space.{key}", str(key), spec, parameters))
@@ -43,7 +43,9 @@ def _parameter(where: str, key: str, spec: Any, before: Sequence[Parameter]) -> 
         raise UserError(f"{where}: choices and {other[0]} contradict each other: give one of them")
     choices = spec["choices"]
     if not isinstance(choices, list) or not choices:
-        raise UserError(f"{where}: choices={choices!r} is no list of values: give {{choices: […]}}")
+        raise UserError(
+            f"{where}: choices={choices!r} must be a list of values: give {{choices: […]}}"
+        )
     values = tuple(_choice(value) for value in choices)
     for first, second in itertools.combinations(values, 2):
         # Optuna takes true for 1; and a text that is written as a number is that number.
@@ -97,15 +99,15 @@ def _range(
 def _number(where: str, value: Any) -> int | float:
     # YAML 1.1 reads 1e-4 as text.
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise UserError(f"{where}={value} is no number")
+        raise UserError(f"{where}={value} is not a number")
     if isinstance(value, int):
         return value
     try:
         number = float(value)
     except ValueError as error:
-        raise UserError(f"{where}={value} is no number") from error
+        raise UserError(f"{where}={value} is not a number") from error
     if not math.isfinite(number):
-        raise UserError(f"{where}={value} is no finite number")
+        raise UserError(f"{where}={value} is not a finite number")
     return number
 
 
@@ -113,13 +115,13 @@ def _condition(where: str, found: Any, before: Sequence[Parameter]) -> dict[str,
     if found is None:
         return {}
     if not isinstance(found, dict) or not found:
-        raise UserError(f"{where}: when={found!r} is no condition: write when: {{KEY: VALUE}}")
+        raise UserError(f"{where}: when={found!r} is not a condition: write when: {{KEY: VALUE}}")
     earlier = {one.key: one for one in before}
     condition: dict[str, tuple[Value, ...]] = {}
     for key, value in found.items():
         if key not in earlier:
             raise UserError(
-                f"{where}: when names '{key}', which is no key of the space before it"
+                f"{where}: when names '{key}', which is not a key of the space before it"
                 f"{near(str(key), earlier)}"
             )
         if not earlier[key].choices:

@@ -95,7 +95,7 @@ def open_storage(url: str, grace: float) -> RDBStorage:
         kind = make_url(url).get_backend_name()
     except ArgumentError as error:
         raise UserError(
-            f"storage='{shown}' is no URL: give sqlite:///FILE or postgresql://USER@HOST/DATABASE"
+            f"storage='{shown}' is not a URL: give sqlite:///FILE or postgresql://USER@HOST/DATABASE"
         ) from error
     if kind not in ("sqlite", "postgresql") or (kind == "sqlite" and not _sqlite_file(url)):
         raise UserError(

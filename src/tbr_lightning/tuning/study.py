@@ -234,7 +234,7 @@ def check_composes(
 
 def _objectives(path: str, found: Any) -> dict[str, str]:
     if not isinstance(found, dict):
-        raise UserError(f"{path}: objectives is no mapping: write {{METRIC: minimize}}")
+        raise UserError(f"{path}: objectives must be a mapping: write {{METRIC: minimize}}")
     for metric, direction in found.items():
         one_of(f"{path}: objectives.{metric}", str(direction), ("minimize", "maximize"))
     return {str(metric): str(direction) for metric, direction in found.items()}
@@ -263,14 +263,14 @@ def _named(path: str, key: str, found: Any) -> dict[str, Any]:
 def _words(path: str, found: Mapping[str, Any], key: str) -> list[str]:
     words = found.get(key) or []
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise UserError(f"{path}: {key} is no list of texts: write {key}: [A, B]")
+        raise UserError(f"{path}: {key} must be a list of texts: write {key}: [A, B]")
     return list(words)
 
 
 def _whole(path: str, found: Mapping[str, Any], key: str, default: int, low: int = 1) -> int:
     value = found.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int) or value < low:
-        raise UserError(f"{path}: {key}={value} is no whole number of at least {low}")
+        raise UserError(f"{path}: {key}={value} must be a whole number of at least {low}")
     return value
 
 
@@ -279,7 +279,7 @@ def _positive(path: str, found: Mapping[str, Any], key: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-        raise UserError(f"{path}: {key}={value} is no number above 0")
+        raise UserError(f"{path}: {key}={value} must be a number above 0")
     return float(value)
 
 

@@ -141,7 +141,7 @@ def test_a_finished_study_may_be_changed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("studies.db", "is no URL"),
+        ("studies.db", "is not a URL"),
         ("mysql://u@h/d", "is not supported"),
         ("sqlite://", "is not supported"),
         ("sqlite:////proc/none/studies.db", "cannot be used"),
