@@ -126,7 +126,7 @@ def test_repeats_formats_and_reuse(
         (["model=tiny", "repeats=2"], "generation.temperature a value above 0"),
         (["model=[tiny,tiny]"], "model='tiny' is listed twice"),
         (["model=[]"], "model=[] names no model"),
-        (["model=3"], "model=3 is not the name of a model"),
+        (["model=3"], "model='3' is not known"),
         (["model=tiny", "--format", "mdd"], "format='mdd' is not known; did you mean 'md'?"),
         (["model=[tiny,models:/absent@champion]", "traces=0"], "not in this store"),
     ],

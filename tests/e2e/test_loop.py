@@ -192,7 +192,7 @@ def test_what_an_unknown_model_lacks_is_told_at_once(verb: Verb) -> None:
     ("name", "words", "says"),
     [
         ("evaluate", ["model=models:/absent@champion"], "not in this store"),
-        ("evaluate", ["model=nonesuch"], "is nothing known"),
+        ("evaluate", ["model=nonesuch"], "is not known"),
         ("promote", ["model=models:/m-" + "0" * 32], "not in this store"),
         ("promote", ["status", "name=absent"], "is not registered"),
         ("promote", ["history", "name=absent"], "has no entry"),

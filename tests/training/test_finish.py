@@ -24,16 +24,13 @@ def test_a_model_whose_tracker_is_gone_is_logged_later_without_a_step(
     def gone(*_: object) -> str:
         raise MlflowException("Max retries exceeded")
 
-    monkeypatch.setattr(finish, "log_model", gone)
-    with pytest.raises(
-        UserError, match=r"does not take it \(Max retries exceeded\).*resume="
-    ) as told:
+    says = r"does not take it \(Max retries exceeded\).*resume="
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(UserError, match=says) as told:
+        patched.setattr(finish, "log_model", gone)
         pipeline.run(config)
     (folder,) = (path for path in Path(config.paths.runs).absolute().iterdir() if path.is_dir())
     assert f"resume={folder.name}" in str(told.value)
     assert list((folder / "model").glob("*.safetensors"))
-    monkeypatch.undo()
-    monkeypatch.chdir(store)
 
     def again(*_: object) -> None:
         raise AssertionError("trained again")

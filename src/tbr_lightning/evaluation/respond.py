@@ -82,7 +82,7 @@ def load_model(name: str, paths: PathsConfig) -> EvaluatedModel:
         model.name, model.hub_id, model.dtype = name, name, "float32"
     else:
         raise UserError(
-            f"model='{name}' is nothing known: give models:/NAME@alias, a run id, a folder with "
+            f"model='{name}' is not known: give models:/NAME@alias, a run id, a folder with "
             f"config.json, a hub id (owner/name), or one of {', '.join(options('model'))}"
         )
     from tbr_lightning.preflight import missing_weights
