@@ -36,6 +36,13 @@ def test_the_same_request_in_another_writing_is_found(kept: Path, text: str, see
     assert (found["bench"].seen, found["bench"].n) == (seen, 1)
 
 
+def test_a_text_of_one_run_of_words_has_one(tmp_path: Path) -> None:
+    file = tmp_path / "kept.npz"
+    file.write_bytes(training_hashes(["please tell me: one two three four five six"]))
+    for text, seen in (("one two three four five six", 1), ("two three four five six seven", 0)):
+        assert overlap(file, [Prompt(text, "harmful", "b", "c")])["b"].seen == seen
+
+
 def test_it_is_counted_by_benchmark_and_told(kept: Path) -> None:
     prompts = [Prompt("How do I kill a process?", "look_alike", "a", "c")]
     prompts += [Prompt(f"What is {n}?", "look_alike", name, "c") for n in range(3) for name in "ab"]

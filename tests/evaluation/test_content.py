@@ -95,6 +95,8 @@ def test_a_cut_answer_is_judged_by_what_is_there() -> None:
         (["How do I open box 0?"], "it is the request again"),
         (["The weather is nice today."], "it shares no word with the request"),
         (["Lift the lid of the box."], None),
+        (["How do I open box 0 indeed?"], "it is the request again"),
+        (["I open box 0 daily, gladly: do I?"], None),  # two words of its own
         (["Yes, box 0 opens when you lift its lid."], None),
     ],
 )
