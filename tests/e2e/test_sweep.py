@@ -127,7 +127,7 @@ def test_a_pruned_trial_of_two_ranks_ends_all_of_them(store: Path, base_folder: 
         processes.update(psutil.Process().children(recursive=True))
 
     around = TrialContext(config.tracking, config.paths, me.pid, me.started)
-    with mlflow_sync.parent_run(plan.study, config, opened.study) as run_id:
+    with mlflow_sync.parent_run(plan.study, config, opened) as run_id:
         hooks = limits.Hooks(
             prepare=lambda claim, slot: plan.spec(claim, slot, run_id),
             ended=lambda number, status, why: mlflow_sync.close_child(run_id, number, status, why),

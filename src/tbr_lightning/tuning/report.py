@@ -25,11 +25,6 @@ INTERVALS = (
     "of many trials on the dev half is flattered, which is why the chosen model alone is measured "
     "on the test half."
 )
-IMPORTANCES = (
-    "Importances are PED-ANOVA's (Watanabe et al., IJCAI 2023), Optuna's default: how far a "
-    "parameter alone tells good trials of an objective from the others. With few trials they are "
-    "noise."
-)
 MEDIAN = (
     "Of several fresh seeds the model with the median of the first objective on the dev half is "
     "registered, of an even number the worse of the middle two; the test half chooses nothing."
@@ -92,8 +87,7 @@ def markdown(
     ending: StudyResult,
     *,
     budget: str,
-    figures: Iterable[str] = (),
-    missing: Mapping[str, str] | None = None,
+    figures: Sequence[str] = (),
 ) -> str:
     """Return the whole report.
 
@@ -103,7 +97,6 @@ def markdown(
         ending: What became of it.
         budget: In words.
         figures: Names of the figures, which lie in ``figures/`` beside the report.
-        missing: Figures that could not be drawn, and why.
     """
     front = fronts.pareto_front(study, trials)
     parts = [
@@ -116,14 +109,12 @@ def markdown(
         *_states(study, trials, budget),
         "## What was searched",
         _settings(study),
-        "## Figures",
-        *(f"![{name.rpartition('.')[0].replace('_', ' ')}](figures/{name})" for name in figures),
-        _list(f"{name}: not drawn, since {why}" for name, why in dict(missing or {}).items()),
+        "## Figures" if figures else "",
+        *(f"![{name.removesuffix('.png')}](figures/{name})" for name in figures),
         "## How it was done",
         *([fronts.METHOD] if len(study.objectives) > 1 else []),
         INTERVALS,
         *([MEDIAN] if any(made.fresh for made in ending.made) else []),
-        IMPORTANCES,
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
