@@ -1,8 +1,8 @@
 """How likely a model finds given continuations of given contexts, each shared part read once.
 
-Questions of a task begin alike (instructions, worked examples), and the options of a question share
-all of it. So a cache is filled in three steps: the beginning of many contexts once, the rest of each
-context once, and every continuation. Only what is asked for goes through the head.
+Questions of a task begin alike (instructions, worked examples), and the options of a question
+share all of it. So a cache is filled in three steps: the beginning of many contexts once, the rest
+of each context once, and every continuation. Only what is asked for goes through the head.
 """
 
 from __future__ import annotations
@@ -176,13 +176,12 @@ def _after(
 @torch.inference_mode()
 def _whole(model: Any, batch: Sequence[tuple[int, Pair]], pad: int) -> Iterator[tuple[int, Scored]]:
     """Yield the scores by reading each pair as one row, for models without a plain cache."""
-    rows = [[*pair.context, *pair.continuation] for _, pair in batch]
+    rows = [[*pair.context, *pair.continuation[:-1]] for _, pair in batch]
     ids, mask = _padded(rows, pad, left=False)
     logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits
     for line, (number, pair) in enumerate(batch):
-        start, end = len(pair.context), len(rows[line])
         targets = torch.tensor([pair.continuation], device=logits.device)
-        found = logits[line : line + 1, start - 1 : end - 1]
+        found = logits[line : line + 1, len(pair.context) - 1 : len(rows[line])]
         yield number, _sums(found, targets, torch.ones_like(targets))[0]
 
 
