@@ -158,9 +158,10 @@ def large(trials: int, held) -> None:
 def fill(opened, study, trials: int) -> None:
     import optuna
 
+    from tbr_lightning.tuning.space import active
+
     draws = random.Random(0)
-    one = study.space.parameters
-    distributions = {p.key: p.distribution() for p in one}
+    distributions = active(study.space, {})
     numbers = {f"metric_{index}": 0.5 for index in range(30)}
     made = [
         optuna.create_trial(

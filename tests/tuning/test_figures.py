@@ -20,7 +20,7 @@ def spread(study: Study, count: int = 12) -> list[FrozenTrial]:
     trials = []
     for number in range(count):
         values = rng.random(len(study.objectives)).round(3).tolist()
-        excess = [values[min(1, len(values) - 1)] - 0.5] if study.constraints else []
+        excess = [values[min(1, len(values) - 1)] - 0.5] if study.bounds else []
         ends = {
             name: [max(value - 0.1, 0), min(value + 0.2, 1)]
             for name, value in zip(study.objectives, values, strict=True)

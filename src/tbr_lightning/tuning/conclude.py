@@ -242,6 +242,6 @@ def _lines(
 def _broken(study: Study, dev: Mapping[str, float]) -> list[str]:
     return [
         f"{bound}, with {dev[bound.metric]:.3f}"
-        for bound in study.constraints
+        for bound in study.bounds
         if bound.metric in dev and bound.excess(dev[bound.metric]) > 0
     ]

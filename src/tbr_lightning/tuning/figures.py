@@ -129,9 +129,9 @@ def _axis(study: Study, name: str) -> str:
 
 
 def _bounds(study: Study, axes: Any, across: str, up: str) -> None:
-    for bound in study.constraints:
+    for bound in study.bounds:
         look = {"color": "0.35", "ls": ":", "lw": 1.2, "zorder": 1}
-        label = f"{bound.metric.replace('_', ' ')} {bound.op} {bound.bound:g}"
+        label = str(bound).replace("_", " ")
         if bound.metric == across:
             axes.axvline(bound.bound, label=label, **look)
         elif bound.metric == up:

@@ -193,7 +193,7 @@ def table(study: Study, front: list[FrozenTrial]) -> list[dict[str, Any]]:
             row[name] = value
             if name in intervals:
                 row[f"{name}_lo"], row[f"{name}_hi"] = intervals[name]
-        for bound in study.constraints:
+        for bound in study.bounds:
             row.setdefault(bound.metric, trial.user_attrs.get("metrics", {}).get(bound.metric))
         rows.append(row | trial.params)
     return rows
@@ -218,7 +218,7 @@ def _tags(study: Study, trials: list[FrozenTrial], front: list[FrozenTrial]) -> 
 def _numbers(study: Study, trial: FrozenTrial) -> dict[str, float]:
     numbers = dict(zip(study.objectives, trial.values, strict=True))
     metrics = trial.user_attrs.get("metrics", {})
-    for bound in study.constraints:
+    for bound in study.bounds:
         if bound.metric in metrics:
             numbers.setdefault(bound.metric, metrics[bound.metric])
     return numbers

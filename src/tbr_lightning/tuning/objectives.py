@@ -45,7 +45,7 @@ def check_names(study: Study, trains: Iterable[TrainConfig], evaluation: Evaluat
     if all(config.trainer.eval_every for config in trains):
         known += [f"probe/{name}" for name in _PROBED]
     wanted = [("objectives", name) for name in study.objectives]
-    wanted += [("constraints", one.metric) for one in study.constraints]
+    wanted += [("constraints", one.metric) for one in study.bounds]
     for where, name in wanted:
         if name not in known:
             plain = [one for one in known if one.count("/") < 2]

@@ -162,7 +162,7 @@ def measured(names: Iterable[str], metrics: Mapping[str, float]) -> str:
 
 def told_metrics(study: Study) -> list[str]:
     """Return the metrics that a study is about: objectives, constraints, and both rates."""
-    names = [*study.objectives, *(bound.metric for bound in study.constraints)]
+    names = [*study.objectives, *(bound.metric for bound in study.bounds)]
     names += ["false_refusal_rate", "harmful_compliance_rate", "general_accuracy"]
     return list(dict.fromkeys(names))
 
@@ -225,8 +225,8 @@ def _states(study: Study, trials: Sequence[FrozenTrial], budget: str) -> list[st
     parts = [f"{counted(trials)}; budget {budget}; {seconds / 3600:.2f} hours of trials."]
     done = fronts.finished(trials)
     infeasible = sum(not fronts.is_feasible(study, trial) for trial in done)
-    if study.constraints:
-        bounds = ", ".join(f"`{b.metric} {b.op} {b.bound:g}`" for b in study.constraints)
+    if study.bounds:
+        bounds = ", ".join(f"`{bound}`" for bound in study.bounds)
         parts.append(f"{infeasible} of {len(done)} finished trials break {bounds}.")
     infinite = sum(trial.state == TrialState.COMPLETE for trial in trials) - len(done)
     if infinite:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tbr_lightning.errors import UserError
+from tbr_lightning.tuning.space import active
 from tbr_lightning.tuning.storage import open_study
 from tbr_lightning.tuning.study import read_study
 
@@ -103,7 +104,7 @@ def test_a_file_changed_under_an_unfinished_study_is_told(tmp_path: Path) -> Non
     url = f"sqlite:///{tmp_path}/s.db"
     study = read_study("s", "s.yaml", STUDY)
     opened = open_study(study, url)
-    opened.study.tell(opened.study.ask(study.space.distributions({})), 0.5)
+    opened.study.tell(opened.study.ask(active(study.space, {})), 0.5)
     changed = read_study("s", "s.yaml", STUDY.replace("high: 1.0", "high: 2.0"))
     with pytest.raises(UserError) as caught:
         open_study(changed, url)
@@ -142,7 +143,7 @@ def test_a_finished_study_may_be_changed(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/s.db"
     study = read_study("s", "s.yaml", STUDY)
     opened = open_study(study, url)
-    opened.study.tell(opened.study.ask(study.space.distributions({})), 0.5)
+    opened.study.tell(opened.study.ask(active(study.space, {})), 0.5)
     opened.study.set_user_attr("finished", True)
     open_study(read_study("s", "s.yaml", STUDY + "seed: 4"), url)
 
