@@ -131,6 +131,12 @@ def test_a_task_file_of_ones_own(tmp_path: Path) -> None:
     halves = [prepare(suite(*own, f"suite.half={half}")) for half in ("dev", "test", "all")]
     assert len(halves[0]) + len(halves[1]) == len(halves[2]) == 9
     assert halves[2][3].options == ("3", "0")
+    rolling = (
+        (tmp_path / "mine.yaml").read_text().replace("multiple_choice", "loglikelihood_rolling")
+    )
+    (tmp_path / "mine.yaml").write_text(rolling.replace("metric: acc", "metric: byte_perplexity"))
+    with pytest.raises(UserError, match=r"mine has no accuracy or exact match: leave it out"):
+        prepare(suite(*own))
     with pytest.raises(UserError, match=r"suite\.tasks\.mine='absent\.yaml' is not a file"):
         prepare(suite("suite=smoke", "suite.tasks={mine: absent.yaml}", "suite.lm_eval=[mine]"))
 
@@ -142,5 +148,3 @@ def test_what_is_missing_is_reported_together(tmp_path: Path) -> None:
     assert len(str(told.value).splitlines()) == 2
     with pytest.raises(UserError, match="did you mean 'arc_challenge'"):
         prepare(suite("suite=standard", "suite.lm_eval=[arc_chalenge]"))
-    with pytest.raises(UserError, match=r"no accuracy or exact match|are not available"):
-        prepare(suite("suite=standard", "suite.lm_eval=[wikitext]"))
