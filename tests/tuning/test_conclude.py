@@ -27,13 +27,13 @@ from tbr_lightning.registry import pipeline as registry
 from tbr_lightning.tracking.run import Run, start_run
 from tbr_lightning.tracking.store import connect
 from tbr_lightning.training import pipeline as training
-from tbr_lightning.tuning import figures, lease, mlflow_sync, retrain
+from tbr_lightning.tuning import mlflow_sync, retrain
 from tbr_lightning.tuning.conclude import finish
 from tbr_lightning.tuning.process_identity import identity_of
 from tbr_lightning.tuning.report import RetrainedModel
 from tbr_lightning.tuning.study import Study
 
-from .conftest import filled, made_trial, make_study
+from .conftest import filled, made_trial, make_study, opened_of
 
 BOUND = ["harmful_compliance_rate <= 0.1"]
 NAME = "tbr-microworld"
@@ -91,13 +91,10 @@ def composed(verb: str, words: Sequence[str] = (), config_dir: str | None = None
 
 
 @pytest.fixture
-def world(store: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> World:
+def world(store: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     mlflow_sync._shown.clear()
     made = World()
-    monkeypatch.setattr(lease, "_SETTLED", 0.01)
     monkeypatch.setattr(retrain, "compose_verb", composed)
-    if "own_model" not in request.node.name:
-        monkeypatch.setattr(figures, "_library_figures", lambda study, done: iter(()))
     monkeypatch.setattr(training, "run", made.train)
     monkeypatch.setattr(evaluation, "run", made.evaluate)
     return made
@@ -121,8 +118,9 @@ def with_model(world: World, config: Any, values: Sequence[float], seed: int = 0
 
 
 def end(study: Study, config: Any, there: optuna.Study) -> tuple[list[str], str]:
-    with mlflow_sync.parent_run(study, config, there) as run_id:
-        lines = finish(study, config, there, run_id, summarise=log_groups)
+    opened = opened_of(study, there)
+    with mlflow_sync.parent_run(study, config, opened) as run_id:
+        lines = finish(study, config, opened, run_id, log_groups)
     return lines, run_id
 
 
@@ -154,8 +152,7 @@ def test_the_own_model_is_measured_once_and_registered(world: World, two: Study)
     assert f"registered: {NAME} version 1, challenger ({chosen})" in lines
     assert any("test half, seed 0: false_refusal_rate 0.300 [0.200, 0.400]" in one for one in lines)
     assert {"report.md", "front.json", "study.yaml", "figures"} <= artifacts(run_id)
-    drawn = artifacts(run_id, "figures")
-    assert {"figures/pareto.png", "figures/history_false_refusal_rate.png"} <= drawn
+    assert artifacts(run_id, "figures") == {"figures/pareto.png"}
     assert metrics(run_id)["test/false_refusal_rate"] == 0.3
     assert metrics(run_id)["chosen/false_refusal_rate"] == 0.2
     assert metrics(run_id)["pareto_front"] == 1
@@ -371,19 +368,16 @@ def test_a_gate_that_cannot_decide_is_no_error(
 def test_only_one_runner_ends_a_study(world: World, two: Study) -> None:
     config = config_of()
     there, _ = filled(two, [with_model(world, config, [0.2, 0.05])])
-    other = identity_of(os.getppid()).as_dict()
-    there.set_user_attr("ending_turn", {"owner": other, "time": 4e9})
-    lines, run_id = end(two, config, there)
-    assert lines == [
-        f"process {os.getppid()} on {other['host']} ends this study: what it finds stands in run "
-        f"{run_id}"
-    ]
+    other = f"process {os.getppid()} on here"
+    there.set_user_attr("ended_by", other)
+    with opened_of(two, there).locked("end"):
+        lines, run_id = end(two, config, there)
+    assert lines == [f"{other} ends this study: what it finds stands in run {run_id}"]
     assert aliases.versions(NAME) == []
-    # It dies meanwhile.
-    there.set_user_attr("ending_turn", {"owner": other | {"started": 1.0}, "time": 4e9})
+    # It has gone, however it went.
     lines, _ = end(two, config, there)
     assert any("version 1, challenger" in one for one in lines)
-    assert there.user_attrs["ending_turn"] is None
+    assert there.user_attrs["ended_by"] == str(identity_of())
 
 
 def test_a_trial_without_a_model_says_what_to_do(world: World, two: Study) -> None:

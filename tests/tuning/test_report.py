@@ -71,7 +71,6 @@ def test_the_whole_report() -> None:
         ending,
         budget="20 trials",
         figures=["pareto.png"],
-        missing={"importances.png": "2 finished trials say nothing about it"},
     )
     for part in (
         "**Chosen: trial 0**, since it is the only trial on the front.",
@@ -87,7 +86,6 @@ def test_the_whole_report() -> None:
         "**Gate:** tbr-microworld v4 with no champion yet: promoted\n\n- passed  ceiling",
         "low: 100",
         "![pareto](figures/pareto.png)",
-        "importances.png: not drawn, since 2 finished trials",
         fronts.METHOD,
         report.MEDIAN,
     ):

@@ -9,6 +9,8 @@ from omegaconf import MISSING
 from tbr_lightning.config.endpoint import EndpointConfig
 from tbr_lightning.errors import UserError, at_least, one_of, within
 
+_RENAMED = {"microworld": "microworld_choice"}
+
 
 @dataclass
 class SuiteConfig:
@@ -22,11 +24,12 @@ class SuiteConfig:
     root: str | None = None  # folder of the benchmarks' files; null: the hub
     path: str | None = None  # file of the prompts, for a suite of one benchmark
     table: str | None = None  # YAML file of your own benchmarks
-    choices: list[str] = field(default_factory=list)  # multiple choice, scored here
-    tasks: dict[str, str] = field(default_factory=dict)  # of your own choices: name: target
+    tasks: dict[str, str] = field(default_factory=dict)  # of your own: name: task file or target
     only_for: str | None = None  # name of the data whose language the prompts speak; null for any
     lm_eval: list[str] = field(default_factory=list)  # tasks of EleutherAI's harness
-    lm_eval_chat: bool = True  # ask the harness' tasks through the chat template
+    lm_eval_chat: bool = True  # ask them through the chat template
+    lm_eval_shots: int | None = None  # examples before each question; null: the task's own number
+    choices: list[str] | None = None  # earlier name of lm_eval, which it replaces
     licence: str = "Apache-2.0"
     citation: str = ""
 
@@ -40,11 +43,10 @@ class SuiteConfig:
             )
         if self.path is not None and self.root is not None:
             raise UserError("suite.path and suite.root are both set: give one of them")
-        if self.lm_eval and self.half == "dev":
-            raise UserError(
-                "suite.half=dev with suite.lm_eval: the harness reads whole test sets, which no "
-                "choice may see; use suite.choices"
-            )
+        at_least("suite.lm_eval_shots", self.lm_eval_shots or 0, 0)
+        if self.choices is not None:
+            names = [_RENAMED.get(name, name) for name in self.choices]
+            self.lm_eval, self.choices = names, None
 
 
 @dataclass

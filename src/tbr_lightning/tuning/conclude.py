@@ -11,22 +11,24 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tbr_lightning.errors import UserError
 from tbr_lightning.tracking.run import Point, Run
-from tbr_lightning.tuning import figures, mlflow_sync, report, retrain
 from tbr_lightning.tuning import front as fronts
-from tbr_lightning.tuning.lease import Alone, turn
+from tbr_lightning.tuning import mlflow_sync, report, retrain
+from tbr_lightning.tuning.figures import front_figure
+from tbr_lightning.tuning.process_identity import identity_of
 from tbr_lightning.tuning.report import StudyResult
 
 if TYPE_CHECKING:
     import optuna
 
     from tbr_lightning.config.sweep import SweepConfig
+    from tbr_lightning.tuning.storage import Opened
     from tbr_lightning.tuning.study import Study
 
 REPORT = "report.md"
 """Artifact of the study's run."""
 
 _ENDING = "ending"  # attribute of the study: what it ended in
-_TURN = "ending_turn"  # attribute of the study: which runner ends it
+_ENDED_BY = "ended_by"  # attribute of the study: the runner that ends it
 _LINES = 15  # of the front, in the terminal
 
 
@@ -37,24 +39,21 @@ Summarise = Callable[["Study", "optuna.Study", str], list[str]]
 def finish(
     study: Study,
     config: SweepConfig,
-    storage_study: optuna.Study,
+    opened: Opened,
     parent_run_id: str,
-    *,
-    alone: Alone | None = None,
     summarise: Summarise | None = None,
 ) -> list[str]:
-    """End a study and return what to tell of it.
+    """End a study and return what to print of it.
 
-    The figures and a first report are logged before anything long begins. Of several runners one
+    The figure and a first report are logged before anything long begins. Of several runners one
     does this, and a study that has ended with the same choice is not trained, registered or gated
     again.
 
     Args:
         study: Of the file.
         config: Of the verb.
-        storage_study: Optuna's study, with its budget reached.
+        opened: The study in its storage, with its budget reached.
         parent_run_id: The study's run.
-        alone: Holds the study alone among all runners, see :func:`mlflow_sync.parent_run`.
         summarise: Logs a summary of its own on the study's run and returns its lines.
 
     Returns:
@@ -64,10 +63,12 @@ def finish(
     Raises:
         UserError: The chosen configuration's models are gone, or no fresh seed could be trained.
     """
-    with turn(storage_study, _TURN, alone) as other:
-        if other is not None:
+    with opened.locked("end", wait=False) as mine:
+        if not mine:
+            other = opened.study.user_attrs.get(_ENDED_BY, "another runner")
             return [f"{other} ends this study: what it finds stands in run {parent_run_id}"]
-        return _finish(study, config, storage_study, parent_run_id, summarise)
+        opened.study.set_user_attr(_ENDED_BY, str(identity_of()))
+        return _finish(study, config, opened.study, parent_run_id, summarise)
 
 
 def _finish(
@@ -82,15 +83,18 @@ def _finish(
     trials = storage_study.get_trials(deepcopy=False)
     front = fronts.pareto_front(study, trials)
     choice = fronts.choose(study, front)
-    drawn, missing = figures.study_figures(study, trials, choice.trial if choice else None)
-    for name, figure in drawn.items():
-        run.log_figure(figure, f"figures/{name}")
+    shown = []
+    if len(study.objectives) > 1 and (done := fronts.finished(trials)):
+        figure = front_figure(study, done, choice.trial if choice else None)
+        run.log_figure(figure, "figures/pareto.png")
+        shown.append("pareto.png")
     groups = summarise(study, storage_study, parent_run_id) if summarise else []
-    shown = [*drawn, *(["groups.png"] if groups else [])]
+    if groups:
+        shown.append("groups.png")
 
     def write(ending: StudyResult) -> None:
         budget = _budget(study, config)
-        text = report.markdown(study, trials, ending, budget=budget, figures=shown, missing=missing)
+        text = report.markdown(study, trials, ending, budget=budget, figures=shown)
         run.log_text(text, REPORT)
         note = report.description(study, trials, ending, budget)
         points, tags = _numbers(study, trials, front, ending)
@@ -238,6 +242,6 @@ def _lines(
 def _broken(study: Study, dev: Mapping[str, float]) -> list[str]:
     return [
         f"{bound}, with {dev[bound.metric]:.3f}"
-        for bound in study.constraints
+        for bound in study.bounds
         if bound.metric in dev and bound.excess(dev[bound.metric]) > 0
     ]

@@ -137,7 +137,7 @@ def nearest_to_feasible(study: Study, trials: Iterable[FrozenTrial]) -> tuple[Fr
     excess = trial.user_attrs["constraints"]
     missed = [
         f"{bound.metric} {_metric(trial, bound.metric)} (wanted {bound.op} {bound.bound:g})"
-        for bound, over in zip(study.constraints, excess, strict=True)
+        for bound, over in zip(study.bounds, excess, strict=True)
         if over > 0
     ]
     return trial, ", ".join(missed)

@@ -45,7 +45,7 @@ def check_names(study: Study, trains: Iterable[TrainConfig], evaluation: Evaluat
     if all(config.trainer.eval_every for config in trains):
         known += [f"probe/{name}" for name in _PROBED]
     wanted = [("objectives", name) for name in study.objectives]
-    wanted += [("constraints", one.metric) for one in study.constraints]
+    wanted += [("constraints", one.metric) for one in study.bounds]
     for where, name in wanted:
         if name not in known:
             plain = [one for one in known if one.count("/") < 2]
@@ -101,7 +101,7 @@ def evaluation_names(config: EvaluateConfig) -> list[str]:
     Raises:
         UserError: The suite's prompts or questions cannot be had.
     """
-    from tbr_lightning.evaluation.choices import load_questions
+    from tbr_lightning.evaluation import general
     from tbr_lightning.evaluation.results import Judged, metrics
     from tbr_lightning.evaluation.suites import load_suite
 
@@ -113,6 +113,5 @@ def evaluation_names(config: EvaluateConfig) -> list[str]:
         for prompt in load_suite(config.suite)
     ]
     names = list(metrics(rows))
-    tasks = [f"general/{task}" for task in {one.task for one in load_questions(config.suite)}]
-    tasks += [f"general/lm_eval/{task}" for task in config.suite.lm_eval]
+    tasks = [f"general/{task}" for task in {one.task for one in general.prepare(config.suite)}]
     return names + [f"{task}{end}" for task in tasks for end in ("", "_lo", "_hi", "_n")]

@@ -81,8 +81,7 @@ def constraints_of(study: Study, result: Result) -> list[float]:
         UserError: A metric is missing or not a finite number.
     """
     return [
-        one.excess(_finite(f"constraints.{one.metric}", one.metric, result))
-        for one in study.constraints
+        one.excess(_finite(f"constraints.{one.metric}", one.metric, result)) for one in study.bounds
     ]
 
 
@@ -97,7 +96,7 @@ def _finite(where: str, name: str, result: Result) -> float:
 
 def kept(study: Study, result: Result, excess: list[float]) -> dict[str, Any]:
     """Return what a trial leaves in the storage beside its objectives."""
-    needed = {*study.objectives, *(one.metric for one in study.constraints)}
+    needed = {*study.objectives, *(one.metric for one in study.bounds)}
 
     def worth(name: str) -> bool:
         # A number for every category of every benchmark would swell the storage.

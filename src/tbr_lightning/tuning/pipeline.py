@@ -54,7 +54,7 @@ def _run(plan: Plan, opened: Opened, view: View, summarise: Summarise | None) ->
     if view.done < plan.trials:
         opened.study.set_user_attr("finished", False)
         warm_caches(plan.trains, limits.trials_root(config.paths, study))
-    with mlflow_sync.parent_run(study, config, opened.study, alone=opened.locked) as run_id:
+    with mlflow_sync.parent_run(study, config, opened) as run_id:
 
         def told(number: int) -> None:
             view.told(number)
@@ -72,9 +72,7 @@ def _run(plan: Plan, opened: Opened, view: View, summarise: Summarise | None) ->
         view.look()
         opened.study.set_user_attr("finished", True)
         print(_counted(view.counts, plan.trials), flush=True)
-        for line in conclude.finish(
-            study, config, opened.study, run_id, alone=opened.locked, summarise=summarise
-        ):
+        for line in conclude.finish(study, config, opened, run_id, summarise):
             print(line, flush=True)
 
 

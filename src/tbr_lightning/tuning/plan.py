@@ -15,8 +15,8 @@ from tbr_lightning.tuning.limits import Limits, threads_each, trials_root
 from tbr_lightning.tuning.objectives import check_names, reported
 from tbr_lightning.tuning.saved import save
 from tbr_lightning.tuning.scheduling import Budget, Claim
-from tbr_lightning.tuning.space import overrides_of
-from tbr_lightning.tuning.study import Study, load_checked
+from tbr_lightning.tuning.space import cells, overrides_of
+from tbr_lightning.tuning.study import Study, load_study
 from tbr_lightning.tuning.trial import ENTRY
 
 
@@ -46,7 +46,7 @@ class Plan:
         """Finished trials to reach."""
         wanted = self.config.sweep.trials or self.study.trials
         grid = self.study.sampler["name"] == "grid"
-        return min(wanted, len(self.study.space.cells())) if grid else wanted
+        return min(wanted, len(cells(self.study.space))) if grid else wanted
 
     @property
     def limits(self) -> Limits:
@@ -132,7 +132,7 @@ def make_plan(config: SweepConfig) -> Plan:
         UserError: The study is wrong, or would choose by numbers that no run logs or on prompts
             that are kept for the end.
     """
-    study, trains = load_checked(config.study, config.sweep.config_dir)
+    study, trains = load_study(config.study, config.sweep.config_dir)
     words = ["model=tiny", *study.evaluate]
     evaluation: EvaluateConfig = compose_verb("evaluate", words, config.sweep.config_dir).config
     if evaluation.suite.half != "dev":

@@ -25,11 +25,6 @@ INTERVALS = (
     "of many trials on the dev half is flattered, which is why the chosen model alone is measured "
     "on the test half."
 )
-IMPORTANCES = (
-    "Importances are PED-ANOVA's (Watanabe et al., IJCAI 2023), Optuna's default: how far a "
-    "parameter alone tells good trials of an objective from the others. With few trials they are "
-    "noise."
-)
 MEDIAN = (
     "Of several fresh seeds the model with the median of the first objective on the dev half is "
     "registered, of an even number the worse of the middle two; the test half chooses nothing."
@@ -92,8 +87,7 @@ def markdown(
     ending: StudyResult,
     *,
     budget: str,
-    figures: Iterable[str] = (),
-    missing: Mapping[str, str] | None = None,
+    figures: Sequence[str] = (),
 ) -> str:
     """Return the whole report.
 
@@ -103,7 +97,6 @@ def markdown(
         ending: What became of it.
         budget: In words.
         figures: Names of the figures, which lie in ``figures/`` beside the report.
-        missing: Figures that could not be drawn, and why.
     """
     front = fronts.pareto_front(study, trials)
     parts = [
@@ -116,14 +109,12 @@ def markdown(
         *_states(study, trials, budget),
         "## What was searched",
         _settings(study),
-        "## Figures",
-        *(f"![{name.rpartition('.')[0].replace('_', ' ')}](figures/{name})" for name in figures),
-        _list(f"{name}: not drawn, since {why}" for name, why in dict(missing or {}).items()),
+        "## Figures" if figures else "",
+        *(f"![{name.removesuffix('.png')}](figures/{name})" for name in figures),
         "## How it was done",
         *([fronts.METHOD] if len(study.objectives) > 1 else []),
         INTERVALS,
         *([MEDIAN] if any(made.fresh for made in ending.made) else []),
-        IMPORTANCES,
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -171,7 +162,7 @@ def measured(names: Iterable[str], metrics: Mapping[str, float]) -> str:
 
 def told_metrics(study: Study) -> list[str]:
     """Return the metrics that a study is about: objectives, constraints, and both rates."""
-    names = [*study.objectives, *(bound.metric for bound in study.constraints)]
+    names = [*study.objectives, *(bound.metric for bound in study.bounds)]
     names += ["false_refusal_rate", "harmful_compliance_rate", "general_accuracy"]
     return list(dict.fromkeys(names))
 
@@ -234,8 +225,8 @@ def _states(study: Study, trials: Sequence[FrozenTrial], budget: str) -> list[st
     parts = [f"{counted(trials)}; budget {budget}; {seconds / 3600:.2f} hours of trials."]
     done = fronts.finished(trials)
     infeasible = sum(not fronts.is_feasible(study, trial) for trial in done)
-    if study.constraints:
-        bounds = ", ".join(f"`{b.metric} {b.op} {b.bound:g}`" for b in study.constraints)
+    if study.bounds:
+        bounds = ", ".join(f"`{bound}`" for bound in study.bounds)
         parts.append(f"{infeasible} of {len(done)} finished trials break {bounds}.")
     infinite = sum(trial.state == TrialState.COMPLETE for trial in trials) - len(done)
     if infinite:

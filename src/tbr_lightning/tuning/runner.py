@@ -20,7 +20,6 @@ from tbr_lightning.tuning.folder import Result, Spec, TrialFolder
 from tbr_lightning.tuning.limits import Hooks, Limits, trials_root
 from tbr_lightning.tuning.outcome import constraints_of, kept, values_of
 from tbr_lightning.tuning.process_identity import identity_of
-from tbr_lightning.tuning.sampling import kept_of
 from tbr_lightning.tuning.scheduling import Claim, Next
 from tbr_lightning.tuning.storage import Opened
 from tbr_lightning.tuning.study import Study
@@ -262,11 +261,9 @@ class _Runner:
             state = {"complete": None, "pruned": TrialState.PRUNED}.get(
                 result.state, TrialState.FAIL
             )
-            # Whatever proposed it, the storage must know how far it breaks the constraints.
-            bounds = len(self.study.constraints)
-            self.opened.study.sampler = optuna.samplers.TPESampler(
-                seed=0, constraints_func=kept_of(bounds) if bounds else None
-            )
+            trial = optuna.trial.Trial(self.opened.study, claim.trial_id)
+            for index, over in enumerate(excess):
+                trial.set_constraint(str(index), over)
             self.opened.study.tell(number, values, state=state)
         failed = state is TrialState.FAIL
         self.failures = self.failures + 1 if failed else 0

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tbr_lightning.tuning.process_identity import Owner, read_owner
 from tbr_lightning.tuning.sampling import Draw, make_sampler
-from tbr_lightning.tuning.space import Point
+from tbr_lightning.tuning.space import Point, cells, suggest
 from tbr_lightning.tuning.storage import Opened
 from tbr_lightning.tuning.study import Study
 
@@ -167,17 +167,15 @@ def _begin(
         index = there.user_attrs.get(DRAW, index)
     point = None
     if study.sampler["name"] == "grid":
-        cells = study.space.cells()
-        if index >= len(cells):
+        grid = cells(study.space)
+        if index >= len(grid):
             return None
-        point = cells[index]
-    opened.study.sampler = make_sampler(
-        study.sampler, study.seed, Draw(index, point), len(study.constraints)
-    )
+        point = grid[index]
+    opened.study.sampler = make_sampler(study.sampler, study.seed, Draw(index, point))
     trial = (
         opened.study.ask() if there is None else optuna.trial.Trial(opened.study, there._trial_id)
     )
-    drawn = study.space.suggest(trial)
+    drawn = suggest(study.space, trial)
     trial.set_user_attr(DRAW, index)
     _own(opened, trial._trial_id, me)
     return Claim(trial.number, trial._trial_id, drawn)

@@ -6,8 +6,9 @@ import fcntl
 import hashlib
 import json
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,18 +16,17 @@ from typing import Any
 import optuna
 import sqlalchemy
 from optuna.storages import RDBStorage
+from optuna.trial import TrialState
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import NullPool
 
 from tbr_lightning.config.credentials import without_credentials
 from tbr_lightning.errors import UserError
-from tbr_lightning.tuning.reading import Storage
 from tbr_lightning.tuning.sampling import make_pruner
 from tbr_lightning.tuning.study import IDENTITY, Study
 
 _BUSY = 120  # seconds that SQLite waits for another process's write
-_ADVISORY = 7_426_001  # number of the lock around making tables
 _CONNECT = 10  # seconds that PostgreSQL has to answer
 
 
@@ -52,32 +52,48 @@ class Opened:
         found: int = self.backend.get_study_id_from_name(self.key)
         return found
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the study alone among all runners on all hosts; a dead holder lets it go."""
-        if self.url.startswith("sqlite"):
-            file = Path(_sqlite_file(self.url))
-            with file.with_name(f"{file.name}.lock").open("a") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                yield
-            return
-        number = int.from_bytes(hashlib.sha256(self.key.encode()).digest()[:8], signed=True)
-        with self.backend.engine.connect() as connection:
-            # Within a transaction, so that a broken connection releases it.
-            connection.execute(sqlalchemy.text(f"SELECT pg_advisory_xact_lock({number})"))
-            yield
-            connection.rollback()
+    def locked(self, what: str = "", *, wait: bool = True) -> AbstractContextManager[bool]:
+        """Hold the study, or something of it, alone among all runners on all hosts.
+
+        Args:
+            what: Name of what is held; different things do not wait for each other.
+            wait: Wait until nobody else holds it; without it, see whether that is so.
+
+        Returns:
+            A context that yields whether it is held. A holder that dies lets it go at once.
+        """
+        return _alone(self.url, self.key, what, wait=wait)
 
     def counts(self) -> dict[str, int]:
-        """Return how many trials are in each state, without reading them."""
-        with self.backend.engine.connect() as connection:
-            rows = connection.execute(
-                sqlalchemy.text(
-                    "SELECT state, COUNT(*) FROM trials WHERE study_id = :id GROUP BY state"
-                ),
-                {"id": self.id},
-            ).all()
-        return {str(getattr(state, "name", state)): int(count) for state, count in rows}
+        """Return how many trials are in each state."""
+        return dict(Counter(trial.state.name for trial in self.study.get_trials(deepcopy=False)))
+
+
+@contextmanager
+def _alone(url: str, key: str, what: str, *, wait: bool) -> Iterator[bool]:
+    if url.startswith("sqlite"):
+        with Path(f"{_sqlite_file(url)}{what and '.'}{what}.lock").open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            yield True
+        return
+    number = int.from_bytes(hashlib.sha256(f"{key}{what}".encode()).digest()[:8], signed=True)
+    engine = sqlalchemy.create_engine(
+        url,
+        poolclass=NullPool,
+        isolation_level="AUTOCOMMIT",
+        connect_args={"connect_timeout": _CONNECT},
+    )
+    # Held by the connection, and so let go when it closes, however this process ends.
+    with engine.connect() as connection:
+        if wait:
+            connection.execute(sqlalchemy.text(f"SELECT pg_advisory_lock({number})"))
+            yield True
+        else:
+            yield bool(connection.scalar(sqlalchemy.text(f"SELECT pg_try_advisory_lock({number})")))
 
 
 def open_storage(url: str, grace: float) -> RDBStorage:
@@ -108,8 +124,9 @@ def open_storage(url: str, grace: float) -> RDBStorage:
     try:
         if kind == "sqlite":
             Path(_sqlite_file(url)).absolute().parent.mkdir(parents=True, exist_ok=True)
-        with _made_alone(url, kind):
-            storage = Storage(
+        # Two runners at once would both make the tables.
+        with _alone(url, "", "", wait=True):
+            storage = RDBStorage(
                 url,
                 engine_kwargs={"connect_args": arguments, "pool_pre_ping": True},
                 heartbeat_interval=max(1, round(grace / 6)),
@@ -120,24 +137,6 @@ def open_storage(url: str, grace: float) -> RDBStorage:
     if kind == "sqlite":
         _share(storage.engine)
     return storage
-
-
-@contextmanager
-def _made_alone(url: str, kind: str) -> Iterator[None]:
-    """Keep two runners from making the tables of one database at the same time."""
-    if kind != "sqlite":
-        engine = sqlalchemy.create_engine(
-            url, poolclass=NullPool, connect_args={"connect_timeout": _CONNECT}
-        )
-        # Held by the connection, and so let go when it closes, however this process ends.
-        with engine.connect() as connection:
-            connection.execute(sqlalchemy.text(f"SELECT pg_advisory_lock({_ADVISORY})"))
-            yield
-        return
-    file = Path(_sqlite_file(url))
-    with file.with_name(f"{file.name}.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _share(engine: Any) -> None:
@@ -217,18 +216,18 @@ def open_study(study: Study, url: str, *, grace: float = 60, new: bool = False) 
 
 
 def _refuse_changed(study: Study, storage: RDBStorage, names: list[str]) -> None:
-    """Tell of an unfinished study that the file described before it was changed."""
+    """Refuse to begin while a study that the file described before it was changed is unfinished."""
     for name in names:
         if name.rpartition("-")[0] != study.name:
             continue
-        attributes = storage.get_study_user_attrs(storage.get_study_id_from_name(name))
+        there = optuna.load_study(study_name=name, storage=storage)
+        attributes, states = there.user_attrs, [t.state for t in there.get_trials(deepcopy=False)]
         before = attributes.get("settings")
         if attributes.get("name") != study.name or not isinstance(before, dict):
             continue
-        counts = Opened(None, storage, name, "").counts()
-        done = counts.get("COMPLETE", 0) + counts.get("PRUNED", 0)
-        if not sum(counts.values()) or attributes.get("finished"):
+        if not states or attributes.get("finished"):
             continue
+        done = sum(state in (TrialState.COMPLETE, TrialState.PRUNED) for state in states)
         raise UserError(
             f"study='{study.name}' was changed under a study with {done} finished trials that is "
             f"not done: {_changes(before, study)}: put the file back to go on with it, save it "
