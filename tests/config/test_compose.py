@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 from hydra.utils import get_method
+from omegaconf import OmegaConf
 
 from tbr_lightning.config.compose import compose_verb, options, shipped
-from tbr_lightning.config.verbs import VERBS
+from tbr_lightning.config.targets import restored
+from tbr_lightning.config.verbs import VERBS, TrainConfig
 from tbr_lightning.data.sources import SafetyMixData
 from tbr_lightning.errors import UserError
 from tbr_lightning.microworld.plugin import MicroworldData
