@@ -66,9 +66,9 @@ def test_the_evaluation_that_is_named_is_taken(folder: Path, logged: LoggedModel
         (["generation.arm=suppressed"], r"generation.arm \(suppressed, here trained\)"),
         (["generation.max_new_tokens=7"], r"generation.max_new_tokens \(7, here None\)"),
         (
-            ["judge=llm", "judge.model=m"],
+            ["judge=llm", "judge.endpoint.model=m"],
             r"judge.name \(llm, here rules\), judge.max_new_tokens \(200, here 64\), "
-            r"judge.model \(m, here None\)",
+            r"judge.endpoint.model \(m, here None\)",
         ),
         (
             ["repeats=2", "generation.temperature=0.7"],

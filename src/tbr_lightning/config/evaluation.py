@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
+from tbr_lightning.config.endpoint import EndpointConfig
 from tbr_lightning.errors import UserError, at_least, one_of, within
 
 _RENAMED = {"microworld": "microworld_choice"}
@@ -71,33 +72,16 @@ class JudgeConfig:
     batch_size: int = 16
     labels: dict[str, str] = field(default_factory=dict)  # pattern in its reply: label; first wins
     # endpoints
-    base_url: str | None = None
-    model: str | None = None
-    api_key_env: str = "OPENAI_API_KEY"
+    endpoint: EndpointConfig = field(default_factory=EndpointConfig)
     structured: bool = True  # ask for JSON by a schema; an endpoint without it is asked in words
     temperature: float = 0.0
-    concurrency: int = 8
-    timeout: float = 60.0  # seconds
-    retries: int = 6  # with backoff, of 429, 5xx and time-outs
-    requests_per_minute: float | None = None
-    tokens_per_minute: float | None = None
-    max_requests: int | None = None
-    max_cost: float | None = None
-    prompt_price: float = 0.0  # per million tokens
-    completion_price: float = 0.0
-    traces: int = 0
 
     def __post_init__(self) -> None:
         within("judge.max_unparsed", self.max_unparsed, 0, 1)
         within("judge.max_errors", self.max_errors, 0, 1)
         one_of("judge.about", self.about, ("refusal", "harm"))
         one_of("judge.dtype", self.dtype, ("float32", "bfloat16", "float16"))
-        for name in ("max_new_tokens", "batch_size", "concurrency"):
+        for name in ("max_new_tokens", "batch_size"):
             at_least(f"judge.{name}", getattr(self, name), 1)
-        at_least("judge.retries", self.retries, 0)
         for label in self.labels.values():
             one_of("judge.labels", label, ("full_compliance", "partial_refusal", "full_refusal"))
-        for name in ("requests_per_minute", "tokens_per_minute", "max_cost"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise UserError(f"judge.{name}={value} is too small: give a value above 0")

@@ -11,6 +11,7 @@ from hydra.plugins.config_source import ConfigResult
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from tbr_lightning.config.endpoint import HOLDERS, nested
 from tbr_lightning.errors import UserError
 
 T = TypeVar("T")
@@ -43,6 +44,8 @@ class TargetSource(FileConfigSource):
         node = found.config
         if not isinstance(node, DictConfig):
             return found
+        if config_path.split("/", maxsplit=1)[0] in HOLDERS:
+            nested(node)
         if (schema := schema_of(node.get("_target_"))) is not None:
             defaults = node.pop("defaults", None)
             merged = OmegaConf.structured(schema)
@@ -99,6 +102,8 @@ def restored(kind: type[T], saved: Any, **instead: Any) -> T:
     for name, part in node.items():
         if not isinstance(part, DictConfig):
             continue
+        if name in HOLDERS:
+            nested(part)
         if (target := part.get("_target_")) is not None:
             part["_target_"] = RENAMED.get(target, target)
         if (pretraining := part.get("pretraining")) and "_target_" not in pretraining:

@@ -16,6 +16,7 @@ from mlflow import entities
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from tbr_lightning.config.credentials import hidden
 from tbr_lightning.config.verbs import EvaluateConfig, PromoteConfig
 from tbr_lightning.data.think_format import ThinkFormat
 from tbr_lightning.errors import UserError
@@ -228,15 +229,16 @@ def _differences(exam: Exam, run: entities.Run) -> str:
         )
     # The judge's name tells more than the class that its target names.
     without = {
-        "judge": NO_EFFECT_ON_VERDICTS - {"prompt", "path"} | {"_target_"},
+        "judge": NO_EFFECT_ON_VERDICTS - {"prompt", "path", "endpoint"} | {"_target_"},
         "generation": NO_EFFECT_ON_ANSWERS,
     }
     for group, no_effect in without.items():
         for key, value in flatten(asdict(getattr(config, group)), f"{group}.").items():
-            if key.split(".")[1] in no_effect:
+            _, name, *inner = key.split(".")
+            if name in no_effect or (name == "endpoint" and inner[0] not in ("base_url", "model")):
                 continue
             # A param of None, or one that an earlier version did not have, may be left out.
-            if there.get(key, str(value)) != str(value):
+            if there.get(key, hidden(str(value))) != hidden(str(value)):
                 found.append(f"{key} ({there.get(key)}, here {value})")
     if there.get("repeats", "1") != "1":
         found.append(f"repeats ({there['repeats']} answers to a prompt, here 1)")
