@@ -99,7 +99,9 @@ class EngineLM(TemplateLM):
         results = [UNASKED] * len(requests)
         places, pairs = [], []
         for place, (_texts, context, continuation) in enumerate(requests):
-            if len(context) + len(continuation) <= self.max_length + 1:  # the last is not read
+            if not continuation:  # nothing is left to score, and it is certain
+                results[place] = (0.0, True)
+            elif len(context) + len(continuation) <= self.max_length + 1:  # the last is not read
                 places.append(place)
                 pairs.append(Pair(tuple(context), tuple(continuation)))
         model, pad = self.backbone.model, self.tokenizer.pad_token_id

@@ -154,7 +154,7 @@ def _evaluate(
     traced = 0
     with start_run("evaluate", name, config, config.tracking, tags) as opened:
         opened.log_dataset(
-            [{"id": p.id, "kind": p.kind, "prompt": p.text} for p in prompts],
+            [{"id": p.id, "kind": p.kind, "prompt": p.conversation} for p in prompts],
             f"{config.suite.name}-{config.suite.half}",
             "evaluation",
         )
@@ -201,7 +201,8 @@ def _evaluate(
             figures.two_sided_figure({subject.name: [overall]}, title), "two_sided.png"
         )
         _log_figures(opened, {subject.name: rows}, title)
-        opened.describe(table_export.markdown(report.lines({subject.name: rows})))
+        table = report.lines({subject.name: rows})
+        opened.describe(f"{table_export.markdown(table)}\n\n{report.caveats(table)}".strip())
         if explain is not None:
             explain(subject, prompts, rows, config, opened)
         where, of_part, share = worst_part([row for row in rows if row.label != "judge_error"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -161,7 +161,8 @@ def respond(
     first, second = make_judge(judge), make_judge(second_judge) if second_judge else None
     think_format = backbone.think_format
     forced = think_format.begin if generation.arm == "forced" else ""
-    ids = arm_prompts(backbone, [prompt.text for prompt in prompts], generation.arm)
+    said = [prompt.before for prompt in prompts]
+    ids = arm_prompts(backbone, [prompt.text for prompt in prompts], generation.arm, said)
     room = context_length(backbone.model.config.get_text_config())
     fits = [number for number, tokens in enumerate(ids) if len(tokens) < room]
     made = responses(backbone, [ids[number] for number in fits], generation, store)
@@ -228,8 +229,19 @@ def responses(
         yield missing[line], response
 
 
-def arm_prompts(backbone: Backbone, texts: Sequence[str], arm: str) -> list[list[int]]:
+def arm_prompts(
+    backbone: Backbone,
+    texts: Sequence[str],
+    arm: str,
+    said: Sequence[Sequence[Mapping[str, str]]] = (),
+) -> list[list[int]]:
     """Return the token ids of requests as an arm puts them.
+
+    Args:
+        backbone: The model.
+        texts: Of the user.
+        arm: Of ``generation.arm``.
+        said: The messages before each of them, if there are any.
 
     Raises:
         UserError: The model's chat template cannot lay them out.
@@ -239,7 +251,9 @@ def arm_prompts(backbone: Backbone, texts: Sequence[str], arm: str) -> list[list
     begun = {"forced": think_format.begin, "suppressed": think_format.without}.get(arm, "")
     end = list(tokenizer.encode(begun, add_special_tokens=False)) if begun else []
     try:
-        return [prompt_ids(tokenizer, text, cue) + end for text in texts]
+        before = said or [()] * len(texts)
+        pairs = zip(texts, before, strict=True)
+        return [prompt_ids(tokenizer, text, cue, turns) + end for text, turns in pairs]
     except (TemplateError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(

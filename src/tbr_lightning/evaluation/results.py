@@ -77,7 +77,7 @@ class Judged:
         """Return an answer that no judge has seen yet."""
         return cls(
             id=prompt.id,
-            prompt=prompt.text,
+            prompt=prompt.conversation,
             kind=prompt.kind,
             benchmark=prompt.benchmark,
             category=prompt.category,
