@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,18 @@ def test_every_prompt_is_asked_once_and_judged(server: TeacherServer) -> None:
     assert len(server.seen) == 3
     asked(server, temperature=0.7)
     assert [body["seed"] for body in server.seen[3:]] == [3, 3, 3]
+
+
+def test_a_conversation_is_sent_as_its_turns(
+    server: TeacherServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Yes?"}]
+    prompt = replace(PROMPTS[0], context=json.dumps(before))
+    monkeypatch.setattr(f"{__name__}.PROMPTS", [prompt, PROMPTS[0]])
+    rows = asked(server)
+    sent = [body["messages"] for body in server.seen]
+    assert sent == [[*before, {"role": "user", "content": prompt.text}], sent[1][-1:]]
+    assert rows[0].prompt.startswith("User: Hello.")
 
 
 @pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])

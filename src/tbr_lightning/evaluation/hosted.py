@@ -37,7 +37,10 @@ class HostedModel:
         return f"{PREFIX}{self.endpoint.identity}"
 
     def answers(
-        self, texts: Sequence[str], generation: GenerationConfig, store: ResponseStore | None
+        self,
+        chats: Sequence[list[dict[str, str]]],
+        generation: GenerationConfig,
+        store: ResponseStore | None,
     ) -> Iterator[tuple[int, Generated]]:
         """Yield (number of the prompt, response), stored ones first, each one once.
 
@@ -53,24 +56,29 @@ class HostedModel:
             generation.temperature,
             generation.seed if generation.temperature else None,
         )
-        missing = list(range(len(texts)))
+        missing = list(range(len(chats)))
         keys: list[str] = []
         if store is not None:
-            keys = [store.key(["user", text], settings) for text in texts]
+            said = [[part for turn in chat for part in turn.values()] for chat in chats]
+            keys = [store.key(parts, settings) for parts in said]
             found = store.get(keys)
             yield from ((n, found[key]) for n, key in enumerate(keys) if key in found)
             missing = [n for n in missing if keys[n] not in found]
-        made = self._asked([texts[n] for n in missing], *settings)
+        made = self._asked([chats[n] for n in missing], *settings)
         if store is not None:
             made = store.keep(made, [keys[n] for n in missing])
         for line, response in made:
             yield missing[line], response
 
     def _asked(
-        self, texts: Sequence[str], max_tokens: int, temperature: float, seed: int | None
+        self,
+        chats: Sequence[list[dict[str, str]]],
+        max_tokens: int,
+        temperature: float,
+        seed: int | None,
     ) -> Iterator[tuple[int, Generated]]:
         replies = complete(
-            texts, self.endpoint, max_tokens=max_tokens, temperature=temperature, seed=seed
+            chats, self.endpoint, max_tokens=max_tokens, temperature=temperature, seed=seed
         )
         for number, reply in replies:
             yield (

@@ -238,7 +238,8 @@ def _asked(
 ) -> list[Judged]:
     """Return what an endpoint replies, or why it does not, before any judge has seen it."""
     cue = f" {model.think_format.cue}" if generation.arm == "prompted" else ""
-    made = model.answers([f"{prompt.text}{cue}" for prompt in prompts], generation, store)
+    chats = [[*p.before, {"role": "user", "content": f"{p.text}{cue}"}] for p in prompts]
+    made = model.answers(chats, generation, store)
     rows = [Judged.unseen(prompt, "") for prompt in prompts]
     for place, response in track(made, what, len(prompts)):
         if response.filtered:

@@ -106,7 +106,7 @@ class Budget:
 
 
 def complete(  # noqa: PLR0912, PLR0915 - one loop, whose cases are read best together
-    prompts: Sequence[str],
+    prompts: Sequence[str | list[dict[str, str]]],
     config: EndpointConfig,
     *,
     max_tokens: int,
@@ -124,7 +124,7 @@ def complete(  # noqa: PLR0912, PLR0915 - one loop, whose cases are read best to
     ``Retry-After``.
 
     Args:
-        prompts: What to ask, each a request of its own.
+        prompts: What to ask, each a request of its own: a turn of the user, or whole messages.
         config: Endpoint, pace and budget.
         max_tokens: Of each reply.
         temperature: Of drawing.
@@ -155,7 +155,8 @@ def complete(  # noqa: PLR0912, PLR0915 - one loop, whose cases are read best to
     model = config.model or _only_model(client, config, group)
 
     def ask(number: int) -> Reply:
-        messages = [{"role": "user", "content": prompts[number]}]
+        asked = prompts[number]
+        messages = asked if isinstance(asked, list) else [{"role": "user", "content": asked}]
         traced = run_id if number < config.traces else None
         with traced_call(messages, model, traced) as record:
             try:
