@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.config.schema import TrackingConfig
+from tbr_lightning.tuning import saved
 from tbr_lightning.tuning.saved import evaluate_key, load_evaluate, load_train, save, train_key
 
 
@@ -45,3 +47,20 @@ def test_an_evaluation_counts_with_the_model_it_is_of(word: str, same: bool) -> 
     other = compose_verb("evaluate", [*words, word]).config
     assert (evaluate_key(other, "k") == evaluate_key(config, "k")) is same
     assert evaluate_key(config, "k") != evaluate_key(config, "l")
+
+
+def test_code_that_decides_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["model=tiny", "data=microworld"]
+    config = compose_verb("train", words).config
+    key = train_key(config)
+    assert train_key(compose_verb("train", words).config) == key
+    copied = tmp_path / "tbr_lightning"
+    shutil.copytree(saved._PACKAGE, copied, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("objectives/sft.py", "training/module.py", "serving/app.py"):
+        monkeypatch.setattr(saved, "_PACKAGE", copied)
+        saved._code_of_package.cache_clear()
+        before = train_key(config)
+        (copied / file).write_text("# changed\n")
+        saved._code_of_package.cache_clear()
+        assert (train_key(config) == before) == (file == "serving/app.py")
+    saved._code_of_package.cache_clear()

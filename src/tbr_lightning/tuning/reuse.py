@@ -10,6 +10,8 @@ from typing import Any
 from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.data.cache import content_key
 from tbr_lightning.errors import UserError
+from tbr_lightning.evaluation.attestation import DIGEST
+from tbr_lightning.models.digest import check_unchanged
 from tbr_lightning.models.logged import find_model
 from tbr_lightning.tracking.run import find_run, newest_runs
 from tbr_lightning.training.resume import RunFolder
@@ -24,6 +26,7 @@ class Trained:
 
     run_id: str
     model_uri: str
+    digest: str = ""  # of the model's files, where the run was found
 
 
 @dataclass(frozen=True)
@@ -66,19 +69,20 @@ def trial_key(done: Sequence[Done]) -> str:
 
 
 def find_trained(key: str) -> Trained | None:
-    """Return a finished training run with this config and seed whose model is there still."""
+    """Return a finished training run with this config and seed whose model is as it was logged."""
     run_id = find_run({"tbr.stage": "train", KEY: key})
     if run_id is None:
         return None
     try:
-        return Trained(run_id, find_model(run_id).uri)
+        model = find_model(run_id)
+        return Trained(run_id, model.uri, check_unchanged(model))
     except UserError:
         return None
 
 
-def find_evaluated(key: str) -> str | None:
-    """Return a finished evaluation of the same model with the same config."""
-    return find_run({"tbr.stage": "evaluate", KEY: key})
+def find_evaluated(key: str, trained: Trained) -> str | None:
+    """Return a finished evaluation with this config of the files that a found model has."""
+    return find_run({"tbr.stage": "evaluate", KEY: key, DIGEST: trained.digest})
 
 
 def find_interrupted(config: TrainConfig, tags: Mapping[str, str]) -> str | None:

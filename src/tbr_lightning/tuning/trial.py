@@ -141,7 +141,7 @@ def _one(
     key = train_key(train)
     asked = evaluate_key(evaluation, key)
     trained = reuse.find_trained(key) if spec.reuse else None
-    evaluated = reuse.find_evaluated(asked) if spec.reuse and trained else None
+    evaluated = reuse.find_evaluated(asked, trained) if spec.reuse and trained else None
     reused = trained is not None
     if trained is None:
         resume = reuse.find_interrupted(train, tags) if spec.again else None
