@@ -114,7 +114,7 @@ def with_model(world: World, config: Any, values: Sequence[float], seed: int = 0
     done = world.train(settings)
     world.trained.clear()
     run = {"seed": seed, "train": done.run_id, "evaluate": None, "model_uri": done.model_uri}
-    return made_trial(values, overrides=words, runs=[run], **more)
+    return made_trial(values, runs=[run], **more)
 
 
 def end(study: Study, config: Any, there: optuna.Study) -> tuple[list[str], str]:
@@ -158,8 +158,8 @@ def test_the_own_model_is_measured_once_and_registered(world: World, two: Study)
     assert metrics(run_id)["pareto_front"] == 1
     tags = MlflowClient().get_run(run_id).data.tags
     assert tags["tbr.registered"] == f"{NAME} version 1"
-    assert "Chosen: trial 0" in tags["mlflow.note.content"]
-    assert "Registered:** tbr-microworld version 1" in Run(run_id).text("report.md")
+    assert "chosen: trial 0" in tags["mlflow.note.content"]
+    assert "registered: tbr-microworld version 1" in Run(run_id).text("report.md")
 
 
 def test_an_ended_study_is_not_ended_again(world: World, two: Study) -> None:
@@ -193,12 +193,12 @@ def test_fresh_seeds_are_trained_and_the_median_on_dev_is_taken(world: World, tw
     uri = f"models:/{MlflowClient().get_model_version(NAME, '1').source.removeprefix('models:/')}"
     assert world.seeds[uri] == 7
     assert [half for half, _ in world.measured] == ["dev", "test"] * 3
-    assert (
-        "  seed 5: false_refusal_rate 0.100 [0.000, 0.200], harmful_compliance_rate 0.050" in lines
-    )
+    (of_five,) = [one for one in lines if one.startswith("  seed 5: ")]
+    dev = "false_refusal_rate 0.100 [0.000, 0.200], harmful_compliance_rate 0.050; test half: "
+    assert of_five.startswith(f"  seed 5: {dev}false_refusal_rate ")
     assert any(one.startswith("test half, seed 7: false_refusal_rate 0.600") for one in lines)
     report = Run(run_id).text("report.md")
-    assert "| 6 (fresh) |" in report
+    assert "  - seed 6: " in report
     client = MlflowClient()
     (group,) = [
         run
@@ -277,7 +277,7 @@ def test_nothing_feasible_registers_nothing_and_says_so(world: World) -> None:
     assert world.trained == [] and world.measured == []
     assert aliases.versions(NAME) == []
     assert MlflowClient().get_run(run_id).info.status == "FINISHED"
-    assert "Nothing is chosen" in Run(run_id).text("report.md")
+    assert "nothing is registered" in Run(run_id).text("report.md")
     assert "figures/pareto.png" in artifacts(run_id, "figures")
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
+import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from tbr_lightning.config.sweep import SweepConfig
 from tbr_lightning.errors import UserError
 from tbr_lightning.tracking.run import Point, Run
 from tbr_lightning.tuning import front as fronts
@@ -16,13 +17,8 @@ from tbr_lightning.tuning import mlflow_sync, report, retrain
 from tbr_lightning.tuning.figures import front_figure
 from tbr_lightning.tuning.process_identity import identity_of
 from tbr_lightning.tuning.report import StudyResult
-
-if TYPE_CHECKING:
-    import optuna
-
-    from tbr_lightning.config.sweep import SweepConfig
-    from tbr_lightning.tuning.storage import Opened
-    from tbr_lightning.tuning.study import Study
+from tbr_lightning.tuning.storage import Opened
+from tbr_lightning.tuning.study import Study
 
 REPORT = "report.md"
 """Artifact of the study's run."""
@@ -105,7 +101,9 @@ def _finish(
     if choice is not None:
         ending = _end(study, config, storage_study, choice, parent_run_id)
         write(ending)
-    return [*groups, *([""] if groups else []), *_lines(study, front, ending, parent_run_id)]
+    last = f"run {parent_run_id}; report, figures and front: its artifacts"
+    lines = report.summary(study, front, ending, _LINES)
+    return [*groups, *([""] if groups else []), *lines, last]
 
 
 def _end(
@@ -200,48 +198,3 @@ def _numbers(
         tags["tbr.gate"] = ending.gate[0]
     now = int(time.time() * 1000)
     return [Point(name, value, now, len(trials)) for name, value in numbers.items()], tags
-
-
-def _lines(
-    study: Study, front: Sequence[FrozenTrial], ending: StudyResult, parent_run_id: str
-) -> list[str]:
-    what = "Pareto front" if len(study.objectives) > 1 else "best feasible trial"
-    lines = [f"{what} (dev half, 95% intervals):"]
-    lines += [
-        f"  trial {trial.number}: {fronts.point_text(study, trial)}" for trial in front[:_LINES]
-    ]
-    if len(front) > _LINES:
-        lines.append(f"  and {len(front) - _LINES} more, in the artifact {mlflow_sync.FRONT}")
-    if ending.choice is None:
-        lines = [] if not front else lines
-        lines.append(f"nothing is registered: {ending.instead.removesuffix('.')}")
-    else:
-        lines.append(f"chosen: trial {ending.choice.trial.number}, since {ending.choice.because}")
-    if any(made.fresh for made in ending.made):
-        lines.append("fresh seeds (dev half; the median of the first objective is registered):")
-        lines += [
-            f"  seed {made.seed}: {report.measured(report.told_metrics(study), made.dev)}"
-            for made in ending.made
-        ]
-    lines += [f"  seed {seed} failed: {why}" for seed, why in ending.failed.items()]
-    if ending.taken is not None:
-        taken = ending.taken
-        told = report.measured(report.told_metrics(study), taken.test)
-        lines.append(f"test half, seed {taken.seed}: {told}")
-        lines += [f"  on the dev half it breaks {bound}" for bound in _broken(study, taken.dev)]
-        lines.append(
-            f"registered: {ending.name} version {ending.version}, challenger ({taken.model_uri})"
-        )
-    if ending.gate:
-        lines.append(f"gate: {ending.gate[0]}")
-        lines += [f"  {line}" for line in ending.gate[1:]]
-    lines.append(f"run {parent_run_id}; report, figures and front: its artifacts")
-    return lines
-
-
-def _broken(study: Study, dev: Mapping[str, float]) -> list[str]:
-    return [
-        f"{bound}, with {dev[bound.metric]:.3f}"
-        for bound in study.bounds
-        if bound.metric in dev and bound.excess(dev[bound.metric]) > 0
-    ]

@@ -5,17 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
 from tbr_lightning.tuning.space import overrides_of
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from tbr_lightning.tuning.study import Study
+from tbr_lightning.tuning.study import Study
 
 METHOD = (
     "The front holds the finished trials that meet every constraint and that no other such trial "
@@ -35,15 +32,10 @@ _TIE = 1e-9  # of scaled objectives: what floating point alone tells apart is th
 
 @dataclass(frozen=True)
 class Choice:
-    """The trial that a study ends in.
+    """The trial that a study ends in."""
 
-    Attributes:
-        trial: The trial.
-        because: Why it, in a sentence.
-    """
-
-    trial: FrozenTrial
-    because: str
+    trial: FrozenTrial  # the trial
+    because: str  # why it, in a sentence
 
 
 def finished(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
@@ -145,9 +137,6 @@ def nearest_to_feasible(study: Study, trials: Iterable[FrozenTrial]) -> tuple[Fr
 
 def train_overrides(study: Study, trial: FrozenTrial) -> list[str]:
     """Return the overrides of a trial's training runs, without the seed."""
-    kept = trial.user_attrs.get("overrides")
-    if kept is not None:
-        return list(kept)
     point = {key: value for key, value in trial.params.items() if key != "seed"}
     return [*study.fixed, *overrides_of(point)]
 

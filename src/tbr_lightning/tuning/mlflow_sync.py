@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import optuna
 import yaml
@@ -19,14 +19,12 @@ from mlflow.exceptions import MlflowException
 from optuna.trial import FrozenTrial, TrialState
 
 from tbr_lightning.config.credentials import without_credentials
+from tbr_lightning.config.sweep import SweepConfig
 from tbr_lightning.tracking.run import Point, Run, child_run, runs_beneath, start_run
 from tbr_lightning.tracking.store import connect
 from tbr_lightning.tuning import front as fronts
-
-if TYPE_CHECKING:
-    from tbr_lightning.config.sweep import SweepConfig
-    from tbr_lightning.tuning.storage import Opened
-    from tbr_lightning.tuning.study import Study
+from tbr_lightning.tuning.storage import Opened
+from tbr_lightning.tuning.study import Study
 
 FRONT = "front.json"
 """Artifact of the study's run: the Pareto front so far."""

@@ -15,19 +15,12 @@ from tbr_lightning.processes import is_gone
 
 @dataclass(frozen=True)
 class Owner:
-    """A process.
+    """A process."""
 
-    Attributes:
-        host: Name, for people.
-        machine: Boot and process namespace, within which a process id has one meaning.
-        pid: Process id.
-        started: When it started, since ids are used again.
-    """
-
-    host: str
-    machine: str
-    pid: int
-    started: float
+    host: str  # name, for people
+    machine: str  # boot and process namespace, within which a process id has one meaning
+    pid: int  # process id
+    started: float  # when it started, since ids are used again
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON can write it."""

@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial
 
 from tbr_lightning.config.compose import compose_verb
+from tbr_lightning.config.sweep import SweepConfig
+from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.errors import UserError
 from tbr_lightning.tracking.run import Run, child_run
 from tbr_lightning.tuning.front import train_overrides
 from tbr_lightning.tuning.report import RetrainedModel, told_metrics
-
-if TYPE_CHECKING:
-    import optuna
-    from optuna.trial import FrozenTrial
-
-    from tbr_lightning.config.sweep import SweepConfig
-    from tbr_lightning.tuning.study import Study
+from tbr_lightning.tuning.study import Study
 
 _FAILURES = (UserError, FloatingPointError, RuntimeError, MemoryError)
 """What a training run may end in without ending the sweep."""
@@ -95,29 +94,21 @@ def retrain(
 
 
 def _train(study: Study, config: SweepConfig, trial: FrozenTrial, seed: int) -> RetrainedModel:
-    from tbr_lightning.training import pipeline as training
     from tbr_lightning.tuning import reuse
-    from tbr_lightning.tuning.saved import train_key
 
     called = f"trial {trial.number} seed {seed}"
     overrides = [*train_overrides(study, trial), f"seed={seed}"]
-    settings = compose_verb("train", overrides, config.sweep.config_dir).config
-    key = train_key(settings)
-    done = reuse.find_trained(key) if config.sweep.reuse else None
-    if done is not None:
-        print(f"run {done.run_id} has this config and seed", flush=True)
-    else:
-        tags = {"tbr.study": study.key, "tbr.retrained": str(trial.number), reuse.KEY: key}
-        result = training.run(
-            replace(
-                settings,
-                tracking=config.tracking,
-                paths=config.paths,
-                run_name=f"train {called}",
-                tags={**settings.tags, **tags},
-            )
-        )
-        done = reuse.Trained(result.run_id, result.model_uri)
+    settings: TrainConfig = compose_verb("train", overrides, config.sweep.config_dir).config
+    key = reuse.train_key(settings)
+    tags = {"tbr.study": study.key, "tbr.retrained": str(trial.number)}
+    settings = replace(
+        settings,
+        tracking=config.tracking,
+        paths=config.paths,
+        run_name=f"train {called}",
+        tags={**settings.tags, **tags},
+    )
+    done = reuse.train_or_take(settings, key, take=config.sweep.reuse)
     made = RetrainedModel(seed, done.run_id, done.model_uri, {}, fresh=True)
     made = measure(study, config, made, half="dev", called=called)
     return measure(study, config, made, half="test", called=called)

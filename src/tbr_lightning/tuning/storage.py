@@ -32,19 +32,12 @@ _CONNECT = 10  # seconds that PostgreSQL has to answer
 
 @dataclass(frozen=True)
 class Opened:
-    """A study in its storage.
-
-    Attributes:
-        study: Optuna's.
-        backend: Its storage, without Optuna's cache.
-        key: Name in the storage.
-        url: Of the storage.
-    """
+    """A study in its storage."""
 
     study: optuna.Study
-    backend: RDBStorage
-    key: str
-    url: str
+    backend: RDBStorage  # its storage, without Optuna's cache
+    key: str  # name in the storage
+    url: str  # of the storage
 
     @property
     def id(self) -> int:

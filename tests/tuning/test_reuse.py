@@ -9,7 +9,7 @@ import pytest
 
 from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.config.schema import TrackingConfig
-from tbr_lightning.tuning.saved import evaluate_key, load_evaluate, load_train, save, train_key
+from tbr_lightning.tuning.reuse import evaluate_key, load_evaluate, load_train, save, train_key
 
 
 def test_what_is_written_is_read_without_where_it_is_tracked(tmp_path: Path) -> None:
