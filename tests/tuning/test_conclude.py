@@ -22,7 +22,8 @@ from tbr_lightning.ablation.study import log_groups
 from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation import pipeline as evaluation
-from tbr_lightning.registry import aliases
+from tbr_lightning.models.logged import find_model
+from tbr_lightning.registry import aliases, moves
 from tbr_lightning.registry import pipeline as registry
 from tbr_lightning.tracking.run import Run, start_run
 from tbr_lightning.tracking.store import connect
@@ -169,7 +170,9 @@ def test_an_ended_study_is_not_ended_again(world: World, two: Study) -> None:
     assert [one.seed for one in world.trained] == [1, 2]
     # Since then another model has become challenger.
     other = with_model(world, config, [0.1, 0.1], seed=9).user_attrs["runs"][0]["model_uri"]
-    retrain.challenge(config, other, "by hand", [])
+    moves.challenge(
+        NAME, find_model(other), config.tracking, config.paths, why="by hand", evidence=[]
+    )
     world.trained.clear()
     world.measured.clear()
     lines, _ = end(two, config, there)
@@ -187,7 +190,7 @@ def test_fresh_seeds_are_trained_and_the_median_on_dev_is_taken(world: World, tw
     world.rates = {5: (0.1, 0.9), 6: (0.3, 0.2), 7: (0.2, 0.6)}
     lines, run_id = end(two, config, there)
     assert [one.seed for one in world.trained] == [5, 6, 7]
-    assert {one.data.harmful for one in world.trained} == {300}
+    assert {one.data.harmful for one in world.trained} == {100}
     taken = aliases.holder(NAME, aliases.CHALLENGER)
     assert taken == "1"
     uri = f"models:/{MlflowClient().get_model_version(NAME, '1').source.removeprefix('models:/')}"

@@ -111,7 +111,7 @@ def test_the_command_can_be_pasted() -> None:
 
 def test_nothing_chosen_is_told() -> None:
     study = make_study(["general_accuracy"], ["maximize"])
-    ending = StudyResult(None, instead="no trial has finished (no trial).")
+    ending = StudyResult(None, instead="no trial has finished (no trial)")
     text = report.markdown(study, [], ending, budget="5 trials")
     assert "- nothing is registered: no trial has finished (no trial)" in text
     assert "No finished trial meets every constraint." in text

@@ -9,7 +9,8 @@ import pytest
 
 from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.config.schema import TrackingConfig
-from tbr_lightning.tuning.reuse import evaluate_key, load_evaluate, load_train, save, train_key
+from tbr_lightning.config.verbs import EvaluateConfig, TrainConfig
+from tbr_lightning.tuning.reuse import evaluate_key, load, save, train_key
 
 
 def test_what_is_written_is_read_without_where_it_is_tracked(tmp_path: Path) -> None:
@@ -19,8 +20,10 @@ def test_what_is_written_is_read_without_where_it_is_tracked(tmp_path: Path) -> 
     save(replace(train, tracking=secret), tmp_path / "t.yaml")
     save(evaluation, tmp_path / "e.yaml")
     assert "secret" not in (tmp_path / "t.yaml").read_text()
-    assert load_train(tmp_path / "t.yaml", secret, train.paths) == replace(train, tracking=secret)
-    assert load_evaluate(tmp_path / "e.yaml", secret, train.paths) == replace(
+    assert load(TrainConfig, tmp_path / "t.yaml", secret, train.paths) == replace(
+        train, tracking=secret
+    )
+    assert load(EvaluateConfig, tmp_path / "e.yaml", secret, train.paths) == replace(
         evaluation, tracking=secret
     )
 

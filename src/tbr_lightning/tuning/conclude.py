@@ -11,6 +11,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tbr_lightning.config.sweep import SweepConfig
 from tbr_lightning.errors import UserError
+from tbr_lightning.models.logged import find_model
+from tbr_lightning.registry import moves
 from tbr_lightning.tracking.run import Point, Run
 from tbr_lightning.tuning import front as fronts
 from tbr_lightning.tuning import mlflow_sync, report, retrain
@@ -96,7 +98,7 @@ def _finish(
         points, tags = _numbers(study, trials, front, ending)
         run.log_points(points, {"mlflow.note.content": note, **tags})
 
-    ending = StudyResult(choice, instead=_why_none(study, trials) if choice is None else "")
+    ending = StudyResult(choice, instead="" if choice else fronts.why_none(study, trials))
     write(ending)
     if choice is not None:
         ending = _end(study, config, storage_study, choice, parent_run_id)
@@ -134,11 +136,17 @@ def _end(
     before = storage_study.user_attrs.get(_ENDING) or {}
     same = (before.get("name"), before.get("model_uri")) == (settings.name, taken.model_uri)
     # What was challenger once is not made so again: another may have come since.
-    version = (
-        str(before["version"])
-        if same
-        else retrain.challenge(config, taken.model_uri, why, evidence)
-    )
+    if same:
+        version = str(before["version"])
+    else:
+        version = moves.challenge(
+            settings.name,
+            find_model(taken.model_uri),
+            config.tracking,
+            config.paths,
+            why=why,
+            evidence=evidence,
+        )
     identity = {"name": settings.name, "model_uri": taken.model_uri, "version": version}
     gate: list[str] = list(before.get("gate", [])) if same else []
     if settings.promote and not gate:
@@ -158,20 +166,6 @@ def _end(
 def _budget(study: Study, config: SweepConfig) -> str:
     trials, hours = config.sweep.trials or study.trials, config.sweep.hours or study.hours
     return f"{trials} trials" + (f" or {hours:g} hours" if hours else "")
-
-
-def _why_none(study: Study, trials: Sequence[FrozenTrial]) -> str:
-    done = fronts.finished(trials)
-    if not done:
-        return f"no trial has finished ({report.counted(trials)})."
-    told = [trial for trial in done if trial.user_attrs.get("constraints")]
-    if not told:
-        return f"none of the {len(done)} finished trials tells whether it meets the constraints."
-    nearest, missed = fronts.nearest_to_feasible(study, told)
-    return (
-        f"none of the {len(done)} finished trials meets every constraint; the nearest is trial "
-        f"{nearest.number}, with {missed}."
-    )
 
 
 def _numbers(

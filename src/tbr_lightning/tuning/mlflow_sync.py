@@ -166,8 +166,9 @@ def _refresh(storage_study: optuna.Study, study: Study, parent_run_id: str) -> N
     front = fronts.pareto_front(study, new, shown.front)
     unlogged = [t for t in fronts.finished(new) if t.number not in shown.logged]
     points = [
-        Point(f"trial/{name}", value, _time(trial), trial.number)
+        Point(f"trial/{name}", value, int(1000 * ended.timestamp()), trial.number)
         for trial in unlogged
+        if (ended := trial.datetime_complete) is not None
         for name, value in _numbers(study, trial).items()
     ]
     changed = [t.number for t in front] != [t.number for t in shown.front]
@@ -220,11 +221,6 @@ def _numbers(study: Study, trial: FrozenTrial) -> dict[str, float]:
         if bound.metric in metrics:
             numbers.setdefault(bound.metric, metrics[bound.metric])
     return numbers
-
-
-def _time(trial: FrozenTrial) -> int:
-    assert trial.datetime_complete is not None
-    return int(trial.datetime_complete.timestamp() * 1000)
 
 
 @contextmanager

@@ -67,7 +67,7 @@ def _run(plan: Plan, opened: Opened, view: View, summarise: Summarise | None) ->
             tick=view.tick,
             said=view.say,
         )
-        with view:
+        with view.showing():
             runner.run(study, opened, plan.limits, around, hooks)
         view.look()
         opened.study.set_user_attr("finished", True)

@@ -59,12 +59,6 @@ class Worker:
         with suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
 
-    def join(self) -> int:
-        """Wait until it has ended; return how."""
-        while (code := self._exit()) is None:
-            time.sleep(_LOOK)
-        return code
-
 
 def warm_up(threads: int) -> None:
     """Begin to import what trials on one device need; ``threads`` is for each of them."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,6 @@ class Owner:
     pid: int  # process id
     started: float  # when it started, since ids are used again
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return it as JSON can write it."""
-        return asdict(self)
-
     def known_dead(self) -> bool:
         """Return whether it is surely gone; of a process on another machine nothing is sure."""
         return self.machine == _machine() and is_gone(self.pid, self.started)
@@ -41,7 +37,7 @@ def identity_of(pid: int | None = None) -> Owner:
 
 
 def read_owner(found: Any) -> Owner | None:
-    """Return what :meth:`Owner.as_dict` wrote, or ``None``."""
+    """Return what :func:`dataclasses.asdict` made of one, or ``None``."""
     return Owner(**found) if isinstance(found, dict) else None
 
 

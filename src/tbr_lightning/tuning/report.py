@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -78,7 +77,7 @@ def summary(
         if len(front) > most:
             lines.append(f"  and {len(front) - most} more, in the artifact front.json")
     if ending.choice is None:
-        return [*lines, f"nothing is registered: {ending.instead.removesuffix('.')}"]
+        return [*lines, f"nothing is registered: {ending.instead}"]
     trial = ending.choice.trial
     lines.append(f"chosen: trial {trial.number}, since {ending.choice.because}")
     if overrides := fronts.train_overrides(study, trial):
@@ -154,25 +153,11 @@ def description(
     front = fronts.pareto_front(study, trials)
     parts = [
         study.about,
-        f"{counted(trials)}; budget {budget}.",
+        f"{fronts.counted(trials)}; budget {budget}.",
         _list(summary(study, front, ending, most=10)),
         "The whole report is the artifact `report.md`, the figures lie in `figures/`.",
     ]
     return "\n\n".join(part for part in parts if part)
-
-
-def counted(trials: Sequence[FrozenTrial]) -> str:
-    """Return how many trials are in each state, in words."""
-    counts = Counter(trial.state for trial in trials)
-    words = {
-        TrialState.COMPLETE: "finished",
-        TrialState.PRUNED: "pruned",
-        TrialState.FAIL: "failed",
-        TrialState.RUNNING: "running",
-        TrialState.WAITING: "waiting",
-    }
-    told = [f"{counts[state]} {word}" for state, word in words.items() if counts[state]]
-    return ", ".join(told) or "no trial"
 
 
 def measured(names: Iterable[str], metrics: Mapping[str, float]) -> str:
@@ -214,7 +199,7 @@ def _front(study: Study, front: Sequence[FrozenTrial], ending: StudyResult) -> l
 
 def _states(study: Study, trials: Sequence[FrozenTrial], budget: str) -> list[str]:
     seconds = sum(trial.user_attrs.get("seconds") or 0 for trial in trials)
-    parts = [f"{counted(trials)}; budget {budget}; {seconds / 3600:.2f} hours of trials."]
+    parts = [f"{fronts.counted(trials)}; budget {budget}; {seconds / 3600:.2f} hours of trials."]
     done = fronts.finished(trials)
     infeasible = sum(not fronts.is_feasible(study, trial) for trial in done)
     if study.bounds:

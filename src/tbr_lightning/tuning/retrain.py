@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
-from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial
@@ -67,7 +66,7 @@ def retrain(
     """
     seeds = fresh_seeds(study, storage_study.get_trials(deepcopy=False), config.sweep.retrain_seeds)
     key = f"retrained_{trial.number}"
-    kept = [_read(one) for one in storage_study.user_attrs.get(key) or []]
+    kept = [RetrainedModel(**one) for one in storage_study.user_attrs.get(key) or []]
     made = {one.seed: one for one in kept if _there(one)}
     failed: dict[int, str] = {}
     missing = [seed for seed in seeds if seed not in made]
@@ -155,25 +154,6 @@ def median(study: Study, made: Sequence[RetrainedModel]) -> RetrainedModel:
     return ordered[len(ordered) // 2]
 
 
-def challenge(config: SweepConfig, model_uri: str, why: str, evidence: Sequence[str]) -> str:
-    """Register a model as challenger, in the ledger too, and return its version.
-
-    Raises:
-        UserError: The model's files are gone, an alias was moved outside, or the ledger is broken.
-    """
-    from tbr_lightning.models.logged import find_model
-    from tbr_lightning.registry import moves
-
-    return moves.challenge(
-        config.sweep.name,
-        find_model(model_uri),
-        config.tracking,
-        config.paths,
-        why=why,
-        evidence=evidence,
-    )
-
-
 def gate(study: Study, config: SweepConfig, model_uri: str) -> list[str]:
     """Hand a model to the gate, on the test half of the study's suite; return its words.
 
@@ -208,10 +188,6 @@ def _metrics(study: Study, train: str, evaluate: str | None) -> dict[str, float]
             found |= Run(run_id).metrics()
     names = [f"{name}{end}" for name in told_metrics(study) for end in ("", "_lo", "_hi")]
     return {name: found[name] for name in names if name in found}
-
-
-def _read(stored: Mapping[str, Any]) -> RetrainedModel:
-    return RetrainedModel(**stored)
 
 
 def _there(made: RetrainedModel) -> bool:

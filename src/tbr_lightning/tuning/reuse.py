@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
 
@@ -29,6 +29,8 @@ from tbr_lightning.training.resume import RunFolder
 _WITHOUT_EFFECT = ("tracking", "paths", "run_name", "tags", "given", "resume", "dry_run")
 _TRAINER_WITHOUT_EFFECT = ("threads", "log_every", "checkpoint", "checkpoint_every", "save_top_k")
 _EVALUATE_WITHOUT_EFFECT = ("model_uri", "reuse", "traces", "format", "threads", "gold")
+
+T = TypeVar("T", TrainConfig, EvaluateConfig)
 
 KEY = "tbr.config_key"
 """Tag of a training or evaluation run: the hash of all that decides its numbers."""
@@ -62,14 +64,9 @@ def save(config: TrainConfig | EvaluateConfig, path: Path) -> None:
     OmegaConf.save({k: v for k, v in node.items() if k not in ("tracking", "paths")}, path)
 
 
-def load_train(path: Path, tracking: TrackingConfig, paths: PathsConfig) -> TrainConfig:
-    """Read a training config that :func:`save` wrote."""
-    return restored(TrainConfig, OmegaConf.load(path), tracking=tracking, paths=paths)
-
-
-def load_evaluate(path: Path, tracking: TrackingConfig, paths: PathsConfig) -> EvaluateConfig:
-    """Read a config of an evaluation that :func:`save` wrote."""
-    return restored(EvaluateConfig, OmegaConf.load(path), tracking=tracking, paths=paths)
+def load(kind: type[T], path: Path, tracking: TrackingConfig, paths: PathsConfig) -> T:
+    """Read a config that :func:`save` wrote."""
+    return restored(kind, OmegaConf.load(path), tracking=tracking, paths=paths)
 
 
 def train_key(config: TrainConfig) -> str:

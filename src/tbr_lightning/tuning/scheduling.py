@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import Enum
 
 import optuna
@@ -170,7 +170,7 @@ def _begin(
 
 def _own(opened: Opened, trial_id: int, me: Owner) -> None:
     opened.backend.record_heartbeat(trial_id)
-    opened.backend.set_trial_user_attr(trial_id, OWNER, me.as_dict())
+    opened.backend.set_trial_user_attr(trial_id, OWNER, asdict(me))
 
 
 def _fail(opened: Opened, trial: FrozenTrial, reason: str) -> None:

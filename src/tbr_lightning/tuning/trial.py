@@ -90,6 +90,7 @@ def enter(path: str, around: TrialContext) -> None:
 
 def train_and_evaluate(spec: Spec, folder: TrialFolder, around: TrialContext) -> Result:
     """Train and evaluate one point of a study's space with each seed, or take what is there."""
+    from tbr_lightning.config.verbs import EvaluateConfig, TrainConfig
     from tbr_lightning.data.cache import content_key
     from tbr_lightning.tracking.run import Run
     from tbr_lightning.tracking.store import connect
@@ -98,11 +99,10 @@ def train_and_evaluate(spec: Spec, folder: TrialFolder, around: TrialContext) ->
     from tbr_lightning.tuning.outcome import over_seeds
 
     connect(around.tracking)
-    trains = [
-        reuse.load_train(folder.path / f"train-{seed}.yaml", around.tracking, around.paths)
-        for seed in spec.seeds
-    ]
-    evaluation = reuse.load_evaluate(folder.path / "evaluate.yaml", around.tracking, around.paths)
+    where = (around.tracking, around.paths)
+    files = [folder.path / f"train-{seed}.yaml" for seed in spec.seeds]
+    trains = [reuse.load(TrainConfig, file, *where) for file in files]
+    evaluation = reuse.load(EvaluateConfig, folder.path / "evaluate.yaml", *where)
     watched = spec.metric is not None or spec.blocks
     channel = PruningChannel(folder.path, spec.metric or "") if watched else None
     keys: list[str] = []
