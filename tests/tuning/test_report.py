@@ -130,5 +130,5 @@ def test_the_description_fits_a_tag_however_long_the_front() -> None:
 
 def test_passwords_stay_out() -> None:
     study = make_study()
-    study.settings["fixed"].append("reflection.base_url=http://me:hidden@127.0.0.1")  # type: ignore[index]
+    study.settings["fixed"].append("reflection.endpoint.base_url=http://me:hidden@127.0.0.1")  # type: ignore[index]
     assert "hidden" not in report.markdown(study, [], StudyResult(None, "none"), budget="1")

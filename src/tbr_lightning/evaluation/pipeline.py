@@ -12,7 +12,7 @@ from tbr_lightning.errors import UserError
 
 if TYPE_CHECKING:
     from tbr_lightning.evaluation.comparison import Difference
-    from tbr_lightning.evaluation.multiple_choice import Question
+    from tbr_lightning.evaluation.general import Question
     from tbr_lightning.evaluation.respond import EvaluatedModel
     from tbr_lightning.evaluation.results import Judged
     from tbr_lightning.evaluation.suites import Prompt
@@ -189,7 +189,7 @@ def _evaluate(
             subject.backbone,
             config.suite,
             questions,
-            config.generation.batch_size or 64,
+            config.generation.batch_size,
             model_id=model_id,
         )
         if subject.logged is not None:

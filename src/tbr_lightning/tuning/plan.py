@@ -247,7 +247,7 @@ def evaluation_names(config: EvaluateConfig) -> list[str]:
     Raises:
         UserError: The suite's prompts or questions are not available.
     """
-    from tbr_lightning.evaluation.choices import load_questions
+    from tbr_lightning.evaluation import general
     from tbr_lightning.evaluation.results import Judged, metrics
     from tbr_lightning.evaluation.suites import load_suite
 
@@ -259,6 +259,5 @@ def evaluation_names(config: EvaluateConfig) -> list[str]:
         for prompt in load_suite(config.suite)
     ]
     names = list(metrics(rows))
-    tasks = [f"general/{task}" for task in {one.task for one in load_questions(config.suite)}]
-    tasks += [f"general/lm_eval/{task}" for task in config.suite.lm_eval]
+    tasks = [f"general/{task}" for task in {one.task for one in general.prepare(config.suite)}]
     return names + [f"{task}{end}" for task in tasks for end in ("", "_lo", "_hi", "_n")]
