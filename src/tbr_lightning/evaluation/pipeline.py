@@ -68,6 +68,7 @@ COMPARISON = "comparison.json"
 def run(config: EvaluateConfig, explain: Explain | None = None) -> EvaluateResult:
     """Evaluate one model on a suite; ``explain`` may add to the run while it is open."""
     from tbr_lightning.evaluation import general, suites
+    from tbr_lightning.evaluation.hosted import HostedModel
     from tbr_lightning.evaluation.respond import evaluation_key, load_model, token_limit
     from tbr_lightning.evaluation.verdicts import check_judges
     from tbr_lightning.tracking.store import connect
@@ -81,15 +82,25 @@ def run(config: EvaluateConfig, explain: Explain | None = None) -> EvaluateResul
 
         torch.set_num_threads(config.threads)
     (model,) = config.models
-    subject = load_model(model, config.paths)
-    if not subject.backbone.has_own_template:
+    subject = load_model(model, config.paths, config.endpoint, config.generation.arm)
+    if config.attribution:
+        subject.backbone  # noqa: B018 - says at once that an endpoint has none
+    if isinstance(subject.model, HostedModel):
+        if questions:
+            print(
+                f"{subject.name} is behind an endpoint, which gives no scores of tokens: "
+                f"suite.lm_eval=[{','.join(config.suite.lm_eval)}] is not measured",
+                file=sys.stderr,
+            )
+        questions = []
+    elif not subject.model.has_own_template:
         print(
             f"the tokenizer of {subject.name} has no chat template: '### User:' and "
             "'### Assistant:' before each turn are used",
             file=sys.stderr,
         )
     digest = suites.digest(prompts)
-    limit = token_limit(subject.backbone.think_format, config.generation)
+    limit = token_limit(subject.model.think_format, config.generation)
     key = evaluation_key(digest, config.judge, config.generation, limit)
     if config.repeats > 1:
         key += f"-{config.repeats}"
@@ -146,7 +157,7 @@ def _evaluate(
     from tbr_lightning.evaluation.agreement import judges_agree
     from tbr_lightning.evaluation.attestation import attest
     from tbr_lightning.evaluation.respond import open_store, respond
-    from tbr_lightning.evaluation.results import metrics, rates, table_rows, worst_part
+    from tbr_lightning.evaluation.results import metrics, rates, table_rows
     from tbr_lightning.tracking.run import Run, start_run
 
     name = config.run_name or f"evaluate {subject.name} {config.suite.name}/{config.suite.half}"
@@ -169,7 +180,7 @@ def _evaluate(
         for repeat in range(config.repeats):
             what = name if config.repeats == 1 else f"{name}, {repeat + 1} of {config.repeats}"
             once = respond(
-                subject.backbone,
+                subject.model,
                 prompts,
                 config.judge,
                 replace(config.generation, seed=config.generation.seed + repeat),
@@ -184,14 +195,15 @@ def _evaluate(
         opened.log_metrics(metrics(rows), model_id)
         if config.second_judge is not None:
             opened.log_metrics(judges_agree(rows).metrics("judges"), model_id)
-        general.log(
-            opened,
-            subject.backbone,
-            config.suite,
-            questions,
-            config.generation.batch_size,
-            model_id=model_id,
-        )
+        if questions:
+            general.log(
+                opened,
+                subject.backbone,
+                config.suite,
+                questions,
+                config.generation.batch_size,
+                model_id=model_id,
+            )
         if subject.logged is not None:
             files = (RESPONSES, general.CHOICES)
             attest(opened, subject.logged.model_id, subject.digest, files, config.paths)
@@ -204,29 +216,44 @@ def _evaluate(
         opened.describe(table_export.markdown(report.lines({subject.name: rows})))
         if explain is not None:
             explain(subject, prompts, rows, config, opened)
-        where, of_part, share = worst_part([row for row in rows if row.label != "judge_error"])
-        if share > config.judge.max_unparsed:
-            lost = sum(not row.parsed for row in of_part)
-            raise UserError(
-                f"{lost} of {len(of_part)} answers{where} are empty or cut off within their "
-                f"reflection, more than judge.max_unparsed={config.judge.max_unparsed} allows: "
-                f"raise generation.max_new_tokens ({limit}) or judge.max_unparsed; the responses "
-                f"are kept in run {opened.id}"
-            )
-        if overall.judge_error.value > config.judge.max_errors:
-            first = next(row.because for row in rows if row.label == "judge_error")
-            raise UserError(
-                f"judge={config.judge.name} failed on {overall.judge_error.count} of {len(rows)} "
-                f"answers, more than judge.max_errors={config.judge.max_errors} allows, the first "
-                f"time with '{first}': fix that or raise the limit; the responses are kept in "
-                f"run {opened.id}"
-            )
+        _check_limits(rows, config, limit, opened)
         if config.traces:
             picked = traces.chosen([rows], config.traces)
             traced = traces.trace_responses(
                 rows, picked, run_id=opened.id, model_id=model_id, judge=config.judge.name
             )
     return EvaluateResult(opened.id, rows, subject.name, model_id, traced)
+
+
+def _check_limits(rows: list[Judged], config: EvaluateConfig, limit: int, run: Run) -> None:
+    """Refuse an evaluation of which too little has a label.
+
+    Raises:
+        UserError: It is more than ``judge.max_unparsed`` or ``judge.max_errors`` allow.
+    """
+    from tbr_lightning.evaluation.results import rates, worst_part
+
+    judge = config.judge
+    where, of_part, share = worst_part([row for row in rows if row.label != "judge_error"])
+    if share > judge.max_unparsed:
+        lost = sum(not row.parsed for row in of_part)
+        filtered = sum(row.filtered for row in of_part)
+        by_filter = f" ({filtered} are filtered by the endpoint)" if filtered else ""
+        raise UserError(
+            f"{lost} of {len(of_part)} answers{where} are empty or cut off within their "
+            f"reflection{by_filter}, more than judge.max_unparsed={judge.max_unparsed} allows: "
+            f"raise generation.max_new_tokens ({limit}) or judge.max_unparsed; the responses "
+            f"are kept in run {run.id}"
+        )
+    overall = rates(rows)
+    if overall.judge_error.value > judge.max_errors:
+        first = next(row.because for row in rows if row.label == "judge_error")
+        raise UserError(
+            f"judge={judge.name} failed on {overall.judge_error.count} of {len(rows)} "
+            f"answers, more than judge.max_errors={judge.max_errors} allows, the first "
+            f"time with '{first}': fix that or raise the limit; the responses are kept in "
+            f"run {run.id}"
+        )
 
 
 def _log_figures(run: Run, models: dict[str, list[Judged]], title: str) -> None:

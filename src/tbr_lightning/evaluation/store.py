@@ -29,7 +29,14 @@ FILE = "responses.db"
 
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS responses (key TEXT PRIMARY KEY, weights TEXT NOT NULL, "
-    "text TEXT NOT NULL, new_tokens INTEGER NOT NULL, cut INTEGER NOT NULL)"
+    "text TEXT NOT NULL, new_tokens INTEGER NOT NULL, cut INTEGER NOT NULL, reasoning TEXT, "
+    "filtered TEXT NOT NULL DEFAULT '')"
+)
+_ADDED = ("reasoning TEXT", "filtered TEXT NOT NULL DEFAULT ''")
+"""Columns that files of earlier versions lack."""
+_INSERT = (
+    "INSERT OR REPLACE INTO responses "
+    "(key, weights, text, new_tokens, cut, reasoning, filtered) VALUES (?, ?, ?, ?, ?, ?, ?)"
 )
 _LOOKUP = 500  # keys in one query; SQLite bounds the variables of a statement
 
@@ -48,13 +55,14 @@ class ResponseStore:
             with self._open() as db:
                 db.execute("PRAGMA journal_mode=WAL")
                 db.execute(_SCHEMA)
+                _add_columns(db)
                 db.commit()
 
-    def key(self, prompt: Sequence[int], settings: Sequence[Any]) -> str:
+    def key(self, prompt: Sequence[Any], settings: Sequence[Any]) -> str:
         """Return the identity of one response.
 
         Args:
-            prompt: Token ids of the prompt.
+            prompt: Token ids of the prompt, or messages.
             settings: Everything else that the response depends on, besides the weights.
         """
         parts = [self.weights, list(prompt), list(settings)]
@@ -67,9 +75,12 @@ class ResponseStore:
             for start in range(0, len(keys), _LOOKUP):
                 part = keys[start : start + _LOOKUP]
                 marks = ", ".join("?" * len(part))
-                query = f"SELECT key, text, new_tokens, cut FROM responses WHERE key IN ({marks})"
-                for key, text, new_tokens, cut in db.execute(query, part):
-                    found[key] = Generated(text, new_tokens, bool(cut))
+                query = (
+                    "SELECT key, text, new_tokens, cut, reasoning, filtered FROM responses "
+                    f"WHERE key IN ({marks})"
+                )
+                for key, text, new_tokens, cut, *of_endpoint in db.execute(query, part):
+                    found[key] = Generated(text, new_tokens, bool(cut), *of_endpoint)
         self.reused += len(found)
         return found
 
@@ -84,8 +95,16 @@ class ResponseStore:
         """
         with self._told(), self._open() as db:
             for number, made in responses:
-                record = (keys[number], self.weights, made.text, made.new_tokens, made.cut)
-                db.execute("INSERT OR REPLACE INTO responses VALUES (?, ?, ?, ?, ?)", record)
+                record = (
+                    keys[number],
+                    self.weights,
+                    made.text,
+                    made.new_tokens,
+                    made.cut,
+                    made.reasoning,
+                    made.filtered,
+                )
+                db.execute(_INSERT, record)
                 db.commit()
                 yield number, made
 
@@ -114,6 +133,17 @@ class ResponseStore:
                 f"the response store {self.file} cannot be used ({error}): give another folder "
                 "with paths.runs, or generation.reuse=false"
             ) from error
+
+
+def _add_columns(db: sqlite3.Connection) -> None:
+    known = {row[1] for row in db.execute("PRAGMA table_info(responses)")}
+    for column in _ADDED:
+        if column.split()[0] not in known:
+            try:
+                db.execute(f"ALTER TABLE responses ADD COLUMN {column}")
+            except sqlite3.OperationalError as error:  # another process was faster
+                if "duplicate column" not in str(error):
+                    raise
 
 
 def weights_identity(backbone: Backbone, logged: LoggedModel | None) -> str:

@@ -41,11 +41,15 @@ class Generated:
         text: Decoded, without the end token.
         new_tokens: Tokens written, the end token included.
         cut: It reached the limit before it ended by itself.
+        reasoning: What was thought before, where an endpoint hands that out by itself.
+        filtered: Why an endpoint would not answer, in its own words; else empty.
     """
 
     text: str
     new_tokens: int
     cut: bool
+    reasoning: str | None = None
+    filtered: str = ""
 
 
 def reflection_prefix(backbone: Backbone, text: str) -> list[int]:
