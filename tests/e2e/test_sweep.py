@@ -101,7 +101,7 @@ def test_a_killed_study_is_resumed_to_its_budget_and_nothing_is_run_twice(
 
 def test_a_pruned_trial_of_two_ranks_ends_all_of_them(store: Path, base_folder: Path) -> None:
     from tbr_lightning.config.compose import compose_verb
-    from tbr_lightning.tuning import limits, mlflow_sync, runner
+    from tbr_lightning.tuning import mlflow_sync, runner
     from tbr_lightning.tuning.plan import make_plan
     from tbr_lightning.tuning.process_identity import identity_of
     from tbr_lightning.tuning.space import active
@@ -129,7 +129,7 @@ def test_a_pruned_trial_of_two_ranks_ends_all_of_them(store: Path, base_folder: 
 
     around = TrialContext(config.tracking, config.paths, me.pid, me.started)
     with mlflow_sync.parent_run(plan.study, config, opened) as run_id:
-        hooks = limits.Hooks(
+        hooks = runner.Hooks(
             prepare=lambda claim, slot: plan.spec(claim, slot, run_id),
             ended=lambda number, status, why: mlflow_sync.close_child(run_id, number, status, why),
             tick=watch,

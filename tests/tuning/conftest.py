@@ -75,7 +75,7 @@ def made_trial(
     **attributes: Any,
 ) -> FrozenTrial:
     """Return a trial as the runner leaves it."""
-    user: dict[str, Any] = {"overrides": ["model=tiny"], "seconds": 10.0}
+    user: dict[str, Any] = {"seconds": 10.0}
     if excess:
         user["constraints"] = list(excess)
     return optuna.trial.create_trial(

@@ -22,7 +22,8 @@ from tbr_lightning.ablation.study import log_groups
 from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation import pipeline as evaluation
-from tbr_lightning.registry import aliases
+from tbr_lightning.models.logged import find_model
+from tbr_lightning.registry import aliases, moves
 from tbr_lightning.registry import pipeline as registry
 from tbr_lightning.tracking.run import Run, start_run
 from tbr_lightning.tracking.store import connect
@@ -114,7 +115,7 @@ def with_model(world: World, config: Any, values: Sequence[float], seed: int = 0
     done = world.train(settings)
     world.trained.clear()
     run = {"seed": seed, "train": done.run_id, "evaluate": None, "model_uri": done.model_uri}
-    return made_trial(values, overrides=words, runs=[run], **more)
+    return made_trial(values, runs=[run], **more)
 
 
 def end(study: Study, config: Any, there: optuna.Study) -> tuple[list[str], str]:
@@ -158,8 +159,8 @@ def test_the_own_model_is_measured_once_and_registered(world: World, two: Study)
     assert metrics(run_id)["pareto_front"] == 1
     tags = MlflowClient().get_run(run_id).data.tags
     assert tags["tbr.registered"] == f"{NAME} version 1"
-    assert "Chosen: trial 0" in tags["mlflow.note.content"]
-    assert "Registered:** tbr-microworld version 1" in Run(run_id).text("report.md")
+    assert "chosen: trial 0" in tags["mlflow.note.content"]
+    assert "registered: tbr-microworld version 1" in Run(run_id).text("report.md")
 
 
 def test_an_ended_study_is_not_ended_again(world: World, two: Study) -> None:
@@ -169,7 +170,9 @@ def test_an_ended_study_is_not_ended_again(world: World, two: Study) -> None:
     assert [one.seed for one in world.trained] == [1, 2]
     # Since then another model has become challenger.
     other = with_model(world, config, [0.1, 0.1], seed=9).user_attrs["runs"][0]["model_uri"]
-    retrain.challenge(config, other, "by hand", [])
+    moves.challenge(
+        NAME, find_model(other), config.tracking, config.paths, why="by hand", evidence=[]
+    )
     world.trained.clear()
     world.measured.clear()
     lines, _ = end(two, config, there)
@@ -187,18 +190,18 @@ def test_fresh_seeds_are_trained_and_the_median_on_dev_is_taken(world: World, tw
     world.rates = {5: (0.1, 0.9), 6: (0.3, 0.2), 7: (0.2, 0.6)}
     lines, run_id = end(two, config, there)
     assert [one.seed for one in world.trained] == [5, 6, 7]
-    assert {one.data.harmful for one in world.trained} == {300}
+    assert {one.data.harmful for one in world.trained} == {100}
     taken = aliases.holder(NAME, aliases.CHALLENGER)
     assert taken == "1"
     uri = f"models:/{MlflowClient().get_model_version(NAME, '1').source.removeprefix('models:/')}"
     assert world.seeds[uri] == 7
     assert [half for half, _ in world.measured] == ["dev", "test"] * 3
-    assert (
-        "  seed 5: false_refusal_rate 0.100 [0.000, 0.200], harmful_compliance_rate 0.050" in lines
-    )
+    (of_five,) = [one for one in lines if one.startswith("  seed 5: ")]
+    dev = "false_refusal_rate 0.100 [0.000, 0.200], harmful_compliance_rate 0.050; test half: "
+    assert of_five.startswith(f"  seed 5: {dev}false_refusal_rate ")
     assert any(one.startswith("test half, seed 7: false_refusal_rate 0.600") for one in lines)
     report = Run(run_id).text("report.md")
-    assert "| 6 (fresh) |" in report
+    assert "  - seed 6: " in report
     client = MlflowClient()
     (group,) = [
         run
@@ -277,7 +280,7 @@ def test_nothing_feasible_registers_nothing_and_says_so(world: World) -> None:
     assert world.trained == [] and world.measured == []
     assert aliases.versions(NAME) == []
     assert MlflowClient().get_run(run_id).info.status == "FINISHED"
-    assert "Nothing is chosen" in Run(run_id).text("report.md")
+    assert "nothing is registered" in Run(run_id).text("report.md")
     assert "figures/pareto.png" in artifacts(run_id, "figures")
 
 

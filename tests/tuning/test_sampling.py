@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def points(study: Study, folder: Path, *, interrupted: bool = False) -> list[dic
         assert isinstance(got, Claim)
         if interrupted and got.number % 4 == 1 and not got.again:
             # Its runner dies, and another one finds it.
-            opened.backend.set_trial_user_attr(got.trial_id, scheduling.OWNER, DEAD.as_dict())
+            opened.backend.set_trial_user_attr(got.trial_id, scheduling.OWNER, asdict(DEAD))
             opened = open_study(study, url)
             continue
         drawn.append(dict(got.point))

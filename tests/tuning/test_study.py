@@ -8,7 +8,7 @@ import pytest
 
 from tbr_lightning.config.compose import compose_verb, shipped
 from tbr_lightning.errors import UserError
-from tbr_lightning.tuning.objectives import check_names, evaluation_names
+from tbr_lightning.tuning.plan import check_names, evaluation_names
 from tbr_lightning.tuning.study import Constraint, load_study, read_study
 
 STUDY = """

@@ -35,7 +35,7 @@ def test_lines_counts_front_and_time_left(
         opened.study.tell(trial, values, state=state)
         view.told(trial.number)
 
-    with view:
+    with view.showing():
         tell([0.5, 0.9], intervals={"r": [0.4, 0.6]}, runs=[{"reused": True}])
         tell([0.6, 0.8])
         tell([0.1, 0.05], constraints=[0.05])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from tbr_lightning.config.verbs import EvaluateConfig
@@ -61,6 +61,9 @@ Explain = Callable[["EvaluatedModel", "list[Prompt]", "list[Judged]", EvaluateCo
 RESPONSES = "responses.json"
 """Artifact that holds every prompt, reflection, answer and verdict."""
 
+CONTAMINATION = "tbr.contamination"
+"""Tag: which prompts stand in the rows that the model was trained on, where those are known."""
+
 COMPARISON = "comparison.json"
 """Artifact that holds the differences between models."""
 
@@ -104,7 +107,8 @@ def run(config: EvaluateConfig, explain: Explain | None = None) -> EvaluateResul
     key = evaluation_key(digest, config.judge, config.generation, limit)
     if config.repeats > 1:
         key += f"-{config.repeats}"
-    if config.reuse and (found := _earlier(subject, key)) is not None:
+    asked = _all_that_is_asked(config, subject, prompts, questions, key)
+    if config.reuse and (found := _earlier(subject, asked)) is not None:
         return found
     tags = {
         "tbr.subject": subject.name,
@@ -112,6 +116,7 @@ def run(config: EvaluateConfig, explain: Explain | None = None) -> EvaluateResul
         "tbr.half": config.suite.half,
         "tbr.suite_digest": digest,
         "tbr.evaluation_key": key,
+        ASKED: asked,
         "tbr.arm": config.generation.arm,
         **config.tags,
     }
@@ -120,18 +125,49 @@ def run(config: EvaluateConfig, explain: Explain | None = None) -> EvaluateResul
     return _evaluate(config, subject, prompts, questions, tags=tags, limit=limit, explain=explain)
 
 
-def _earlier(subject: EvaluatedModel, key: str) -> EvaluateResult | None:
+ASKED = "tbr.asked"
+"""Tag: the hash of all that an evaluation was asked for, and of the files that it is of."""
+
+
+def _all_that_is_asked(
+    config: EvaluateConfig,
+    subject: EvaluatedModel,
+    prompts: list[Prompt],
+    questions: list[Question],
+    key: str,
+) -> str:
+    """Return the hash by which an earlier evaluation leaves what this one would leave."""
+    from importlib.metadata import version
+
+    from tbr_lightning.data.cache import content_key
+    from tbr_lightning.evaluation.judge import identity
+
+    explained = {k: v for k, v in asdict(config).items() if k.startswith("attribution")}
+    return content_key(
+        key,
+        subject.digest,
+        [(prompt.id, prompt.benchmark, prompt.category) for prompt in prompts],
+        [version("lm_eval"), [question.id for question in questions]],
+        identity(config.second_judge) if config.second_judge else None,
+        explained if config.attribution else None,
+    )
+
+
+def _earlier(subject: EvaluatedModel, asked: str) -> EvaluateResult | None:
     """Return the stored evaluation of a logged model; files in a folder may have changed since."""
     from tbr_lightning.evaluation.results import from_table
     from tbr_lightning.tracking.run import Run, find_run
 
     if subject.logged is None:
         return None
-    tags = {"tbr.stage": "evaluate", "tbr.subject": subject.name, "tbr.evaluation_key": key}
+    tags = {"tbr.stage": "evaluate", "tbr.subject": subject.name, ASKED: asked}
     run_id = find_run(tags)
     if run_id is None:
         return None
-    rows = from_table(Run(run_id).text(RESPONSES))
+    run = Run(run_id)
+    rows = from_table(run.text(RESPONSES))
+    if told := run.tags().get(CONTAMINATION):
+        print(f"evaluate: {told}", file=sys.stderr)
     return EvaluateResult(run_id, rows, subject.name, subject.logged.model_id)
 
 
@@ -172,9 +208,9 @@ def _evaluate(
         opened.log_table(suites.facts(config.suite, prompts), "suite.json")
         if subject.logged and (seen := contamination.of_run(Run(subject.logged.run_id), prompts)):
             opened.log_metrics(contamination.metrics(seen))
-            if told := contamination.sentence(seen):
-                opened.set_tags({"tbr.contamination": told})
-                print(f"evaluate: {told}", file=sys.stderr)
+            told = contamination.sentence(seen)
+            opened.set_tags({CONTAMINATION: told})
+            print(f"evaluate: {told}", file=sys.stderr)
         rows: list[Judged] = []
         stored = open_store(subject, config.generation, config.paths)
         for repeat in range(config.repeats):

@@ -144,7 +144,7 @@ def open_store(
     if isinstance(subject.model, HostedModel):
         identity = subject.model.origin
     else:
-        identity = weights_identity(subject.model, subject.logged)
+        identity = weights_identity(subject.model)
     return ResponseStore(Path(paths.runs) / FILE, identity)
 
 

@@ -10,10 +10,10 @@ from tbr_lightning.errors import UserError
 from tbr_lightning.preflight import missing_for
 from tbr_lightning.progress import track
 from tbr_lightning.tuning.plan import Plan, here
-from tbr_lightning.tuning.saved import train_key
+from tbr_lightning.tuning.reuse import train_key
 from tbr_lightning.tuning.space import corners as corners_of
 from tbr_lightning.tuning.space import cover, overrides_of
-from tbr_lightning.tuning.study import check_composes
+from tbr_lightning.tuning.study import compose_train
 
 MOST_CORNERS = 64
 _MOST_COUNTED = 12  # corners whose rows are tokenised to be counted
@@ -29,8 +29,7 @@ def corners(plan: Plan) -> list[tuple[dict[str, Any], TrainConfig]]:
     points = corners_of(study.space, MOST_CORNERS)
     found: dict[str, tuple[dict[str, Any], TrainConfig]] = {}
     for point in track(points, "corners", len(points)):
-        (made,) = check_composes(study, [point], config.sweep.config_dir, evaluation=False)
-        one = here(made, config)
+        one = here(compose_train(study, point, config.sweep.config_dir), config)
         found.setdefault(train_key(one), (point, one))
     return list(found.values())
 

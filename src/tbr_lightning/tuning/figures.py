@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from optuna.trial import FrozenTrial
 
 from tbr_lightning.tuning import front as fronts
-
-if TYPE_CHECKING:
-    from tbr_lightning.tuning.study import Study
+from tbr_lightning.tuning.study import Study
 
 _FRONT, _OTHER, _INFEASIBLE, _CHOSEN = "#c1272d", "#4a7fb5", "0.62", "#111111"
 _LABELLED = 12  # trials on the front: of more, their numbers would hide them

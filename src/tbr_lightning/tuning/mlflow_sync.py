@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import optuna
 import yaml
@@ -19,14 +19,12 @@ from mlflow.exceptions import MlflowException
 from optuna.trial import FrozenTrial, TrialState
 
 from tbr_lightning.config.credentials import without_credentials
+from tbr_lightning.config.sweep import SweepConfig
 from tbr_lightning.tracking.run import Point, Run, child_run, runs_beneath, start_run
 from tbr_lightning.tracking.store import connect
 from tbr_lightning.tuning import front as fronts
-
-if TYPE_CHECKING:
-    from tbr_lightning.config.sweep import SweepConfig
-    from tbr_lightning.tuning.storage import Opened
-    from tbr_lightning.tuning.study import Study
+from tbr_lightning.tuning.storage import Opened
+from tbr_lightning.tuning.study import Study
 
 FRONT = "front.json"
 """Artifact of the study's run: the Pareto front so far."""
@@ -168,8 +166,9 @@ def _refresh(storage_study: optuna.Study, study: Study, parent_run_id: str) -> N
     front = fronts.pareto_front(study, new, shown.front)
     unlogged = [t for t in fronts.finished(new) if t.number not in shown.logged]
     points = [
-        Point(f"trial/{name}", value, _time(trial), trial.number)
+        Point(f"trial/{name}", value, int(1000 * ended.timestamp()), trial.number)
         for trial in unlogged
+        if (ended := trial.datetime_complete) is not None
         for name, value in _numbers(study, trial).items()
     ]
     changed = [t.number for t in front] != [t.number for t in shown.front]
@@ -222,11 +221,6 @@ def _numbers(study: Study, trial: FrozenTrial) -> dict[str, float]:
         if bound.metric in metrics:
             numbers.setdefault(bound.metric, metrics[bound.metric])
     return numbers
-
-
-def _time(trial: FrozenTrial) -> int:
-    assert trial.datetime_complete is not None
-    return int(trial.datetime_complete.timestamp() * 1000)
 
 
 @contextmanager

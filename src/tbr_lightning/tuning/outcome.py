@@ -107,16 +107,10 @@ def kept(study: Study, result: Result, excess: list[float]) -> dict[str, Any]:
         left[REASON] = result.reason
     if result.state == "complete":
         left |= {
-            "metrics": {k: _short(v) for k, v in result.metrics.items() if worth(k)},
-            "intervals": {
-                k: [_short(end) for end in v] for k, v in result.intervals.items() if worth(k)
-            },
+            "metrics": {k: v for k, v in result.metrics.items() if worth(k)},
+            "intervals": {k: v for k, v in result.intervals.items() if worth(k)},
             "runs": result.runs,
             CONSTRAINTS: excess,
             "config_key": result.config_key,
         }
     return left
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.8g}")

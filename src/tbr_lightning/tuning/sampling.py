@@ -6,15 +6,14 @@ import hashlib
 import importlib.util
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from optuna import pruners, samplers
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
 
 from tbr_lightning.errors import UserError, near, one_of
-from tbr_lightning.tuning.space import Space, Value
-
-if TYPE_CHECKING:
-    from optuna.pruners import BasePruner
-    from optuna.samplers import BaseSampler
+from tbr_lightning.tuning.space import Space
 
 CONSTRAINTS = "constraints"
 """User attribute of a trial: how far it breaks each constraint; at most 0 is kept."""
@@ -52,11 +51,9 @@ def check_sampler(
     Raises:
         UserError: With what to use instead.
     """
-    import optuna
-
     name = settings["name"]
     one_of("sampler", name, _SAMPLERS)
-    _check_settings(f"sampler={name}", settings, getattr(optuna.samplers, _SAMPLERS[name]))
+    _check_settings(f"sampler={name}", settings, getattr(samplers, _SAMPLERS[name]))
     if name in ("qmc", "cmaes", "gp") and any(one.when for one in space.values()):
         raise UserError(
             f"sampler={name} needs the same parameters in every trial and the space has "
@@ -87,8 +84,6 @@ def check_pruner(settings: Mapping[str, Any], objectives: int, seeds: int) -> No
     Raises:
         UserError: With what to do instead.
     """
-    import optuna
-
     name = settings["name"]
     one_of("pruner", name, _PRUNERS)
     if objectives > 1:
@@ -104,7 +99,7 @@ def check_pruner(settings: Mapping[str, Any], objectives: int, seeds: int) -> No
             "2 or more"
         )
     rest = {key: value for key, value in settings.items() if key != "metric"}
-    _check_settings(f"pruner={name}", rest, getattr(optuna.pruners, _PRUNERS[name]))
+    _check_settings(f"pruner={name}", rest, getattr(pruners, _PRUNERS[name]))
 
 
 def _check_settings(where: str, settings: Mapping[str, Any], kind: Callable[..., object]) -> None:
@@ -114,16 +109,8 @@ def _check_settings(where: str, settings: Mapping[str, Any], kind: Callable[...,
             raise UserError(f"{where}: '{key}' is not one of its settings{near(key, known)}")
 
 
-@dataclass(frozen=True)
-class Draw:
-    """Which of a study's proposals is wanted."""
-
-    index: int  # number of proposals before it, those of other runners included
-    point: Mapping[str, Value] | None = None  # fixed beforehand, on a grid
-
-
-def make_sampler(settings: Mapping[str, Any], seed: int, draw: Draw) -> BaseSampler:
-    """Return the sampler for one proposal.
+def make_sampler(settings: Mapping[str, Any], seed: int, index: int) -> BaseSampler:
+    """Return the sampler for the proposal after ``index`` others, those of all runners counted.
 
     Its randomness comes from the study's seed and the proposal's index alone, and what it has
     learnt from the storage alone: a resumed study goes on as an uninterrupted one would have.
@@ -132,17 +119,13 @@ def make_sampler(settings: Mapping[str, Any], seed: int, draw: Draw) -> BaseSamp
     Raises:
         UserError: Optuna refuses the settings.
     """
-    from optuna import samplers
-
-    if draw.point is not None:
-        return samplers.PartialFixedSampler(dict(draw.point), samplers.RandomSampler(seed=0))
     name = settings["name"]
     given: dict[str, Any] = {key: value for key, value in settings.items() if key != "name"}
     # The points of a quasi-random sequence are counted in the storage; its seed shuffles them all.
     own = (
         seed
         if name == "qmc"
-        else int(hashlib.sha256(f"{seed}/{draw.index}".encode()).hexdigest()[:8], 16)
+        else int(hashlib.sha256(f"{seed}/{index}".encode()).hexdigest()[:8], 16)
     )
     if name in ("gp", "cmaes", "qmc"):
         independent = samplers.RandomSampler(seed=own)
@@ -162,8 +145,6 @@ def make_pruner(settings: Mapping[str, Any] | None) -> BasePruner:
     Raises:
         UserError: Optuna refuses the settings.
     """
-    from optuna import pruners
-
     if settings is None:
         return pruners.NopPruner()
     given = {key: value for key, value in settings.items() if key not in ("name", "metric")}

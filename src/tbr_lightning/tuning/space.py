@@ -13,14 +13,13 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from optuna import Trial, distributions
+from optuna.distributions import BaseDistribution
 
 from tbr_lightning.config.texts import quoted
 from tbr_lightning.errors import UserError, near
-
-if TYPE_CHECKING:
-    from optuna import Trial
-    from optuna.distributions import BaseDistribution
 
 Value = str | int | float | bool | None
 Point = dict[str, Value]
@@ -52,8 +51,6 @@ class Parameter:
 
     def distribution(self) -> BaseDistribution:
         """Return Optuna's form of it."""
-        from optuna import distributions
-
         if self.choices:
             return distributions.CategoricalDistribution(self.choices)
         if self.whole:

@@ -32,19 +32,12 @@ _CONNECT = 10  # seconds that PostgreSQL has to answer
 
 @dataclass(frozen=True)
 class Opened:
-    """A study in its storage.
-
-    Attributes:
-        study: Optuna's.
-        backend: Its storage, without Optuna's cache.
-        key: Name in the storage.
-        url: Of the storage.
-    """
+    """A study in its storage."""
 
     study: optuna.Study
-    backend: RDBStorage
-    key: str
-    url: str
+    backend: RDBStorage  # its storage, without Optuna's cache
+    key: str  # name in the storage
+    url: str  # of the storage
 
     @property
     def id(self) -> int:
@@ -96,44 +89,23 @@ def _alone(url: str, key: str, what: str, *, wait: bool) -> Iterator[bool]:
             yield bool(connection.scalar(sqlalchemy.text(f"SELECT pg_try_advisory_lock({number})")))
 
 
-def open_storage(url: str, grace: float) -> RDBStorage:
-    """Connect to a storage, making its tables if there are none.
-
-    Raises:
-        UserError: It cannot be reached or used.
-    """
+def _connect(url: str, kind: str, grace: float) -> RDBStorage:
+    """Connect to a storage, making its tables if there are none."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     # The runner beats by itself: Optuna does only within Study.optimize.
     warnings.filterwarnings("ignore", ".*Heartbeat of storage is supposed.*")
-    shown = without_credentials({"storage": url})["storage"]
-    try:
-        kind = make_url(url).get_backend_name()
-    except ArgumentError as error:
-        raise UserError(
-            f"storage='{shown}' is not a URL: give sqlite:///FILE or postgresql://USER@HOST/DATABASE"
-        ) from error
-    if kind not in ("sqlite", "postgresql") or (kind == "sqlite" and not _sqlite_file(url)):
-        raise UserError(
-            f"storage='{shown}' is not supported: give sqlite:///FILE or "
-            "postgresql://USER@HOST/DATABASE"
-        )
     arguments: dict[str, Any] = {"connect_timeout": _CONNECT}
     if kind == "sqlite":
         arguments = {"timeout": _BUSY}
-    try:
-        if kind == "sqlite":
-            Path(_sqlite_file(url)).absolute().parent.mkdir(parents=True, exist_ok=True)
-        # Two runners at once would both make the tables.
-        with _alone(url, "", "", wait=True):
-            storage = RDBStorage(
-                url,
-                engine_kwargs={"connect_args": arguments, "pool_pre_ping": True},
-                heartbeat_interval=max(1, round(grace / 6)),
-                grace_period=max(2, round(grace)),
-            )
-    except Exception as error:  # SQLAlchemy's and the drivers' many kinds
-        raise UserError(f"storage='{shown}' cannot be used: {_reason(error)}") from error
+        Path(_sqlite_file(url)).absolute().parent.mkdir(parents=True, exist_ok=True)
+    with _alone(url, "", "", wait=True):  # two runners at once would both make the tables
+        storage = RDBStorage(
+            url,
+            engine_kwargs={"connect_args": arguments, "pool_pre_ping": True},
+            heartbeat_interval=max(1, round(grace / 6)),
+            grace_period=max(2, round(grace)),
+        )
     if kind == "sqlite":
         _share(storage.engine)
     return storage
@@ -184,9 +156,16 @@ def open_study(study: Study, url: str, *, grace: float = 60, new: bool = False) 
     Raises:
         UserError: The storage cannot be used, or the file was changed under an unfinished study.
     """
-    storage = open_storage(url, grace)
     shown = without_credentials({"storage": url})["storage"]
+    forms = "give sqlite:///FILE or postgresql://USER@HOST/DATABASE"
     try:
+        kind = make_url(url).get_backend_name()
+    except ArgumentError as error:
+        raise UserError(f"storage='{shown}' is not a URL: {forms}") from error
+    if kind not in ("sqlite", "postgresql") or (kind == "sqlite" and not _sqlite_file(url)):
+        raise UserError(f"storage='{shown}' is not supported: {forms}")
+    try:
+        storage = _connect(url, kind, grace)
         names = optuna.get_all_study_names(storage)
         if study.key not in names and not new:
             _refuse_changed(study, storage, names)
@@ -210,7 +189,7 @@ def open_study(study: Study, url: str, *, grace: float = 60, new: bool = False) 
             opened.set_metric_names(list(study.objectives))
     except UserError:
         raise
-    except Exception as error:
+    except Exception as error:  # SQLAlchemy's and the drivers' many kinds
         raise UserError(f"storage='{shown}' cannot be used: {_reason(error)}") from error
     return Opened(opened, storage, study.key, url)
 

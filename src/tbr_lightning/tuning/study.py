@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
@@ -125,6 +125,14 @@ class Study:
         return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
     @property
+    def reported(self) -> str | None:
+        """The number that training reports to the pruner; ``None`` if there is none."""
+        if self.pruner is None or self.pruner["name"] == "wilcoxon":
+            return None
+        (objective,) = self.objectives
+        return str(self.pruner.get("metric", f"probe/{objective}"))
+
+    @property
     def first_seeds(self) -> list[int]:
         """The seeds of a trial's training runs."""
         return list(range(self.seed, self.seed + self.seeds))
@@ -145,7 +153,21 @@ def load_study(name: str, config_dir: str | None = None) -> tuple[Study, list[Tr
         there = [file.stem for file in shipped("sweeps").glob("*.yaml")]
         raise UserError(f"study='{name}' does not exist{near(name, there)}")
     study = read_study(path.stem, str(path), path.read_text(encoding="utf-8"))
-    return study, check_composes(study, spaces.cover(study.space), config_dir)
+    compose_verb("evaluate", ["model=tiny", *study.evaluate], config_dir)
+    return study, [compose_train(study, point, config_dir) for point in spaces.cover(study.space)]
+
+
+def compose_train(
+    study: Study, point: Mapping[str, Any], config_dir: str | None = None
+) -> TrainConfig:
+    """Compose the training config of a point.
+
+    Raises:
+        UserError: A key is misspelt, or a value does not fit.
+    """
+    words = [*study.fixed, *overrides_of(point)]
+    config: TrainConfig = compose_verb("train", words, config_dir).config
+    return config
 
 
 def read_study(name: str, path: str, text: str) -> Study:
@@ -189,27 +211,6 @@ def _sentence(error: OmegaConfBaseException) -> str:
         known = [one.name for one in fields(schema) if "omegaconf_ignore" not in one.metadata]
         return f"'{key}' is not a key of a study{near(str(error.key), known)}"
     return f"{key}: {first}" if key else first
-
-
-def check_composes(
-    study: Study,
-    points: Sequence[Mapping[str, Any]],
-    config_dir: str | None,
-    *,
-    evaluation: bool = True,
-) -> list[TrainConfig]:
-    """Compose the training config of points, and the evaluation's; return the former.
-
-    Raises:
-        UserError: A key is misspelt, or a value does not fit.
-    """
-    found = [
-        compose_verb("train", [*study.fixed, *overrides_of(point)], config_dir).config
-        for point in points
-    ]
-    if evaluation:
-        compose_verb("evaluate", ["model=tiny", *study.evaluate], config_dir)
-    return found
 
 
 def _constraint(text: str) -> Constraint:
