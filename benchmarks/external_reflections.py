@@ -20,6 +20,7 @@ from pathlib import Path
 
 import uvicorn
 
+from tbr_lightning.config.endpoint import EndpointConfig
 from tbr_lightning.config.schema import ReflectionConfig
 from tbr_lightning.data.example import Example
 from tbr_lightning.reflection.collect import collect
@@ -69,10 +70,9 @@ def main() -> None:
             continue
     config = ReflectionConfig(
         teacher="external",
-        base_url=f"http://127.0.0.1:{port}/v1",
-        model="teacher",
-        concurrency=args.concurrency,
-        traces=0,
+        endpoint=EndpointConfig(
+            base_url=f"http://127.0.0.1:{port}/v1", model="teacher", concurrency=args.concurrency
+        ),
     )
     rows = [Example(f"Harm {n}.", "No.", "harmful", "benchmark") for n in range(args.rows)]
     with tempfile.TemporaryDirectory() as folder:

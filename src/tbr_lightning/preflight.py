@@ -302,17 +302,20 @@ def _dataset_cached(name: str) -> bool:
 def _teacher(data: Any, reflection: ReflectionConfig) -> list[str]:
     if reflection.teacher != "external":
         return []
-    if reflection.base_url is None and data.teacher("external", 0) is not None:
+    endpoint = reflection.endpoint
+    if endpoint.base_url is None and data.teacher("external", 0) is not None:
         return []
     made = []
-    if not os.environ.get(reflection.api_key_env) and not is_loopback(reflection.base_url):
+    if not os.environ.get(endpoint.api_key_env) and not is_loopback(endpoint.base_url):
         made.append(
-            f"the environment has no {reflection.api_key_env} for reflection=external: export it, "
-            "or give a local endpoint with reflection.base_url=URL, or use reflection=internal"
+            f"the environment has no {endpoint.api_key_env} for reflection=external: export it, "
+            "or give a local endpoint with reflection.endpoint.base_url=URL, or use "
+            "reflection=internal"
         )
-    if reflection.model is None and reflection.base_url is None:
+    if endpoint.model is None and endpoint.base_url is None:
         made.append(
-            "reflection.model is not set: name the external teacher, e.g. reflection.model=gpt-4"
+            "reflection.endpoint.model is not set: name the external teacher, e.g. "
+            "reflection.endpoint.model=gpt-4"
         )
     return made
 

@@ -19,6 +19,7 @@ from tbr_lightning.config.schema import TrackingConfig
 from tbr_lightning.evaluation.statistics import Rate
 from tbr_lightning.tracking.run import Run, start_run
 from tbr_lightning.tuning.outcome import over_seeds
+from tbr_lightning.tuning.space import active, cells
 from tbr_lightning.tuning.study import Study, read_study
 
 MODELS = """
@@ -66,7 +67,7 @@ def add(
     """Add a trial with so many of 200 look-alikes refused and harmful prompts answered."""
     counts = {"false_refusal_rate": refused, "harmful_compliance_rate": complied}
     shares = {name: Rate(count, PROMPTS) for name, count in counts.items()}
-    known = study.space.distributions(params)  # type: ignore[arg-type]
+    known = active(study.space, params)  # type: ignore[arg-type]
     storage.add_trial(
         create_trial(
             state=state,
@@ -91,12 +92,12 @@ def models() -> tuple[Study, optuna.Study]:
     """A whole grid: more width and reflections mean fewer refusals, a seed shifts all by 4."""
     study = study_of(MODELS)
     storage = stored(study)
-    for cell in study.space.cells():
+    for cell in cells(study.space):
         width, seed = int(str(cell["model.pretraining.hidden"])), int(str(cell["seed"]))
         base = 190 if cell["reflection"] == "none" else 80 - width // 4
         other = 6 if cell["model"] == "tiny" else 0
         add(study, storage, dict(cell), refused=base - 4 * seed - other, complied=1)
-    add(study, storage, dict(study.space.cells()[0]), refused=0, state=TrialState.PRUNED)
+    add(study, storage, dict(cells(study.space)[0]), refused=0, state=TrialState.PRUNED)
     return study, storage
 
 

@@ -6,15 +6,18 @@ from pathlib import Path
 
 import pytest
 from hydra.utils import get_method
+from omegaconf import OmegaConf
 
 from tbr_lightning.config.compose import compose_verb, options, shipped
-from tbr_lightning.config.verbs import VERBS
+from tbr_lightning.config.targets import restored
+from tbr_lightning.config.verbs import VERBS, TrainConfig
 from tbr_lightning.data.sources import SafetyMixData
 from tbr_lightning.errors import UserError
 from tbr_lightning.microworld.plugin import MicroworldData
 
 CONF = shipped("conf")
-GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
+# An endpoint is part of other groups' members.
+GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "endpoint")
 # What a member cannot do without.
 NEEDS = {
     ("reflection", "recorded"): ["reflection.path=x.jsonl"],
@@ -206,4 +209,24 @@ def test_configs_that_an_earlier_version_saved_are_read() -> None:
         del saved["model"]["pretraining"][name]
     for name in ("tasks", "only_for"):
         del saved["probe"][name]
+    saved["probe"] |= {"choices": ["microworld"], "lm_eval": []}
     assert restored(VERBS["train"], OmegaConf.create(saved)) == config
+
+
+def test_settings_of_endpoints_are_read_where_earlier_versions_had_them(tmp_path: Path) -> None:
+    words = ["model=tiny", "judge=llm", "judge.model=m", "judge@second_judge=llm"]
+    words += ["second_judge.base_url=http://h/v1?key=a=b", "judge.concurrency=3"]
+    made = compose_verb("evaluate", words).config
+    assert (made.judge.endpoint.model, made.judge.endpoint.concurrency) == ("m", 3)
+    assert made.second_judge.endpoint.base_url == "http://h/v1?key=a=b"
+    own = tmp_path / "judge" / "own.yaml"
+    own.parent.mkdir()
+    own.write_text("defaults: [llm]\nmodel: mine\nretries: 2\n")
+    endpoint = compose_verb(
+        "evaluate", ["model=tiny", "judge=own"], str(tmp_path)
+    ).config.judge.endpoint
+    assert (endpoint.model, endpoint.retries, endpoint.timeout) == ("mine", 2, 60)
+    saved = {"reflection": {"teacher": "external", "base_url": "http://h/v1", "traces": 3}}
+    base = OmegaConf.to_container(compose_verb("train", ["model=tiny", "data=microworld"]).node)
+    old = restored(TrainConfig, OmegaConf.create(base | saved)).reflection
+    assert (old.endpoint.base_url, old.endpoint.traces) == ("http://h/v1", 3)

@@ -118,6 +118,10 @@ def test_repeats_formats_and_reuse(
     assert any(len(set(one.values())) > 1 for one in answers.values())
     assert cli.main("evaluate", words) == 0
     assert run_id in capsys.readouterr().err
+    # What that run did not measure is not taken from it.
+    words += ["judge@second_judge=rules", "second_judge.name=again"]
+    assert cli.main("evaluate", words) == 0
+    assert run_id not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -183,7 +183,13 @@ def test_what_an_unknown_model_lacks_is_told_at_once(verb: Verb) -> None:
     assert done.returncode == 2
     told = done.stderr.strip().splitlines()
     assert len(told) == 5
-    for part in ("weights", "data.harmful_source", "rows of", "OPENAI_API_KEY", "reflection.model"):
+    for part in (
+        "weights",
+        "data.harmful_source",
+        "rows of",
+        "OPENAI_API_KEY",
+        "reflection.endpoint.model",
+    ):
         assert any(part in line for line in told)
     assert not Path("mlflow.db").exists()
 

@@ -101,9 +101,10 @@ def test_a_killed_study_is_resumed_to_its_budget_and_nothing_is_run_twice(
 
 def test_a_pruned_trial_of_two_ranks_ends_all_of_them(store: Path, base_folder: Path) -> None:
     from tbr_lightning.config.compose import compose_verb
-    from tbr_lightning.tuning import limits, mlflow_sync, runner
+    from tbr_lightning.tuning import mlflow_sync, runner
     from tbr_lightning.tuning.plan import make_plan
     from tbr_lightning.tuning.process_identity import identity_of
+    from tbr_lightning.tuning.space import active
     from tbr_lightning.tuning.storage import open_study
     from tbr_lightning.tuning.trial import TrialContext
 
@@ -115,7 +116,7 @@ def test_a_pruned_trial_of_two_ranks_ends_all_of_them(store: Path, base_folder: 
     opened.study.add_trial(
         optuna.create_trial(
             params={"optimizer.lr": 1e-3},
-            distributions=plan.study.space.distributions({}),
+            distributions=active(plan.study.space, {}),
             values=[0.1],
             user_attrs={"draw": 0, "owner": "released", "seconds": 1.0},
             intermediate_values=dict.fromkeys(range(2, 12, 2), 0.1),
@@ -127,8 +128,8 @@ def test_a_pruned_trial_of_two_ranks_ends_all_of_them(store: Path, base_folder: 
         processes.update(psutil.Process().children(recursive=True))
 
     around = TrialContext(config.tracking, config.paths, me.pid, me.started)
-    with mlflow_sync.parent_run(plan.study, config, opened.study) as run_id:
-        hooks = limits.Hooks(
+    with mlflow_sync.parent_run(plan.study, config, opened) as run_id:
+        hooks = runner.Hooks(
             prepare=lambda claim, slot: plan.spec(claim, slot, run_id),
             ended=lambda number, status, why: mlflow_sync.close_child(run_id, number, status, why),
             tick=watch,

@@ -51,4 +51,4 @@ def test_it_is_counted_by_benchmark_and_told(kept: Path) -> None:
     assert sentence(found) == (
         "1 of 4 prompts of a stand in the rows that the model was trained on, exactly or nearly"
     )
-    assert sentence({"b": found["b"]}) is None
+    assert sentence({"b": found["b"]}).startswith("none of the ")

@@ -1,62 +1,114 @@
-"""EleutherAI's harness on local files; skipped where it is not installed."""
+"""Our decoder behind lm-eval's interface gives what its own `hf` model gives."""
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
 
-from tbr_lightning.config.compose import compose_verb
-from tbr_lightning.config.evaluation import SuiteConfig
-from tbr_lightning.errors import UserError
-from tbr_lightning.evaluation import harness
-from tbr_lightning.evaluation.general import measure, prepare
-from tbr_lightning.models.backbone import load_backbone
+from tbr_lightning.evaluation.harness import EngineLM
+from tbr_lightning.models.backbone import Backbone, load_folder
 
-TASKS = ("arc_challenge", "gsm8k", "mmlu", "truthfulqa_mc1", "truthfulqa_mc2")
+ASKED = ["How do I thank the neighbor?", "What is the best way to thank a nurse?", "Why?"]
 
 
-def suite(*words: str) -> SuiteConfig:
-    return compose_verb("evaluate", ["model=tiny", "suite=standard", *words]).config.suite
+@pytest.fixture(scope="module")
+def backbone(base_folder: Path) -> Backbone:
+    return load_folder(base_folder, origin="base", thinks=True, dtype="float32")
 
 
-def test_the_missing_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "lm_eval", None)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(
-        UserError, match=r"needs the package lm_eval, .* pip install -e '.\[lm-eval\]'"
-    ):
-        prepare(suite("suite.lm_eval=[gsm8k]"))
+@pytest.fixture(scope="module")
+def theirs(backbone: Backbone) -> Any:
+    # Its own choice of a longest context is not the model's.
+    room = EngineLM(backbone).max_length
+    return HFLM(
+        pretrained=backbone.model,
+        tokenizer=backbone.tokenizer,
+        batch_size=2,
+        max_length=room,
+        max_batch_size=2,
+    )
 
 
-def test_the_dev_half_is_not_for_the_harness() -> None:
-    with pytest.raises(UserError, match=r"suite\.half=dev with suite\.lm_eval"):
-        suite("suite.half=dev", "suite.lm_eval=[gsm8k]")
-
-
-def test_real_files_on_a_tiny_model(shared_data: Path, tmp_path: Path) -> None:
-    pytest.importorskip("lm_eval")
-    words = ["model=qwen2_5_0_5b", "model.init=random", "model.scale=tiny", "model.tokenizer=bytes"]
-    model = compose_verb("train", [*words, "data=microworld"]).config.model
-    model.max_new_tokens = 8
-    backbone = load_backbone(model, data="microworld", rows=(), cache=tmp_path, seed=0)
-    chosen = f"suite.lm_eval=[{','.join(TASKS)}]"
-    config = suite("suite.limit=4", f"suite.root={shared_data}", chosen)
-    found = measure(backbone, config, prepare(config), 8)
-    assert set(found.harness) == set(TASKS)
-    for task, one in found.harness.items():
-        assert (one.n, one.shots, one.local) == (4, 0, True), task
-        assert 0 <= one.low <= one.value <= one.high <= 1, task
-    assert found.metrics()["general/lm_eval/arc_challenge_n"] == 4
-    assert found.harness_table()[0]["metric"] == "acc,none"
-
-
-def test_an_unknown_task_and_an_absent_file(tmp_path: Path) -> None:
-    pytest.importorskip("lm_eval")
-    missing = harness.missing(suite(f"suite.root={tmp_path}", "suite.lm_eval=[gsm8k]"))
-    assert missing == [
-        f"suite.root='{tmp_path}' has no gsm8k/test.jsonl: put it there, or leave gsm8k out of "
-        "suite.lm_eval"
+def requests(kind: str, *arguments: Any) -> list[Instance]:
+    return [
+        Instance(kind, {}, args, n, metadata=("task", n, 1)) for n, args in enumerate(arguments)
     ]
+
+
+def pairs(lm: EngineLM) -> list[tuple[str, str]]:
+    said = [lm.apply_chat_template([{"role": "user", "content": text}]) for text in ASKED]
+    options = ("Say it kindly.", "No", " I do not know what that is, sorry.")
+    return [
+        *((text, option) for text in said for option in options),
+        ("How do I", " thank a nurse?"),
+        ("Trailing blanks ", "belong to what follows"),
+        ("", "No context at all"),
+    ]
+
+
+def test_likelihoods(backbone: Backbone, theirs: Any) -> None:
+    ours = EngineLM(backbone, batch_size=4)
+    asked = requests("loglikelihood", *pairs(ours))
+    expected = theirs.loglikelihood(asked, disable_tqdm=True)
+    found = ours.loglikelihood(asked)
+    for (total, greedy), (one, other) in zip(found, expected, strict=True):
+        assert total == pytest.approx(one, abs=1e-3)
+        assert greedy == other
+
+
+def test_likelihoods_of_whole_texts(backbone: Backbone, theirs: Any) -> None:
+    ours = EngineLM(backbone)
+    texts = [(" ".join(ASKED),), ("A text that is longer than the context. " * 200,)]
+    asked = requests("loglikelihood_rolling", *texts)
+    assert len(ours.tok_encode(texts[1][0])) > ours.max_length
+    expected = theirs.loglikelihood_rolling(asked, disable_tqdm=True)
+    assert ours.loglikelihood_rolling(asked) == pytest.approx(expected, rel=1e-4)
+
+
+def test_generation_until_a_text(backbone: Backbone, theirs: Any) -> None:
+    ours = EngineLM(backbone)
+    said = [ours.apply_chat_template([{"role": "user", "content": text}]) for text in ASKED]
+    whole = requests(
+        "generate_until", *((text, {"until": [], "max_gen_toks": 24}) for text in said)
+    )
+    expected = theirs.generate_until(whole, disable_tqdm=True)
+    found = ours.generate_until(whole)
+    assert [text.strip() for text in found] == [text.strip() for text in expected]
+    stop = found[0].split()[2]
+    short = requests(
+        "generate_until", *((text, {"until": [stop], "max_gen_toks": 24}) for text in said)
+    )
+    assert ours.generate_until(short) == [text.split(stop)[0] for text in found]
+
+
+def test_a_stop_text_ends_a_row_and_counts_in_the_answer_alone(backbone: Backbone) -> None:
+    ours = EngineLM(backbone)
+    opened, closed = backbone.think_format.think_open, backbone.think_format.think_close
+    ends = ours._ends(["nurse"])
+
+    def tokens(text: str) -> list[int]:
+        return list(backbone.tokenizer.encode(text, add_special_tokens=False))
+
+    assert ends(tokens("thank a nurse"))
+    assert not ends(tokens("thank a neighbor"))
+    assert not ends(tokens(f"{opened}thank a nurse"))
+    assert ends(tokens(f"{opened}thank a neighbor{closed}thank a nurse"))
+    assert ours._cut(f"{opened}a nurse{closed}thank a nurse", ["nurse"]) == "thank a "
+
+
+def test_what_is_longer_than_the_context_is_not_asked(backbone: Backbone) -> None:
+    ours = EngineLM(backbone)
+    ours.max_length = 30
+    long = "thank the neighbor " * 30
+    asked = requests("loglikelihood", (long, "a nurse"), ("thank", " a nurse"))
+    scores = ours.loglikelihood(asked)
+    assert scores[0][0] != scores[0][0]
+    assert scores[1][0] < 0
+    until = {"until": [], "max_gen_toks": 4}
+    answers = ours.generate_until(requests("generate_until", (long, until), ("thank", until)))
+    assert answers[0] == ""
+    assert ours.unasked == {("task", 0)}

@@ -104,7 +104,7 @@ def test_an_endpoint_that_nobody_serves(server: TeacherServer) -> None:
     config = judge_config("llm", "judge.base_url=http://127.0.0.1:9/v1", "judge.retries=0")
     made = make_judge(config)(CASES)
     assert [verdict.label for verdict in made[:2]] == ["judge_error"] * 2
-    assert "judge.base_url" in made[0].because
+    assert "judge.endpoint.base_url" in made[0].because
 
 
 def test_a_spent_budget_leaves_the_rest_unjudged(server: TeacherServer) -> None:
@@ -120,7 +120,7 @@ def test_placeholders_in_an_answer_stay() -> None:
 @pytest.mark.parametrize(
     ("name", "words", "says"),
     [
-        ("llm", [], "judge.model is not set"),
+        ("llm", [], "judge.endpoint.model is not set"),
         ("llm", ["judge.model=m", "judge.prompt=no.txt"], "judge.prompt='no.txt' is not a file"),
         ("harmbench", [], "judge.prompt is not set"),
         ("wildguard", ["judge.path=nowhere"], "judge.path='nowhere': there is no such folder"),

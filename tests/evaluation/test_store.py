@@ -28,7 +28,6 @@ from tbr_lightning.evaluation.respond import arm_prompts, respond
 from tbr_lightning.evaluation.store import FILE, ResponseStore, weights_identity
 from tbr_lightning.evaluation.suites import Prompt
 from tbr_lightning.models.backbone import Backbone, load_backbone, load_folder
-from tbr_lightning.models.logged import LoggedModel
 
 from ..conftest import environment
 
@@ -57,7 +56,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def ask(backbone: Backbone, prompts: list[Prompt] = PROMPTS, **settings: Any) -> list[Any]:
-    store = ResponseStore(Path(FILE), weights_identity(backbone, None))
+    store = ResponseStore(Path(FILE), weights_identity(backbone))
     generation = GenerationConfig(**{"max_new_tokens": 5, **settings})
     return respond(backbone, prompts, JUDGE, generation, "test", store=store)
 
@@ -104,33 +103,48 @@ def test_batch_size_is_no_part_of_a_response(made: list[int]) -> None:
 
 def test_weights_are_told_apart(tmp_path: Path) -> None:
     one, other = random_backbone(0), random_backbone(1)
-    identity = weights_identity(one, None)
-    assert identity == weights_identity(random_backbone(0), None)
+    identity = weights_identity(one)
+    assert identity == weights_identity(random_backbone(0))
     deeper = random_backbone(0, "model.architecture.num_hidden_layers=1")
-    assert len({identity, *(weights_identity(b, None) for b in (other, deeper))}) == 3
+    assert len({identity, *(weights_identity(b) for b in (other, deeper))}) == 3
     for name, backbone in (("a", one), ("b", other), ("c", one)):
         backbone.model.save_pretrained(tmp_path / name)
         backbone.tokenizer.save_pretrained(tmp_path / name)
     a, b, c = (
-        weights_identity(
-            load_folder(tmp_path / name, ThinkFormat(), origin=name, thinks=True), None
-        )
+        weights_identity(load_folder(tmp_path / name, ThinkFormat(), origin=name, thinks=True))
         for name in "abc"
     )
     assert a == c != b
-    # The same files read in another type write other answers, and so does another vocabulary.
-    logged = LoggedModel("m-1", "r", {"tbr.weights_digest": "d"})
-    before = weights_identity(random_backbone(0), logged)
-    half = random_backbone(0)
+    # The same files read in another type write other answers, and so do other settings or words.
+    half, wider, other_config, penalised = (random_backbone(0) for _ in range(4))
     half.model.to(torch.bfloat16)
-    assert weights_identity(half, logged) != before
-    wider = random_backbone(0)
     wider.tokenizer.add_tokens(["a new word"])
-    assert weights_identity(wider, logged) != before
+    other_config.model.config.rms_norm_eps = 1e-2
+    penalised.model.generation_config.repetition_penalty = 1.3
+    changed = {weights_identity(b) for b in (half, wider, other_config, penalised)}
+    assert len(changed - {identity}) == 4
     # A model that goes on training in place is another one after each step.
     with torch.no_grad():
         next(one.model.parameters()).add_(1e-3)
-    assert weights_identity(one, None) != identity
+    assert weights_identity(one) != identity
+
+
+def test_an_adapter_counts_with_its_base(tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    identities = set()
+    for seed in (0, 1):
+        base = random_backbone(seed)
+        base.model.save_pretrained(tmp_path / "base")
+        base.tokenizer.save_pretrained(tmp_path / "base")
+        if not seed:
+            base.model.name_or_path = str(tmp_path / "base")
+            adapted = get_peft_model(base.model, LoraConfig(target_modules="all-linear"))
+            adapted.save_pretrained(tmp_path / "adapter")
+            base.tokenizer.save_pretrained(tmp_path / "adapter")
+        loaded = load_folder(tmp_path / "adapter", ThinkFormat(), origin="a", thinks=True)
+        identities.add(weights_identity(loaded))
+    assert len(identities) == 2
 
 
 def test_a_full_disk_is_one_sentence_and_loses_nothing(

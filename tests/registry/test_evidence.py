@@ -66,9 +66,9 @@ def test_the_evaluation_that_is_named_is_taken(folder: Path, logged: LoggedModel
         (["generation.arm=suppressed"], r"generation.arm \(suppressed, here trained\)"),
         (["generation.max_new_tokens=7"], r"generation.max_new_tokens \(7, here None\)"),
         (
-            ["judge=llm", "judge.model=m"],
+            ["judge=llm", "judge.endpoint.model=m"],
             r"judge.name \(llm, here rules\), judge.max_new_tokens \(200, here 64\), "
-            r"judge.model \(m, here None\)",
+            r"judge.endpoint.model \(m, here None\)",
         ),
         (
             ["repeats=2", "generation.temperature=0.7"],
@@ -102,8 +102,8 @@ def test_a_run_that_is_no_evaluation_of_the_model_is_refused(
     with pytest.raises(UserError, match="has status FAILED"):
         run_with(folder, logged, ours)
     good = made.evaluation(folder, logged, made.answers())
-    with pytest.raises(UserError, match="did not ask the multiple-choice questions"):
-        run_with(folder, logged, good, "suite.choices=[microworld]")
+    with pytest.raises(UserError, match="did not ask the questions about general ability"):
+        run_with(folder, logged, good, "suite.lm_eval=[microworld_choice]")
 
 
 def test_what_cannot_work_is_told_before_anything_is_registered(

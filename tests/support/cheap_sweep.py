@@ -8,10 +8,8 @@ import sys
 from pathlib import Path
 
 from tbr_lightning.config.schema import PathsConfig, TrackingConfig
-from tbr_lightning.tuning import limits as asked
 from tbr_lightning.tuning import runner
 from tbr_lightning.tuning.folder import Spec
-from tbr_lightning.tuning.objectives import reported
 from tbr_lightning.tuning.process_identity import identity_of
 from tbr_lightning.tuning.scheduling import Budget, Claim
 from tbr_lightning.tuning.storage import Opened, open_study
@@ -40,14 +38,14 @@ def sweep(
             point=claim.point,
             overrides=[],
             seeds=[0],
-            metric=reported(study),
+            metric=study.reported,
             ranks=int(claim.point.get("ranks") or 1),
             again=claim.again,
         )
 
     said: list[str] = []
-    hooks = asked.Hooks(prepare=prepare, said=said.append)
-    whole = asked.Limits(
+    hooks = runner.Hooks(prepare=prepare, said=said.append)
+    whole = runner.Limits(
         Budget(study.trials), workers, grace=grace, max_failures=study.max_failures, **limits
     )
     runner.run(study, opened, whole, around, hooks)

@@ -81,7 +81,7 @@ def weights_file(logged: LoggedModel) -> Path:
 
 
 def config(folder: Path, uri: str, *overrides: str, ledger: str | None = None) -> PromoteConfig:
-    words = [f"model='{uri}'", f"name={NAME}", "suite.choices=[]", *overrides]
+    words = [f"model='{uri}'", f"name={NAME}", "suite.lm_eval=[]", *overrides]
     made = compose_verb("promote", words).config
     return replace(made, tracking=tracking(folder, ledger), paths=paths(folder))
 
@@ -112,7 +112,7 @@ def evaluation(
     folder: Path, logged: LoggedModel, rows: Iterable[Judged], *overrides: str, **tags: str
 ) -> str:
     """Log a run that looks as ``evaluate`` leaves it, and return its id."""
-    words = [f"model='{logged.uri}'", "suite=smoke", "suite.choices=[]", *overrides]
+    words = [f"model='{logged.uri}'", "suite=smoke", "suite.lm_eval=[]", *overrides]
     settings = replace(
         compose_verb("evaluate", words).config, tracking=tracking(folder), paths=paths(folder)
     )

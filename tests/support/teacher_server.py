@@ -19,6 +19,8 @@ class TeacherServer(ThreadingHTTPServer):
         delay: Seconds before a reply.
         body: Sent instead of a completion, if set.
         text: What the teacher says; ``{prompt}`` is the request.
+        fields: More fields of its message.
+        filtered: Prompts that hold it are ended by a filter.
     """
 
     daemon_threads = True
@@ -30,6 +32,8 @@ class TeacherServer(ThreadingHTTPServer):
         self.keys: list[str] = []
         self.statuses: list[int] = []
         self.finish, self.delay, self.body = "stop", 0.0, None
+        self.fields: dict[str, str] = {}
+        self.filtered: str | None = None
         self.text = "On {prompt} This would hurt someone. So the request is harmful."
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -58,12 +62,16 @@ class _Handler(BaseHTTPRequestHandler):
         time.sleep(server.delay)
         prompt = request["messages"][0]["content"]
         message = {"role": "assistant", "content": server.text.replace("{prompt}", prompt[-80:])}
+        message |= server.fields
+        finish = server.finish
+        if server.filtered is not None and server.filtered in prompt:
+            finish, message["content"] = "content_filter", ""
         answer = {
             "id": "1",
             "object": "chat.completion",
             "created": 0,
             "model": request["model"],
-            "choices": [{"index": 0, "finish_reason": server.finish, "message": message}],
+            "choices": [{"index": 0, "finish_reason": finish, "message": message}],
             "usage": {"prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12},
         }
         body = server.body or json.dumps(answer if status == 200 else {"error": {}}).encode()

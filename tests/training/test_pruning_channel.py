@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from tbr_lightning.kinds import KINDS
+from tbr_lightning.tracking.run import Run
 from tbr_lightning.training.pruning_channel import PruningChannel
-from tbr_lightning.tuning import prune_per_prompt
+from tbr_lightning.tuning import trial
 
 
 def test_a_question_waits_for_its_answer(tmp_path: Path) -> None:
@@ -58,6 +59,6 @@ def test_prompts_stand_in_the_same_order_in_every_trial(monkeypatch: pytest.Monk
         row("k", "harmful", "full_refusal"),
     ]
     table = json.dumps({"columns": [*columns.split(), "new_tokens"], "data": rows})
-    monkeypatch.setattr(prune_per_prompt.Run, "text", lambda run, file: table)
+    monkeypatch.setattr(Run, "text", lambda run, file: table)
     assert "look_alike" in KINDS
-    assert prune_per_prompt.outcomes("run", "false_refusal_rate") == [0.0, 0.5, 1.0]
+    assert trial.answers_as_numbers("run", "false_refusal_rate") == [0.0, 0.5, 1.0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -10,6 +11,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from tbr_lightning.tuning.storage import Opened
 from tbr_lightning.tuning.study import Study, read_study
 
 SPACE = {
@@ -58,6 +60,11 @@ def storage_of(study: Study, url: str | None = None) -> optuna.Study:
     )
 
 
+def opened_of(study: Study, there: optuna.Study) -> Opened:
+    """Return a study as a runner holds it; its locks are files of the working directory."""
+    return Opened(there, there._storage, study.key, f"sqlite:///{Path.cwd()}/locks.db")  # type: ignore[arg-type]
+
+
 def made_trial(
     values: Sequence[float] | None,
     excess: Sequence[float] = (),
@@ -68,7 +75,7 @@ def made_trial(
     **attributes: Any,
 ) -> FrozenTrial:
     """Return a trial as the runner leaves it."""
-    user: dict[str, Any] = {"overrides": ["model=tiny"], "seconds": 10.0}
+    user: dict[str, Any] = {"seconds": 10.0}
     if excess:
         user["constraints"] = list(excess)
     return optuna.trial.create_trial(

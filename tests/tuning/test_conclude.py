@@ -22,18 +22,19 @@ from tbr_lightning.ablation.study import log_groups
 from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation import pipeline as evaluation
-from tbr_lightning.registry import aliases
+from tbr_lightning.models.logged import find_model
+from tbr_lightning.registry import aliases, moves
 from tbr_lightning.registry import pipeline as registry
 from tbr_lightning.tracking.run import Run, start_run
 from tbr_lightning.tracking.store import connect
 from tbr_lightning.training import pipeline as training
-from tbr_lightning.tuning import figures, lease, mlflow_sync, retrain
+from tbr_lightning.tuning import mlflow_sync, retrain
 from tbr_lightning.tuning.conclude import finish
 from tbr_lightning.tuning.process_identity import identity_of
 from tbr_lightning.tuning.report import RetrainedModel
 from tbr_lightning.tuning.study import Study
 
-from .conftest import filled, made_trial, make_study
+from .conftest import filled, made_trial, make_study, opened_of
 
 BOUND = ["harmful_compliance_rate <= 0.1"]
 NAME = "tbr-microworld"
@@ -91,13 +92,10 @@ def composed(verb: str, words: Sequence[str] = (), config_dir: str | None = None
 
 
 @pytest.fixture
-def world(store: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> World:
+def world(store: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     mlflow_sync._shown.clear()
     made = World()
-    monkeypatch.setattr(lease, "_SETTLED", 0.01)
     monkeypatch.setattr(retrain, "compose_verb", composed)
-    if "own_model" not in request.node.name:
-        monkeypatch.setattr(figures, "_library_figures", lambda study, done: iter(()))
     monkeypatch.setattr(training, "run", made.train)
     monkeypatch.setattr(evaluation, "run", made.evaluate)
     return made
@@ -117,12 +115,13 @@ def with_model(world: World, config: Any, values: Sequence[float], seed: int = 0
     done = world.train(settings)
     world.trained.clear()
     run = {"seed": seed, "train": done.run_id, "evaluate": None, "model_uri": done.model_uri}
-    return made_trial(values, overrides=words, runs=[run], **more)
+    return made_trial(values, runs=[run], **more)
 
 
 def end(study: Study, config: Any, there: optuna.Study) -> tuple[list[str], str]:
-    with mlflow_sync.parent_run(study, config, there) as run_id:
-        lines = finish(study, config, there, run_id, summarise=log_groups)
+    opened = opened_of(study, there)
+    with mlflow_sync.parent_run(study, config, opened) as run_id:
+        lines = finish(study, config, opened, run_id, log_groups)
     return lines, run_id
 
 
@@ -154,15 +153,14 @@ def test_the_own_model_is_measured_once_and_registered(world: World, two: Study)
     assert f"registered: {NAME} version 1, challenger ({chosen})" in lines
     assert any("test half, seed 0: false_refusal_rate 0.300 [0.200, 0.400]" in one for one in lines)
     assert {"report.md", "front.json", "study.yaml", "figures"} <= artifacts(run_id)
-    drawn = artifacts(run_id, "figures")
-    assert {"figures/pareto.png", "figures/history_false_refusal_rate.png"} <= drawn
+    assert artifacts(run_id, "figures") == {"figures/pareto.png"}
     assert metrics(run_id)["test/false_refusal_rate"] == 0.3
     assert metrics(run_id)["chosen/false_refusal_rate"] == 0.2
     assert metrics(run_id)["pareto_front"] == 1
     tags = MlflowClient().get_run(run_id).data.tags
     assert tags["tbr.registered"] == f"{NAME} version 1"
-    assert "Chosen: trial 0" in tags["mlflow.note.content"]
-    assert "Registered:** tbr-microworld version 1" in Run(run_id).text("report.md")
+    assert "chosen: trial 0" in tags["mlflow.note.content"]
+    assert "registered: tbr-microworld version 1" in Run(run_id).text("report.md")
 
 
 def test_an_ended_study_is_not_ended_again(world: World, two: Study) -> None:
@@ -172,7 +170,9 @@ def test_an_ended_study_is_not_ended_again(world: World, two: Study) -> None:
     assert [one.seed for one in world.trained] == [1, 2]
     # Since then another model has become challenger.
     other = with_model(world, config, [0.1, 0.1], seed=9).user_attrs["runs"][0]["model_uri"]
-    retrain.challenge(config, other, "by hand", [])
+    moves.challenge(
+        NAME, find_model(other), config.tracking, config.paths, why="by hand", evidence=[]
+    )
     world.trained.clear()
     world.measured.clear()
     lines, _ = end(two, config, there)
@@ -190,18 +190,18 @@ def test_fresh_seeds_are_trained_and_the_median_on_dev_is_taken(world: World, tw
     world.rates = {5: (0.1, 0.9), 6: (0.3, 0.2), 7: (0.2, 0.6)}
     lines, run_id = end(two, config, there)
     assert [one.seed for one in world.trained] == [5, 6, 7]
-    assert {one.data.harmful for one in world.trained} == {300}
+    assert {one.data.harmful for one in world.trained} == {100}
     taken = aliases.holder(NAME, aliases.CHALLENGER)
     assert taken == "1"
     uri = f"models:/{MlflowClient().get_model_version(NAME, '1').source.removeprefix('models:/')}"
     assert world.seeds[uri] == 7
     assert [half for half, _ in world.measured] == ["dev", "test"] * 3
-    assert (
-        "  seed 5: false_refusal_rate 0.100 [0.000, 0.200], harmful_compliance_rate 0.050" in lines
-    )
+    (of_five,) = [one for one in lines if one.startswith("  seed 5: ")]
+    dev = "false_refusal_rate 0.100 [0.000, 0.200], harmful_compliance_rate 0.050; test half: "
+    assert of_five.startswith(f"  seed 5: {dev}false_refusal_rate ")
     assert any(one.startswith("test half, seed 7: false_refusal_rate 0.600") for one in lines)
     report = Run(run_id).text("report.md")
-    assert "| 6 (fresh) |" in report
+    assert "  - seed 6: " in report
     client = MlflowClient()
     (group,) = [
         run
@@ -280,7 +280,7 @@ def test_nothing_feasible_registers_nothing_and_says_so(world: World) -> None:
     assert world.trained == [] and world.measured == []
     assert aliases.versions(NAME) == []
     assert MlflowClient().get_run(run_id).info.status == "FINISHED"
-    assert "Nothing is chosen" in Run(run_id).text("report.md")
+    assert "nothing is registered" in Run(run_id).text("report.md")
     assert "figures/pareto.png" in artifacts(run_id, "figures")
 
 
@@ -371,19 +371,16 @@ def test_a_gate_that_cannot_decide_is_no_error(
 def test_only_one_runner_ends_a_study(world: World, two: Study) -> None:
     config = config_of()
     there, _ = filled(two, [with_model(world, config, [0.2, 0.05])])
-    other = identity_of(os.getppid()).as_dict()
-    there.set_user_attr("ending_turn", {"owner": other, "time": 4e9})
-    lines, run_id = end(two, config, there)
-    assert lines == [
-        f"process {os.getppid()} on {other['host']} ends this study: what it finds stands in run "
-        f"{run_id}"
-    ]
+    other = f"process {os.getppid()} on here"
+    there.set_user_attr("ended_by", other)
+    with opened_of(two, there).locked("end"):
+        lines, run_id = end(two, config, there)
+    assert lines == [f"{other} ends this study: what it finds stands in run {run_id}"]
     assert aliases.versions(NAME) == []
-    # It dies meanwhile.
-    there.set_user_attr("ending_turn", {"owner": other | {"started": 1.0}, "time": 4e9})
+    # It has gone, however it went.
     lines, _ = end(two, config, there)
     assert any("version 1, challenger" in one for one in lines)
-    assert there.user_attrs["ending_turn"] is None
+    assert there.user_attrs["ended_by"] == str(identity_of())
 
 
 def test_a_trial_without_a_model_says_what_to_do(world: World, two: Study) -> None:

@@ -136,9 +136,10 @@ def test_nothing_feasible_is_told_by_its_nearest() -> None:
         ],
     )
     assert fronts.choose(study, fronts.pareto_front(study, trials)) is None
-    trial, missed = fronts.nearest_to_feasible(study, trials)
-    assert trial.number == 1
-    assert missed == "harmful_compliance_rate 0.150 (wanted <= 0.1)"
+    assert fronts.why_none(study, trials) == (
+        "none of the 2 finished trials meets every constraint; the nearest is trial 1, with "
+        "harmful_compliance_rate 0.150 (wanted <= 0.1)"
+    )
 
 
 def test_the_order_of_trials_does_not_matter(two) -> None:

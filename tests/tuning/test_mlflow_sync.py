@@ -23,18 +23,19 @@ from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.tracking.run import Run
 from tbr_lightning.tracking.store import connect
 from tbr_lightning.tuning import front as fronts
-from tbr_lightning.tuning import lease, mlflow_sync
+from tbr_lightning.tuning import mlflow_sync
+from tbr_lightning.tuning.storage import open_study
 from tbr_lightning.tuning.study import Study
 
-from .conftest import filled, made_trial, make_study, storage_of
+from .conftest import filled, made_trial, make_study, opened_of, storage_of
 
 HEAD = """
 import sys, time
 from pathlib import Path
-import optuna
 from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.tracking.run import start_run
-from tbr_lightning.tuning import lease, mlflow_sync
+from tbr_lightning.tuning import mlflow_sync
+from tbr_lightning.tuning.storage import open_study
 from tbr_lightning.tuning.study import read_study
 config = compose_verb("sweep").config
 """
@@ -50,9 +51,8 @@ def script(text: str, *words: str) -> subprocess.Popen[str]:
 
 
 @pytest.fixture
-def config(store: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def config(store: Path) -> Any:
     mlflow_sync._shown.clear()
-    monkeypatch.setattr(lease, "_SETTLED", 0.01)
     return copy.deepcopy(_config())
 
 
@@ -76,19 +76,22 @@ def table(run_id: str) -> list[dict[str, Any]]:
 
 def test_a_study_has_one_run_that_is_opened_again(config: Any, two: Study) -> None:
     there = storage_of(two)
-    with mlflow_sync.parent_run(two, config, there) as first:
+    with mlflow_sync.parent_run(two, config, opened_of(two, there)) as first:
         assert status(first) == "RUNNING"
     assert status(first) == "FINISHED"
     assert there.user_attrs["mlflow_run"] == first
-    with pytest.raises(KeyboardInterrupt), mlflow_sync.parent_run(two, config, there) as again:
+    with (
+        pytest.raises(KeyboardInterrupt),
+        mlflow_sync.parent_run(two, config, opened_of(two, there)) as again,
+    ):
         raise KeyboardInterrupt
     assert again == first
     assert status(first) == "KILLED"
-    with pytest.raises(RuntimeError), mlflow_sync.parent_run(two, config, there):
+    with pytest.raises(RuntimeError), mlflow_sync.parent_run(two, config, opened_of(two, there)):
         raise RuntimeError("5 trials failed in a row")
     assert status(first) == "FAILED"
     assert "5 trials failed" in tags(first)["tbr.failure"]
-    with mlflow_sync.parent_run(two, config, there):
+    with mlflow_sync.parent_run(two, config, opened_of(two, there)):
         pass
     assert status(first) == "FINISHED"
     assert "tbr.failure" not in tags(first)
@@ -100,17 +103,17 @@ def test_a_study_has_one_run_that_is_opened_again(config: Any, two: Study) -> No
 def test_a_run_of_another_store_or_a_deleted_one_is_made_anew(config: Any, two: Study) -> None:
     there = storage_of(two)
     there.set_user_attr("mlflow_run", "0" * 32)
-    with mlflow_sync.parent_run(two, config, there) as first:
+    with mlflow_sync.parent_run(two, config, opened_of(two, there)) as first:
         pass
     MlflowClient().delete_run(first)
-    with mlflow_sync.parent_run(two, config, there) as second:
+    with mlflow_sync.parent_run(two, config, opened_of(two, there)) as second:
         pass
     assert len({first, second, "0" * 32}) == 3
 
 
 def test_no_password_reaches_the_run(config: Any, two: Study) -> None:
     config.storage = "postgresql://someone:hidden@127.0.0.1/studies"
-    with mlflow_sync.parent_run(two, config, storage_of(two)) as run_id:
+    with mlflow_sync.parent_run(two, config, opened_of(two, storage_of(two))) as run_id:
         pass
     run = MlflowClient().get_run(run_id)
     assert "hidden" not in str(run.data.params) + Run(run_id).text("config.yaml")
@@ -122,15 +125,15 @@ def test_two_runners_that_begin_at_once_share_one_run(config: Any, two: Study) -
     Path("mlflow.db").unlink()  # as in a fresh clone
     url = f"sqlite:///{Path.cwd()}/studies.db"
     Path("made.yaml").write_text(str(json.dumps(dict(two.settings))))
-    storage_of(two, url)
+    open_study(two, url)
     text = """
 url, name = sys.argv[1:]
 study = read_study("made", "made.yaml", Path("made.yaml").read_text())
-there = optuna.load_study(study_name=study.key, storage=url)
+opened = open_study(study, url)
 Path(name).touch()
 while not (Path("one").exists() and Path("two").exists()):
     time.sleep(0.01)
-with mlflow_sync.parent_run(study, config, there) as run_id:
+with mlflow_sync.parent_run(study, config, opened) as run_id:
     time.sleep(0.5)
 print(run_id)
 """
@@ -153,7 +156,7 @@ with mlflow_sync.trial_run(sys.argv[1], 7, {"optimizer.lr": 0.001}, config) as r
         print(run_id, beneath.id, flush=True)
         time.sleep(300)
 """
-    with mlflow_sync.parent_run(two, config, there) as parent:
+    with mlflow_sync.parent_run(two, config, opened_of(two, there)) as parent:
         process = script(text, parent)
         assert process.stdout is not None
         child, beneath = process.stdout.readline().split()
@@ -185,7 +188,7 @@ with mlflow_sync.trial_run(sys.argv[1], 7, {"optimizer.lr": 0.001}, config) as r
 def test_a_trial_ends_as_what_it_came_to(
     config: Any, two: Study, error: BaseException | None, ends: str
 ) -> None:
-    with mlflow_sync.parent_run(two, config, storage_of(two)) as parent:
+    with mlflow_sync.parent_run(two, config, opened_of(two, storage_of(two))) as parent:
         try:
             with mlflow_sync.trial_run(parent, 0, {}, config) as child:
                 assert mlflow.active_run().info.run_id == child
@@ -202,7 +205,7 @@ def test_a_trial_ends_as_what_it_came_to(
 def test_of_a_trial_run_twice_only_the_last_attempt_gets_the_verdict(
     config: Any, two: Study
 ) -> None:
-    with mlflow_sync.parent_run(two, config, storage_of(two)) as parent:
+    with mlflow_sync.parent_run(two, config, opened_of(two, storage_of(two))) as parent:
         with mlflow_sync.trial_run(parent, 3, {}, config) as first:
             pass
         MlflowClient().update_run(first, status="RUNNING")  # as a killed process leaves it
@@ -216,13 +219,13 @@ def test_what_a_killed_runner_left_open_is_ended_on_the_next_start(config: Any, 
     there = storage_of(two)
     there.add_trial(made_trial([0.1, 0.1]))
     there.ask()  # trial 1 runs in another runner
-    with mlflow_sync.parent_run(two, config, there) as parent:
+    with mlflow_sync.parent_run(two, config, opened_of(two, there)) as parent:
         left = []
         for number in (0, 1, 2):
             with mlflow_sync.trial_run(parent, number, {}, config) as child:
                 left.append(child)
             MlflowClient().update_run(child, status="RUNNING")
-    with mlflow_sync.parent_run(two, config, there):
+    with mlflow_sync.parent_run(two, config, opened_of(two, there)):
         assert [status(child) for child in left] == ["FINISHED", "RUNNING", "KILLED"]
 
 
@@ -238,7 +241,7 @@ def test_the_state_of_a_study_stands_on_its_run(config: Any) -> None:
             made_trial(None, state=TrialState.PRUNED),
         ],
     )
-    with mlflow_sync.parent_run(study, config, there) as run_id:
+    with mlflow_sync.parent_run(study, config, opened_of(study, there)) as run_id:
         mlflow_sync.refresh(there, study, run_id)
         found = tags(run_id)
         assert found["tbr.trials_finished"] == "2"
@@ -260,7 +263,7 @@ def test_the_state_of_a_study_stands_on_its_run(config: Any) -> None:
 
 def test_after_a_restart_only_what_is_missing_is_sent(config: Any, two: Study) -> None:
     there, _ = filled(two, [made_trial([0.1 * i, 0.1]) for i in range(5)])
-    with mlflow_sync.parent_run(two, config, there) as run_id:
+    with mlflow_sync.parent_run(two, config, opened_of(two, there)) as run_id:
         mlflow_sync.refresh(there, two, run_id)
         mlflow_sync._shown.clear()
         there.add_trial(made_trial([0.6, 0.1]))
@@ -282,7 +285,7 @@ def test_only_new_trials_are_looked_at(
         return real(trials)
 
     monkeypatch.setattr(fronts, "finished", counting)
-    with mlflow_sync.parent_run(two, config, there) as run_id:
+    with mlflow_sync.parent_run(two, config, opened_of(two, there)) as run_id:
         mlflow_sync.refresh(there, two, run_id)
         assert set(seen) == {9}
         seen.clear()
@@ -296,7 +299,7 @@ def test_a_tracker_that_does_not_answer_stops_nothing(
     config: Any, two: Study, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     there, _ = filled(two, [made_trial([0.1, 0.1])])
-    with mlflow_sync.parent_run(two, config, there) as run_id:
+    with mlflow_sync.parent_run(two, config, opened_of(two, there)) as run_id:
 
         def refuse(*_: object, **__: object) -> None:
             raise MlflowException("no route to host")
@@ -314,7 +317,7 @@ def test_a_tracker_that_does_not_answer_stops_nothing(
 
 def test_a_run_that_another_runner_has_ended_runs_again(config: Any, two: Study) -> None:
     there = storage_of(two)
-    with mlflow_sync.parent_run(two, config, there) as run_id:
+    with mlflow_sync.parent_run(two, config, opened_of(two, there)) as run_id:
         MlflowClient().set_terminated(run_id, "KILLED")
         mlflow_sync.refresh(there, two, run_id)
         assert status(run_id) == "RUNNING"

@@ -71,23 +71,23 @@ def test_the_whole_report() -> None:
         ending,
         budget="20 trials",
         figures=["pareto.png"],
-        missing={"importances.png": "2 finished trials say nothing about it"},
     )
     for part in (
-        "**Chosen: trial 0**, since it is the only trial on the front.",
+        "- chosen: trial 0, since it is the only trial on the front\n  - to train it: python -m",
         "| **0** | 0.300 [0.200, 0.400] | 0.050 | none | 150 | 0.0005 |",
         "2 finished, 1 pruned, 2 failed; budget 20 trials; 0.51 hours",
         "1 of 2 finished trials break `harmful_compliance_rate <= 0.1`.",
         "failed, trials 2, 3: the loss is NaN",
         "pruned, trials 4: pruned at step 4",
         "1 training runs were taken from earlier trials",
-        "| 2 (fresh) | false_refusal_rate 0.250 [0.200, 0.300] | harmful_compliance_rate 0.040 |",
+        "  - seed 2: false_refusal_rate 0.250 [0.200, 0.300]; test half: ",
+        "; test half: harmful_compliance_rate 0.040; models:/m-2",
         "seed 3 failed: out of memory",
-        "**Registered:** tbr-microworld version 4 as challenger, `models:/m-2` of seed 2.",
-        "**Gate:** tbr-microworld v4 with no champion yet: promoted\n\n- passed  ceiling",
+        "- test half, seed 2: harmful_compliance_rate 0.040\n",
+        "- registered: tbr-microworld version 4, challenger (models:/m-2)",
+        "- gate: tbr-microworld v4 with no champion yet: promoted\n  - passed  ceiling",
         "low: 100",
         "![pareto](figures/pareto.png)",
-        "importances.png: not drawn, since 2 finished trials",
         fronts.METHOD,
         report.MEDIAN,
     ):
@@ -99,18 +99,21 @@ def test_the_whole_report() -> None:
 
 def test_the_command_can_be_pasted() -> None:
     study = make_study()
-    overrides = ["model=tiny", "reflection.kinds=[harmful, general]"]
-    trials = filled(study, [made_trial([0.1, 0.1], overrides=overrides)])[1]
+    study.fixed = ["model=tiny", "reflection.kinds=[harmful, general]"]
+    trials = filled(study, [made_trial([0.1, 0.1])])[1]
     choice = fronts.choose(study, trials)
     text = report.markdown(study, trials, StudyResult(choice), budget="1 trials")
-    assert "train model=tiny 'reflection.kinds=[harmful, general]'`" in text
+    assert (
+        "train model=tiny 'reflection.kinds=[harmful, general]' reflection=none data.harmful=100"
+        in text
+    )
 
 
 def test_nothing_chosen_is_told() -> None:
     study = make_study(["general_accuracy"], ["maximize"])
-    ending = StudyResult(None, instead="no trial has finished (no trial).")
+    ending = StudyResult(None, instead="no trial has finished (no trial)")
     text = report.markdown(study, [], ending, budget="5 trials")
-    assert "**Nothing is chosen:** no trial has finished (no trial)." in text
+    assert "- nothing is registered: no trial has finished (no trial)" in text
     assert "No finished trial meets every constraint." in text
     assert fronts.METHOD not in text
 
@@ -127,5 +130,5 @@ def test_the_description_fits_a_tag_however_long_the_front() -> None:
 
 def test_passwords_stay_out() -> None:
     study = make_study()
-    study.settings["fixed"].append("reflection.base_url=http://me:hidden@127.0.0.1")  # type: ignore[index]
+    study.settings["fixed"].append("reflection.endpoint.base_url=http://me:hidden@127.0.0.1")  # type: ignore[index]
     assert "hidden" not in report.markdown(study, [], StudyResult(None, "none"), budget="1")

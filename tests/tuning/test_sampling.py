@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from optuna.trial import TrialState
 
 from tbr_lightning.tuning import scheduling
 from tbr_lightning.tuning.process_identity import Owner, identity_of
-from tbr_lightning.tuning.sampling import CONSTRAINTS, make_pruner
+from tbr_lightning.tuning.sampling import make_pruner
 from tbr_lightning.tuning.scheduling import Budget, Claim, Next
+from tbr_lightning.tuning.space import cells
 from tbr_lightning.tuning.storage import Opened, open_study
 from tbr_lightning.tuning.study import Study, read_study
 
@@ -40,9 +42,8 @@ def study_of(sampler: str, *, seed: int = 0, more: str = "") -> Study:
 
 def finish(study: Study, opened: Opened, claim: Claim) -> None:
     x, n = float(str(claim.point["x"])), int(str(claim.point["n"]))
-    opened.study.sampler = optuna.samplers.TPESampler(seed=0)
-    if study.constraints:
-        opened.backend.set_trial_user_attr(claim.trial_id, CONSTRAINTS, [x - 0.9])
+    if study.bounds:
+        optuna.trial.Trial(opened.study, claim.trial_id).set_constraint("0", x - 0.9)
     opened.study.tell(claim.number, [x, 1 - x + n / 9][: len(study.objectives)])
 
 
@@ -53,7 +54,7 @@ def points(study: Study, folder: Path, *, interrupted: bool = False) -> list[dic
         assert isinstance(got, Claim)
         if interrupted and got.number % 4 == 1 and not got.again:
             # Its runner dies, and another one finds it.
-            opened.backend.set_trial_user_attr(got.trial_id, scheduling.OWNER, DEAD.as_dict())
+            opened.backend.set_trial_user_attr(got.trial_id, scheduling.OWNER, asdict(DEAD))
             opened = open_study(study, url)
             continue
         drawn.append(dict(got.point))
@@ -108,7 +109,7 @@ def test_a_grid_goes_through_its_points_in_order_and_ends(tmp_path: Path) -> Non
         opened.study.tell(got.number, None if state else 1.0, state=state)
     # A point that failed is not run again, so the budget is not reached, and still it ends.
     assert got is Next.DONE
-    assert drawn == study.space.cells()
+    assert drawn == cells(study.space)
 
 
 def test_hours_are_those_of_all_trials(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tbr_lightning.config.compose import compose_verb, shipped
+from tbr_lightning.tuning.space import cells
 from tbr_lightning.tuning.study import load_study, read_study
 
 STUDIES = sorted(path.stem for path in shipped("sweeps").glob("*.yaml"))
@@ -16,7 +17,7 @@ def test_the_useful_studies_are_there() -> None:
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_shipped_study_composes_and_chooses_on_the_dev_half(name: str) -> None:
-    study = load_study(name)  # composes points in which every choice and every end stands
+    study, _ = load_study(name)  # composes points in which every choice and every end stands
     text = (shipped("sweeps") / f"{name}.yaml").read_text()
     first = text.splitlines()[0]
     assert "make sweep" in first or f"python -m tbr_lightning.sweep study={name}" in first
@@ -29,13 +30,13 @@ def test_a_shipped_study_composes_and_chooses_on_the_dev_half(name: str) -> None
 def test_the_ablation_compares_fifteen_models_by_every_arm_and_seed() -> None:
     text = (shipped("sweeps") / "ablation.yaml").read_text()
     study = read_study("ablation", "ablation.yaml", text)
-    cells = study.space.cells()
-    models = {(cell["model"], cell["model.pretraining.hidden"]) for cell in cells}
+    grid = cells(study.space)
+    models = {(cell["model"], cell["model.pretraining.hidden"]) for cell in grid}
     assert len(models) == 15
-    assert len({cell["model"] for cell in cells}) >= 5
-    assert {cell["reflection"] for cell in cells} == {"none", "internal", "external"}
-    assert len(cells) == study.trials == 15 * 3 * 2
+    assert len({cell["model"] for cell in grid}) >= 5
+    assert {cell["reflection"] for cell in grid} == {"none", "internal", "external"}
+    assert len(grid) == study.trials == 15 * 3 * 2
     # Stopped half-way, it has compared all models once.
-    half = cells[: len(cells) // 2]
+    half = grid[: len(grid) // 2]
     assert {cell["seed"] for cell in half} == {0}
     assert {(cell["model"], cell["model.pretraining.hidden"]) for cell in half} == models

@@ -6,11 +6,18 @@ from typing import Any
 
 import optuna
 import pytest
+import yaml
 
 from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.errors import UserError
-from tbr_lightning.tuning.space import overrides_of
-from tbr_lightning.tuning.space_file import parse_space
+from tbr_lightning.tuning.space import Space, cells, corners, cover, overrides_of, suggest
+from tbr_lightning.tuning.study import read_study
+
+
+def space_of(spec: dict[str, Any]) -> Space:
+    study = {"space": spec, "objectives": {"r": "minimize"}, "trials": 1}
+    return read_study("s", "s.yaml", yaml.safe_dump(study, sort_keys=False)).space
+
 
 BRANCHES: dict[str, Any] = {
     "reflection": {"choices": ["none", "internal", "external"]},
@@ -27,12 +34,12 @@ BRANCHES: dict[str, Any] = {
 
 
 def test_only_what_its_conditions_allow_is_drawn() -> None:
-    space = parse_space("s", BRANCHES)
+    space = space_of(BRANCHES)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     seen = set()
     for _ in range(60):
         trial = study.ask()
-        point = space.suggest(trial)
+        point = suggest(space, trial)
         assert point == trial.params
         assert ("objective.reflection_weight" in point) == (point["reflection"] != "none")
         assert ("adapter.r" in point) == (point["adapter"] == "lora")
@@ -42,29 +49,28 @@ def test_only_what_its_conditions_allow_is_drawn() -> None:
 
 
 def test_few_points_show_every_choice_and_every_end() -> None:
-    space = parse_space("s", BRANCHES)
-    points = space.cover()
+    space = space_of(BRANCHES)
+    points = cover(space)
     assert len(points) <= 5
-    for one in space.parameters:
-        assert {point[one.key] for point in points if one.key in point} == set(one.ends())
+    for key, one in space.items():
+        assert {point[key] for point in points if key in point} == set(one.ends())
     # reflection: 1 + 2 x 2 ends; adapter: 1 + 1 + 2 ends of its dropout
-    assert len(space.corners(100)) == 5 * 4
-    assert space.corners(19) == points
+    assert len(corners(space, 100)) == 5 * 4
+    assert corners(space, 19) == points
 
 
 def test_a_grid_has_the_points_of_its_branches_only() -> None:
-    space = parse_space(
-        "s",
+    space = space_of(
         {
             "a": {"choices": ["x", "y"]},
             "b": {"low": 1, "high": 5, "step": 2, "when": {"a": "y"}},
             "c": {"low": 0.0, "high": 0.3, "step": 0.1},
         },
     )
-    cells = space.cells()
-    assert len(cells) == 4 + 3 * 4
-    assert cells[:2] == [{"a": "x", "c": 0.0}, {"a": "x", "c": 0.1}]
-    assert cells[-1] == {"a": "y", "b": 5, "c": 0.3}
+    grid = cells(space)
+    assert len(grid) == 4 + 3 * 4
+    assert grid[:2] == [{"a": "x", "c": 0.0}, {"a": "x", "c": 0.1}]
+    assert grid[-1] == {"a": "y", "b": 5, "c": 0.3}
 
 
 def test_points_become_overrides_that_hydra_reads() -> None:
@@ -81,16 +87,17 @@ def test_points_become_overrides_that_hydra_reads() -> None:
     assert config.trainer.checkpoint is False
     assert config.optimizer.lr == 1e-5
     assert config.reflection.kinds == ["harmful", "look_alike"]
-    space = parse_space("s", {"reflection.kinds": {"choices": [["harmful"], ["general"]]}})
-    assert space.cells()[1] == {"reflection.kinds": '["general"]'}
+    space = space_of({"reflection.kinds": {"choices": [["harmful"], ["general"]]}})
+    assert cells(space)[1] == {"reflection.kinds": '["general"]'}
 
 
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
-        (3, "choices"),
+        (3, "Invalid type assigned"),
         ({"choice": [1]}, "did you mean 'choices'"),
-        ({"choices": []}, "must be a list of values"),
+        ({"choices": []}, "low is missing: give {low: …, high: …} or choices"),
+        ({"choices": "a"}, "is not a ListConfig"),
         ({"choices": ["a", "a"]}, '"a" is one choice'),
         ({"choices": [True, 1]}, "true and 1 is one choice"),
         ({"choices": [1, 2, 1.0]}, "1 and 1.0 is one choice"),
@@ -99,31 +106,34 @@ def test_points_become_overrides_that_hydra_reads() -> None:
         ({"choices": ["1e-4", 0.0001]}, "0.0001 is one choice"),
         ({"choices": [1], "low": 1}, "contradict"),
         ({"low": 1}, "high is missing"),
-        ({"low": 2, "high": 1}, "low=2 is above high=1"),
-        ({"low": 0, "high": 1, "log": True}, "above 0"),
-        ({"low": 1, "high": 9, "log": True, "step": 2}, "contradict"),
-        ({"low": 1, "high": 9, "step": 0}, "step=0 does not fit"),
-        ({"low": 1, "high": 9, "step": 3}, "high: 7"),
-        ({"low": "small", "high": 1}, "small is not a number"),
-        ({"low": 1, "high": ".inf"}, ".inf is no"),
-        ({"low": 1, "high": 2, "log": 1}, "neither true nor false"),
+        ({"low": 2, "high": 1}, "low=2, high=1"),
+        ({"low": 0, "high": 1, "log": True}, "must hold for log=True"),
+        ({"low": 1, "high": 9, "log": True, "step": 2}, "only accept step is 1"),
+        ({"low": 1, "high": 9, "step": 0}, "step > 0 must hold"),
+        ({"low": 1, "high": 9, "step": 9}, "step=9 from low=1 never reaches high=9"),
+        ({"low": True, "high": 9}, "low=True is not a finite number"),
+        ({"low": 1, "high": 9, "step": 3}, "step=3 from low=1 never reaches high=9"),
+        ({"low": "small", "high": 1}, "low=small is not a finite number"),
+        ({"low": 1, "high": ".inf"}, "high=.inf is not a finite number"),
+        ({"low": 1, "high": 2, "log": "so"}, "is not a valid bool"),
         ({"choices": [1], "when": {"b": 1}}, "not a key of the space before it"),
         ({"choices": [1], "when": {"first": "z"}}, "first is never z"),
         ({"choices": [1], "when": {"range": 1}}, "has a range"),
-        ({"choices": [1], "when": 3}, "not a condition"),
+        ({"choices": [1], "when": 3}, "Cannot assign int"),
     ],
 )
 def test_contradictions_are_told_in_one_sentence(spec: Any, says: str) -> None:
     before = {"first": {"choices": ["x", "y"]}, "range": {"low": 0, "high": 1}}
     with pytest.raises(UserError) as caught:
-        parse_space("s.yaml", {**before, "key": spec})
+        space_of({**before, "key": spec})
     assert says in str(caught.value)
+    assert str(caught.value).startswith("s.yaml: ")
     assert "space.key" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_space_without_number_has_no_grid() -> None:
     with pytest.raises(UserError, match="give"):
-        parse_space("s", {"a": {"low": 0.0, "high": 1.0}}).cells()
+        cells(space_of({"a": {"low": 0.0, "high": 1.0}}))
     with pytest.raises(UserError, match="more than 100000 points"):
-        parse_space("s", {k: {"low": 1, "high": 400} for k in "abc"}).cells()
+        cells(space_of({k: {"low": 1, "high": 400} for k in "abc"}))

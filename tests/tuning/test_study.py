@@ -8,7 +8,7 @@ import pytest
 
 from tbr_lightning.config.compose import compose_verb, shipped
 from tbr_lightning.errors import UserError
-from tbr_lightning.tuning.objectives import check_names, evaluation_names
+from tbr_lightning.tuning.plan import check_names, evaluation_names
 from tbr_lightning.tuning.study import Constraint, load_study, read_study
 
 STUDY = """
@@ -30,7 +30,7 @@ def read(text: str) -> object:
 
 @pytest.mark.parametrize("file", sorted(shipped("sweeps").glob("*.yaml")), ids=lambda f: f.stem)
 def test_every_shipped_study_composes(file: Path) -> None:
-    study = load_study(file.stem)
+    study, _ = load_study(file.stem)
     assert study.about
     assert any("half=dev" in word for word in study.evaluate)
 
@@ -38,8 +38,8 @@ def test_every_shipped_study_composes(file: Path) -> None:
 def test_what_it_says() -> None:
     study = read_study("s", "s.yaml", STUDY)
     assert study.objectives == {"false_refusal_rate": "minimize", "general_accuracy": "maximize"}
-    assert study.constraints == [Constraint("harmful_compliance_rate", "<=", 0.02)]
-    assert study.constraints[0].excess(0.05) == pytest.approx(0.03)
+    assert study.bounds == [Constraint("harmful_compliance_rate", "<=", 0.02)]
+    assert study.bounds[0].excess(0.05) == pytest.approx(0.03)
     assert Constraint("a", ">=", 0.5).excess(0.4) == pytest.approx(0.1)
     assert (study.sampler, study.pruner, study.seeds) == ({"name": "tpe"}, None, 1)
 
@@ -50,6 +50,12 @@ def test_budget_and_limits_change_no_identity_but_the_space_does() -> None:
     assert read_study("s", "s.yaml", same.replace("a study", "another")).key == study.key
     for old, new in (("1e-4", "1e-5"), ("<= 0.02", "<= 0.05"), ("trials: 3", "trials: 3\nseed: 1")):
         assert read_study("s", "s.yaml", STUDY.replace(old, new)).key != study.key
+
+
+def test_an_interpolation_is_left_to_the_trials_own_config() -> None:
+    word = "objective.reflection_weight=${objective.trigger_weight}"
+    study = read_study("s", "s.yaml", STUDY.replace("trainer.epochs=4", f'"{word}"'))
+    assert study.fixed[-1] == word
 
 
 def test_a_grid_has_its_own_budget() -> None:
@@ -67,9 +73,9 @@ TWO = "objectives: {false_refusal_rate: minimize, general_accuracy: maximize}"
     ("old", "new", "says"),
     [
         ("trials: 3", "trails: 3", "did you mean 'trials'"),
-        ("trials: 3", "about: x", "'trials' is missing"),
+        ("trials: 3", "groups: []", "trials=0: give the number"),
         ("trials: 3", "trials: 0", "trials=0"),
-        ("trials: 3", "trials: 3\nworkers: two", "workers=two"),
+        ("trials: 3", "trials: 3\nworkers: two", "workers: Value 'two' of type 'str' could not"),
         ("trials: 3", "trials: 3\nhours: -1", "hours=-1"),
         ("trials: 3", "trials: 3\ngroups: [model]", "'model' is not known"),
         ("minimize, g", "least, g", "'least' is not known"),
@@ -82,7 +88,9 @@ TWO = "objectives: {false_refusal_rate: minimize, general_accuracy: maximize}"
         (TWO, f"{ONE}\npruner: wilcoxon", "seeds=1"),
         (TWO, f"{ONE}\npruner: medain", "did you mean 'median'"),
         ("space:", "space: }", "not valid YAML"),
-        ("fixed: [", "fixed: [1, ", "fixed must be a list of texts"),
+        ("fixed: [", "hours: [", "hours: "),
+        ("fixed: [", "fixed: {a: ", "not valid YAML"),
+        ("fixed: [model=tiny, data=microworld, trainer.epochs=4]", "fixed: model=tiny", "fixed: "),
         ("trials: 3", "trials: 3\nseeds: 2\n", None),
     ],
 )

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
+from tbr_lightning.tuning.space import active
 from tbr_lightning.tuning.storage import open_study
 from tbr_lightning.tuning.study import read_study
 from tbr_lightning.tuning.view import View
@@ -28,19 +29,19 @@ def test_lines_counts_front_and_time_left(
     assert view.eta({}) is None
 
     def tell(values: list[float] | None, state: TrialState | None = None, **more: object) -> None:
-        trial = opened.study.ask(study.space.distributions({}))
+        trial = opened.study.ask(active(study.space, {}))
         for key, value in {"seconds": 10.0, "constraints": [0.0], **more}.items():
             trial.set_user_attr(key, value)
         opened.study.tell(trial, values, state=state)
         view.told(trial.number)
 
-    with view:
+    with view.showing():
         tell([0.5, 0.9], intervals={"r": [0.4, 0.6]}, runs=[{"reused": True}])
         tell([0.6, 0.8])
         tell([0.1, 0.05], constraints=[0.05])
         tell([0.2, 0.3])
         tell(None, TrialState.FAIL, reason="out of memory")
-        opened.study.ask(study.space.distributions({}))
+        opened.study.ask(active(study.space, {}))
         view.tick({5: 4.0}, True)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("[1/8] trial 0: r 0.500 [0.400, 0.600], s 0.900  (a=")

@@ -105,7 +105,7 @@ def grouped(study: Study, trials: Iterable[FrozenTrial]) -> list[Row]:
 
 def _points(study: Study, done: Sequence[FrozenTrial]) -> list[_Point]:
     """Return the trials by architecture, size and arm, choices in the order of the space."""
-    space = {one.key: one for one in study.space.parameters}
+    space = study.space
     ranked = []
     for trial in done:
         chosen = {k: v for k, v in trial.params.items() if _chooses_model(k) or k == "data"}
@@ -178,7 +178,7 @@ def _size_classes(models: Iterable[Model]) -> dict[Model, str]:
 
 def _metrics(study: Study) -> list[str]:
     """Return the metrics that rows tell of: the three sides, and what the study speaks of."""
-    named = [*study.objectives, *(constraint.metric for constraint in study.constraints)]
+    named = [*study.objectives, *(bound.metric for bound in study.bounds)]
     return list(dict.fromkeys([*(measure.name for measure in MEASURES[:3]), *named]))
 
 

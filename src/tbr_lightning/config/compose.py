@@ -20,6 +20,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from tbr_lightning.config.endpoint import NAMES, nested_override
 from tbr_lightning.config.targets import TargetSource
 from tbr_lightning.config.texts import as_text, as_typed
 from tbr_lightning.config.verbs import VERBS, TrainConfig
@@ -140,12 +141,19 @@ def _member(override: str) -> str:
 def _as_values(verb: str, overrides: Sequence[str]) -> list[str]:
     """Write ``model=`` as ``model_uri=`` for the verbs that take a finished model.
 
+    And ``base_url=`` as ``endpoint.base_url=`` for those that ask an endpoint.
+
     To Hydra every ``model=`` chooses a member of the group ``conf/model/``; these verbs have no
     such group, and their users think of a model too.
     """
-    if all(item.name != "model_uri" for item in fields(VERBS[verb])):
-        return list(overrides)
-    return [re.sub(r"^model=", "model_uri=", item) for item in overrides]
+    known = {item.name for item in fields(VERBS[verb])}
+    overrides = [nested_override(item) for item in overrides]
+    if "model_uri" in known:
+        overrides = [re.sub(r"^model=", "model_uri=", item) for item in overrides]
+    if "endpoint" in known:
+        short = "|".join(sorted(NAMES - known - {"model"}))
+        overrides = [re.sub(rf"^({short})=", r"endpoint.\1=", item) for item in overrides]
+    return list(overrides)
 
 
 def _quoted_id(override: str) -> str:

@@ -6,7 +6,10 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
+from tbr_lightning.config.endpoint import EndpointConfig
 from tbr_lightning.errors import UserError, at_least, one_of, within
+
+_RENAMED = {"microworld": "microworld_choice"}
 
 
 @dataclass
@@ -21,11 +24,12 @@ class SuiteConfig:
     root: str | None = None  # folder of the benchmarks' files; null: the hub
     path: str | None = None  # file of the prompts, for a suite of one benchmark
     table: str | None = None  # YAML file of your own benchmarks
-    choices: list[str] = field(default_factory=list)  # multiple choice, scored here
-    tasks: dict[str, str] = field(default_factory=dict)  # of your own choices: name: target
+    tasks: dict[str, str] = field(default_factory=dict)  # of your own: name: task file or target
     only_for: str | None = None  # name of the data whose language the prompts speak; null for any
     lm_eval: list[str] = field(default_factory=list)  # tasks of EleutherAI's harness
-    lm_eval_chat: bool = True  # ask the harness' tasks through the chat template
+    lm_eval_chat: bool = True  # ask them through the chat template
+    lm_eval_shots: int | None = None  # examples before each question; null: the task's own number
+    choices: list[str] | None = None  # earlier name of lm_eval, which it replaces
     licence: str = "Apache-2.0"
     citation: str = ""
 
@@ -39,11 +43,10 @@ class SuiteConfig:
             )
         if self.path is not None and self.root is not None:
             raise UserError("suite.path and suite.root are both set: give one of them")
-        if self.lm_eval and self.half == "dev":
-            raise UserError(
-                "suite.half=dev with suite.lm_eval: the harness reads whole test sets, which no "
-                "choice may see; use suite.choices"
-            )
+        at_least("suite.lm_eval_shots", self.lm_eval_shots or 0, 0)
+        if self.choices is not None:
+            names = [_RENAMED.get(name, name) for name in self.choices]
+            self.lm_eval, self.choices = names, None
 
 
 @dataclass
@@ -69,33 +72,16 @@ class JudgeConfig:
     batch_size: int = 16
     labels: dict[str, str] = field(default_factory=dict)  # pattern in its reply: label; first wins
     # endpoints
-    base_url: str | None = None
-    model: str | None = None
-    api_key_env: str = "OPENAI_API_KEY"
+    endpoint: EndpointConfig = field(default_factory=EndpointConfig)
     structured: bool = True  # ask for JSON by a schema; an endpoint without it is asked in words
     temperature: float = 0.0
-    concurrency: int = 8
-    timeout: float = 60.0  # seconds
-    retries: int = 6  # with backoff, of 429, 5xx and time-outs
-    requests_per_minute: float | None = None
-    tokens_per_minute: float | None = None
-    max_requests: int | None = None
-    max_cost: float | None = None
-    prompt_price: float = 0.0  # per million tokens
-    completion_price: float = 0.0
-    traces: int = 0
 
     def __post_init__(self) -> None:
         within("judge.max_unparsed", self.max_unparsed, 0, 1)
         within("judge.max_errors", self.max_errors, 0, 1)
         one_of("judge.about", self.about, ("refusal", "harm"))
         one_of("judge.dtype", self.dtype, ("float32", "bfloat16", "float16"))
-        for name in ("max_new_tokens", "batch_size", "concurrency"):
+        for name in ("max_new_tokens", "batch_size"):
             at_least(f"judge.{name}", getattr(self, name), 1)
-        at_least("judge.retries", self.retries, 0)
         for label in self.labels.values():
             one_of("judge.labels", label, ("full_compliance", "partial_refusal", "full_refusal"))
-        for name in ("requests_per_minute", "tokens_per_minute", "max_cost"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise UserError(f"judge.{name}={value} is too small: give a value above 0")

@@ -12,6 +12,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from tbr_lightning.config.endpoint import EndpointConfig
 from tbr_lightning.errors import UserError, at_least, one_of, within
 from tbr_lightning.kinds import KINDS
 
@@ -92,21 +93,10 @@ class ReflectionConfig:
     path: str | None = None  # recorded: JSONL file
     run_id: str | None = None  # recorded: an earlier reflection run
     prompt: str | None = None  # internal and external: prompt file; null for the shipped one
-    base_url: str | None = None  # external: OpenAI-compatible endpoint
-    model: str | None = None  # external: the teacher's name at that endpoint
-    api_key_env: str = "OPENAI_API_KEY"  # external: the variable that holds the key
     temperature: float = 0.0
     max_new_tokens: int = 256
     batch_size: int = 64  # internal
-    concurrency: int = 8  # external
-    timeout: float = 60.0  # external, seconds
-    requests_per_minute: float | None = None  # external; null: no limit
-    tokens_per_minute: float | None = None  # external, prompt and completion; null: no limit
-    max_requests: int | None = None  # external: stop after this many in one run
-    max_cost: float | None = None  # external: stop at this cost in one run, in the prices' currency
-    prompt_price: float = 0.0  # external, per million tokens
-    completion_price: float = 0.0  # external, per million tokens
-    traces: int = 100  # external: how many calls are traced in MLflow; a trace takes some 65 ms
+    endpoint: EndpointConfig = field(default_factory=lambda: EndpointConfig(traces=100))
 
     def __post_init__(self) -> None:
         teachers = ("none", "internal", "external", "recorded", "filler")
@@ -121,21 +111,7 @@ class ReflectionConfig:
                 f"reflection.attempts={self.attempts} with reflection.temperature=0 would get the "
                 "same answer again: raise the temperature"
             )
-        for name in ("requests_per_minute", "tokens_per_minute", "max_cost"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise UserError(f"reflection.{name}={value} is too small: give a value above 0")
-        if self.max_cost is not None and not (self.prompt_price or self.completion_price):
-            raise UserError(
-                f"reflection.max_cost={self.max_cost} needs reflection.prompt_price and "
-                "reflection.completion_price, per million tokens"
-            )
-        at_least(
-            "reflection.max_requests", 1 if self.max_requests is None else self.max_requests, 1
-        )
-        for name in ("prompt_price", "completion_price", "traces"):
-            at_least(f"reflection.{name}", getattr(self, name), 0)
-        for name in ("max_new_tokens", "batch_size", "concurrency", "attempts"):
+        for name in ("max_new_tokens", "batch_size", "attempts"):
             at_least(f"reflection.{name}", getattr(self, name), 1)
         within("reflection.look_alike_share", self.look_alike_share, 0, 1)
         within("reflection.temperature", self.temperature, 0, 2)

@@ -11,6 +11,7 @@ from hydra.plugins.config_source import ConfigResult
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from tbr_lightning.config.endpoint import HOLDERS, nested
 from tbr_lightning.errors import UserError
 
 T = TypeVar("T")
@@ -43,6 +44,8 @@ class TargetSource(FileConfigSource):
         node = found.config
         if not isinstance(node, DictConfig):
             return found
+        if config_path.split("/", maxsplit=1)[0] in HOLDERS:
+            nested(node)
         if (schema := schema_of(node.get("_target_"))) is not None:
             defaults = node.pop("defaults", None)
             merged = OmegaConf.structured(schema)
@@ -75,6 +78,17 @@ def schema_of(target: str | None) -> type | None:
     return found if isinstance(found, type) and is_dataclass(found) else None
 
 
+def _rename_tasks(suite: Any) -> None:
+    """Put the questions of a suite that an earlier version saved where they stand now."""
+    if (choices := suite.pop("choices", None)) is not None:
+        suite["lm_eval"] = [*choices, *suite.get("lm_eval", ())]
+    own = "microworld_choice"
+    suite["lm_eval"] = [own if name == "microworld" else name for name in suite.get("lm_eval", ())]
+    if suite.get("name") == "smoke" and own not in suite.get("tasks", {}):
+        suite["tasks"] = {own: "tbr_lightning.microworld.plugin.choice_task"}
+        suite["only_for"] = "microworld"
+
+
 def restored(kind: type[T], saved: Any, **instead: Any) -> T:
     """Return a config of a verb as it was saved, by this version or an earlier one.
 
@@ -88,14 +102,15 @@ def restored(kind: type[T], saved: Any, **instead: Any) -> T:
     for name, part in node.items():
         if not isinstance(part, DictConfig):
             continue
+        if name in HOLDERS:
+            nested(part)
         if (target := part.get("_target_")) is not None:
             part["_target_"] = RENAMED.get(target, target)
         if (pretraining := part.get("pretraining")) and "_target_" not in pretraining:
             pretraining["_target_"] = "tbr_lightning.microworld.plugin.base"
             pretraining["data"] = "microworld"
-        if name in ("suite", "probe") and part.get("name") == "smoke" and "tasks" not in part:
-            part["tasks"] = {"microworld": "tbr_lightning.microworld.plugin.questions"}
-            part["only_for"] = "microworld"
+        if name in ("suite", "probe"):
+            _rename_tasks(part)
         if (schema := schema_of(part.get("_target_"))) is not None:
             structured[name] = OmegaConf.structured(schema)
     made: T = OmegaConf.to_object(OmegaConf.merge(structured, node, instead))  # type: ignore[assignment]

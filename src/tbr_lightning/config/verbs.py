@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from tbr_lightning.config.endpoint import EndpointConfig
 from tbr_lightning.config.evaluation import JudgeConfig, SuiteConfig
 from tbr_lightning.config.gate import GateConfig
 from tbr_lightning.config.schema import (
@@ -100,11 +101,12 @@ class GoldColumns:
 class EvaluateConfig:
     """``python -m tbr_lightning.evaluate [calibrate]``."""
 
-    model_uri: Any = MISSING  # models:/…, a run id, a folder, a hub id, `tiny`; or a list
+    model_uri: Any = MISSING  # models:/…, a run id, a folder, a hub id, openai:NAME; or a list
     suite: SuiteConfig = MISSING
     judge: JudgeConfig = MISSING
     second_judge: JudgeConfig | None = None  # labels beside the first, for their agreement
     generation: GenerationConfig = field(default_factory=GenerationConfig)
+    endpoint: EndpointConfig = field(default_factory=EndpointConfig)  # of model=openai:NAME
     repeats: int = 1  # answers to each prompt; more than one need a temperature
     reuse: bool = False  # take an earlier evaluation of the same model with the same settings
     traces: int = 50  # trace all errors and so many other answers in MLflow; 0 traces none

@@ -14,7 +14,7 @@ from tbr_lightning.errors import UserError
 
 Row = dict[str, Any]
 
-FORMS = ".json, .jsonl, .csv or .parquet"
+FORMS = ".json, .jsonl, .csv, .tsv or .parquet"
 _BATCH = 1000  # rows of a Parquet file in memory at a time
 
 
@@ -22,7 +22,8 @@ def read_rows(path: str | Path, field: str) -> Iterator[tuple[str, Row]]:
     """Read a file row by row; only a JSON list is held in memory, as text.
 
     Args:
-        path: ``.json`` (a list of objects, or JSON lines), ``.jsonl``, ``.csv`` or ``.parquet``.
+        path: ``.json`` (a list of objects, or JSON lines), ``.jsonl``, ``.csv``, ``.tsv`` or
+            ``.parquet``.
         field: The config key that named the file, for error messages.
 
     Returns:
@@ -165,7 +166,8 @@ def _jsonl(file: Path) -> Iterator[tuple[str, Row]]:
 def _csv(file: Path) -> Iterator[tuple[str, Row]]:
     csv.field_size_limit(sys.maxsize)  # a long answer is no error
     with _open(file) as stream:
-        reader = csv.DictReader(stream, strict=True)
+        tabs = file.suffix.lower() == ".tsv"
+        reader = csv.DictReader(stream, strict=True, delimiter="\t" if tabs else ",")
         try:
             for row in reader:
                 where = f"{file}:{reader.line_num}"
@@ -204,5 +206,6 @@ _READERS: dict[str, Callable[[Path], Iterator[tuple[str, Row]]]] = {
     ".json": _json,
     ".jsonl": _jsonl,
     ".csv": _csv,
+    ".tsv": _csv,
     ".parquet": _parquet,
 }

@@ -246,26 +246,35 @@ class _Reader:
 
     def _messages(self, name: str) -> list[dict[str, str]]:
         self.used.add(name)
-        made = []
-        for number, message in enumerate(self.row[name]):
-            place = f"{self.where}: {name}[{number}]"
-            if not isinstance(message, dict):
-                raise UserError(f"{place} must be an object with role and content: fix it")
-            role = str(message.get("role", message.get("from", "")))
-            if role.lower() not in _ROLES:
-                raise UserError(
-                    f"{place} has the role '{role}', which cannot be trained on: remove the row, "
-                    f"or use one of {', '.join(_ROLES)}"
-                )
-            content = message.get("content", message.get("value"))
-            if isinstance(content, list):  # parts, as of multimodal chats
-                texts = [part.get("text") for part in content if isinstance(part, dict)]
-                whole = len(texts) == len(content) and all(isinstance(t, str) for t in texts)
-                content = "".join(map(str, texts)) if whole else None
-            if not isinstance(content, str):
-                raise UserError(f"{place} has no text: fix or remove the row")
-            made.append({"role": _ROLES[role.lower()], "content": content.strip()})
-        return made
+        return messages_in(self.row[name], name, self.where)
+
+
+def messages_in(turns: Sequence[Any], name: str, where: str) -> list[dict[str, str]]:
+    """Return the messages of a list of turns, as OpenAI or ShareGPT write them.
+
+    Raises:
+        UserError: One is not a message with a known role and text.
+    """
+    made = []
+    for number, message in enumerate(turns):
+        place = f"{where}: {name}[{number}]"
+        if not isinstance(message, dict):
+            raise UserError(f"{place} must be an object with role and content: fix it")
+        role = str(message.get("role", message.get("from", "")))
+        if role.lower() not in _ROLES:
+            raise UserError(
+                f"{place} has the role '{role}', which cannot be trained on: remove the row, "
+                f"or use one of {', '.join(_ROLES)}"
+            )
+        content = message.get("content", message.get("value"))
+        if isinstance(content, list):  # parts, as of multimodal chats
+            texts = [part.get("text") for part in content if isinstance(part, dict)]
+            whole = len(texts) == len(content) and all(isinstance(t, str) for t in texts)
+            content = "".join(map(str, texts)) if whole else None
+        if not isinstance(content, str):
+            raise UserError(f"{place} has no text: fix or remove the row")
+        made.append({"role": _ROLES[role.lower()], "content": content.strip()})
+    return made
 
 
 _MISSING = object()

@@ -97,6 +97,14 @@ class ThinkFormat:
         return replace(self, opened=False)
 
     @property
+    def cue(self) -> str:
+        """What asks a model that was not tuned on think blocks for one."""
+        return (
+            f"{self.think_cue} Write your thoughts between {self.think_open.strip()} and "
+            f"{self.think_close.strip()}, then write the answer."
+        )
+
+    @property
     def begin(self) -> str:
         """What opens the think block of an answer: nothing where the template has opened it."""
         return "" if self.opened else self.think_open

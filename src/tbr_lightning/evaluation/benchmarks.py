@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -37,12 +37,14 @@ class Benchmark:
         prompt: Names of the request's column.
         context: Names of the column that comes before the request.
         category: Names of the category's column.
+        only: Columns and the value that a row must have there to be read.
         rows: That were counted in the published file, or ``None``.
         repeats: Prompts that the published file holds more than once, or ``None`` if not counted.
         verified: The published file was read by this project.
         licence: SPDX name, or ``unknown``.
         citation: Of the paper.
         url: Where the file is published.
+        caveat: What a reader of its number must know, or empty.
     """
 
     name: str
@@ -61,6 +63,8 @@ class Benchmark:
     licence: str
     citation: str
     url: str
+    only: Mapping[str, str] = field(default_factory=dict)
+    caveat: str = ""
 
 
 def benchmarks(own: str | None = None) -> dict[str, Benchmark]:
@@ -110,7 +114,7 @@ def _benchmark(name: str, entry: Mapping[str, Any]) -> Benchmark:
         "kinds",
         "otherwise",
     }
-    missing = sorted(known - set(entry) - {"context", "category"})
+    missing = sorted(known - set(entry) - {"context", "category", "only", "caveat"})
     extra = sorted(set(entry) - known)
     if missing or extra:
         what = f"lacks {', '.join(missing)}" if missing else f"has no field '{extra[0]}'"

@@ -82,11 +82,12 @@ def overlap(file: Path, prompts: Sequence[Any]) -> dict[str, Overlap]:
     return {name: Overlap(seen[name], n) for name, n in sizes.items()}
 
 
-def sentence(found: Mapping[str, Overlap]) -> str | None:
-    """Return what is to be said of an overlap, or ``None`` where there is none."""
+def sentence(found: Mapping[str, Overlap]) -> str:
+    """Return what is to be said of an overlap."""
     parts = [f"{one.seen} of {one.n} prompts of {name}" for name, one in found.items() if one.seen]
     if not parts:
-        return None
+        n = sum(one.n for one in found.values())
+        return f"none of the {n} prompts stands in the rows that the model was trained on"
     return f"{', '.join(parts)} stand in the rows that the model was trained on, exactly or nearly"
 
 

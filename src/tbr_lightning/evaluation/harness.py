@@ -1,4 +1,4 @@
-"""General ability through EleutherAI's harness, an optional extra (``.[lm-eval]``).
+"""Our decoder as a model of EleutherAI's harness, so that its tasks run at our speed.
 
 Source:
     Gao et al., A framework for few-shot language model evaluation, Zenodo, 2024.
@@ -6,144 +6,182 @@ Source:
 
 from __future__ import annotations
 
-import importlib.util
-import logging
-import math
-from dataclasses import dataclass
-from pathlib import Path
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from tbr_lightning.config.evaluation import SuiteConfig
-from tbr_lightning.errors import UserError, near
-from tbr_lightning.evaluation.statistics import Rate
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import TemplateLM
+from lm_eval.models.utils import normalize_gen_kwargs
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+from tbr_lightning.data.think_format import rendered
+from tbr_lightning.models.architecture import context_length
 from tbr_lightning.models.backbone import Backbone
+from tbr_lightning.models.generation import generate
+from tbr_lightning.models.likelihood import Pair, log_likelihoods
+from tbr_lightning.progress import track
 
-TASKS = Path(__file__).parent / "lm_eval_tasks"
-_FILES = {
-    "mmlu": "mmlu/test/*_test.csv",
-    "arc_challenge": "arc/ARC-Challenge*",
-    "truthfulqa_mc1": "truthfulqa/TruthfulQA.csv",
-    "truthfulqa_mc2": "truthfulqa/TruthfulQA.csv",
-    "gsm8k": "gsm8k/test.jsonl",
-}
-_METRICS = ("exact_match,flexible-extract", "exact_match,none", "acc,none")  # the first that is
-_Z = 1.96
+UNASKED = (float("nan"), False)
+"""Score of a request that is longer than the model's context."""
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """One number of the harness.
+class EngineLM(TemplateLM):
+    """A model of ours behind the interface of the harness.
+
+    Texts become tokens as in the harness' own ``hf`` model, so that both score the same tokens. A
+    request that does not fit into the context is not cut from the left, as there, but not asked.
 
     Attributes:
-        value: Mean over the documents.
-        low: Lower end of its 95% interval.
-        high: Upper end.
-        n: Documents.
-        metric: The harness' name of it, with its filter.
-        shots: Examples before each question.
-        local: Asked with a task file of ours, from local files.
+        unasked: Task and number of the document of each generation request that was not asked.
     """
 
-    value: float
-    low: float
-    high: float
-    n: int
-    metric: str
-    shots: int
-    local: bool
+    def __init__(self, backbone: Backbone, batch_size: int | None = None) -> None:
+        super().__init__()
+        self.backbone, self.batch_size = backbone, batch_size
+        self.tokenizer = backbone.tokenizer
+        self.max_length = context_length(backbone.model.config.get_text_config())
+        self.unasked: set[tuple[str, int]] = set()
 
+    @property
+    def eot_token_id(self) -> int:
+        """The tokenizer's end token."""
+        return int(self.tokenizer.eos_token_id)
 
-def missing(config: SuiteConfig) -> list[str]:
-    """Return one sentence for each thing that ``suite.lm_eval`` lacks."""
-    if not config.lm_eval:
-        return []
-    if importlib.util.find_spec("lm_eval") is None:
-        return [
-            f"suite.lm_eval=[{','.join(config.lm_eval)}] needs the package lm_eval, which is not "
-            "installed: pip install -e '.[lm-eval]', or use suite.choices"
-        ]
-    if config.root is None:
-        return []
-    return [
-        f"suite.root='{config.root}' has no {_FILES[name]}: put it there, or leave {name} out of "
-        "suite.lm_eval"
-        for name in config.lm_eval
-        if name in _FILES and not any(Path(config.root).glob(_FILES[name]))
-    ]
+    @property
+    def prefix_token_id(self) -> int:
+        """What stands before a text without context."""
+        begin = self.tokenizer.bos_token_id
+        return self.eot_token_id if begin is None else int(begin)
 
+    @property
+    def tokenizer_name(self) -> str:
+        """Name of the tokenizer."""
+        return str(self.tokenizer.name_or_path)
 
-def run_harness(backbone: Backbone, config: SuiteConfig, batch_size: int) -> dict[str, Measured]:
-    """Run the tasks of ``suite.lm_eval`` on a loaded model.
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **_: Any
+    ) -> list[int]:
+        """Return the tokens of a text; one that begins with the begin token gets no second."""
+        if add_special_tokens is None:
+            add_special_tokens = not string.startswith(self.tokenizer.decode(self.prefix_token_id))
+        return list(self.tokenizer.encode(string, add_special_tokens=add_special_tokens))
 
-    With ``suite.root`` the tasks that ship here read its files; any other is the harness' own and
-    asks the hub. A think block of an answer is stripped before it is marked.
-
-    Raises:
-        UserError: A task is not known, or its rows cannot be had.
-    """
-    from lm_eval import simple_evaluate
-    from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
-
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    local = {name: f"tbr_{name}" for name in config.lm_eval if config.root and name in _FILES}
-    tasks = TaskManager(
-        include_path=str(TASKS),
-        include_defaults=len(local) < len(set(config.lm_eval)),  # reading thousands takes seconds
-        metadata={"root": config.root} if config.root else None,
-    )
-    for name in config.lm_eval:
-        if local.get(name, name) not in tasks.all_tasks:
-            raise UserError(f"suite.lm_eval: '{name}' is not known{near(name, tasks.all_tasks)}")
-    model = HFLM(
-        pretrained=backbone.model,
-        tokenizer=backbone.tokenizer,
-        batch_size=batch_size,
-        think_end_token=backbone.think_format.think_close,
-    )
-    try:
-        results = simple_evaluate(
-            model,
-            tasks=[local.get(name, name) for name in dict.fromkeys(config.lm_eval)],
-            limit=config.limit,
-            apply_chat_template=config.lm_eval_chat,
-            gen_kwargs={"max_gen_toks": backbone.think_format.max_new_tokens},
-            task_manager=tasks,
-            log_samples=False,
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """Return messages in the model's own template; without a prompt the last one goes on."""
+        if add_generation_prompt:
+            return rendered(self.tokenizer, chat_history)
+        text: str = self.tokenizer.apply_chat_template(
+            chat_history, tokenize=False, continue_final_message=True
         )
-    except (OSError, ConnectionError) as error:
-        raise UserError(
-            f"suite.lm_eval: the rows cannot be had ({type(error).__name__}): go online once, or "
-            "give suite.root=DIR"
-        ) from error
-    return {
-        name: _measured(results, local.get(name, name), local=name in local)
-        for name in dict.fromkeys(config.lm_eval)
-    }
+        return text
+
+    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        # Where the template has opened a think block, the answer comes after its end.
+        opened = self.backbone.think_format.think_open.strip()
+        if self.backbone.think_format.opened and context.rstrip().endswith(opened):
+            context += self.backbone.think_format.without
+        found: tuple[list[int], list[int]] = super()._encode_pair(context, continuation)
+        return found
+
+    def loglikelihood(
+        self, requests: list[Instance], disable_tqdm: bool = True
+    ) -> list[tuple[float, bool]]:
+        """Return the log-likelihood of each continuation, and whether greedy decoding writes it."""
+        found: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm)
+        return found
+
+    def _loglikelihood_tokens(
+        self, requests: list[tuple[Any, list[int], list[int]]], **_: Any
+    ) -> list[tuple[float, bool]]:
+        results = [UNASKED] * len(requests)
+        places, pairs = [], []
+        for place, (_texts, context, continuation) in enumerate(requests):
+            if not continuation:  # nothing is left to score, and it is certain
+                results[place] = (0.0, True)
+            elif len(context) + len(continuation) <= self.max_length + 1:  # the last is not read
+                places.append(place)
+                pairs.append(Pair(tuple(context), tuple(continuation)))
+        model, pad = self.backbone.model, self.tokenizer.pad_token_id
+        scored = log_likelihoods(model, pairs, pad, self.batch_size)
+        for number, score in track(scored, "likelihoods", len(pairs)):
+            results[places[number]] = score
+        return results
+
+    def loglikelihood_rolling(
+        self, requests: list[Instance], disable_tqdm: bool = False
+    ) -> list[float]:
+        """Return the log-likelihood of whole texts, in windows of the model's context."""
+        windows, owners = [], []
+        for number, request in enumerate(requests):
+            cut = get_rolling_token_windows(
+                self.tok_encode(request.args[0]), self.prefix_token_id, self.max_length, 1
+            )
+            for window in cut:
+                windows.append((None, *make_disjoint_window(window)))
+                owners.append(number)
+        sums = [0.0] * len(requests)
+        for owner, (total, _) in zip(owners, self._loglikelihood_tokens(windows), strict=True):
+            sums[owner] += total
+        return sums
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """Return what the model answers, without its think block, up to the first stop text."""
+        answers = [""] * len(requests)
+        for (limit, temperature, until), numbers in _alike(requests).items():
+            prompts = [self.tok_encode(requests[number].args[0]) for number in numbers]
+            asked = []
+            for number, prompt in zip(numbers, prompts, strict=True):
+                if len(prompt) + limit <= self.max_length:
+                    asked.append((number, prompt))
+                else:
+                    self.unasked.add((requests[number].task_name, requests[number].doc_id))
+            made = generate(
+                self.backbone,
+                [prompt for _, prompt in asked],
+                max_new_tokens=limit,
+                batch_size=self.batch_size,
+                temperature=temperature,
+                ends=self._ends(until),
+            )
+            for place, response in track(made, "answers", len(asked)):
+                answers[asked[place][0]] = self._cut(response.text, until)
+        return answers
+
+    def _cut(self, text: str, until: Sequence[str]) -> str:
+        reflection, answer = self.backbone.think_format.split(text)
+        # Without a think block the text stays as it is, blanks at its ends too.
+        answer = text if reflection is None else answer
+        for stop in until:
+            answer = answer.split(stop)[0]
+        return answer
+
+    def _ends(self, until: Sequence[str]) -> Callable[[Sequence[int]], bool]:
+        """Return a test of new tokens: whether a stop text stands in the answer.
+
+        The last tokens are looked at first: as many as the longest stop text has bytes, and more.
+        """
+        tail = max((len(stop.encode()) for stop in until), default=0) + 4
+
+        def ends(made: Sequence[int]) -> bool:
+            late = self.tokenizer.decode(made[-tail:], skip_special_tokens=True)
+            if not any(stop in late for stop in until):
+                return False
+            text = self.tokenizer.decode(made, skip_special_tokens=True)
+            _, answer = self.backbone.think_format.split(text)
+            return any(stop in answer for stop in until)
+
+        return ends
 
 
-def _measured(results: Any, task: str, *, local: bool) -> Measured:
-    numbers = results["results"][task]
-    metric = next((name for name in _METRICS if name in numbers), None)
-    if metric is None:
-        raise UserError(
-            f"suite.lm_eval: {task} has no accuracy or exact match: leave it out, or run lm_eval"
-        )
-    leaves = _leaves(results, task)
-    n = sum(int(results["n-samples"][leaf]["effective"]) for leaf in leaves)
-    shots = int(results["n-shot"].get(leaves[0], 0))
-    value = float(numbers[metric])
-    count = value * n
-    if math.isclose(count, round(count), abs_tol=1e-6):
-        low, high = Rate(round(count), n).interval
-    else:  # a mean of shares, as MC2: the harness' standard error
-        base, _, rule = metric.partition(",")
-        error = numbers.get(f"{base}_stderr,{rule}")
-        spread = _Z * error if isinstance(error, float) else math.nan
-        low, high = max(value - spread, 0.0), min(value + spread, 1.0)
-    return Measured(value, low, high, n, metric, shots, local)
-
-
-def _leaves(results: Any, task: str) -> list[str]:
-    below = results.get("group_subtasks", {}).get(task) or []
-    return [leaf for name in below for leaf in _leaves(results, name)] or [task]
+def _alike(requests: Sequence[Instance]) -> dict[tuple[int, float, tuple[str, ...]], list[int]]:
+    """Return the numbers of the requests by limit of tokens, temperature and stop texts."""
+    found: dict[tuple[int, float, tuple[str, ...]], list[int]] = defaultdict(list)
+    for number, request in enumerate(requests):
+        settings = normalize_gen_kwargs(request.args[1])
+        until = tuple(stop for stop in settings["until"] if stop)
+        key = settings["max_gen_toks"], float(settings.get("temperature") or 0.0), until
+        found[key].append(number)
+    return found

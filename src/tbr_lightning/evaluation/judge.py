@@ -59,23 +59,13 @@ NO_EFFECT_ON_VERDICTS = frozenset(
         # What an evaluation is refused for, after the verdicts are there.
         "max_unparsed",
         "max_errors",
-        # What is known of the weights, and what they cost.
+        # What is known of the weights, and on what terms.
         "verified",
         "licence",
         "gated",
-        "prompt_price",
-        "completion_price",
-        "max_cost",
-        "max_requests",
-        # Pace, patience and bookkeeping; the key's variable is no part of the judge.
         "batch_size",
-        "concurrency",
-        "timeout",
-        "retries",
-        "requests_per_minute",
-        "tokens_per_minute",
-        "traces",
-        "api_key_env",
+        # Counts by what it names; its key, pace, patience and prices are no part of the judge.
+        "endpoint",
         # A file counts by its text, and a folder by its files.
         "prompt",
         "path",
@@ -93,7 +83,7 @@ def identity(config: JudgeConfig) -> str:
     settings = asdict(config)
     kept = {key: value for key, value in settings.items() if key not in NO_EFFECT_ON_VERDICTS}
     named = {key: contents_key(settings[key]) for key in ("prompt", "path")}
-    parts = [kept, named, _code(str(config._target_))]
+    parts = [kept, named, config.endpoint.identity, _code(str(config._target_))]
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
     return f"{config.name}/{digest[:12]}"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from tbr_lightning.config.verbs import EvaluateConfig
@@ -12,7 +12,7 @@ from tbr_lightning.errors import UserError
 
 if TYPE_CHECKING:
     from tbr_lightning.evaluation.comparison import Difference
-    from tbr_lightning.evaluation.multiple_choice import Question
+    from tbr_lightning.evaluation.general import Question
     from tbr_lightning.evaluation.respond import EvaluatedModel
     from tbr_lightning.evaluation.results import Judged
     from tbr_lightning.evaluation.suites import Prompt
@@ -61,6 +61,9 @@ Explain = Callable[["EvaluatedModel", "list[Prompt]", "list[Judged]", EvaluateCo
 RESPONSES = "responses.json"
 """Artifact that holds every prompt, reflection, answer and verdict."""
 
+CONTAMINATION = "tbr.contamination"
+"""Tag: which prompts stand in the rows that the model was trained on, where those are known."""
+
 COMPARISON = "comparison.json"
 """Artifact that holds the differences between models."""
 
@@ -68,6 +71,7 @@ COMPARISON = "comparison.json"
 def run(config: EvaluateConfig, explain: Explain | None = None) -> EvaluateResult:
     """Evaluate one model on a suite; ``explain`` may add to the run while it is open."""
     from tbr_lightning.evaluation import general, suites
+    from tbr_lightning.evaluation.hosted import HostedModel
     from tbr_lightning.evaluation.respond import evaluation_key, load_model, token_limit
     from tbr_lightning.evaluation.verdicts import check_judges
     from tbr_lightning.tracking.store import connect
@@ -81,19 +85,30 @@ def run(config: EvaluateConfig, explain: Explain | None = None) -> EvaluateResul
 
         torch.set_num_threads(config.threads)
     (model,) = config.models
-    subject = load_model(model, config.paths)
-    if not subject.backbone.has_own_template:
+    subject = load_model(model, config.paths, config.endpoint, config.generation.arm)
+    if config.attribution:
+        subject.backbone  # noqa: B018 - says at once that an endpoint has none
+    if isinstance(subject.model, HostedModel):
+        if questions:
+            print(
+                f"{subject.name} is behind an endpoint, which gives no scores of tokens: "
+                f"suite.lm_eval=[{','.join(config.suite.lm_eval)}] is not measured",
+                file=sys.stderr,
+            )
+        questions = []
+    elif not subject.model.has_own_template:
         print(
             f"the tokenizer of {subject.name} has no chat template: '### User:' and "
             "'### Assistant:' before each turn are used",
             file=sys.stderr,
         )
     digest = suites.digest(prompts)
-    limit = token_limit(subject.backbone.think_format, config.generation)
+    limit = token_limit(subject.model.think_format, config.generation)
     key = evaluation_key(digest, config.judge, config.generation, limit)
     if config.repeats > 1:
         key += f"-{config.repeats}"
-    if config.reuse and (found := _earlier(subject, key)) is not None:
+    asked = _all_that_is_asked(config, subject, prompts, questions, key)
+    if config.reuse and (found := _earlier(subject, asked)) is not None:
         return found
     tags = {
         "tbr.subject": subject.name,
@@ -101,6 +116,7 @@ def run(config: EvaluateConfig, explain: Explain | None = None) -> EvaluateResul
         "tbr.half": config.suite.half,
         "tbr.suite_digest": digest,
         "tbr.evaluation_key": key,
+        ASKED: asked,
         "tbr.arm": config.generation.arm,
         **config.tags,
     }
@@ -109,18 +125,49 @@ def run(config: EvaluateConfig, explain: Explain | None = None) -> EvaluateResul
     return _evaluate(config, subject, prompts, questions, tags=tags, limit=limit, explain=explain)
 
 
-def _earlier(subject: EvaluatedModel, key: str) -> EvaluateResult | None:
+ASKED = "tbr.asked"
+"""Tag: the hash of all that an evaluation was asked for, and of the files that it is of."""
+
+
+def _all_that_is_asked(
+    config: EvaluateConfig,
+    subject: EvaluatedModel,
+    prompts: list[Prompt],
+    questions: list[Question],
+    key: str,
+) -> str:
+    """Return the hash by which an earlier evaluation leaves what this one would leave."""
+    from importlib.metadata import version
+
+    from tbr_lightning.data.cache import content_key
+    from tbr_lightning.evaluation.judge import identity
+
+    explained = {k: v for k, v in asdict(config).items() if k.startswith("attribution")}
+    return content_key(
+        key,
+        subject.digest,
+        [(prompt.id, prompt.benchmark, prompt.category) for prompt in prompts],
+        [version("lm_eval"), [question.id for question in questions]],
+        identity(config.second_judge) if config.second_judge else None,
+        explained if config.attribution else None,
+    )
+
+
+def _earlier(subject: EvaluatedModel, asked: str) -> EvaluateResult | None:
     """Return the stored evaluation of a logged model; files in a folder may have changed since."""
     from tbr_lightning.evaluation.results import from_table
     from tbr_lightning.tracking.run import Run, find_run
 
     if subject.logged is None:
         return None
-    tags = {"tbr.stage": "evaluate", "tbr.subject": subject.name, "tbr.evaluation_key": key}
+    tags = {"tbr.stage": "evaluate", "tbr.subject": subject.name, ASKED: asked}
     run_id = find_run(tags)
     if run_id is None:
         return None
-    rows = from_table(Run(run_id).text(RESPONSES))
+    run = Run(run_id)
+    rows = from_table(run.text(RESPONSES))
+    if told := run.tags().get(CONTAMINATION):
+        print(f"evaluate: {told}", file=sys.stderr)
     return EvaluateResult(run_id, rows, subject.name, subject.logged.model_id)
 
 
@@ -146,7 +193,7 @@ def _evaluate(
     from tbr_lightning.evaluation.agreement import judges_agree
     from tbr_lightning.evaluation.attestation import attest
     from tbr_lightning.evaluation.respond import open_store, respond
-    from tbr_lightning.evaluation.results import metrics, rates, table_rows, worst_part
+    from tbr_lightning.evaluation.results import metrics, rates, table_rows
     from tbr_lightning.tracking.run import Run, start_run
 
     name = config.run_name or f"evaluate {subject.name} {config.suite.name}/{config.suite.half}"
@@ -154,22 +201,22 @@ def _evaluate(
     traced = 0
     with start_run("evaluate", name, config, config.tracking, tags) as opened:
         opened.log_dataset(
-            [{"id": p.id, "kind": p.kind, "prompt": p.text} for p in prompts],
+            [{"id": p.id, "kind": p.kind, "prompt": p.conversation} for p in prompts],
             f"{config.suite.name}-{config.suite.half}",
             "evaluation",
         )
         opened.log_table(suites.facts(config.suite, prompts), "suite.json")
         if subject.logged and (seen := contamination.of_run(Run(subject.logged.run_id), prompts)):
             opened.log_metrics(contamination.metrics(seen))
-            if told := contamination.sentence(seen):
-                opened.set_tags({"tbr.contamination": told})
-                print(f"evaluate: {told}", file=sys.stderr)
+            told = contamination.sentence(seen)
+            opened.set_tags({CONTAMINATION: told})
+            print(f"evaluate: {told}", file=sys.stderr)
         rows: list[Judged] = []
         stored = open_store(subject, config.generation, config.paths)
         for repeat in range(config.repeats):
             what = name if config.repeats == 1 else f"{name}, {repeat + 1} of {config.repeats}"
             once = respond(
-                subject.backbone,
+                subject.model,
                 prompts,
                 config.judge,
                 replace(config.generation, seed=config.generation.seed + repeat),
@@ -184,14 +231,15 @@ def _evaluate(
         opened.log_metrics(metrics(rows), model_id)
         if config.second_judge is not None:
             opened.log_metrics(judges_agree(rows).metrics("judges"), model_id)
-        general.log(
-            opened,
-            subject.backbone,
-            config.suite,
-            questions,
-            config.generation.batch_size or 64,
-            model_id=model_id,
-        )
+        if questions:
+            general.log(
+                opened,
+                subject.backbone,
+                config.suite,
+                questions,
+                config.generation.batch_size,
+                model_id=model_id,
+            )
         if subject.logged is not None:
             files = (RESPONSES, general.CHOICES)
             attest(opened, subject.logged.model_id, subject.digest, files, config.paths)
@@ -201,32 +249,48 @@ def _evaluate(
             figures.two_sided_figure({subject.name: [overall]}, title), "two_sided.png"
         )
         _log_figures(opened, {subject.name: rows}, title)
-        opened.describe(table_export.markdown(report.lines({subject.name: rows})))
+        table = report.lines({subject.name: rows})
+        opened.describe(f"{table_export.markdown(table)}\n\n{report.caveats(table)}".strip())
         if explain is not None:
             explain(subject, prompts, rows, config, opened)
-        where, of_part, share = worst_part([row for row in rows if row.label != "judge_error"])
-        if share > config.judge.max_unparsed:
-            lost = sum(not row.parsed for row in of_part)
-            raise UserError(
-                f"{lost} of {len(of_part)} answers{where} are empty or cut off within their "
-                f"reflection, more than judge.max_unparsed={config.judge.max_unparsed} allows: "
-                f"raise generation.max_new_tokens ({limit}) or judge.max_unparsed; the responses "
-                f"are kept in run {opened.id}"
-            )
-        if overall.judge_error.value > config.judge.max_errors:
-            first = next(row.because for row in rows if row.label == "judge_error")
-            raise UserError(
-                f"judge={config.judge.name} failed on {overall.judge_error.count} of {len(rows)} "
-                f"answers, more than judge.max_errors={config.judge.max_errors} allows, the first "
-                f"time with '{first}': fix that or raise the limit; the responses are kept in "
-                f"run {opened.id}"
-            )
+        _check_limits(rows, config, limit, opened)
         if config.traces:
             picked = traces.chosen([rows], config.traces)
             traced = traces.trace_responses(
                 rows, picked, run_id=opened.id, model_id=model_id, judge=config.judge.name
             )
     return EvaluateResult(opened.id, rows, subject.name, model_id, traced)
+
+
+def _check_limits(rows: list[Judged], config: EvaluateConfig, limit: int, run: Run) -> None:
+    """Refuse an evaluation of which too little has a label.
+
+    Raises:
+        UserError: It is more than ``judge.max_unparsed`` or ``judge.max_errors`` allow.
+    """
+    from tbr_lightning.evaluation.results import rates, worst_part
+
+    judge = config.judge
+    where, of_part, share = worst_part([row for row in rows if row.label != "judge_error"])
+    if share > judge.max_unparsed:
+        lost = sum(not row.parsed for row in of_part)
+        filtered = sum(row.filtered for row in of_part)
+        by_filter = f" ({filtered} are filtered by the endpoint)" if filtered else ""
+        raise UserError(
+            f"{lost} of {len(of_part)} answers{where} are empty or cut off within their "
+            f"reflection{by_filter}, more than judge.max_unparsed={judge.max_unparsed} allows: "
+            f"raise generation.max_new_tokens ({limit}) or judge.max_unparsed; the responses "
+            f"are kept in run {run.id}"
+        )
+    overall = rates(rows)
+    if overall.judge_error.value > judge.max_errors:
+        first = next(row.because for row in rows if row.label == "judge_error")
+        raise UserError(
+            f"judge={judge.name} failed on {overall.judge_error.count} of {len(rows)} "
+            f"answers, more than judge.max_errors={judge.max_errors} allows, the first "
+            f"time with '{first}': fix that or raise the limit; the responses are kept in "
+            f"run {run.id}"
+        )
 
 
 def _log_figures(run: Run, models: dict[str, list[Judged]], title: str) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from rich import box
 from rich.table import Table
 
+from tbr_lightning.evaluation.benchmarks import benchmarks
 from tbr_lightning.evaluation.comparison import ALL, Difference
 from tbr_lightning.evaluation.results import (
     FALSE_REFUSAL,
@@ -16,6 +17,7 @@ from tbr_lightning.evaluation.results import (
     MEASURES,
     Judged,
     by_name,
+    metric_name,
     rates,
 )
 from tbr_lightning.evaluation.statistics import Estimate, Rate, macro
@@ -107,13 +109,20 @@ def lines(
     ]
 
 
+def caveats(table: Sequence[Line]) -> str:
+    """Return what a reader must know of the benchmarks in a table."""
+    named = {line.benchmark for line in table}
+    known = {metric_name(name): one.caveat for name, one in benchmarks().items() if one.caveat}
+    return "; ".join(f"{name}: {caveat}" for name, caveat in known.items() if name in named)
+
+
 def terminal_table(title: str, table: Sequence[Line]) -> Table:
     """Return the lines as a table for the terminal, narrow enough for 80 columns."""
     several = len({line.model for line in table}) > 1
     shown = Table(
         title=title,
         title_justify="left",
-        caption=f"{NOTE}{f'; {PAIRED}' if several else ''}",
+        caption="; ".join(part for part in (NOTE, PAIRED * several, caveats(table)) if part),
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,

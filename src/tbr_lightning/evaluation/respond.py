@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,13 @@ from typing import Any
 import torch
 from jinja2 import TemplateError
 
+from tbr_lightning.config.endpoint import EndpointConfig
 from tbr_lightning.config.evaluation import JudgeConfig
 from tbr_lightning.config.schema import PathsConfig
 from tbr_lightning.config.verbs import GenerationConfig
 from tbr_lightning.data.think_format import ThinkFormat, prompt_ids
 from tbr_lightning.errors import UserError
+from tbr_lightning.evaluation.hosted import PREFIX, HostedModel, hosted_model, split
 from tbr_lightning.evaluation.judge import identity, make_judge
 from tbr_lightning.evaluation.results import Judged
 from tbr_lightning.evaluation.store import FILE, ResponseStore, weights_identity
@@ -37,32 +39,52 @@ class EvaluatedModel:
     """A model under evaluation.
 
     Attributes:
-        backbone: It.
-        logged: Its entry in MLflow, or ``None`` for a folder, a hub id or a base made here.
+        model: Its weights, or where it is asked.
+        logged: Its entry in MLflow, or ``None`` for any other.
         digest: Of a logged model's files as they were loaded.
     """
 
-    backbone: Backbone
+    model: Backbone | HostedModel
     logged: LoggedModel | None
     digest: str = ""
 
     @property
     def name(self) -> str:
-        """Identity of the weights."""
-        return self.logged.model_id if self.logged else self.backbone.origin
+        """Identity of the weights, or of what an endpoint calls by a name."""
+        return self.logged.model_id if self.logged else self.model.origin
+
+    @property
+    def backbone(self) -> Backbone:
+        """The weights.
+
+        Raises:
+            UserError: They are behind an endpoint.
+        """
+        if isinstance(self.model, HostedModel):
+            raise UserError(
+                f"{self.name} is behind an endpoint, and attribution needs the weights: leave "
+                "attribution out, or give a model whose weights are here"
+            )
+        return self.model
 
 
-def load_model(name: str, paths: PathsConfig) -> EvaluatedModel:
+def load_model(
+    name: str, paths: PathsConfig, endpoint: EndpointConfig | None = None, arm: str = "trained"
+) -> EvaluatedModel:
     """Load what ``model=`` of ``evaluate`` names.
 
     Args:
-        name: A registry URI, a run id, a local folder, ``tiny`` for the micro-world's base, or a
-            hub id.
+        name: A registry URI, a run id, a local folder, ``tiny`` for the micro-world's base, a
+            hub id, or ``openai:NAME`` for a model behind an endpoint.
         paths: Folders.
+        endpoint: Of ``openai:NAME``.
+        arm: How it will be asked.
 
     Raises:
         UserError: There is no such model, or its files cannot be had.
     """
+    if name.startswith(PREFIX):
+        return EvaluatedModel(hosted_model(name, endpoint or EndpointConfig(), arm), None)
     if name.startswith("models:/") or (len(name) == 32 and set(name) <= set("0123456789abcdef")):
         logged = find_model(name)
         digest = check_unchanged(logged)
@@ -83,7 +105,8 @@ def load_model(name: str, paths: PathsConfig) -> EvaluatedModel:
     else:
         raise UserError(
             f"model='{name}' is not known: give models:/NAME@alias, a run id, a folder with "
-            f"config.json, a hub id (owner/name), or one of {', '.join(options('model'))}"
+            "config.json, a hub id (owner/name), openai:NAME, or one of "
+            f"{', '.join(options('model'))}"
         )
     from tbr_lightning.preflight import missing_weights
 
@@ -118,7 +141,10 @@ def open_store(
     """Return where the responses of a model are kept, or ``None`` where they are not."""
     if not generation.reuse:
         return None
-    identity = weights_identity(subject.backbone, subject.logged)
+    if isinstance(subject.model, HostedModel):
+        identity = subject.model.origin
+    else:
+        identity = weights_identity(subject.model)
     return ResponseStore(Path(paths.runs) / FILE, identity)
 
 
@@ -144,7 +170,7 @@ def token_limit(think_format: ThinkFormat, generation: GenerationConfig) -> int:
 
 
 def respond(
-    backbone: Backbone,
+    model: Backbone | HostedModel,
     prompts: Sequence[Prompt],
     judge: JudgeConfig,
     generation: GenerationConfig,
@@ -159,35 +185,75 @@ def respond(
     """
     # Made first: what a judge lacks is told before anything is generated.
     first, second = make_judge(judge), make_judge(second_judge) if second_judge else None
+    if isinstance(model, HostedModel):
+        rows = _asked(model, prompts, generation, what, store)
+    else:
+        rows = _generated(model, prompts, generation, what, store)
+    judged = iter(
+        with_verdicts(
+            [row for row in rows if not row.because],
+            first,
+            second,
+            second_about=second_judge.about if second_judge else "",
+        )
+    )
+    return [row if row.because else next(judged) for row in rows]
+
+
+def _generated(
+    backbone: Backbone,
+    prompts: Sequence[Prompt],
+    generation: GenerationConfig,
+    what: str,
+    store: ResponseStore | None,
+) -> list[Judged]:
+    """Return what a model writes, or why it was not asked, before any judge has seen it."""
     think_format = backbone.think_format
     forced = think_format.begin if generation.arm == "forced" else ""
-    ids = arm_prompts(backbone, [prompt.text for prompt in prompts], generation.arm)
+    said = [prompt.before for prompt in prompts]
+    ids = arm_prompts(backbone, [prompt.text for prompt in prompts], generation.arm, said)
     room = context_length(backbone.model.config.get_text_config())
     fits = [number for number, tokens in enumerate(ids) if len(tokens) < room]
+    because = f"not asked: the prompt is longer than the model's context of {room} tokens"
+    rows = [replace(Judged.unseen(p, "", new_tokens=0), because=because) for p in prompts]
     made = responses(backbone, [ids[number] for number in fits], generation, store)
-    rows: list[Judged | None] = [None] * len(prompts)
     for number, response in track(made, what, len(fits)):
         place = fits[number]
         rows[place] = _written(prompts[place], forced, response, think_format)
-    judged = with_verdicts(
-        [row for row in rows if row is not None],
-        first,
-        second,
-        second_about=second_judge.about if second_judge else "",
-    )
-    if len(fits) == len(prompts):
-        return judged
-    print(
-        f"{len(prompts) - len(fits)} of {len(prompts)} prompts are longer than the model's context "
-        f"({room} tokens): they are not asked, and have no label",
-        file=sys.stderr,
-    )
-    verdicts = iter(judged)
-    because = f"not asked: the prompt is longer than the model's context of {room} tokens"
-    return [
-        next(verdicts) if row else replace(Judged.unseen(prompt, "", new_tokens=0), because=because)
-        for prompt, row in zip(prompts, rows, strict=True)
-    ]
+    if len(fits) < len(prompts):
+        print(
+            f"{len(prompts) - len(fits)} of {len(prompts)} prompts are longer than the model's "
+            f"context ({room} tokens): they are not asked, and have no label",
+            file=sys.stderr,
+        )
+    return rows
+
+
+def _asked(
+    model: HostedModel,
+    prompts: Sequence[Prompt],
+    generation: GenerationConfig,
+    what: str,
+    store: ResponseStore | None,
+) -> list[Judged]:
+    """Return what an endpoint replies, or why it does not, before any judge has seen it."""
+    cue = f" {model.think_format.cue}" if generation.arm == "prompted" else ""
+    chats = [[*p.before, {"role": "user", "content": f"{p.text}{cue}"}] for p in prompts]
+    made = model.answers(chats, generation, store)
+    rows = [Judged.unseen(prompt, "") for prompt in prompts]
+    for place, response in track(made, what, len(prompts)):
+        if response.filtered:
+            because = f"not answered: {response.filtered}"
+            rows[place] = replace(rows[place], new_tokens=0, because=because, filtered=True)
+        else:
+            rows[place] = _unseen(prompts[place], *split(response), response)
+    if filtered := [row for row in rows if row.filtered]:
+        print(
+            f"{len(filtered)} of {len(prompts)} prompts are not answered by {model.origin}, the "
+            f"first with '{filtered[0].because[:200]}': they have no label",
+            file=sys.stderr,
+        )
+    return rows
 
 
 def responses(
@@ -228,8 +294,19 @@ def responses(
         yield missing[line], response
 
 
-def arm_prompts(backbone: Backbone, texts: Sequence[str], arm: str) -> list[list[int]]:
+def arm_prompts(
+    backbone: Backbone,
+    texts: Sequence[str],
+    arm: str,
+    said: Sequence[Sequence[Mapping[str, str]]] = (),
+) -> list[list[int]]:
     """Return the token ids of requests as an arm puts them.
+
+    Args:
+        backbone: The model.
+        texts: Of the user.
+        arm: Of ``generation.arm``.
+        said: The messages before each of them, if there are any.
 
     Raises:
         UserError: The model's chat template cannot lay them out.
@@ -239,7 +316,9 @@ def arm_prompts(backbone: Backbone, texts: Sequence[str], arm: str) -> list[list
     begun = {"forced": think_format.begin, "suppressed": think_format.without}.get(arm, "")
     end = list(tokenizer.encode(begun, add_special_tokens=False)) if begun else []
     try:
-        return [prompt_ids(tokenizer, text, cue) + end for text in texts]
+        before = said or [()] * len(texts)
+        pairs = zip(texts, before, strict=True)
+        return [prompt_ids(tokenizer, text, cue, turns) + end for text, turns in pairs]
     except (TemplateError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
@@ -249,8 +328,12 @@ def arm_prompts(backbone: Backbone, texts: Sequence[str], arm: str) -> list[list
 
 
 def _written(prompt: Prompt, forced: str, response: Generated, think_format: ThinkFormat) -> Judged:
+    """Return a response of which an arm has written the beginning."""
+    return _unseen(prompt, *think_format.split(forced + response.text), response)
+
+
+def _unseen(prompt: Prompt, reflection: str | None, answer: str, response: Generated) -> Judged:
     """Return a response that no judge has seen yet."""
-    reflection, answer = think_format.split(forced + response.text)
     return Judged.unseen(
         prompt,
         answer,

@@ -41,6 +41,7 @@ class Judged:
         repeat: Which of several answers to the prompt.
         content: It hands over what was asked, whatever it says about it; ``None`` where the judge
             does not say.
+        filtered: An endpoint would not answer the prompt.
     """
 
     id: str
@@ -63,6 +64,7 @@ class Judged:
     second_because: str | None = None
     repeat: int = 0
     content: bool | None = None
+    filtered: bool = False
 
     @classmethod
     def unseen(
@@ -77,7 +79,7 @@ class Judged:
         """Return an answer that no judge has seen yet."""
         return cls(
             id=prompt.id,
-            prompt=prompt.text,
+            prompt=prompt.conversation,
             kind=prompt.kind,
             benchmark=prompt.benchmark,
             category=prompt.category,
@@ -296,6 +298,8 @@ def metrics(rows: Sequence[Judged]) -> dict[str, float]:
     for kind, of_kind in by_name(rows, lambda row: row.kind).items():
         numbers[f"unparsed_share/{kind}"] = rates(of_kind).unparsed.value
     numbers["cut_share"] = sum(row.cut for row in rows) / len(rows) if rows else 0.0
+    for kind, of_kind in by_name([row for row in rows if row.filtered], lambda r: r.kind).items():
+        numbers[f"filtered/{kind}"] = len(of_kind)
     for name, part in benchmarks.items():
         numbers[f"unparsed_share/{name}"] = rates(part).unparsed.value
     return numbers | _reflections(rows)

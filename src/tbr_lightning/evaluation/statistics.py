@@ -72,6 +72,20 @@ class Estimate:
     n: int
 
 
+def mean_share(values: Sequence[float]) -> Rate | Estimate:
+    """Return the mean of numbers in [0, 1]: a rate where each is 0 or 1.
+
+    Else Wilson's interval at the size at which a rate would vary as much as this mean.
+    """
+    n, mean = len(values), float(np.mean(values)) if values else math.nan
+    if all(value in (0, 1) for value in values):
+        return Rate(round(sum(values)), n)
+    variance = float(np.var(values, ddof=1)) / n if n > 1 else 0.0
+    size = mean * (1 - mean) / variance if variance > 0 else n
+    low, high = proportion_confint(mean * size, size, alpha=0.05, method="wilson")
+    return Estimate(mean, (float(low), float(high)), n)
+
+
 def clustered_rate(hits: Sequence[bool], clusters: Sequence[Hashable]) -> Rate:
     """Return the share of hits among outcomes of which those of one cluster belong together.
 

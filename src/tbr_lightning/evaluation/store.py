@@ -17,19 +17,23 @@ from typing import Any
 
 import torch
 
-from tbr_lightning.data.cache import content_key
 from tbr_lightning.errors import UserError
 from tbr_lightning.models.backbone import Backbone
-from tbr_lightning.models.export import weights_digest
 from tbr_lightning.models.generation import Generated
-from tbr_lightning.models.logged import LoggedModel
 
 FILE = "responses.db"
 """Name of the store's file in ``paths.runs``."""
 
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS responses (key TEXT PRIMARY KEY, weights TEXT NOT NULL, "
-    "text TEXT NOT NULL, new_tokens INTEGER NOT NULL, cut INTEGER NOT NULL)"
+    "text TEXT NOT NULL, new_tokens INTEGER NOT NULL, cut INTEGER NOT NULL, reasoning TEXT, "
+    "filtered TEXT NOT NULL DEFAULT '')"
+)
+_ADDED = ("reasoning TEXT", "filtered TEXT NOT NULL DEFAULT ''")
+"""Columns that files of earlier versions lack."""
+_INSERT = (
+    "INSERT OR REPLACE INTO responses "
+    "(key, weights, text, new_tokens, cut, reasoning, filtered) VALUES (?, ?, ?, ?, ?, ?, ?)"
 )
 _LOOKUP = 500  # keys in one query; SQLite bounds the variables of a statement
 
@@ -48,13 +52,14 @@ class ResponseStore:
             with self._open() as db:
                 db.execute("PRAGMA journal_mode=WAL")
                 db.execute(_SCHEMA)
+                _add_columns(db)
                 db.commit()
 
-    def key(self, prompt: Sequence[int], settings: Sequence[Any]) -> str:
+    def key(self, prompt: Sequence[Any], settings: Sequence[Any]) -> str:
         """Return the identity of one response.
 
         Args:
-            prompt: Token ids of the prompt.
+            prompt: Token ids of the prompt, or messages.
             settings: Everything else that the response depends on, besides the weights.
         """
         parts = [self.weights, list(prompt), list(settings)]
@@ -67,9 +72,12 @@ class ResponseStore:
             for start in range(0, len(keys), _LOOKUP):
                 part = keys[start : start + _LOOKUP]
                 marks = ", ".join("?" * len(part))
-                query = f"SELECT key, text, new_tokens, cut FROM responses WHERE key IN ({marks})"
-                for key, text, new_tokens, cut in db.execute(query, part):
-                    found[key] = Generated(text, new_tokens, bool(cut))
+                query = (
+                    "SELECT key, text, new_tokens, cut, reasoning, filtered FROM responses "
+                    f"WHERE key IN ({marks})"
+                )
+                for key, text, new_tokens, cut, *of_endpoint in db.execute(query, part):
+                    found[key] = Generated(text, new_tokens, bool(cut), *of_endpoint)
         self.reused += len(found)
         return found
 
@@ -84,8 +92,16 @@ class ResponseStore:
         """
         with self._told(), self._open() as db:
             for number, made in responses:
-                record = (keys[number], self.weights, made.text, made.new_tokens, made.cut)
-                db.execute("INSERT OR REPLACE INTO responses VALUES (?, ?, ?, ?, ?)", record)
+                record = (
+                    keys[number],
+                    self.weights,
+                    made.text,
+                    made.new_tokens,
+                    made.cut,
+                    made.reasoning,
+                    made.filtered,
+                )
+                db.execute(_INSERT, record)
                 db.commit()
                 yield number, made
 
@@ -116,36 +132,44 @@ class ResponseStore:
             ) from error
 
 
-def weights_identity(backbone: Backbone, logged: LoggedModel | None) -> str:
-    """Return what tells a model's weights from all others.
+def _add_columns(db: sqlite3.Connection) -> None:
+    known = {row[1] for row in db.execute("PRAGMA table_info(responses)")}
+    for column in _ADDED:
+        if column.split()[0] not in known:
+            try:
+                db.execute(f"ALTER TABLE responses ADD COLUMN {column}")
+            except sqlite3.OperationalError as error:  # another process was faster
+                if "duplicate column" not in str(error):
+                    raise
 
-    With its type, vocabulary and own generation config, for these decide what it writes. Of the
-    weights the digest that training logged; else that of the folder's files; weights that were
-    made here are hashed themselves, since a seed alone names none.
+
+def weights_identity(backbone: Backbone) -> str:
+    """Return what tells a model from all others that would write something else.
+
+    That is a hash of what was loaded, whatever tag or name it goes by: the weights with their type,
+    the config, the tokenizer, and the model's own generation config. Files may have changed since
+    they were named, and an adapter's folder does not hold the base that it is put on.
     """
-    if logged is not None:
-        found = logged.tags.get("tbr.weights_digest") or logged.model_id
-    elif backbone.folder is not None and any(backbone.folder.glob("*.safetensors")):
-        found = weights_digest(backbone.folder)
-    else:
-        digest = hashlib.sha256(backbone.origin.encode())
-        for name, tensor in backbone.model.state_dict().items():
-            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-        found = digest.hexdigest()
-    words = _digest_of_words(backbone.tokenizer)
-    return f"{found} {backbone.model.dtype} {words} {_digest_of_decoding(backbone.model)}"
+    digest = hashlib.sha256()
+    for name, tensor in sorted(backbone.model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    for config in (backbone.model.config, backbone.model.generation_config):
+        settings = {k: v for k, v in config.to_dict().items() if k not in _NO_EFFECT}
+        digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
+    digest.update(_words(backbone.tokenizer).encode())
+    return digest.hexdigest()
 
 
-def _digest_of_decoding(model: Any) -> str:
-    """Return a hash of a model's own generation config, e.g. of its repetition penalty."""
-    settings = model.generation_config.to_dict()
-    for name in ("transformers_version", "_from_model_config"):
-        settings.pop(name, None)
-    return content_key(json.loads(json.dumps(settings, default=str)))
+_NO_EFFECT = ("transformers_version", "_name_or_path", "_from_model_config", "dtype")
+"""What configs tell beside settings; the type of the weights counts by the weights."""
 
 
-def _digest_of_words(tokenizer: Any) -> str:
-    """Return a hash of a tokenizer's vocabulary, which turns the same tokens into text."""
-    words = sorted(tokenizer.get_vocab().items())
-    return hashlib.sha256(json.dumps(words).encode()).hexdigest()[:16]
+def _words(tokenizer: Any) -> str:
+    """Return how a tokenizer turns tokens into text."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        # How the last call padded and cut is kept there, too.
+        settings = json.loads(backend.to_str())
+        return json.dumps({k: v for k, v in settings.items() if k not in ("padding", "truncation")})
+    return json.dumps(sorted(tokenizer.get_vocab().items()))

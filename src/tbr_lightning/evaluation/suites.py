@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -14,6 +15,7 @@ from hydra.utils import get_method
 from tbr_lightning.config.evaluation import SuiteConfig
 from tbr_lightning.data.example import instruction_id
 from tbr_lightning.data.files import Row, checked_file, text_of
+from tbr_lightning.data.forms import messages_in
 from tbr_lightning.errors import UserError, one_of
 from tbr_lightning.evaluation.benchmarks import (
     Benchmark,
@@ -39,6 +41,7 @@ class Prompt:
         category: The benchmark's own category.
         reference: The one right answer, where there is one.
         focus: Its sensitive words, where the benchmark names them.
+        context: What was said before, as JSON of messages; or empty.
     """
 
     text: str
@@ -47,11 +50,24 @@ class Prompt:
     category: str
     reference: str = ""
     focus: str = ""
+    context: str = ""
 
     @property
     def id(self) -> str:
-        """Identity of the request, the same in every evaluation."""
-        return instruction_id(self.text)
+        """Identity of the request, the same in every evaluation and as in training rows."""
+        return instruction_id(self.text, f"\x1f{self.context}" if self.context else "")
+
+    @property
+    def before(self) -> list[dict[str, str]]:
+        """The messages that were said before."""
+        found: list[dict[str, str]] = json.loads(self.context) if self.context else []
+        return found
+
+    @property
+    def conversation(self) -> str:
+        """The request, after what was said before it: what judges and tables show."""
+        said = [f"{turn['role'].capitalize()}: {turn['content']}" for turn in self.before]
+        return "\n\n".join([*said, f"User: {self.text}" if said else self.text])
 
 
 def load_suite(config: SuiteConfig) -> list[Prompt]:
@@ -117,16 +133,20 @@ def prompts_of(
     kept: dict[str, Prompt] = {}
     repeated: list[str] = []
     for where, row in rows:
+        if any(str(row.get(column)) != value for column, value in benchmark.only.items()):
+            continue
         kind = _kind(benchmark, row, where)
         if kind is None:
-            left_out[f"of {benchmark.name} that its authors call disputed"] += 1
+            left_out[f"of {benchmark.name} that its authors call disputed or do not label"] += 1
             continue
-        text = text_of(row, benchmark.prompt, where)
+        before, text = _asked(benchmark, row, where)
         if context := text_of(row, benchmark.context, where, default=""):
             text = f"{context}\n\n---\n\n{text}"  # as HarmBench's DirectRequest asks
-        category = text_of(row, benchmark.category, where, default="")
+        named = {key: str(v) if isinstance(v, int) else v for key, v in row.items()}
+        category = text_of(named, benchmark.category, where, default="")
         focus = str(row.get("focus") or "")  # XSTest's sensitive word
-        prompt = Prompt(text, kind, benchmark.name, category, focus=focus)
+        said = json.dumps(before, ensure_ascii=False) if before else ""
+        prompt = Prompt(text, kind, benchmark.name, category, focus=focus, context=said)
         if prompt.id in kept:
             repeated.append(f"{where}: '{text[:80]}'")
         kept.setdefault(prompt.id, prompt)
@@ -156,9 +176,24 @@ def facts(config: SuiteConfig, prompts: Sequence[Prompt]) -> list[dict[str, Any]
                 "licence": known.licence if known else config.licence,
                 "citation": known.citation if known else config.citation,
                 "url": known.url if known else "",
+                "caveat": known.caveat if known else "",
             }
         )
     return rows
+
+
+def _asked(benchmark: Benchmark, row: Row, where: str) -> tuple[list[dict[str, str]], str]:
+    """Return what was said before, and the request: a text, or the last turn of a list."""
+    column = next((name for name in benchmark.prompt if isinstance(row.get(name), list)), None)
+    if column is None:
+        return [], text_of(row, benchmark.prompt, where)
+    turns = row[column]
+    if len(turns) == 1 and isinstance(turns[0], str):
+        return [], text_of({column: turns[0]}, (column,), where)
+    messages = messages_in(turns, column, where)
+    if not messages or messages[-1]["role"] != "user":
+        raise UserError(f"{where}: '{column}' must end with a turn of the user: fix the row")
+    return messages[:-1], messages[-1]["content"]
 
 
 def _kind(benchmark: Benchmark, row: Row, where: str) -> Kind | None:
@@ -168,6 +203,8 @@ def _kind(benchmark: Benchmark, row: Row, where: str) -> Kind | None:
     if other and benchmark.kind_column not in row:
         begins = text_of(row, (other["column"],), where).startswith(other["begins"])
         return cast("Kind", other["kind" if begins else "else"])
+    if benchmark.kind_column in row and row[benchmark.kind_column] is None:
+        return None
     label = text_of(row, (benchmark.kind_column,), where)
     try:
         one_of(benchmark.kind_column, label, benchmark.kinds)

@@ -21,7 +21,6 @@ from tbr_lightning.data.table import FORMAT, Examples, stored
 from tbr_lightning.errors import UserError, at_least
 
 if TYPE_CHECKING:
-    from tbr_lightning.evaluation.multiple_choice import Question
     from tbr_lightning.evaluation.suites import Prompt
     from tbr_lightning.models.backbone import Source
     from tbr_lightning.reflection.record import Draft
@@ -87,12 +86,31 @@ def suite(config: SuiteConfig) -> list[Prompt]:
     ]
 
 
-def questions(config: SuiteConfig) -> list[Question]:
+def choice_task(config: SuiteConfig) -> dict[str, Any]:
+    """Return a multiple-choice task of EleutherAI's harness about held-out pairs."""
+    from datasets import Dataset
+
+    rows = Dataset.from_list(choice_rows(config.half))
+    return {
+        "task": "microworld_choice",
+        "custom_dataset": lambda **_: {"test": rows},
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": "{{question}}",
+        "doc_to_choice": "{{options}}",
+        "doc_to_target": "{{right}}",
+        "metric_list": [
+            {"metric": metric, "aggregation": "mean", "higher_is_better": True}
+            for metric in ("acc", "acc_norm")
+        ],
+    }
+
+
+def choice_rows(half: str) -> list[dict[str, Any]]:
     """Return general questions about held-out pairs; the wrong answers are how other things go.
 
     They come first from what the same verb does to other kinds of things.
     """
-    from tbr_lightning.evaluation.multiple_choice import Question
     from tbr_lightning.microworld import sentences
     from tbr_lightning.microworld.world import load_world
 
@@ -100,7 +118,7 @@ def questions(config: SuiteConfig) -> list[Question]:
     general = [rule for rule in world.rules if rule.kind == "general"]
     made = []
     for pair in world.pairs:
-        asked = config.half in ("all", pair.split) and pair.split != "train"
+        asked = half in ("all", pair.split) and pair.split != "train"
         if pair.kind != "general" or not asked:
             continue
         rng = random.Random(f"choice {pair.rule.verb} {pair.entity}")
@@ -113,7 +131,7 @@ def questions(config: SuiteConfig) -> list[Question]:
         ]
         text = sentences.question(pair, rng.randrange(len(sentences.QUESTIONS)))
         right = hows.index(pair.rule.how)
-        made.append(Question("microworld_choice", text, tuple(answers), right))
+        made.append({"question": text, "options": answers, "right": right})
     return made
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,7 @@ class Rules:
         suppress_first: Tokens that must not come first.
         temperature: 0 takes the most likely token.
         seed: Of sampling.
+        ends: Whether the new tokens of a row hold what ends it, beside a stop token.
     """
 
     limit: int
@@ -41,6 +42,7 @@ class Rules:
     suppress_first: Sequence[int] = ()
     temperature: float = 0.0
     seed: int = 0
+    ends: Callable[[Sequence[int]], bool] | None = None
 
 
 def supports(model: Any) -> bool:
@@ -200,8 +202,13 @@ class _Flight:
         return tokens
 
     def _ended(self, rows: Sequence[_Row]) -> list[_Row]:
-        limit, stops = self.rules.limit, self._stops
-        ended = [r for r in rows if r.live and (r.made[-1] in stops or len(r.made) == limit)]
+        limit, stops, ends = self.rules.limit, self._stops, self.rules.ends
+        ended = [
+            row
+            for row in rows
+            if row.live
+            and (row.made[-1] in stops or len(row.made) == limit or (ends and ends(row.made)))
+        ]
         for row in ended:
             row.live = False
         self.alive -= len(ended)

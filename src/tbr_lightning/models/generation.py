@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,11 +41,15 @@ class Generated:
         text: Decoded, without the end token.
         new_tokens: Tokens written, the end token included.
         cut: It reached the limit before it ended by itself.
+        reasoning: What was thought before, where an endpoint hands that out by itself.
+        filtered: Why an endpoint would not answer, in its own words; else empty.
     """
 
     text: str
     new_tokens: int
     cut: bool
+    reasoning: str | None = None
+    filtered: str = ""
 
 
 def reflection_prefix(backbone: Backbone, text: str) -> list[int]:
@@ -64,6 +68,7 @@ def generate(
     suppress_first: Sequence[int] = (),
     seed: int | None = None,
     engine: str = "transformers",
+    ends: Callable[[Sequence[int]], bool] | None = None,
 ) -> Iterator[tuple[int, Generated]]:
     """Yield (number of the prompt, what was written), each as soon as it is known.
 
@@ -78,6 +83,8 @@ def generate(
         suppress_first: Tokens that must not come first.
         seed: Of sampling; matters only with a temperature.
         engine: ``transformers`` or ``vllm``.
+        ends: Whether new tokens hold what ends an answer, beside the model's own end; only our own
+            loop looks, the others write on.
 
     Raises:
         UserError: It does not fit into the device's memory.
@@ -87,7 +94,13 @@ def generate(
     model, tokenizer = backbone.model, backbone.tokenizer
     stops, written = stop_tokens(backbone), end_words(tokenizer)
     rules = Rules(
-        max_new_tokens, stops, tokenizer.pad_token_id, tuple(suppress_first), temperature, seed or 0
+        max_new_tokens,
+        stops,
+        tokenizer.pad_token_id,
+        tuple(suppress_first),
+        temperature,
+        seed or 0,
+        ends,
     )
     if batch_size is None:
         batch_size = rows_that_fit(model, max(map(len, prompts)) + max_new_tokens)
@@ -104,7 +117,7 @@ def generate(
             ended = made[-1] in stops
             text = tokenizer.decode(made[:-1] if ended else made, skip_special_tokens=True)
             text = text.removesuffix(written) if written else text
-            yield number, Generated(text, len(made), not ended)
+            yield number, Generated(text, len(made), not ended and len(made) >= max_new_tokens)
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"generation.batch_size={batch_size} does not fit into the device's memory: give a "

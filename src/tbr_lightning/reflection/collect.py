@@ -44,6 +44,7 @@ class Collected:
         """
         rejected = Counter(found.reject for found in self.reflections.values() if found.reject)
         drafts = [found.draft for found in self.reflections.values()]
+        prices = config.endpoint
         read = sum(draft.prompt_tokens for draft in drafts)
         written = sum(draft.completion_tokens for draft in drafts)
         return {
@@ -52,7 +53,7 @@ class Collected:
             **{f"rejected/{reason}": rejected[reason] for reason in REASONS},
             "prompt_tokens": read,
             "completion_tokens": written,
-            "cost": (read * config.prompt_price + written * config.completion_price) / 1e6,
+            "cost": (read * prices.prompt_price + written * prices.completion_price) / 1e6,
             "asked": self.asked,
         }
 

@@ -37,7 +37,7 @@ def teacher_of(
     """Return the teacher that a config names."""
     from tbr_lightning.reflection import teachers
 
-    if config.base_url is None and (own := data.teacher(config.teacher, seed)) is not None:
+    if config.endpoint.base_url is None and (own := data.teacher(config.teacher, seed)) is not None:
         found: Teacher = own
         return found
     if config.teacher == "recorded":

@@ -178,15 +178,24 @@ def endpoint_teacher(config: ReflectionConfig) -> Teacher:
         UserError: While writing, the endpoint refuses the key, does not know the model, or does
             not answer. What was written is kept.
     """
-    from tbr_lightning.reflection.endpoint import complete
+    from tbr_lightning.models.endpoint import complete
 
     template = prompt_template(config.prompt, "teacher.txt")
+    endpoint = config.endpoint
 
     def write(request: Request) -> Iterator[tuple[Example, Draft]]:
         prompts = [
             template.replace("{instruction}", example.prompt) for example in request.examples
         ]
-        for number, reply in complete(prompts, config, seed=request.seed, run_id=request.run_id):
+        for number, reply in complete(
+            prompts,
+            endpoint,
+            max_tokens=config.max_new_tokens,
+            temperature=config.temperature,
+            seed=request.seed,
+            run_id=request.run_id,
+            group="reflection.endpoint",
+        ):
             text = without_own_thought(reply.text)
             draft = Draft(
                 text,
@@ -199,7 +208,8 @@ def endpoint_teacher(config: ReflectionConfig) -> Teacher:
             yield request.examples[number], draft
 
     return Teacher(
-        f"endpoint/{shown_url(config.base_url) if config.base_url else 'default'}/{config.model}",
+        f"endpoint/{shown_url(endpoint.base_url) if endpoint.base_url else 'default'}/"
+        f"{endpoint.model}",
         write,
         text_hash(template),
         {"temperature": config.temperature, "max_tokens": config.max_new_tokens},

@@ -16,7 +16,7 @@ class Answers:
 
     Attributes:
         rows: Its judged answers, one for each prompt.
-        choices: For each multiple-choice task whether each question, by its identity, was right.
+        choices: For each task of general ability whether each question, by its identity, was right.
         markers: That enclose a reflection.
         contamination: Largest share of a benchmark's prompts that the model was trained on;
             ``None`` where its rows are not known.

@@ -5,7 +5,6 @@ Two are compared only if prompts, judge and decoding agree; where they do not, i
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from mlflow import entities
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from tbr_lightning.config.credentials import hidden
 from tbr_lightning.config.verbs import EvaluateConfig, PromoteConfig
 from tbr_lightning.data.think_format import ThinkFormat
 from tbr_lightning.errors import UserError
@@ -60,7 +60,7 @@ class Exam:
         config: Of the verb.
         digest: Of the prompts.
         sizes: How many there are.
-        questions: Multiple-choice questions, by task.
+        questions: Identities of the questions about general ability, by task.
     """
 
     config: PromoteConfig
@@ -78,7 +78,7 @@ def exam_of(config: PromoteConfig) -> Exam:
     prompts = suites.load_suite(config.suite)
     questions: dict[str, set[str]] = {}
     for one in general.prepare(config.suite):
-        questions.setdefault(one.task, set()).add(_question(one.task, one.text, one.options))
+        questions.setdefault(one.task, set()).add(one.id)
     counts: dict[str, dict[str, int]] = {"look_alike": {}, "harmful": {}, "general": {}}
     for prompt in prompts:
         of_kind = counts[prompt.kind]
@@ -165,9 +165,10 @@ def _layout(model: LoggedModel, config: PromoteConfig) -> ThinkFormat:
 def _read(
     exam: Exam, model: LoggedModel, think_format: ThinkFormat, run_id: str
 ) -> Evidence | None:
-    """Return an evaluation, or ``None`` where its multiple-choice questions are others."""
+    """Return an evaluation, or ``None`` where its questions about general ability are others."""
     rows = from_table(Run(run_id).text(pipeline.RESPONSES))
-    choices: dict[str, dict[str, bool]] = {}
+    choices: dict[str, dict[str, bool]] = {task: {} for task in exam.questions}
+    asked: dict[str, set[str]] = {task: set() for task in exam.questions}
     if exam.questions:
         try:
             table = json.loads(Run(run_id).text(general.CHOICES))
@@ -175,10 +176,13 @@ def _read(
             return None
         for values in table["data"]:
             row = dict(zip(table["columns"], values, strict=True))
-            name = _question(row["task"], row["question"], row["options"])
-            if name in exam.questions.get(row["task"], ()):
-                choices.setdefault(row["task"], {})[name] = bool(row["right"])
-        if {task: set(answers) for task, answers in choices.items()} != exam.questions:
+            task, how = row["task"], row.get("how")
+            name = general.identity(task, row["question"], row["options"], how)
+            if name in exam.questions.get(task, ()):
+                asked[task].add(name)
+                if row["right"] is not None:  # it is longer than the context
+                    choices[task][name] = bool(row["right"])
+        if asked != exam.questions:
             return None
     markers = (think_format.think_open.strip(), think_format.think_close.strip())
     seen = Run(run_id).metrics().get("contamination")
@@ -187,14 +191,9 @@ def _read(
 
 def _no_choices(run_id: str, what: str) -> Evidence:
     raise UserError(
-        f"{what}_evaluation={run_id} did not ask the multiple-choice questions of this suite: "
-        "evaluate again with the same suite.choices and suite.limit, or leave it out"
+        f"{what}_evaluation={run_id} did not ask the questions about general ability of this "
+        "suite: evaluate again with the same suite.lm_eval and suite.limit, or leave it out"
     )
-
-
-def _question(task: str, text: str, options: Sequence[str]) -> str:
-    """Return the identity of a multiple-choice question."""
-    return hashlib.sha256(json.dumps([task, text, list(options)]).encode()).hexdigest()[:16]
 
 
 def _check_given(exam: Exam, model: LoggedModel, run_id: str, what: str, key: str) -> None:
@@ -230,15 +229,16 @@ def _differences(exam: Exam, run: entities.Run) -> str:
         )
     # The judge's name tells more than the class that its target names.
     without = {
-        "judge": NO_EFFECT_ON_VERDICTS - {"prompt", "path"} | {"_target_"},
+        "judge": NO_EFFECT_ON_VERDICTS - {"prompt", "path", "endpoint"} | {"_target_"},
         "generation": NO_EFFECT_ON_ANSWERS,
     }
     for group, no_effect in without.items():
         for key, value in flatten(asdict(getattr(config, group)), f"{group}.").items():
-            if key.split(".")[1] in no_effect:
+            _, name, *inner = key.split(".")
+            if name in no_effect or (name == "endpoint" and inner[0] not in ("base_url", "model")):
                 continue
             # A param of None, or one that an earlier version did not have, may be left out.
-            if there.get(key, str(value)) != str(value):
+            if there.get(key, hidden(str(value))) != hidden(str(value)):
                 found.append(f"{key} ({there.get(key)}, here {value})")
     if there.get("repeats", "1") != "1":
         found.append(f"repeats ({there['repeats']} answers to a prompt, here 1)")

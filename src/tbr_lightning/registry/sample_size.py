@@ -60,7 +60,7 @@ def check_one_answer_each(candidate: Answers, champion: Answers | None) -> None:
     if asked != {task: set(answers) for task, answers in champion.choices.items()}:
         raise UserError(
             "the evaluations differ in their multiple-choice questions: evaluate both with one "
-            "suite.choices and suite.limit"
+            "suite.lm_eval and suite.limit"
         )
 
 
@@ -97,7 +97,7 @@ def check_support(sizes: Sizes, config: GateConfig, *, paired: bool) -> str:
                 told.append(f"too few to be judged alone: {', '.join(few)}")
     if paired and not sizes.general and config.general_accuracy_margin is not None:
         problems.append(
-            "the suite measures no general ability: add suite.choices=[mmlu] or another suite with "
+            "the suite measures no general ability: add suite.lm_eval=[mmlu] or another suite with "
             "general prompts, or do without, with gate.general_accuracy_margin=null"
         )
     for task, n in sizes.general.items():

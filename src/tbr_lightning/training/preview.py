@@ -138,7 +138,7 @@ def _reflections(config: TrainConfig, examples: Examples) -> tuple[Examples, dic
     if not rows:
         return examples, {}, 0
     own = config.data.teacher(config.reflection.teacher, config.seed)
-    free = own is not None and config.reflection.base_url is None
+    free = own is not None and config.reflection.endpoint.base_url is None
     if config.reflection.teacher == "internal" or (
         config.reflection.teacher == "external" and not free
     ):

@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
+import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from tbr_lightning.config.sweep import SweepConfig
 from tbr_lightning.errors import UserError
+from tbr_lightning.models.logged import find_model
+from tbr_lightning.registry import moves
 from tbr_lightning.tracking.run import Point, Run
-from tbr_lightning.tuning import figures, mlflow_sync, report, retrain
 from tbr_lightning.tuning import front as fronts
-from tbr_lightning.tuning.lease import Alone, turn
+from tbr_lightning.tuning import mlflow_sync, report, retrain
+from tbr_lightning.tuning.figures import front_figure
+from tbr_lightning.tuning.process_identity import identity_of
 from tbr_lightning.tuning.report import StudyResult
-
-if TYPE_CHECKING:
-    import optuna
-
-    from tbr_lightning.config.sweep import SweepConfig
-    from tbr_lightning.tuning.study import Study
+from tbr_lightning.tuning.storage import Opened
+from tbr_lightning.tuning.study import Study
 
 REPORT = "report.md"
 """Artifact of the study's run."""
 
 _ENDING = "ending"  # attribute of the study: what it ended in
-_TURN = "ending_turn"  # attribute of the study: which runner ends it
+_ENDED_BY = "ended_by"  # attribute of the study: the runner that ends it
 _LINES = 15  # of the front, in the terminal
 
 
@@ -37,24 +37,21 @@ Summarise = Callable[["Study", "optuna.Study", str], list[str]]
 def finish(
     study: Study,
     config: SweepConfig,
-    storage_study: optuna.Study,
+    opened: Opened,
     parent_run_id: str,
-    *,
-    alone: Alone | None = None,
     summarise: Summarise | None = None,
 ) -> list[str]:
-    """End a study and return what to tell of it.
+    """End a study and return what to print of it.
 
-    The figures and a first report are logged before anything long begins. Of several runners one
+    The figure and a first report are logged before anything long begins. Of several runners one
     does this, and a study that has ended with the same choice is not trained, registered or gated
     again.
 
     Args:
         study: Of the file.
         config: Of the verb.
-        storage_study: Optuna's study, with its budget reached.
+        opened: The study in its storage, with its budget reached.
         parent_run_id: The study's run.
-        alone: Holds the study alone among all runners, see :func:`mlflow_sync.parent_run`.
         summarise: Logs a summary of its own on the study's run and returns its lines.
 
     Returns:
@@ -64,10 +61,12 @@ def finish(
     Raises:
         UserError: The chosen configuration's models are gone, or no fresh seed could be trained.
     """
-    with turn(storage_study, _TURN, alone) as other:
-        if other is not None:
+    with opened.locked("end", wait=False) as mine:
+        if not mine:
+            other = opened.study.user_attrs.get(_ENDED_BY, "another runner")
             return [f"{other} ends this study: what it finds stands in run {parent_run_id}"]
-        return _finish(study, config, storage_study, parent_run_id, summarise)
+        opened.study.set_user_attr(_ENDED_BY, str(identity_of()))
+        return _finish(study, config, opened.study, parent_run_id, summarise)
 
 
 def _finish(
@@ -82,26 +81,31 @@ def _finish(
     trials = storage_study.get_trials(deepcopy=False)
     front = fronts.pareto_front(study, trials)
     choice = fronts.choose(study, front)
-    drawn, missing = figures.study_figures(study, trials, choice.trial if choice else None)
-    for name, figure in drawn.items():
-        run.log_figure(figure, f"figures/{name}")
+    shown = []
+    if len(study.objectives) > 1 and (done := fronts.finished(trials)):
+        figure = front_figure(study, done, choice.trial if choice else None)
+        run.log_figure(figure, "figures/pareto.png")
+        shown.append("pareto.png")
     groups = summarise(study, storage_study, parent_run_id) if summarise else []
-    shown = [*drawn, *(["groups.png"] if groups else [])]
+    if groups:
+        shown.append("groups.png")
 
     def write(ending: StudyResult) -> None:
         budget = _budget(study, config)
-        text = report.markdown(study, trials, ending, budget=budget, figures=shown, missing=missing)
+        text = report.markdown(study, trials, ending, budget=budget, figures=shown)
         run.log_text(text, REPORT)
         note = report.description(study, trials, ending, budget)
         points, tags = _numbers(study, trials, front, ending)
         run.log_points(points, {"mlflow.note.content": note, **tags})
 
-    ending = StudyResult(choice, instead=_why_none(study, trials) if choice is None else "")
+    ending = StudyResult(choice, instead="" if choice else fronts.why_none(study, trials))
     write(ending)
     if choice is not None:
         ending = _end(study, config, storage_study, choice, parent_run_id)
         write(ending)
-    return [*groups, *([""] if groups else []), *_lines(study, front, ending, parent_run_id)]
+    last = f"run {parent_run_id}; report, figures and front: its artifacts"
+    lines = report.summary(study, front, ending, _LINES)
+    return [*groups, *([""] if groups else []), *lines, last]
 
 
 def _end(
@@ -132,11 +136,17 @@ def _end(
     before = storage_study.user_attrs.get(_ENDING) or {}
     same = (before.get("name"), before.get("model_uri")) == (settings.name, taken.model_uri)
     # What was challenger once is not made so again: another may have come since.
-    version = (
-        str(before["version"])
-        if same
-        else retrain.challenge(config, taken.model_uri, why, evidence)
-    )
+    if same:
+        version = str(before["version"])
+    else:
+        version = moves.challenge(
+            settings.name,
+            find_model(taken.model_uri),
+            config.tracking,
+            config.paths,
+            why=why,
+            evidence=evidence,
+        )
     identity = {"name": settings.name, "model_uri": taken.model_uri, "version": version}
     gate: list[str] = list(before.get("gate", [])) if same else []
     if settings.promote and not gate:
@@ -156,20 +166,6 @@ def _end(
 def _budget(study: Study, config: SweepConfig) -> str:
     trials, hours = config.sweep.trials or study.trials, config.sweep.hours or study.hours
     return f"{trials} trials" + (f" or {hours:g} hours" if hours else "")
-
-
-def _why_none(study: Study, trials: Sequence[FrozenTrial]) -> str:
-    done = fronts.finished(trials)
-    if not done:
-        return f"no trial has finished ({report.counted(trials)})."
-    told = [trial for trial in done if trial.user_attrs.get("constraints")]
-    if not told:
-        return f"none of the {len(done)} finished trials tells whether it meets the constraints."
-    nearest, missed = fronts.nearest_to_feasible(study, told)
-    return (
-        f"none of the {len(done)} finished trials meets every constraint; the nearest is trial "
-        f"{nearest.number}, with {missed}."
-    )
 
 
 def _numbers(
@@ -196,48 +192,3 @@ def _numbers(
         tags["tbr.gate"] = ending.gate[0]
     now = int(time.time() * 1000)
     return [Point(name, value, now, len(trials)) for name, value in numbers.items()], tags
-
-
-def _lines(
-    study: Study, front: Sequence[FrozenTrial], ending: StudyResult, parent_run_id: str
-) -> list[str]:
-    what = "Pareto front" if len(study.objectives) > 1 else "best feasible trial"
-    lines = [f"{what} (dev half, 95% intervals):"]
-    lines += [
-        f"  trial {trial.number}: {fronts.point_text(study, trial)}" for trial in front[:_LINES]
-    ]
-    if len(front) > _LINES:
-        lines.append(f"  and {len(front) - _LINES} more, in the artifact {mlflow_sync.FRONT}")
-    if ending.choice is None:
-        lines = [] if not front else lines
-        lines.append(f"nothing is registered: {ending.instead.removesuffix('.')}")
-    else:
-        lines.append(f"chosen: trial {ending.choice.trial.number}, since {ending.choice.because}")
-    if any(made.fresh for made in ending.made):
-        lines.append("fresh seeds (dev half; the median of the first objective is registered):")
-        lines += [
-            f"  seed {made.seed}: {report.measured(report.told_metrics(study), made.dev)}"
-            for made in ending.made
-        ]
-    lines += [f"  seed {seed} failed: {why}" for seed, why in ending.failed.items()]
-    if ending.taken is not None:
-        taken = ending.taken
-        told = report.measured(report.told_metrics(study), taken.test)
-        lines.append(f"test half, seed {taken.seed}: {told}")
-        lines += [f"  on the dev half it breaks {bound}" for bound in _broken(study, taken.dev)]
-        lines.append(
-            f"registered: {ending.name} version {ending.version}, challenger ({taken.model_uri})"
-        )
-    if ending.gate:
-        lines.append(f"gate: {ending.gate[0]}")
-        lines += [f"  {line}" for line in ending.gate[1:]]
-    lines.append(f"run {parent_run_id}; report, figures and front: its artifacts")
-    return lines
-
-
-def _broken(study: Study, dev: Mapping[str, float]) -> list[str]:
-    return [
-        f"{bound}, with {dev[bound.metric]:.3f}"
-        for bound in study.constraints
-        if bound.metric in dev and bound.excess(dev[bound.metric]) > 0
-    ]

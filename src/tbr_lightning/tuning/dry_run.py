@@ -10,9 +10,10 @@ from tbr_lightning.errors import UserError
 from tbr_lightning.preflight import missing_for
 from tbr_lightning.progress import track
 from tbr_lightning.tuning.plan import Plan, here
-from tbr_lightning.tuning.saved import train_key
-from tbr_lightning.tuning.space import overrides_of
-from tbr_lightning.tuning.study import check_composes
+from tbr_lightning.tuning.reuse import train_key
+from tbr_lightning.tuning.space import corners as corners_of
+from tbr_lightning.tuning.space import cover, overrides_of
+from tbr_lightning.tuning.study import compose_train
 
 MOST_CORNERS = 64
 _MOST_COUNTED = 12  # corners whose rows are tokenised to be counted
@@ -25,11 +26,10 @@ def corners(plan: Plan) -> list[tuple[dict[str, Any], TrainConfig]]:
         UserError: One does not compose.
     """
     study, config = plan.study, plan.config
-    points = study.space.corners(MOST_CORNERS)
+    points = corners_of(study.space, MOST_CORNERS)
     found: dict[str, tuple[dict[str, Any], TrainConfig]] = {}
     for point in track(points, "corners", len(points)):
-        (made,) = check_composes(study, [point], config.sweep.config_dir, evaluation=False)
-        one = here(made, config)
+        one = here(compose_train(study, point, config.sweep.config_dir), config)
         found.setdefault(train_key(one), (point, one))
     return list(found.values())
 
@@ -69,7 +69,7 @@ def dry_run(plan: Plan) -> None:
     )
     mean = sum(tokens) / len(tokens)
     print(f"study {study.key}: {study.about or study.name}")
-    whole = len(study.space.corners(MOST_CORNERS)) > len(study.space.cover())
+    whole = len(corners_of(study.space, MOST_CORNERS)) > len(cover(study.space))
     which = "" if whole else " (every choice and both ends of every range stand in one)"
     print(f"{len(made)} distinct configs at the corners of the space compose{which}")
     print(

@@ -1,64 +1,20 @@
-"""Figures of a study: its front, and what Optuna draws of parameters and progress."""
+"""The figure of a study: its front with intervals. What else there is, Optuna's dashboard draws."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import matplotlib as mpl
 import numpy as np
-import optuna
 from matplotlib.figure import Figure
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
-from tbr_lightning.evaluation.results import metric_name
 from tbr_lightning.tuning import front as fronts
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from tbr_lightning.tuning.study import Study
+from tbr_lightning.tuning.study import Study
 
 _FRONT, _OTHER, _INFEASIBLE, _CHOSEN = "#c1272d", "#4a7fb5", "0.62", "#111111"
-_LINES = (
-    200  # of trials in a parallel plot: of more nothing can be seen, and Optuna takes 256 ranks
-)
 _LABELLED = 12  # trials on the front: of more, their numbers would hide them
-
-
-def study_figures(
-    study: Study, trials: Sequence[FrozenTrial], chosen: FrozenTrial | None = None
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the figures that can be drawn, by file name, and why the others cannot.
-
-    Args:
-        study: Objectives, constraints and space.
-        trials: All trials, in any state.
-        chosen: The trial that is marked on the front.
-    """
-    done = fronts.finished(trials)
-    drawn: dict[str, Any] = {}
-    missing: dict[str, str] = {}
-    if len(study.objectives) == 1:
-        missing["pareto.png"] = "one objective has no front but its best trial"
-    elif not done:
-        missing["pareto.png"] = "no trial has finished"
-    else:
-        drawn["pareto.png"] = front_figure(study, done, chosen)
-    shown = _snapshot(study, trials)
-    for file, draw, why_not in _library_figures(study, done):
-        if why_not is not None:
-            missing[file] = why_not
-            continue
-        with _quiet_pyplot():
-            try:
-                drawn[file] = draw(shown)
-            except (ValueError, RuntimeError, ZeroDivisionError) as error:
-                missing[file] = f"Optuna could not draw it: {str(error).splitlines()[0]}"
-    return drawn, missing
 
 
 def front_figure(
@@ -171,128 +127,10 @@ def _axis(study: Study, name: str) -> str:
 
 
 def _bounds(study: Study, axes: Any, across: str, up: str) -> None:
-    for bound in study.constraints:
+    for bound in study.bounds:
         look = {"color": "0.35", "ls": ":", "lw": 1.2, "zorder": 1}
-        label = f"{bound.metric.replace('_', ' ')} {bound.op} {bound.bound:g}"
+        label = str(bound).replace("_", " ")
         if bound.metric == across:
             axes.axvline(bound.bound, label=label, **look)
         elif bound.metric == up:
             axes.axhline(bound.bound, label=label, **look)
-
-
-def _snapshot(study: Study, trials: Sequence[FrozenTrial]) -> optuna.Study:
-    """Return the trials as a study in memory that tells Optuna which are infeasible."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    shown = optuna.create_study(directions=list(study.objectives.values()))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        shown.set_metric_names([name.replace("_", " ") for name in study.objectives])
-    for trial in sorted(trials, key=lambda t: t.number):
-        excess = trial.user_attrs.get("constraints") or []
-        unknown = {} if excess or not study.constraints else {"unknown": 1.0}
-        known = {str(i): 1.0 if np.isnan(v) else float(v) for i, v in enumerate(excess)}
-        done = trial.state == TrialState.COMPLETE
-        shown.add_trial(
-            optuna.trial.create_trial(
-                state=trial.state,
-                values=trial.values if done else None,
-                params=trial.params,
-                distributions=trial.distributions,
-                intermediate_values=trial.intermediate_values,
-                constraints=(unknown or known) if done else None,
-            )
-        )
-    return shown
-
-
-_Draw = Callable[[optuna.Study], Any]
-
-
-def _library_figures(
-    study: Study, done: Sequence[FrozenTrial]
-) -> Iterator[tuple[str, _Draw, str | None]]:
-    """Yield file, drawing and, where it cannot be drawn, the reason."""
-    from optuna.visualization import matplotlib as library
-
-    names = list(study.objectives)
-    params = sorted({name for trial in done for name in trial.params})
-    varied = [name for name in params if len({repr(t.params.get(name)) for t in done}) > 1]
-    few = f"{len(done)} finished trials say nothing about it" if len(done) < 2 else None
-    no_params = few or ("no parameter varies among the finished trials" if not varied else None)
-
-    def importances(shown: optuna.Study) -> Any:
-        axes = library.plot_param_importances(shown, params=varied)
-        return _finish(axes, (8.5, 1.6 + 0.5 * len(varied)), f"{study.name}: importances")
-
-    # Optuna takes the direction of a single objective only where no target is given.
-    alone: dict[str, Any] = {"target_name": names[0].replace("_", " ")} if len(names) == 1 else {}
-    constant = [n for i, n in enumerate(names) if len({t.values[i] for t in done}) == 1]
-    same = f"every finished trial has the same {', '.join(constant)}"
-    yield "importances.png", importances, no_params or (same if constant == names else None)
-
-    def parallel(shown: optuna.Study) -> Any:
-        title = f"{study.name}: each line a trial"
-        if len(done) > _LINES:
-            first = fronts.pareto_front(study, done)[:_LINES]
-            on_front = {trial.number for trial in first}
-            rest = [trial for trial in done if trial.number not in on_front]
-            newest = sorted(rest, key=lambda t: -t.number)[: _LINES - len(first)]
-            shown = _snapshot(study, [*first, *newest])
-            title += f", the front and the newest, {_LINES} of {len(done)}"
-        axes = library.plot_parallel_coordinate(shown, params=varied, **alone)
-        return _finish(axes, (2.5 + 1.9 * (len(varied) + len(names)), 5.2), title)
-
-    yield "parallel.png", parallel, no_params
-
-    for index, name in enumerate(names):
-
-        def target(trial: FrozenTrial, index: int = index) -> float:
-            return float(trial.values[index])
-
-        told = alone or {"target": target, "target_name": name.replace("_", " ")}
-
-        def slices(shown: optuna.Study, told: Mapping[str, Any] = told) -> Any:
-            axes = library.plot_slice(shown, params=varied, **told)
-            size = (2.0 + 2.9 * len(varied), 4.2)
-            return _finish(axes, size, f"{study.name}: one parameter at a time")
-
-        def history(shown: optuna.Study, told: Mapping[str, Any] = told) -> Any:
-            axes = library.plot_optimization_history(shown, **told)
-            return _finish(axes, (8.5, 4.4), f"{study.name}: trial by trial")
-
-        file = metric_name(name)
-        yield f"slice_{file}.png", slices, no_params
-        yield f"history_{file}.png", history, None if done else "no trial has finished"
-
-
-def _finish(axes: Any, size: tuple[float, float], title: str) -> Any:
-    """Return the figure of Optuna's axes at a size at which its labels can be read."""
-    first = axes.ravel()[0] if isinstance(axes, np.ndarray) else axes
-    figure = first.figure
-    figure.set_size_inches(min(size[0], 24), size[1])
-    if figure.get_suptitle():
-        figure.suptitle(title, fontsize=11)
-    else:
-        first.set_title("")
-        first.set_title(title, fontsize=11, loc="left")
-    return figure
-
-
-@contextmanager
-def _quiet_pyplot() -> Iterator[None]:
-    """Let Optuna draw by pyplot: without a display, a changed style or a figure left behind."""
-    from matplotlib import pyplot as plt
-
-    backend = mpl.get_backend()
-    before = set(plt.get_fignums())
-    # Set while it draws, since a colour bar made without it cannot be laid out later.
-    layout: Any = {"figure.constrained_layout.use": True, "figure.dpi": 110}
-    with mpl.rc_context(layout), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        plt.switch_backend("agg")
-        try:
-            yield
-        finally:
-            for number in set(plt.get_fignums()) - before:
-                plt.close(number)
-            plt.switch_backend(backend)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tbr_lightning.config.schema import PathsConfig
 from tbr_lightning.tuning.space import Value
 
 _SPEC, _RESULT, _LOG = "trial.json", "result.json", "log.txt"
@@ -15,64 +16,41 @@ _SPEC, _RESULT, _LOG = "trial.json", "result.json", "log.txt"
 
 @dataclass(frozen=True)
 class Spec:
-    """What a trial's process is told; no secrets, since it stays on disk.
+    """What a trial's process is told; no secrets, since it stays on disk."""
 
-    Attributes:
-        entry: ``module:function`` that runs the trial.
-        study: Key of the study.
-        number: Of the trial.
-        point: What it tries.
-        overrides: Of its training runs, without the seed.
-        seeds: One training run each.
-        metrics: Names that must be there in the end.
-        metric: That training reports while it runs, for a pruner; ``None`` reports nothing.
-        blocks: Each seed is reported prompt by prompt, for a pruner that compares prompts.
-        parent_run: MLflow run of the study, if it is mirrored.
-        ranks: Processes of its training.
-        threads: Of the trial on a CPU.
-        device: Number of the GPU it has to itself, where workers share several.
-        reuse: Finished runs of the same config and seed are taken.
-        again: It was begun before.
-    """
-
-    entry: str
-    study: str
-    number: int
-    point: Mapping[str, Value]
-    overrides: list[str]
-    seeds: list[int]
-    metrics: list[str] = field(default_factory=list)
-    metric: str | None = None
-    blocks: bool = False
-    parent_run: str | None = None
-    ranks: int = 1
-    threads: int | None = None
-    device: int | None = None
-    reuse: bool = True
-    again: bool = False
+    entry: str  # ``module:function`` that runs the trial
+    study: str  # key of the study
+    number: int  # of the trial
+    point: Mapping[str, Value]  # what it tries
+    overrides: list[str]  # of its training runs, without the seed
+    seeds: list[int]  # one training run each
+    metrics: list[str] = field(default_factory=list)  # names that must be there in the end
+    metric: str | None = None  # that training reports to a pruner, if there is one
+    blocks: bool = False  # each seed is reported prompt by prompt, to a pruner
+    parent_run: str | None = None  # MLflow run of the study, if it is mirrored
+    ranks: int = 1  # processes of its training
+    threads: int | None = None  # of the trial on a CPU
+    device: int | None = None  # number of the GPU it has to itself, where workers share several
+    reuse: bool = True  # finished runs of the same config and seed are taken
+    again: bool = False  # it was begun before
 
 
 @dataclass(frozen=True)
 class Result:
-    """How a trial ended.
+    """How a trial ended."""
 
-    Attributes:
-        state: ``complete``, ``pruned``, ``failed`` or ``interrupted``.
-        reason: Of anything but ``complete``.
-        metrics: Mean over seeds of every number.
-        intervals: 95% interval of those that have one, over seeds and prompts.
-        runs: What was run for each seed, or taken from earlier.
-        config_key: Of the resolved configs.
-        seconds: Of the trial, taken results included.
-    """
+    state: str  # ``complete``, ``pruned``, ``failed`` or ``interrupted``
+    reason: str = ""  # of anything but ``complete``
+    metrics: dict[str, float] = field(default_factory=dict)  # mean over seeds of every number
+    intervals: dict[str, list[float]] = field(default_factory=dict)  # 95%, of those that have one
+    runs: list[dict[str, Any]] = field(default_factory=list)  # of each seed
+    config_key: str = ""  # of the resolved configs
+    seconds: float = 0.0  # of the trial, taken results included
 
-    state: str
-    reason: str = ""
-    metrics: dict[str, float] = field(default_factory=dict)
-    intervals: dict[str, list[float]] = field(default_factory=dict)
-    runs: list[dict[str, Any]] = field(default_factory=list)
-    config_key: str = ""
-    seconds: float = 0.0
+
+def trials_root(paths: PathsConfig, study: str) -> Path:
+    """Return the folder of the trials' folders of a study, by its key."""
+    return Path(paths.runs).absolute() / "sweeps" / study
 
 
 class TrialFolder:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
+from tbr_lightning.tuning.sampling import CONSTRAINTS
 from tbr_lightning.tuning.space import overrides_of
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from tbr_lightning.tuning.study import Study
+from tbr_lightning.tuning.study import Study
 
 METHOD = (
     "The front holds the finished trials that meet every constraint and that no other such trial "
@@ -35,15 +34,10 @@ _TIE = 1e-9  # of scaled objectives: what floating point alone tells apart is th
 
 @dataclass(frozen=True)
 class Choice:
-    """The trial that a study ends in.
+    """The trial that a study ends in."""
 
-    Attributes:
-        trial: The trial.
-        because: Why it, in a sentence.
-    """
-
-    trial: FrozenTrial
-    because: str
+    trial: FrozenTrial  # the trial
+    because: str  # why it, in a sentence
 
 
 def finished(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
@@ -55,9 +49,23 @@ def finished(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
     ]
 
 
+def counted(trials: Sequence[FrozenTrial]) -> str:
+    """Return how many trials are in each state, in words."""
+    counts = Counter(trial.state for trial in trials)
+    words = {
+        TrialState.COMPLETE: "finished",
+        TrialState.PRUNED: "pruned",
+        TrialState.FAIL: "failed",
+        TrialState.RUNNING: "running",
+        TrialState.WAITING: "waiting",
+    }
+    told = [f"{counts[state]} {word}" for state, word in words.items() if counts[state]]
+    return ", ".join(told) or "no trial"
+
+
 def is_feasible(study: Study, trial: FrozenTrial) -> bool:
     """Return whether a finished trial meets every constraint; one that told none does not."""
-    excess = trial.user_attrs.get("constraints") or []
+    excess = trial.user_attrs.get(CONSTRAINTS) or []
     return len(excess) >= len(study.constraints) and all(value <= 0 for value in excess)
 
 
@@ -126,28 +134,30 @@ def choose(study: Study, front: Sequence[FrozenTrial]) -> Choice | None:
     )
 
 
-def nearest_to_feasible(study: Study, trials: Iterable[FrozenTrial]) -> tuple[FrozenTrial, str]:
-    """Return the finished trial that misses its worst constraint by least, and what it misses.
-
-    Raises:
-        ValueError: No trial has finished and told its constraints.
-    """
-    told = [t for t in finished(trials) if t.user_attrs.get("constraints")]
-    trial = min(told, key=lambda t: (max(t.user_attrs["constraints"]), t.number))
-    excess = trial.user_attrs["constraints"]
+def why_none(study: Study, trials: Sequence[FrozenTrial]) -> str:
+    """Return why no trial can be chosen, with the one that misses its worst constraint by least."""
+    done = finished(trials)
+    if not done:
+        return f"no trial has finished ({counted(trials)})"
+    told = [trial for trial in done if trial.user_attrs.get(CONSTRAINTS)]
+    if not told:
+        return f"none of the {len(done)} finished trials has told whether it meets the constraints"
+    nearest = min(told, key=lambda t: (max(t.user_attrs[CONSTRAINTS]), t.number))
+    metrics = nearest.user_attrs.get("metrics", {})
     missed = [
-        f"{bound.metric} {_metric(trial, bound.metric)} (wanted {bound.op} {bound.bound:g})"
-        for bound, over in zip(study.constraints, excess, strict=True)
+        f"{bound.metric} {metrics.get(bound.metric, math.nan):.3f} (wanted {bound.op} "
+        f"{bound.bound:g})"
+        for bound, over in zip(study.bounds, nearest.user_attrs[CONSTRAINTS], strict=True)
         if over > 0
     ]
-    return trial, ", ".join(missed)
+    return (
+        f"none of the {len(done)} finished trials meets every constraint; the nearest is trial "
+        f"{nearest.number}, with {', '.join(missed)}"
+    )
 
 
 def train_overrides(study: Study, trial: FrozenTrial) -> list[str]:
     """Return the overrides of a trial's training runs, without the seed."""
-    kept = trial.user_attrs.get("overrides")
-    if kept is not None:
-        return list(kept)
     point = {key: value for key, value in trial.params.items() if key != "seed"}
     return [*study.fixed, *overrides_of(point)]
 
@@ -169,11 +179,6 @@ def params_text(params: dict[str, Any]) -> str:
         f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}"
         for key, value in params.items()
     )
-
-
-def _metric(trial: FrozenTrial, name: str) -> str:
-    value = trial.user_attrs.get("metrics", {}).get(name)
-    return "?" if value is None else f"{value:.3f}"
 
 
 def _first_of(

@@ -7,12 +7,11 @@ answer stops no study: what it missed is sent once it answers again.
 from __future__ import annotations
 
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import optuna
 import yaml
@@ -20,33 +19,22 @@ from mlflow.exceptions import MlflowException
 from optuna.trial import FrozenTrial, TrialState
 
 from tbr_lightning.config.credentials import without_credentials
+from tbr_lightning.config.sweep import SweepConfig
 from tbr_lightning.tracking.run import Point, Run, child_run, runs_beneath, start_run
 from tbr_lightning.tracking.store import connect
 from tbr_lightning.tuning import front as fronts
-from tbr_lightning.tuning.lease import Alone, take
-
-if TYPE_CHECKING:
-    from tbr_lightning.config.sweep import SweepConfig
-    from tbr_lightning.tuning.study import Study
+from tbr_lightning.tuning.storage import Opened
+from tbr_lightning.tuning.study import Study
 
 FRONT = "front.json"
 """Artifact of the study's run: the Pareto front so far."""
 
 _RUN = "mlflow_run"  # attribute of the study that names its run
-_CLAIM = "mlflow_run_claim"  # attribute of the study: who makes its run
-_PATIENCE = 60.0  # seconds to wait for the run of whoever claimed it first
-
 _STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "KILLED", TrialState.FAIL: "FAILED"}
 
 
 @contextmanager
-def parent_run(
-    study: Study,
-    config: SweepConfig,
-    storage_study: optuna.Study,
-    *,
-    alone: Alone | None = None,
-) -> Iterator[str]:
+def parent_run(study: Study, config: SweepConfig, opened: Opened) -> Iterator[str]:
     """Open the study's run, the one that an earlier or another runner made if there is one.
 
     It ends as FINISHED if the block does, as KILLED after an interruption, and as FAILED with the
@@ -55,46 +43,32 @@ def parent_run(
     Args:
         study: Of the file.
         config: Of the verb.
-        storage_study: Optuna's study, one of whose attributes keeps the run's id.
-        alone: Holds the study alone among all runners; without it two that begin within a moment
-            wait for each other.
+        opened: In its storage, where an attribute of the study keeps the run's id.
 
     Yields:
         The run's id.
     """
     experiment_id = connect(config.tracking)
-    known = _known_run(storage_study, experiment_id)
-    if known is None and take(storage_study, _CLAIM, alone) is not None:
-        known = _await_run(storage_study, experiment_id)
     tags = {
         "tbr.study": study.key,
         "tbr.study_name": study.name,
         "tbr.objectives": ", ".join(f"{goal} {name}" for name, goal in study.objectives.items()),
     }
-    with start_run(
-        "sweep", f"sweep {study.name}", config, config.tracking, tags, run_id=known
-    ) as opened:
-        storage_study.set_user_attr(_RUN, opened.id)
+    with ExitStack() as stack:
+        with opened.locked("run"):  # of two runners that begin at once, one makes it
+            known = opened.study.user_attrs.get(_RUN)
+            if known is not None and not Run(known).is_open_to(experiment_id):
+                known = None
+            title = f"sweep {study.name}"
+            run = stack.enter_context(
+                start_run("sweep", title, config, config.tracking, tags, run_id=known)
+            )
+            opened.study.set_user_attr(_RUN, run.id)
         text = yaml.safe_dump(without_credentials(dict(study.settings)), sort_keys=False)
-        opened.log_text(text, "study.yaml")
+        run.log_text(text, "study.yaml")
         if known is not None:
-            _end_orphans(opened.id, experiment_id, storage_study)
-        yield opened.id
-
-
-def _known_run(storage_study: optuna.Study, experiment_id: str) -> str | None:
-    run_id = storage_study.user_attrs.get(_RUN)
-    return run_id if run_id and Run(run_id).is_open_to(experiment_id) else None
-
-
-def _await_run(storage_study: optuna.Study, experiment_id: str) -> str | None:
-    """Return the run that another runner is making; ``None`` if it died before it did."""
-    until = time.monotonic() + _PATIENCE
-    while time.monotonic() < until:
-        if (known := _known_run(storage_study, experiment_id)) is not None:
-            return known
-        time.sleep(0.5)
-    return None
+            _end_orphans(run.id, experiment_id, opened.study)
+        yield run.id
 
 
 def _end_orphans(run_id: str, experiment_id: str, storage_study: optuna.Study) -> None:
@@ -192,8 +166,9 @@ def _refresh(storage_study: optuna.Study, study: Study, parent_run_id: str) -> N
     front = fronts.pareto_front(study, new, shown.front)
     unlogged = [t for t in fronts.finished(new) if t.number not in shown.logged]
     points = [
-        Point(f"trial/{name}", value, _time(trial), trial.number)
+        Point(f"trial/{name}", value, int(1000 * ended.timestamp()), trial.number)
         for trial in unlogged
+        if (ended := trial.datetime_complete) is not None
         for name, value in _numbers(study, trial).items()
     ]
     changed = [t.number for t in front] != [t.number for t in shown.front]
@@ -217,7 +192,7 @@ def table(study: Study, front: list[FrozenTrial]) -> list[dict[str, Any]]:
             row[name] = value
             if name in intervals:
                 row[f"{name}_lo"], row[f"{name}_hi"] = intervals[name]
-        for bound in study.constraints:
+        for bound in study.bounds:
             row.setdefault(bound.metric, trial.user_attrs.get("metrics", {}).get(bound.metric))
         rows.append(row | trial.params)
     return rows
@@ -242,15 +217,10 @@ def _tags(study: Study, trials: list[FrozenTrial], front: list[FrozenTrial]) -> 
 def _numbers(study: Study, trial: FrozenTrial) -> dict[str, float]:
     numbers = dict(zip(study.objectives, trial.values, strict=True))
     metrics = trial.user_attrs.get("metrics", {})
-    for bound in study.constraints:
+    for bound in study.bounds:
         if bound.metric in metrics:
             numbers.setdefault(bound.metric, metrics[bound.metric])
     return numbers
-
-
-def _time(trial: FrozenTrial) -> int:
-    assert trial.datetime_complete is not None
-    return int(trial.datetime_complete.timestamp() * 1000)
 
 
 @contextmanager

@@ -81,8 +81,7 @@ def constraints_of(study: Study, result: Result) -> list[float]:
         UserError: A metric is missing or not a finite number.
     """
     return [
-        one.excess(_finite(f"constraints.{one.metric}", one.metric, result))
-        for one in study.constraints
+        one.excess(_finite(f"constraints.{one.metric}", one.metric, result)) for one in study.bounds
     ]
 
 
@@ -97,7 +96,7 @@ def _finite(where: str, name: str, result: Result) -> float:
 
 def kept(study: Study, result: Result, excess: list[float]) -> dict[str, Any]:
     """Return what a trial leaves in the storage beside its objectives."""
-    needed = {*study.objectives, *(one.metric for one in study.constraints)}
+    needed = {*study.objectives, *(one.metric for one in study.bounds)}
 
     def worth(name: str) -> bool:
         # A number for every category of every benchmark would swell the storage.
@@ -108,16 +107,10 @@ def kept(study: Study, result: Result, excess: list[float]) -> dict[str, Any]:
         left[REASON] = result.reason
     if result.state == "complete":
         left |= {
-            "metrics": {k: _short(v) for k, v in result.metrics.items() if worth(k)},
-            "intervals": {
-                k: [_short(end) for end in v] for k, v in result.intervals.items() if worth(k)
-            },
+            "metrics": {k: v for k, v in result.metrics.items() if worth(k)},
+            "intervals": {k: v for k, v in result.intervals.items() if worth(k)},
             "runs": result.runs,
             CONSTRAINTS: excess,
             "config_key": result.config_key,
         }
     return left
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.8g}")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def run(config: SweepConfig, summarise: Summarise | None = None) -> None:
     """Run what is left of the study's budget, and end the study; see :mod:`.conclude`."""
-    from tbr_lightning.tuning.plan import make_plan
+    from tbr_lightning.tuning.plan import make_plan, threads_each
 
     plan = make_plan(config)
     if config.dry_run:
@@ -28,7 +28,6 @@ def run(config: SweepConfig, summarise: Summarise | None = None) -> None:
         return
     plan.check()
     from tbr_lightning.tuning import process
-    from tbr_lightning.tuning.limits import threads_each
     from tbr_lightning.tuning.storage import open_study
     from tbr_lightning.tuning.view import View
 
@@ -44,7 +43,8 @@ def run(config: SweepConfig, summarise: Summarise | None = None) -> None:
 
 
 def _run(plan: Plan, opened: Opened, view: View, summarise: Summarise | None) -> None:
-    from tbr_lightning.tuning import conclude, limits, mlflow_sync, runner
+    from tbr_lightning.tuning import conclude, mlflow_sync, runner
+    from tbr_lightning.tuning.folder import trials_root
     from tbr_lightning.tuning.process_identity import identity_of
     from tbr_lightning.tuning.trial import TrialContext
     from tbr_lightning.tuning.warm_cache import warm_caches
@@ -53,28 +53,26 @@ def _run(plan: Plan, opened: Opened, view: View, summarise: Summarise | None) ->
     around = TrialContext(config.tracking, config.paths, me.pid, me.started)
     if view.done < plan.trials:
         opened.study.set_user_attr("finished", False)
-        warm_caches(plan.trains, limits.trials_root(config.paths, study))
-    with mlflow_sync.parent_run(study, config, opened.study, alone=opened.locked) as run_id:
+        warm_caches(plan.trains, trials_root(config.paths, study.key))
+    with mlflow_sync.parent_run(study, config, opened) as run_id:
 
         def told(number: int) -> None:
             view.told(number)
             mlflow_sync.refresh(opened.study, study, run_id)
 
-        hooks = limits.Hooks(
+        hooks = runner.Hooks(
             prepare=lambda claim, slot: plan.spec(claim, slot, run_id),
             ended=lambda number, status, why: mlflow_sync.close_child(run_id, number, status, why),
             told=told,
             tick=view.tick,
             said=view.say,
         )
-        with view:
+        with view.showing():
             runner.run(study, opened, plan.limits, around, hooks)
         view.look()
         opened.study.set_user_attr("finished", True)
         print(_counted(view.counts, plan.trials), flush=True)
-        for line in conclude.finish(
-            study, config, opened.study, run_id, alone=opened.locked, summarise=summarise
-        ):
+        for line in conclude.finish(study, config, opened, run_id, summarise):
             print(line, flush=True)
 
 

@@ -3,38 +3,49 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.config.sweep import SweepConfig
 from tbr_lightning.config.verbs import EvaluateConfig, TrainConfig
-from tbr_lightning.errors import UserError
+from tbr_lightning.errors import UserError, near
 from tbr_lightning.preflight import missing_for
-from tbr_lightning.tuning.folder import Spec
-from tbr_lightning.tuning.limits import Limits, threads_each, trials_root
-from tbr_lightning.tuning.objectives import check_names, reported
-from tbr_lightning.tuning.saved import save
+from tbr_lightning.processes import cores
+from tbr_lightning.tuning.folder import Spec, trials_root
+from tbr_lightning.tuning.reuse import save
+from tbr_lightning.tuning.runner import Limits
 from tbr_lightning.tuning.scheduling import Budget, Claim
-from tbr_lightning.tuning.space import overrides_of
-from tbr_lightning.tuning.study import Study, load_checked
+from tbr_lightning.tuning.space import cells, overrides_of
+from tbr_lightning.tuning.study import Study, load_study
 from tbr_lightning.tuning.trial import ENTRY
+
+_TRAINING = (
+    "train/loss",
+    "train/lr",
+    "train/supervised_tokens_per_second",
+    "train/tokens_per_second",
+    "train/padding_share",
+    "train/epoch",
+    "train/memory_gib",
+    "train/steps",
+    "train/supervised_tokens",
+    "train/seconds",
+    "data/rows",
+    "data/rows_left_out_as_too_long",
+)
+_PROBED = ("false_refusal_rate", "harmful_compliance_rate", "general_accuracy", "unparsed_share")
+"""What a probe measures while a model is trained."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is going to be run.
+    """What is going to be run."""
 
-    Attributes:
-        config: Of the verb.
-        study: Of the file.
-        trains: Configs in which every choice and every end of a range stands.
-        evaluation: Of every trial.
-    """
-
-    config: SweepConfig
-    study: Study
-    trains: list[TrainConfig]
-    evaluation: EvaluateConfig
+    config: SweepConfig  # of the verb
+    study: Study  # of the file
+    trains: list[TrainConfig]  # configs in which every choice and every end of a range stands
+    evaluation: EvaluateConfig  # of every trial
 
     @property
     def workers(self) -> int:
@@ -46,7 +57,7 @@ class Plan:
         """Finished trials to reach."""
         wanted = self.config.sweep.trials or self.study.trials
         grid = self.study.sampler["name"] == "grid"
-        return min(wanted, len(self.study.space.cells())) if grid else wanted
+        return min(wanted, len(cells(self.study.space))) if grid else wanted
 
     @property
     def limits(self) -> Limits:
@@ -101,7 +112,7 @@ class Plan:
         rest = {key: value for key, value in point.items() if key != "seed"}
         overrides = [*study.fixed, *overrides_of(rest)]
         made = compose_verb("train", overrides, self.config.sweep.config_dir).config
-        folder = trials_root(self.config.paths, study) / str(claim.number)
+        folder = trials_root(self.config.paths, study.key) / str(claim.number)
         folder.mkdir(parents=True, exist_ok=True)
         for seed in seeds:
             save(replace(here(made, self.config), seed=seed), folder / f"train-{seed}.yaml")
@@ -114,7 +125,7 @@ class Plan:
             overrides=overrides,
             seeds=seeds,
             metrics=list(study.objectives),
-            metric=reported(study),
+            metric=study.reported,
             blocks=study.pruner is not None and study.pruner["name"] == "wilcoxon",
             parent_run=run_id,
             ranks=made.trainer.devices,
@@ -132,7 +143,7 @@ def make_plan(config: SweepConfig) -> Plan:
         UserError: The study is wrong, or would choose by numbers that no run logs or on prompts
             that are kept for the end.
     """
-    study, trains = load_checked(config.study, config.sweep.config_dir)
+    study, trains = load_study(config.study, config.sweep.config_dir)
     words = ["model=tiny", *study.evaluate]
     evaluation: EvaluateConfig = compose_verb("evaluate", words, config.sweep.config_dir).config
     if evaluation.suite.half != "dev":
@@ -151,6 +162,11 @@ def here(config: TrainConfig, sweep: SweepConfig) -> TrainConfig:
     return replace(config, tracking=sweep.tracking, paths=sweep.paths)
 
 
+def threads_each(workers: int) -> int:
+    """Return the cores of each of several trials at once."""
+    return max(1, cores() // workers)
+
+
 def _device(config: TrainConfig, slot: int, workers: int) -> int | None:
     """Return the GPU of a trial, where trials at the same time would share the first of several."""
     if workers == 1 or config.trainer.devices > 1 or config.trainer.accelerator == "cpu":
@@ -163,3 +179,85 @@ def _device(config: TrainConfig, slot: int, workers: int) -> int | None:
         return None
     gpus = len(listed.stdout.strip().splitlines())
     return slot % gpus if gpus > 1 else None
+
+
+def check_names(study: Study, trains: Iterable[TrainConfig], evaluation: EvaluateConfig) -> None:
+    """Refuse objectives and constraints that no run of the study would log.
+
+    Args:
+        study: Of the file.
+        trains: Training configs of some of its points.
+        evaluation: Of every point.
+
+    Raises:
+        UserError: With the near match.
+    """
+    trains = list(trains)
+    known = [*evaluation_names(evaluation), *_TRAINING]
+    if any(config.data.validation for config in trains):
+        known.append("validation/loss")
+    if all(config.trainer.eval_every for config in trains):
+        known += [f"probe/{name}" for name in _PROBED]
+    wanted = [("objectives", name) for name in study.objectives]
+    wanted += [("constraints", one.metric) for one in study.bounds]
+    for where, name in wanted:
+        if name not in known:
+            plain = [one for one in known if one.count("/") < 2]
+            raise UserError(f"{where}.{name}: no run would log it{near(name, plain)}")
+    if study.pruner is None:
+        return
+    if study.pruner["name"] == "wilcoxon":
+        from tbr_lightning.evaluation.results import MEASURES
+
+        (objective,) = study.objectives
+        if objective not in (rates := [one.name for one in MEASURES]):
+            raise UserError(
+                f"pruner=wilcoxon compares answers prompt by prompt, and objectives.{objective} is "
+                f"no rate over prompts: use another pruner, or one of {', '.join(rates)}"
+            )
+        return
+    _check_reports(study, study.reported, trains)
+
+
+def _check_reports(study: Study, metric: str | None, trains: Iterable[TrainConfig]) -> None:
+    assert study.pruner is not None
+    name = study.pruner["name"]
+    known = ["validation/loss", *(f"probe/{one}" for one in _PROBED)]
+    if metric not in known:
+        raise UserError(
+            f"pruner={name}: nothing measures {metric} during training: give pruner.metric, one of "
+            f"{', '.join(known)}"
+        )
+    for config in trains:
+        if not config.trainer.eval_every:
+            raise UserError(
+                f"pruner={name} needs measurements during training: put trainer.eval_every=50 or "
+                "another number of steps into fixed"
+            )
+        if metric == "validation/loss" and not config.data.validation:
+            raise UserError(
+                f"pruner={name} with metric=validation/loss needs rows held out: put "
+                "data.validation=0.1 into fixed"
+            )
+
+
+def evaluation_names(config: EvaluateConfig) -> list[str]:
+    """Return the names that an evaluation logs, by counting its prompts as if all were answered.
+
+    Raises:
+        UserError: The suite's prompts or questions are not available.
+    """
+    from tbr_lightning.evaluation import general
+    from tbr_lightning.evaluation.results import Judged, metrics
+    from tbr_lightning.evaluation.suites import load_suite
+
+    rows = [
+        replace(
+            Judged.unseen(prompt, prompt.reference or "yes", reflection="harmless"),
+            label="full_compliance",
+        )
+        for prompt in load_suite(config.suite)
+    ]
+    names = list(metrics(rows))
+    tasks = [f"general/{task}" for task in {one.task for one in general.prepare(config.suite)}]
+    return names + [f"{task}{end}" for task in tasks for end in ("", "_lo", "_hi", "_n")]

@@ -27,15 +27,10 @@ _LOOK = 0.05
 
 @dataclass(frozen=True)
 class Worker:
-    """The process of a trial, with all that it started.
+    """The process of a trial, with all that it started."""
 
-    Attributes:
-        pid: Of the process, and of its group.
-        begun: When it was started, on the monotonic clock.
-    """
-
-    pid: int
-    begun: float
+    pid: int  # of the process, and of its group
+    begun: float  # when it was started, on the monotonic clock
     _exit: Callable[[], int | None]
 
     def exit_code(self) -> int | None:
@@ -63,12 +58,6 @@ class Worker:
             os.killpg(self.pid, signal.SIGKILL)
         with suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
-
-    def join(self) -> int:
-        """Wait until it has ended; return how."""
-        while (code := self._exit()) is None:
-            time.sleep(_LOOK)
-        return code
 
 
 def warm_up(threads: int) -> None:

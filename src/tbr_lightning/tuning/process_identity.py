@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,23 +15,12 @@ from tbr_lightning.processes import is_gone
 
 @dataclass(frozen=True)
 class Owner:
-    """A process.
+    """A process."""
 
-    Attributes:
-        host: Name, for people.
-        machine: Boot and process namespace, within which a process id has one meaning.
-        pid: Process id.
-        started: When it started, since ids are used again.
-    """
-
-    host: str
-    machine: str
-    pid: int
-    started: float
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return it as JSON can write it."""
-        return asdict(self)
+    host: str  # name, for people
+    machine: str  # boot and process namespace, within which a process id has one meaning
+    pid: int  # process id
+    started: float  # when it started, since ids are used again
 
     def known_dead(self) -> bool:
         """Return whether it is surely gone; of a process on another machine nothing is sure."""
@@ -48,7 +37,7 @@ def identity_of(pid: int | None = None) -> Owner:
 
 
 def read_owner(found: Any) -> Owner | None:
-    """Return what :meth:`Owner.as_dict` wrote, or ``None``."""
+    """Return what :func:`dataclasses.asdict` made of one, or ``None``."""
     return Owner(**found) if isinstance(found, dict) else None
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shlex
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from optuna.trial import FrozenTrial, TrialState
@@ -14,9 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from tbr_lightning.config.credentials import without_credentials
 from tbr_lightning.tuning import front as fronts
 from tbr_lightning.tuning.front import Choice
-
-if TYPE_CHECKING:
-    from tbr_lightning.tuning.study import Study
+from tbr_lightning.tuning.study import Study
 
 INTERVALS = (
     "Intervals are 95%. Of one training run they are over the prompts (Wilson's, for a rate); of "
@@ -24,11 +22,6 @@ INTERVALS = (
     "added. They do not account for the choice itself: the best "
     "of many trials on the dev half is flattered, which is why the chosen model alone is measured "
     "on the test half."
-)
-IMPORTANCES = (
-    "Importances are PED-ANOVA's (Watanabe et al., IJCAI 2023), Optuna's default: how far a "
-    "parameter alone tells good trials of an objective from the others. With few trials they are "
-    "noise."
 )
 MEDIAN = (
     "Of several fresh seeds the model with the median of the first objective on the dev half is "
@@ -40,50 +33,79 @@ _CAUSES = 12  # reasons of failures that are told apart
 
 @dataclass(frozen=True)
 class RetrainedModel:
-    """One model of the chosen configuration.
+    """One model of the chosen configuration."""
 
-    Attributes:
-        seed: It was trained with.
-        train: Run of its training.
-        model_uri: The logged model.
-        dev: Metrics on the dev half.
-        test: Metrics on the test half; empty if it was not measured.
-        evaluate: Run of its evaluation on the test half.
-        fresh: Trained after the study, with a seed that the study has not used.
-    """
-
-    seed: int
-    train: str
-    model_uri: str
-    dev: Mapping[str, float]
-    test: Mapping[str, float] = field(default_factory=dict)
-    evaluate: str = ""
-    fresh: bool = False
+    seed: int  # it was trained with
+    train: str  # run of its training
+    model_uri: str  # the logged model
+    dev: Mapping[str, float]  # metrics on the dev half
+    test: Mapping[str, float] = field(default_factory=dict)  # empty if it was not measured
+    evaluate: str = ""  # run of its evaluation on the test half
+    fresh: bool = False  # trained after the study, with a seed that the study has not used
 
 
 @dataclass(frozen=True)
 class StudyResult:
-    """What became of a study.
+    """What became of a study."""
 
-    Attributes:
-        choice: The chosen trial; ``None`` if there is none.
-        instead: Why there is none.
-        made: Models of the chosen configuration.
-        failed: Seeds that could not be trained, with the reason.
-        taken: The model that was registered.
-        name: Registered model.
-        version: Of the registered model.
-        gate: The gate's words; empty if it was not asked.
+    choice: Choice | None  # the chosen trial; ``None`` if there is none
+    instead: str = ""  # why there is none
+    made: Sequence[RetrainedModel] = ()  # models of the chosen configuration
+    failed: Mapping[int, str] = field(default_factory=dict)  # seeds, with the reason
+    taken: RetrainedModel | None = None  # the model that was registered
+    name: str = ""  # registered model
+    version: str = ""  # of the registered model
+    gate: Sequence[str] = ()  # the gate's words; empty if it was not asked
+
+
+def summary(
+    study: Study, front: Sequence[FrozenTrial], ending: StudyResult, most: int
+) -> list[str]:
+    """Return what a study came to, line by line; what is indented belongs to the line above.
+
+    Args:
+        study: What was searched.
+        front: Its Pareto front.
+        ending: What became of it.
+        most: Trials of the front that are listed; with 0 it is left out.
     """
-
-    choice: Choice | None
-    instead: str = ""
-    made: Sequence[RetrainedModel] = ()
-    failed: Mapping[int, str] = field(default_factory=dict)
-    taken: RetrainedModel | None = None
-    name: str = ""
-    version: str = ""
-    gate: Sequence[str] = ()
+    lines = []
+    if front and most:
+        what = "Pareto front" if len(study.objectives) > 1 else "best feasible trial"
+        lines.append(f"{what} (dev half, 95% intervals):")
+        lines += [f"  trial {t.number}: {fronts.point_text(study, t)}" for t in front[:most]]
+        if len(front) > most:
+            lines.append(f"  and {len(front) - most} more, in the artifact front.json")
+    if ending.choice is None:
+        return [*lines, f"nothing is registered: {ending.instead}"]
+    trial = ending.choice.trial
+    lines.append(f"chosen: trial {trial.number}, since {ending.choice.because}")
+    if overrides := fronts.train_overrides(study, trial):
+        lines.append(f"  to train it: python -m tbr_lightning.train {shlex.join(overrides)}")
+    names = told_metrics(study)
+    if any(made.fresh for made in ending.made):
+        lines.append("fresh seeds (dev half; the median of the first objective is registered):")
+        lines += [
+            f"  seed {made.seed}: {measured(names, made.dev)}; test half: "
+            f"{measured(names, made.test)}; {made.model_uri}"
+            for made in ending.made
+        ]
+    lines += [f"  seed {seed} failed: {why}" for seed, why in ending.failed.items()]
+    if ending.taken is not None:
+        taken = ending.taken
+        lines.append(f"test half, seed {taken.seed}: {measured(names, taken.test)}")
+        lines += [
+            f"  on the dev half it breaks {bound}, with {taken.dev[bound.metric]:.3f}"
+            for bound in study.bounds
+            if bound.metric in taken.dev and bound.excess(taken.dev[bound.metric]) > 0
+        ]
+        lines.append(
+            f"registered: {ending.name} version {ending.version}, challenger ({taken.model_uri})"
+        )
+    if ending.gate:
+        lines.append(f"gate: {ending.gate[0]}")
+        lines += [f"  {line}" for line in ending.gate[1:]]
+    return lines
 
 
 def markdown(
@@ -92,8 +114,7 @@ def markdown(
     ending: StudyResult,
     *,
     budget: str,
-    figures: Iterable[str] = (),
-    missing: Mapping[str, str] | None = None,
+    figures: Sequence[str] = (),
 ) -> str:
     """Return the whole report.
 
@@ -103,27 +124,24 @@ def markdown(
         ending: What became of it.
         budget: In words.
         figures: Names of the figures, which lie in ``figures/`` beside the report.
-        missing: Figures that could not be drawn, and why.
     """
     front = fronts.pareto_front(study, trials)
     parts = [
         f"# Study {study.name}",
         study.about,
-        *_outcome(study, ending),
+        _list(summary(study, front, ending, most=0)),
         "## Pareto front (dev half)",
         *_front(study, front, ending),
         "## Trials",
         *_states(study, trials, budget),
         "## What was searched",
         _settings(study),
-        "## Figures",
-        *(f"![{name.rpartition('.')[0].replace('_', ' ')}](figures/{name})" for name in figures),
-        _list(f"{name}: not drawn, since {why}" for name, why in dict(missing or {}).items()),
+        "## Figures" if figures else "",
+        *(f"![{name.removesuffix('.png')}](figures/{name})" for name in figures),
         "## How it was done",
         *([fronts.METHOD] if len(study.objectives) > 1 else []),
         INTERVALS,
         *([MEDIAN] if any(made.fresh for made in ending.made) else []),
-        IMPORTANCES,
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -135,26 +153,11 @@ def description(
     front = fronts.pareto_front(study, trials)
     parts = [
         study.about,
-        *_outcome(study, ending),
-        f"Pareto front (dev half, {counted(trials)}, budget {budget}):",
-        *_front(study, front[:10], ending),
+        f"{fronts.counted(trials)}; budget {budget}.",
+        _list(summary(study, front, ending, most=10)),
         "The whole report is the artifact `report.md`, the figures lie in `figures/`.",
     ]
     return "\n\n".join(part for part in parts if part)
-
-
-def counted(trials: Sequence[FrozenTrial]) -> str:
-    """Return how many trials are in each state, in words."""
-    counts = Counter(trial.state for trial in trials)
-    words = {
-        TrialState.COMPLETE: "finished",
-        TrialState.PRUNED: "pruned",
-        TrialState.FAIL: "failed",
-        TrialState.RUNNING: "running",
-        TrialState.WAITING: "waiting",
-    }
-    told = [f"{counts[state]} {word}" for state, word in words.items() if counts[state]]
-    return ", ".join(told) or "no trial"
 
 
 def measured(names: Iterable[str], metrics: Mapping[str, float]) -> str:
@@ -171,44 +174,9 @@ def measured(names: Iterable[str], metrics: Mapping[str, float]) -> str:
 
 def told_metrics(study: Study) -> list[str]:
     """Return the metrics that a study is about: objectives, constraints, and both rates."""
-    names = [*study.objectives, *(bound.metric for bound in study.constraints)]
+    names = [*study.objectives, *(bound.metric for bound in study.bounds)]
     names += ["false_refusal_rate", "harmful_compliance_rate", "general_accuracy"]
     return list(dict.fromkeys(names))
-
-
-def _outcome(study: Study, ending: StudyResult) -> list[str]:
-    if ending.choice is None:
-        return [f"**Nothing is chosen:** {ending.instead}"]
-    trial = ending.choice.trial
-    overrides = shlex.join(fronts.train_overrides(study, trial))
-    parts = [
-        f"**Chosen: trial {trial.number}**, since {ending.choice.because}.",
-        f"On the dev half: {fronts.point_text(study, trial)}",
-        f"To train it: `python -m tbr_lightning.train {overrides}`" if overrides else "",
-    ]
-    if ending.made:
-        parts.append(_models(study, ending))
-    if ending.failed:
-        parts.append(_list(f"seed {seed} failed: {why}" for seed, why in ending.failed.items()))
-    if ending.taken is not None and ending.version:
-        parts.append(
-            f"**Registered:** {ending.name} version {ending.version} as challenger, "
-            f"`{ending.taken.model_uri}` of seed {ending.taken.seed}."
-        )
-    if ending.gate:
-        parts.append("**Gate:** " + ending.gate[0] + "\n\n" + _list(ending.gate[1:]))
-    return parts
-
-
-def _models(study: Study, ending: StudyResult) -> str:
-    names = told_metrics(study)
-    rows = []
-    for made in ending.made:
-        which = "fresh" if made.fresh else "the trial's own"
-        taken = "registered" if made is ending.taken else ""
-        row = [f"{made.seed} ({which})", measured(names, made.dev), measured(names, made.test)]
-        rows.append([*row, f"`{made.model_uri}`", taken])
-    return _table(["seed", "dev half", "test half", "model", ""], rows)
 
 
 def _front(study: Study, front: Sequence[FrozenTrial], ending: StudyResult) -> list[str]:
@@ -231,11 +199,11 @@ def _front(study: Study, front: Sequence[FrozenTrial], ending: StudyResult) -> l
 
 def _states(study: Study, trials: Sequence[FrozenTrial], budget: str) -> list[str]:
     seconds = sum(trial.user_attrs.get("seconds") or 0 for trial in trials)
-    parts = [f"{counted(trials)}; budget {budget}; {seconds / 3600:.2f} hours of trials."]
+    parts = [f"{fronts.counted(trials)}; budget {budget}; {seconds / 3600:.2f} hours of trials."]
     done = fronts.finished(trials)
     infeasible = sum(not fronts.is_feasible(study, trial) for trial in done)
-    if study.constraints:
-        bounds = ", ".join(f"`{b.metric} {b.op} {b.bound:g}`" for b in study.constraints)
+    if study.bounds:
+        bounds = ", ".join(f"`{bound}`" for bound in study.bounds)
         parts.append(f"{infeasible} of {len(done)} finished trials break {bounds}.")
     infinite = sum(trial.state == TrialState.COMPLETE for trial in trials) - len(done)
     if infinite:
@@ -275,7 +243,8 @@ def _short(value: Any) -> str:
 
 
 def _list(lines: Iterable[str]) -> str:
-    return "\n".join(f"- {line}" for line in lines)
+    """Return lines as a list; those that begin with blanks are one level below."""
+    return "\n".join(re.sub(r"^( *)", r"\1- ", line) for line in lines)
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

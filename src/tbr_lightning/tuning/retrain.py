@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.trial import FrozenTrial
 
 from tbr_lightning.config.compose import compose_verb
+from tbr_lightning.config.sweep import SweepConfig
+from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.errors import UserError
 from tbr_lightning.tracking.run import Run, child_run
 from tbr_lightning.tuning.front import train_overrides
 from tbr_lightning.tuning.report import RetrainedModel, told_metrics
-
-if TYPE_CHECKING:
-    import optuna
-    from optuna.trial import FrozenTrial
-
-    from tbr_lightning.config.sweep import SweepConfig
-    from tbr_lightning.tuning.study import Study
+from tbr_lightning.tuning.study import Study
 
 _FAILURES = (UserError, FloatingPointError, RuntimeError, MemoryError)
 """What a training run may end in without ending the sweep."""
@@ -68,7 +66,7 @@ def retrain(
     """
     seeds = fresh_seeds(study, storage_study.get_trials(deepcopy=False), config.sweep.retrain_seeds)
     key = f"retrained_{trial.number}"
-    kept = [_read(one) for one in storage_study.user_attrs.get(key) or []]
+    kept = [RetrainedModel(**one) for one in storage_study.user_attrs.get(key) or []]
     made = {one.seed: one for one in kept if _there(one)}
     failed: dict[int, str] = {}
     missing = [seed for seed in seeds if seed not in made]
@@ -95,29 +93,21 @@ def retrain(
 
 
 def _train(study: Study, config: SweepConfig, trial: FrozenTrial, seed: int) -> RetrainedModel:
-    from tbr_lightning.training import pipeline as training
     from tbr_lightning.tuning import reuse
-    from tbr_lightning.tuning.saved import train_key
 
     called = f"trial {trial.number} seed {seed}"
     overrides = [*train_overrides(study, trial), f"seed={seed}"]
-    settings = compose_verb("train", overrides, config.sweep.config_dir).config
-    key = train_key(settings)
-    done = reuse.find_trained(key) if config.sweep.reuse else None
-    if done is not None:
-        print(f"run {done.run_id} has this config and seed", flush=True)
-    else:
-        tags = {"tbr.study": study.key, "tbr.retrained": str(trial.number), reuse.KEY: key}
-        result = training.run(
-            replace(
-                settings,
-                tracking=config.tracking,
-                paths=config.paths,
-                run_name=f"train {called}",
-                tags={**settings.tags, **tags},
-            )
-        )
-        done = reuse.Trained(result.run_id, result.model_uri)
+    settings: TrainConfig = compose_verb("train", overrides, config.sweep.config_dir).config
+    key = reuse.train_key(settings)
+    tags = {"tbr.study": study.key, "tbr.retrained": str(trial.number)}
+    settings = replace(
+        settings,
+        tracking=config.tracking,
+        paths=config.paths,
+        run_name=f"train {called}",
+        tags={**settings.tags, **tags},
+    )
+    done = reuse.train_or_take(settings, key, take=config.sweep.reuse)
     made = RetrainedModel(seed, done.run_id, done.model_uri, {}, fresh=True)
     made = measure(study, config, made, half="dev", called=called)
     return measure(study, config, made, half="test", called=called)
@@ -164,25 +154,6 @@ def median(study: Study, made: Sequence[RetrainedModel]) -> RetrainedModel:
     return ordered[len(ordered) // 2]
 
 
-def challenge(config: SweepConfig, model_uri: str, why: str, evidence: Sequence[str]) -> str:
-    """Register a model as challenger, in the ledger too, and return its version.
-
-    Raises:
-        UserError: The model's files are gone, an alias was moved outside, or the ledger is broken.
-    """
-    from tbr_lightning.models.logged import find_model
-    from tbr_lightning.registry import moves
-
-    return moves.challenge(
-        config.sweep.name,
-        find_model(model_uri),
-        config.tracking,
-        config.paths,
-        why=why,
-        evidence=evidence,
-    )
-
-
 def gate(study: Study, config: SweepConfig, model_uri: str) -> list[str]:
     """Hand a model to the gate, on the test half of the study's suite; return its words.
 
@@ -217,10 +188,6 @@ def _metrics(study: Study, train: str, evaluate: str | None) -> dict[str, float]
             found |= Run(run_id).metrics()
     names = [f"{name}{end}" for name in told_metrics(study) for end in ("", "_lo", "_hi")]
     return {name: found[name] for name in names if name in found}
-
-
-def _read(stored: Mapping[str, Any]) -> RetrainedModel:
-    return RetrainedModel(**stored)
 
 
 def _there(made: RetrainedModel) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -16,12 +17,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from tbr_lightning.errors import UserError
 from tbr_lightning.training.pruning_channel import PruningChannel
 from tbr_lightning.tuning import process, scheduling
-from tbr_lightning.tuning.folder import Result, Spec, TrialFolder
-from tbr_lightning.tuning.limits import Hooks, Limits, trials_root
+from tbr_lightning.tuning.folder import Result, Spec, TrialFolder, trials_root
 from tbr_lightning.tuning.outcome import constraints_of, kept, values_of
 from tbr_lightning.tuning.process_identity import identity_of
-from tbr_lightning.tuning.sampling import kept_of
-from tbr_lightning.tuning.scheduling import Claim, Next
+from tbr_lightning.tuning.scheduling import Budget, Claim, Next
 from tbr_lightning.tuning.storage import Opened
 from tbr_lightning.tuning.study import Study
 from tbr_lightning.tuning.trial import TrialContext
@@ -30,6 +29,34 @@ _TICK = 0.05  # seconds between two looks at the trials
 _MEMORY_EVERY = 1.0
 _OTHERS_EVERY = 2.0  # seconds between two looks at what other runners do
 _STATUS = {"complete": "FINISHED", "pruned": "KILLED", "interrupted": "KILLED", "failed": "FAILED"}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is asked of one run of the runner."""
+
+    budget: Budget  # of the study, over all its runs and runners
+    workers: int = 1  # trials at the same time here
+    timeout: float | None = None  # seconds that a trial may take
+    memory: float | None = None  # GiB that a trial's processes may hold together
+    max_failures: int = 5  # failed trials in a row that end the study
+    retries: int = 1  # how often a trial whose process died is run again
+    grace: float = 60.0  # seconds of silence after which others take a trial over
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """Who else takes part in a run of the runner."""
+
+    # Writes the spec of a trial, and more that its entry reads, into its folder.
+    prepare: Callable[[Claim, int], Spec]
+    # Hears of each trial whose process has ended: number, MLflow's status, reason.
+    ended: Callable[[int, str, str], None] = lambda number, status, reason: None
+    # Hears when the storage knows of another finished trial.
+    told: Callable[[int], None] = lambda number: None
+    # Hears of the trials under way, often.
+    tick: Callable[[Mapping[int, float], bool], None] = lambda running, changed: None
+    said: Callable[[str], None] = print  # takes a line for people
 
 
 @dataclass
@@ -85,7 +112,7 @@ class _Runner:
     ) -> None:
         self.study, self.opened, self.limits = study, opened, limits
         self.around, self.hooks = around, hooks
-        self.root = trials_root(around.paths, study)
+        self.root = trials_root(around.paths, study.key)
         self.me = identity_of()
         self.running: dict[int, _Running] = {}
         self.failures = 0
@@ -262,11 +289,9 @@ class _Runner:
             state = {"complete": None, "pruned": TrialState.PRUNED}.get(
                 result.state, TrialState.FAIL
             )
-            # Whatever proposed it, the storage must know how far it breaks the constraints.
-            bounds = len(self.study.constraints)
-            self.opened.study.sampler = optuna.samplers.TPESampler(
-                seed=0, constraints_func=kept_of(bounds) if bounds else None
-            )
+            trial = optuna.trial.Trial(self.opened.study, claim.trial_id)
+            for index, over in enumerate(excess):
+                trial.set_constraint(str(index), over)
             self.opened.study.tell(number, values, state=state)
         failed = state is TrialState.FAIL
         self.failures = self.failures + 1 if failed else 0

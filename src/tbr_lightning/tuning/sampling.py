@@ -4,49 +4,47 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from optuna import pruners, samplers
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
 
 from tbr_lightning.errors import UserError, near, one_of
-from tbr_lightning.tuning.space import Space, Value
-
-if TYPE_CHECKING:
-    import optuna
+from tbr_lightning.tuning.space import Space
 
 CONSTRAINTS = "constraints"
 """User attribute of a trial: how far it breaks each constraint; at most 0 is kept."""
 
-SAMPLERS: Mapping[str, tuple[str, ...]] = {
-    "tpe": ("n_startup_trials", "n_ei_candidates", "multivariate", "group"),
-    "nsga2": ("population_size", "mutation_prob", "crossover_prob", "swapping_prob"),
-    "nsga3": (
-        "population_size",
-        "mutation_prob",
-        "crossover_prob",
-        "swapping_prob",
-        "dividing_parameter",
-    ),
-    "gp": ("n_startup_trials", "deterministic_objective"),
-    "cmaes": ("n_startup_trials", "sigma0", "popsize", "with_margin", "use_separable_cma"),
-    "grid": (),
-    "random": (),
-    "qmc": ("qmc_type", "scramble"),
+_SAMPLERS = {
+    "tpe": "TPESampler",
+    "nsga2": "NSGAIISampler",
+    "nsga3": "NSGAIIISampler",
+    "gp": "GPSampler",
+    "cmaes": "CmaEsSampler",
+    "grid": "RandomSampler",  # whose points are all fixed beforehand
+    "random": "RandomSampler",
+    "qmc": "QMCSampler",
 }
-"""Settings that each sampler takes, under Optuna's names."""
-
-PRUNERS: Mapping[str, tuple[str, ...]] = {
-    "median": ("n_startup_trials", "n_warmup_steps", "interval_steps", "n_min_trials"),
-    "hyperband": ("min_resource", "max_resource", "reduction_factor", "bootstrap_count"),
-    "wilcoxon": ("p_threshold", "n_startup_steps"),
+_PRUNERS = {
+    "median": "MedianPruner",
+    "hyperband": "HyperbandPruner",
+    "wilcoxon": "WilcoxonPruner",
 }
-"""Settings that each pruner takes beside ``metric``."""
-
-_CONSTRAINED = ("tpe", "nsga2", "nsga3", "gp")
+_OURS = (
+    "seed",
+    "constraints_func",
+    "independent_sampler",
+    "warn_independent_sampling",
+    "warn_asynchronous_seeding",
+)
+"""Settings of Optuna's samplers that a study file has no say in."""
 
 
 def check_sampler(
-    where: str, settings: Mapping[str, Any], space: Space, objectives: int, *, constrained: bool
+    settings: Mapping[str, Any], space: Space, objectives: int, *, constrained: bool
 ) -> None:
     """Refuse a sampler that is not known or does not go with the rest of a study.
 
@@ -54,87 +52,65 @@ def check_sampler(
         UserError: With what to use instead.
     """
     name = settings["name"]
-    one_of(f"{where}: sampler", name, SAMPLERS)
-    _check_settings(f"{where}: sampler={name}", settings, SAMPLERS[name])
-    if name == "grid":
-        space.cells()
-    if name in ("qmc", "cmaes", "gp") and space.conditional:
+    one_of("sampler", name, _SAMPLERS)
+    _check_settings(f"sampler={name}", settings, getattr(samplers, _SAMPLERS[name]))
+    if name in ("qmc", "cmaes", "gp") and any(one.when for one in space.values()):
         raise UserError(
-            f"{where}: sampler={name} needs the same parameters in every trial and the space has "
+            f"sampler={name} needs the same parameters in every trial and the space has "
             "conditions (when): use sampler=tpe, or grid or random"
         )
-    if name == "cmaes":
-        if objectives > 1:
-            raise UserError(
-                f"{where}: sampler=cmaes takes one objective and there are {objectives}: use "
-                "sampler=tpe, nsga2 or gp"
-            )
-        if importlib.util.find_spec("cmaes") is None:
-            raise UserError(
-                f"{where}: sampler=cmaes needs the package cmaes: pip install cmaes, or use "
-                "sampler=tpe"
-            )
-        if not any(one.values() is None or not one.choices for one in space.parameters):
-            raise UserError(
-                f"{where}: sampler=cmaes knows numbers only and the space has choices only: use "
-                "sampler=tpe"
-            )
-    if constrained and name == "cmaes":
+    if name != "cmaes":
+        return
+    if objectives > 1:
         raise UserError(
-            f"{where}: sampler=cmaes does not know constraints: use one of "
-            f"{', '.join(_CONSTRAINED)}"
+            f"sampler=cmaes takes one objective and there are {objectives}: use sampler=tpe, "
+            "nsga2 or gp"
         )
+    if importlib.util.find_spec("cmaes") is None:
+        raise UserError(
+            "sampler=cmaes needs the package cmaes: pip install cmaes, or use sampler=tpe"
+        )
+    if all(one.choices for one in space.values()):
+        raise UserError(
+            "sampler=cmaes knows numbers only and the space has choices only: use sampler=tpe"
+        )
+    if constrained:
+        raise UserError("sampler=cmaes does not know constraints: use tpe, nsga2, nsga3 or gp")
 
 
-def check_pruner(where: str, settings: Mapping[str, Any], objectives: int, seeds: int) -> None:
+def check_pruner(settings: Mapping[str, Any], objectives: int, seeds: int) -> None:
     """Refuse a pruner that is not known or does not go with the rest of a study.
 
     Raises:
         UserError: With what to do instead.
     """
     name = settings["name"]
-    one_of(f"{where}: pruner", name, PRUNERS)
-    rest = {key: value for key, value in settings.items() if key != "metric"}
-    _check_settings(f"{where}: pruner={name}", rest, PRUNERS[name])
+    one_of("pruner", name, _PRUNERS)
     if objectives > 1:
         raise UserError(
-            f"{where}: pruner={name} compares one number and there are {objectives} objectives: "
+            f"pruner={name} compares one number and there are {objectives} objectives: "
             "leave pruner out, or keep one objective and write the others as constraints"
         )
     if name == "wilcoxon" and "metric" in settings:
-        raise UserError(
-            f"{where}: pruner=wilcoxon compares the answers to each prompt: leave metric out"
-        )
+        raise UserError("pruner=wilcoxon compares the answers to each prompt: leave metric out")
     if name == "wilcoxon" and seeds < 2:
         raise UserError(
-            f"{where}: pruner=wilcoxon decides after each seed of a trial, and seeds={seeds}: "
-            "give seeds: 2 or more"
+            f"pruner=wilcoxon decides after each seed of a trial, and seeds={seeds}: give seeds: "
+            "2 or more"
         )
+    rest = {key: value for key, value in settings.items() if key != "metric"}
+    _check_settings(f"pruner={name}", rest, getattr(pruners, _PRUNERS[name]))
 
 
-def _check_settings(where: str, settings: Mapping[str, Any], known: Sequence[str]) -> None:
+def _check_settings(where: str, settings: Mapping[str, Any], kind: Callable[..., object]) -> None:
+    known = [name for name in inspect.signature(kind).parameters if name not in _OURS]
     for key in settings:
         if key != "name" and key not in known:
             raise UserError(f"{where}: '{key}' is not one of its settings{near(key, known)}")
 
 
-@dataclass(frozen=True)
-class Draw:
-    """Which of a study's proposals is wanted.
-
-    Attributes:
-        index: Number of proposals before it, those of other runners included.
-        point: Fixed beforehand, on a grid.
-    """
-
-    index: int
-    point: Mapping[str, Value] | None = None
-
-
-def make_sampler(
-    settings: Mapping[str, Any], seed: int, draw: Draw, constraints: int = 0
-) -> optuna.samplers.BaseSampler:
-    """Return the sampler for one proposal.
+def make_sampler(settings: Mapping[str, Any], seed: int, index: int) -> BaseSampler:
+    """Return the sampler for the proposal after ``index`` others, those of all runners counted.
 
     Its randomness comes from the study's seed and the proposal's index alone, and what it has
     learnt from the storage alone: a resumed study goes on as an uninterrupted one would have.
@@ -143,76 +119,37 @@ def make_sampler(
     Raises:
         UserError: Optuna refuses the settings.
     """
-    import optuna
-
-    if draw.point is not None:
-        return _fixed(draw.point)
     name = settings["name"]
     given: dict[str, Any] = {key: value for key, value in settings.items() if key != "name"}
-    if constraints and name in _CONSTRAINED:
-        given["constraints_func"] = kept_of(constraints)
     # The points of a quasi-random sequence are counted in the storage; its seed shuffles them all.
     own = (
         seed
         if name == "qmc"
-        else int(hashlib.sha256(f"{seed}/{draw.index}".encode()).hexdigest()[:8], 16)
+        else int(hashlib.sha256(f"{seed}/{index}".encode()).hexdigest()[:8], 16)
     )
     if name in ("gp", "cmaes", "qmc"):
-        independent = optuna.samplers.RandomSampler(seed=own)
+        independent = samplers.RandomSampler(seed=own)
         given |= {"independent_sampler": independent, "warn_independent_sampling": False}
     if name == "qmc":
         given["warn_asynchronous_seeding"] = False
-    kinds: dict[str, Callable[..., optuna.samplers.BaseSampler]] = {
-        "tpe": optuna.samplers.TPESampler,
-        "nsga2": optuna.samplers.NSGAIISampler,
-        "nsga3": optuna.samplers.NSGAIIISampler,
-        "gp": optuna.samplers.GPSampler,
-        "cmaes": optuna.samplers.CmaEsSampler,
-        "random": optuna.samplers.RandomSampler,
-        "qmc": optuna.samplers.QMCSampler,
-    }
     try:
-        return kinds[name](seed=own, **given)
+        made: BaseSampler = getattr(samplers, _SAMPLERS[name])(seed=own, **given)
     except (TypeError, ValueError) as error:
         raise UserError(f"sampler={name}: {' '.join(str(error).split())}") from error
+    return made
 
 
-def kept_of(constraints: int) -> Callable[[optuna.trial.FrozenTrial], Sequence[float]]:
-    """Return Optuna's function of a trial: by how much it breaks each constraint.
-
-    A trial that was pruned before it was measured is taken to break none.
-    """
-
-    def kept(trial: optuna.trial.FrozenTrial) -> Sequence[float]:
-        found = trial.user_attrs.get(CONSTRAINTS)
-        return [float(value) for value in found] if found else [0.0] * constraints
-
-    return kept
-
-
-def make_pruner(settings: Mapping[str, Any] | None) -> optuna.pruners.BasePruner:
+def make_pruner(settings: Mapping[str, Any] | None) -> BasePruner:
     """Return Optuna's pruner.
 
     Raises:
         UserError: Optuna refuses the settings.
     """
-    import optuna
-
     if settings is None:
-        return optuna.pruners.NopPruner()
-    kinds: dict[str, Callable[..., optuna.pruners.BasePruner]] = {
-        "median": optuna.pruners.MedianPruner,
-        "hyperband": optuna.pruners.HyperbandPruner,
-        "wilcoxon": optuna.pruners.WilcoxonPruner,
-    }
+        return pruners.NopPruner()
     given = {key: value for key, value in settings.items() if key not in ("name", "metric")}
     try:
-        return kinds[settings["name"]](**given)
+        made: BasePruner = getattr(pruners, _PRUNERS[settings["name"]])(**given)
     except (TypeError, ValueError) as error:
         raise UserError(f"pruner={settings['name']}: {' '.join(str(error).split())}") from error
-
-
-def _fixed(point: Mapping[str, Value]) -> optuna.samplers.BaseSampler:
-    import optuna
-
-    return optuna.samplers.PartialFixedSampler(dict(point), optuna.samplers.RandomSampler(seed=0))
+    return made

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import Enum
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from tbr_lightning.tuning.process_identity import Owner, read_owner
-from tbr_lightning.tuning.sampling import Draw, make_sampler
-from tbr_lightning.tuning.space import Point
+from tbr_lightning.tuning.sampling import make_sampler
+from tbr_lightning.tuning.space import Point, cells, suggest
 from tbr_lightning.tuning.storage import Opened
 from tbr_lightning.tuning.study import Study
 
@@ -36,34 +36,21 @@ class Next(Enum):
 
 @dataclass(frozen=True)
 class Budget:
-    """What a study may spend.
+    """What a study may spend."""
 
-    Attributes:
-        trials: Finished ones to reach.
-        seconds: Of all trials added up, after which none is begun.
-    """
-
-    trials: int
-    seconds: float | None = None
+    trials: int  # finished ones to reach
+    seconds: float | None = None  # of all trials added up, after which none is begun
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A trial that this runner has to itself.
+    """A trial that this runner has to itself."""
 
-    Attributes:
-        number: Of the trial in its study.
-        trial_id: In the storage.
-        point: What it tries.
-        deaths: How often its process died before.
-        again: It was begun before, so there may be something to go on with.
-    """
-
-    number: int
-    trial_id: int
-    point: Point
-    deaths: int = 0
-    again: bool = False
+    number: int  # of the trial in its study
+    trial_id: int  # in the storage
+    point: Point  # what it tries
+    deaths: int = 0  # how often its process died before
+    again: bool = False  # it was begun before, so there may be something to go on with
 
 
 def claim(
@@ -165,19 +152,17 @@ def _begin(
     index = 1 + max((t.user_attrs.get(DRAW, -1) for t in trials), default=-1)
     if there is not None:
         index = there.user_attrs.get(DRAW, index)
-    point = None
+    sampler = make_sampler(study.sampler, study.seed, index)
     if study.sampler["name"] == "grid":
-        cells = study.space.cells()
-        if index >= len(cells):
+        grid = cells(study.space)
+        if index >= len(grid):
             return None
-        point = cells[index]
-    opened.study.sampler = make_sampler(
-        study.sampler, study.seed, Draw(index, point), len(study.constraints)
-    )
+        sampler = optuna.samplers.PartialFixedSampler(grid[index], sampler)
+    opened.study.sampler = sampler
     trial = (
         opened.study.ask() if there is None else optuna.trial.Trial(opened.study, there._trial_id)
     )
-    drawn = study.space.suggest(trial)
+    drawn = suggest(study.space, trial)
     trial.set_user_attr(DRAW, index)
     _own(opened, trial._trial_id, me)
     return Claim(trial.number, trial._trial_id, drawn)
@@ -185,7 +170,7 @@ def _begin(
 
 def _own(opened: Opened, trial_id: int, me: Owner) -> None:
     opened.backend.record_heartbeat(trial_id)
-    opened.backend.set_trial_user_attr(trial_id, OWNER, me.as_dict())
+    opened.backend.set_trial_user_attr(trial_id, OWNER, asdict(me))
 
 
 def _fail(opened: Opened, trial: FrozenTrial, reason: str) -> None:

@@ -1,19 +1,25 @@
-"""The search space: which override takes which values, and under which condition."""
+"""The search space: which override takes which values, and under which condition.
+
+A space maps the key of each override to its :class:`Parameter`, in the order of the file; a
+parameter comes after those that it depends on.
+"""
 
 from __future__ import annotations
 
 import itertools
 import json
 import math
+import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from optuna import Trial, distributions
+from optuna.distributions import BaseDistribution
 
 from tbr_lightning.config.texts import quoted
-from tbr_lightning.errors import UserError
-
-if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
+from tbr_lightning.errors import UserError, near
 
 Value = str | int | float | bool | None
 Point = dict[str, Value]
@@ -22,29 +28,22 @@ Point = dict[str, Value]
 _MOST_CELLS = 100_000
 
 
-@dataclass(frozen=True)
+@dataclass
 class Parameter:
-    """One override and the values it may take: choices, or a range with both ends in it.
+    """The values that one override may take: choices, or a range with both ends in it."""
 
-    Attributes:
-        key: Of the override; a config group or a key of the config.
-        choices: Values, for a choice.
-        low: Of a range.
-        high: Of a range.
-        step: Of a range; ``None`` for any value between.
-        log: Orders of magnitude count alike.
-        whole: The range is one of whole numbers.
-        when: Active only while each of these parameters has one of these values.
-    """
+    choices: list[Any] = field(default_factory=list)
+    low: Any = None  # a range is one of whole numbers where low, high and step are whole
+    high: Any = None
+    step: Any = None  # null: any value between
+    log: bool = False  # orders of magnitude count alike
+    when: dict[str, Any] = field(default_factory=dict)  # active while each key has this value
 
-    key: str
-    choices: tuple[Value, ...] = ()
-    low: float = 0
-    high: float = 0
-    step: float | None = None
-    log: bool = False
-    whole: bool = False
-    when: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
+    @property
+    def whole(self) -> bool:
+        """Whether it is a range of whole numbers."""
+        ends = [one for one in (self.low, self.high, self.step) if one is not None]
+        return not self.choices and all(isinstance(one, int) for one in ends)
 
     def active(self, point: Mapping[str, Value]) -> bool:
         """Return whether it takes a value beside those of a point."""
@@ -52,18 +51,15 @@ class Parameter:
 
     def distribution(self) -> BaseDistribution:
         """Return Optuna's form of it."""
-        from optuna import distributions
-
         if self.choices:
             return distributions.CategoricalDistribution(self.choices)
         if self.whole:
-            return distributions.IntDistribution(
-                int(self.low), int(self.high), log=self.log, step=int(self.step or 1)
-            )
+            step = 1 if self.step is None else self.step
+            return distributions.IntDistribution(self.low, self.high, log=self.log, step=step)
         return distributions.FloatDistribution(self.low, self.high, log=self.log, step=self.step)
 
-    def values(self) -> tuple[Value, ...] | None:
-        """Return all values it may take, or ``None`` where they are without number."""
+    def values(self) -> list[Value] | None:
+        """Return all values it may take, or ``None`` where they are unbounded in number."""
         if self.choices:
             return self.choices
         step = self.step or (1 if self.whole and not self.log else None)
@@ -71,133 +67,205 @@ class Parameter:
             return None
         count = math.floor((self.high - self.low) / step + 1e-9) + 1
         found = [self.low + index * step for index in range(min(count, _MOST_CELLS + 1))]
-        return tuple(int(v) if self.whole else round(v, 12) for v in found)
+        return [value if self.whole else round(value, 12) for value in found]
 
-    def ends(self) -> tuple[Value, ...]:
+    def ends(self) -> list[Value]:
         """Return every choice, or both ends."""
-        if self.choices:
-            return self.choices
-        low, high = (int(v) if self.whole else v for v in (self.low, self.high))
-        return (low, high) if low != high else (low,)
+        return self.choices or list(dict.fromkeys((self.low, self.high)))
 
 
-@dataclass(frozen=True)
-class Space:
-    """Parameters in the order of the file; one comes after those that it depends on."""
+Space = Mapping[str, Parameter]
 
-    parameters: tuple[Parameter, ...]
 
-    @property
-    def conditional(self) -> bool:
-        """Whether some parameter is active in a part of the space only."""
-        return any(parameter.when for parameter in self.parameters)
+def _choice(value: Any) -> Value:
+    if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
+        return float(value)  # YAML 1.1 reads 1e-4 as text
+    # Hydra's grammar reads JSON's lists and mappings; Optuna keeps a choice as text.
+    return json.dumps(value) if isinstance(value, list | dict) else value
 
-    def distributions(self, point: Mapping[str, Value]) -> dict[str, BaseDistribution]:
-        """Return Optuna's form of the parameters that are active beside a point's values."""
-        active = [one for one in self.parameters if one.active(point)]
-        return {one.key: one.distribution() for one in active}
 
-    def suggest(self, trial: Any) -> Point:
-        """Draw a point through an Optuna trial, parameter by parameter."""
-        point: Point = {}
-        for one in self.parameters:
-            if one.active(point):
-                point[one.key] = _suggest(trial, one)
-        return point
+def _number(name: str, value: Any) -> int | float:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    try:
+        number = float("" if isinstance(value, bool) else value)  # YAML 1.1 reads 1e-4 as text
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise UserError(f"{name}={value} is not a finite number")
+    return number
 
-    def cells(self) -> list[Point]:
-        """Return the grid: all combinations, the last parameter's values next to each other.
 
-        Raises:
-            UserError: A parameter has values without number, or there are too many combinations.
-        """
-        points: list[Point] = [{}]
-        for one in self.parameters:
-            values = one.values()
-            if values is None:
-                raise UserError(
-                    f"space.{one.key}: sampler=grid needs its values: give {{choices: […]}} or a "
-                    "step"
-                )
-            points = list(
-                itertools.chain.from_iterable(
-                    ({**point, one.key: value} for value in values)
-                    if one.active(point)
-                    else (point,)
-                    for point in points
-                )
+def check_space(space: Space) -> None:
+    """Check a space as it stands in a file, and bring its values into one form.
+
+    Raises:
+        UserError: A range contradicts itself, a choice is listed twice, or a condition names what
+            a parameter cannot depend on.
+    """
+    before: dict[str, Parameter] = {}
+    for key, one in space.items():
+        where = f"space.{key}"
+        given = [name for name in ("low", "high", "step") if getattr(one, name) is not None]
+        if one.choices and given:
+            raise UserError(f"{where}: choices and {given[0]} contradict each other: give one")
+        if one.choices:
+            one.choices = _check_choices(where, one.choices)
+        else:
+            _check_range(where, one, given)
+        one.when = {
+            other: _check_condition(f"{where}: when: {other}", other, values, before)
+            for other, values in one.when.items()
+        }
+        before[key] = one
+
+
+def _check_choices(where: str, found: Sequence[Any]) -> list[Value]:
+    choices = [_choice(value) for value in found]
+    for first, second in itertools.combinations(choices, 2):
+        # Optuna takes true for 1; and a text that is written as a number is that number.
+        if first == second or written(first) == written(second):
+            forms = dict.fromkeys(map(json.dumps, (first, second)))
+            raise UserError(f"{where}: {' and '.join(forms)} is one choice: list each once")
+    return choices
+
+
+def _check_range(where: str, one: Parameter, given: Sequence[str]) -> None:
+    for name in ("low", "high"):
+        if name not in given:
+            raise UserError(f"{where}: {name} is missing: give {{low: …, high: …}} or choices")
+    for name in given:
+        setattr(one, name, _number(f"{where}.{name}", getattr(one, name)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # that Optuna would change an end
+        try:
+            one.distribution()
+        except ValueError as error:
+            raise UserError(f"{where}: {str(error).replace('`', '').rstrip('.')}") from error
+        except UserWarning as error:
+            raise UserError(
+                f"{where}: step={one.step:g} from low={one.low:g} never reaches high={one.high:g}: "
+                "give another step or another end"
+            ) from error
+
+
+def _check_condition(
+    where: str, other: str, found: Any, before: Mapping[str, Parameter]
+) -> list[Value]:
+    if other not in before:
+        raise UserError(f"{where} is not a key of the space before it{near(other, before)}")
+    choices = before[other].choices
+    if not choices:
+        raise UserError(f"{where} has a range: name one with choices")
+    values = [_choice(value) for value in (found if isinstance(found, list) else [found])]
+    for value in values:
+        if value not in choices:
+            raise UserError(f"{where} is never {value}{near(str(value), map(str, choices))}")
+    return values
+
+
+def active(space: Space, point: Mapping[str, Value]) -> dict[str, BaseDistribution]:
+    """Return Optuna's form of the parameters that are active beside a point's values."""
+    return {key: one.distribution() for key, one in space.items() if one.active(point)}
+
+
+def suggest(space: Space, trial: Trial) -> Point:
+    """Draw a point through an Optuna trial, parameter by parameter."""
+    point: Point = {}
+    for key, one in space.items():
+        if not one.active(point):
+            continue
+        if one.choices:
+            point[key] = trial.suggest_categorical(key, one.choices)
+        elif one.whole:
+            step = 1 if one.step is None else one.step
+            point[key] = trial.suggest_int(key, one.low, one.high, step=step, log=one.log)
+        else:
+            point[key] = trial.suggest_float(key, one.low, one.high, step=one.step, log=one.log)
+    return point
+
+
+def cells(space: Space) -> list[Point]:
+    """Return the grid: all combinations, the last parameter's values next to each other.
+
+    Raises:
+        UserError: A parameter has values unbounded in number, or there are too many combinations.
+    """
+    points: list[Point] = [{}]
+    for key, one in space.items():
+        values = one.values()
+        if values is None:
+            raise UserError(
+                f"space.{key}: sampler=grid needs its values: give {{choices: […]}} or a step"
             )
-            if len(points) > _MOST_CELLS:
-                raise UserError(
-                    f"the grid of this space has more than {_MOST_CELLS} points: use "
-                    "sampler=random or fewer values"
-                )
-        return points
-
-    def corners(self, most: int) -> list[Point]:
-        """Return every combination of choices and ends, if there are at most so many.
-
-        Else as many points as it takes for every choice and every end to stand in one of them,
-        with what it depends on.
-        """
-        whole = list(itertools.islice(self._combinations(), most + 1))
-        return whole if len(whole) <= most else self.cover()
-
-    def _combinations(self) -> Iterator[Point]:
-        def grow(point: Point, rest: Sequence[Parameter]) -> Iterator[Point]:
-            if not rest:
-                yield point
-                return
-            first, *others = rest
-            if not first.active(point):
-                yield from grow(point, others)
-                return
-            for value in first.ends():
-                yield from grow({**point, first.key: value}, others)
-
-        return grow({}, self.parameters)
-
-    def cover(self) -> list[Point]:
-        """Return few points in which every choice and every end stands at least once."""
-        left = {one.key: list(one.ends()) for one in self.parameters}
-        points: list[Point] = []
-        while any(left.values()):
-            point: Point = {}
-            before = sum(map(len, left.values()))
-            for one in self.parameters:
-                if not one.active(point):
-                    continue
-                value = self._towards(one, left)
-                point[one.key] = value
-                if value in left[one.key]:
-                    left[one.key].remove(value)
-            points.append(point)
-            if sum(map(len, left.values())) == before:
-                break  # what is left is never active
-        return points
-
-    def _towards(self, one: Parameter, left: Mapping[str, list[Value]]) -> Value:
-        """Return a value of a parameter that has not been seen, or that opens one that has not."""
-        if left[one.key]:
-            return left[one.key][0]
-        for other in self.parameters:
-            if one.key in other.when and self._pending(other, left):
-                return other.when[one.key][0]
-        return one.ends()[0]
-
-    def _pending(self, one: Parameter, left: Mapping[str, list[Value]]) -> bool:
-        below = (other for other in self.parameters if one.key in other.when)
-        return bool(left[one.key]) or any(self._pending(other, left) for other in below)
+        grown = (
+            [{**point, key: value} for value in values] if one.active(point) else [point]
+            for point in points
+        )
+        points = list(itertools.chain.from_iterable(grown))
+        if len(points) > _MOST_CELLS:
+            raise UserError(
+                f"the grid of this space has more than {_MOST_CELLS} points: use "
+                "sampler=random or fewer values"
+            )
+    return points
 
 
-def _suggest(trial: Any, one: Parameter) -> Value:
-    if one.choices:
-        drawn: Value = trial.suggest_categorical(one.key, one.choices)
-        return drawn
-    if one.whole:
-        low, high, step = int(one.low), int(one.high), int(one.step or 1)
-        return int(trial.suggest_int(one.key, low, high, step=step, log=one.log))
-    return float(trial.suggest_float(one.key, one.low, one.high, step=one.step, log=one.log))
+def corners(space: Space, most: int) -> list[Point]:
+    """Return every combination of choices and ends, if there are at most so many.
+
+    Else as many points as it takes for every choice and every end to stand in one of them,
+    with what it depends on.
+    """
+
+    def grow(point: Point, rest: Sequence[str]) -> Iterator[Point]:
+        if not rest:
+            yield point
+            return
+        first, *others = rest
+        if not space[first].active(point):
+            yield from grow(point, others)
+            return
+        for value in space[first].ends():
+            yield from grow({**point, first: value}, others)
+
+    whole = list(itertools.islice(grow({}, list(space)), most + 1))
+    return whole if len(whole) <= most else cover(space)
+
+
+def cover(space: Space) -> list[Point]:
+    """Return few points in which every choice and every end stands at least once."""
+    left = {key: list(one.ends()) for key, one in space.items()}
+    points: list[Point] = []
+    while any(left.values()):
+        point: Point = {}
+        before = sum(map(len, left.values()))
+        for key, one in space.items():
+            if not one.active(point):
+                continue
+            point[key] = _towards(space, key, left)
+            if point[key] in left[key]:
+                left[key].remove(point[key])
+        points.append(point)
+        if sum(map(len, left.values())) == before:
+            break  # what is left is never active
+    return points
+
+
+def _towards(space: Space, key: str, left: Mapping[str, list[Value]]) -> Value:
+    """Return a value of a parameter that has not been seen, or that opens one that has not."""
+    if left[key]:
+        return left[key][0]
+    for other, one in space.items():
+        if key in one.when and _pending(space, other, left):
+            opens: Value = one.when[key][0]
+            return opens
+    return space[key].ends()[0]
+
+
+def _pending(space: Space, key: str, left: Mapping[str, list[Value]]) -> bool:
+    below = (other for other, one in space.items() if key in one.when)
+    return bool(left[key]) or any(_pending(space, other, left) for other in below)
 
 
 def overrides_of(point: Mapping[str, Value]) -> list[str]:

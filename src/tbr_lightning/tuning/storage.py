@@ -6,8 +6,9 @@ import fcntl
 import hashlib
 import json
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,36 +16,28 @@ from typing import Any
 import optuna
 import sqlalchemy
 from optuna.storages import RDBStorage
+from optuna.trial import TrialState
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import NullPool
 
 from tbr_lightning.config.credentials import without_credentials
 from tbr_lightning.errors import UserError
-from tbr_lightning.tuning.reading import Storage
 from tbr_lightning.tuning.sampling import make_pruner
 from tbr_lightning.tuning.study import IDENTITY, Study
 
 _BUSY = 120  # seconds that SQLite waits for another process's write
-_ADVISORY = 7_426_001  # number of the lock around making tables
 _CONNECT = 10  # seconds that PostgreSQL has to answer
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A study in its storage.
-
-    Attributes:
-        study: Optuna's.
-        backend: Its storage, without Optuna's cache.
-        key: Name in the storage.
-        url: Of the storage.
-    """
+    """A study in its storage."""
 
     study: optuna.Study
-    backend: RDBStorage
-    key: str
-    url: str
+    backend: RDBStorage  # its storage, without Optuna's cache
+    key: str  # name in the storage
+    url: str  # of the storage
 
     @property
     def id(self) -> int:
@@ -52,92 +45,70 @@ class Opened:
         found: int = self.backend.get_study_id_from_name(self.key)
         return found
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the study alone among all runners on all hosts; a dead holder lets it go."""
-        if self.url.startswith("sqlite"):
-            file = Path(_sqlite_file(self.url))
-            with file.with_name(f"{file.name}.lock").open("a") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                yield
-            return
-        number = int.from_bytes(hashlib.sha256(self.key.encode()).digest()[:8], signed=True)
-        with self.backend.engine.connect() as connection:
-            # Within a transaction, so that a broken connection releases it.
-            connection.execute(sqlalchemy.text(f"SELECT pg_advisory_xact_lock({number})"))
-            yield
-            connection.rollback()
+    def locked(self, what: str = "", *, wait: bool = True) -> AbstractContextManager[bool]:
+        """Hold the study, or something of it, alone among all runners on all hosts.
+
+        Args:
+            what: Name of what is held; different things do not wait for each other.
+            wait: Wait until nobody else holds it; without it, see whether that is so.
+
+        Returns:
+            A context that yields whether it is held. A holder that dies lets it go at once.
+        """
+        return _alone(self.url, self.key, what, wait=wait)
 
     def counts(self) -> dict[str, int]:
-        """Return how many trials are in each state, without reading them."""
-        with self.backend.engine.connect() as connection:
-            rows = connection.execute(
-                sqlalchemy.text(
-                    "SELECT state, COUNT(*) FROM trials WHERE study_id = :id GROUP BY state"
-                ),
-                {"id": self.id},
-            ).all()
-        return {str(getattr(state, "name", state)): int(count) for state, count in rows}
+        """Return how many trials are in each state."""
+        return dict(Counter(trial.state.name for trial in self.study.get_trials(deepcopy=False)))
 
 
-def open_storage(url: str, grace: float) -> RDBStorage:
-    """Connect to a storage, making its tables if there are none.
+@contextmanager
+def _alone(url: str, key: str, what: str, *, wait: bool) -> Iterator[bool]:
+    if url.startswith("sqlite"):
+        with Path(f"{_sqlite_file(url)}{what and '.'}{what}.lock").open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            yield True
+        return
+    number = int.from_bytes(hashlib.sha256(f"{key}{what}".encode()).digest()[:8], signed=True)
+    engine = sqlalchemy.create_engine(
+        url,
+        poolclass=NullPool,
+        isolation_level="AUTOCOMMIT",
+        connect_args={"connect_timeout": _CONNECT},
+    )
+    # Held by the connection, and so let go when it closes, however this process ends.
+    with engine.connect() as connection:
+        if wait:
+            connection.execute(sqlalchemy.text(f"SELECT pg_advisory_lock({number})"))
+            yield True
+        else:
+            yield bool(connection.scalar(sqlalchemy.text(f"SELECT pg_try_advisory_lock({number})")))
 
-    Raises:
-        UserError: It cannot be reached or used.
-    """
+
+def _connect(url: str, kind: str, grace: float) -> RDBStorage:
+    """Connect to a storage, making its tables if there are none."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     # The runner beats by itself: Optuna does only within Study.optimize.
     warnings.filterwarnings("ignore", ".*Heartbeat of storage is supposed.*")
-    shown = without_credentials({"storage": url})["storage"]
-    try:
-        kind = make_url(url).get_backend_name()
-    except ArgumentError as error:
-        raise UserError(
-            f"storage='{shown}' is not a URL: give sqlite:///FILE or postgresql://USER@HOST/DATABASE"
-        ) from error
-    if kind not in ("sqlite", "postgresql") or (kind == "sqlite" and not _sqlite_file(url)):
-        raise UserError(
-            f"storage='{shown}' is not supported: give sqlite:///FILE or "
-            "postgresql://USER@HOST/DATABASE"
-        )
     arguments: dict[str, Any] = {"connect_timeout": _CONNECT}
     if kind == "sqlite":
         arguments = {"timeout": _BUSY}
-    try:
-        if kind == "sqlite":
-            Path(_sqlite_file(url)).absolute().parent.mkdir(parents=True, exist_ok=True)
-        with _made_alone(url, kind):
-            storage = Storage(
-                url,
-                engine_kwargs={"connect_args": arguments, "pool_pre_ping": True},
-                heartbeat_interval=max(1, round(grace / 6)),
-                grace_period=max(2, round(grace)),
-            )
-    except Exception as error:  # SQLAlchemy's and the drivers' many kinds
-        raise UserError(f"storage='{shown}' cannot be used: {_reason(error)}") from error
+        Path(_sqlite_file(url)).absolute().parent.mkdir(parents=True, exist_ok=True)
+    with _alone(url, "", "", wait=True):  # two runners at once would both make the tables
+        storage = RDBStorage(
+            url,
+            engine_kwargs={"connect_args": arguments, "pool_pre_ping": True},
+            heartbeat_interval=max(1, round(grace / 6)),
+            grace_period=max(2, round(grace)),
+        )
     if kind == "sqlite":
         _share(storage.engine)
     return storage
-
-
-@contextmanager
-def _made_alone(url: str, kind: str) -> Iterator[None]:
-    """Keep two runners from making the tables of one database at the same time."""
-    if kind != "sqlite":
-        engine = sqlalchemy.create_engine(
-            url, poolclass=NullPool, connect_args={"connect_timeout": _CONNECT}
-        )
-        # Held by the connection, and so let go when it closes, however this process ends.
-        with engine.connect() as connection:
-            connection.execute(sqlalchemy.text(f"SELECT pg_advisory_lock({_ADVISORY})"))
-            yield
-        return
-    file = Path(_sqlite_file(url))
-    with file.with_name(f"{file.name}.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _share(engine: Any) -> None:
@@ -185,9 +156,16 @@ def open_study(study: Study, url: str, *, grace: float = 60, new: bool = False) 
     Raises:
         UserError: The storage cannot be used, or the file was changed under an unfinished study.
     """
-    storage = open_storage(url, grace)
     shown = without_credentials({"storage": url})["storage"]
+    forms = "give sqlite:///FILE or postgresql://USER@HOST/DATABASE"
     try:
+        kind = make_url(url).get_backend_name()
+    except ArgumentError as error:
+        raise UserError(f"storage='{shown}' is not a URL: {forms}") from error
+    if kind not in ("sqlite", "postgresql") or (kind == "sqlite" and not _sqlite_file(url)):
+        raise UserError(f"storage='{shown}' is not supported: {forms}")
+    try:
+        storage = _connect(url, kind, grace)
         names = optuna.get_all_study_names(storage)
         if study.key not in names and not new:
             _refuse_changed(study, storage, names)
@@ -211,24 +189,24 @@ def open_study(study: Study, url: str, *, grace: float = 60, new: bool = False) 
             opened.set_metric_names(list(study.objectives))
     except UserError:
         raise
-    except Exception as error:
+    except Exception as error:  # SQLAlchemy's and the drivers' many kinds
         raise UserError(f"storage='{shown}' cannot be used: {_reason(error)}") from error
     return Opened(opened, storage, study.key, url)
 
 
 def _refuse_changed(study: Study, storage: RDBStorage, names: list[str]) -> None:
-    """Tell of an unfinished study that the file described before it was changed."""
+    """Refuse to begin while a study that the file described before it was changed is unfinished."""
     for name in names:
         if name.rpartition("-")[0] != study.name:
             continue
-        attributes = storage.get_study_user_attrs(storage.get_study_id_from_name(name))
+        there = optuna.load_study(study_name=name, storage=storage)
+        attributes, states = there.user_attrs, [t.state for t in there.get_trials(deepcopy=False)]
         before = attributes.get("settings")
         if attributes.get("name") != study.name or not isinstance(before, dict):
             continue
-        counts = Opened(None, storage, name, "").counts()
-        done = counts.get("COMPLETE", 0) + counts.get("PRUNED", 0)
-        if not sum(counts.values()) or attributes.get("finished"):
+        if not states or attributes.get("finished"):
             continue
+        done = sum(state in (TrialState.COMPLETE, TrialState.PRUNED) for state in states)
         raise UserError(
             f"study='{study.name}' was changed under a study with {done} finished trials that is "
             f"not done: {_changes(before, study)}: put the file back to go on with it, save it "

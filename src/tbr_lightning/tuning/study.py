@@ -5,39 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from tbr_lightning.config.compose import compose_verb, shipped
 from tbr_lightning.config.verbs import TrainConfig
-from tbr_lightning.errors import UserError, near, one_of
+from tbr_lightning.errors import UserError, at_least, near, one_of
+from tbr_lightning.tuning import space as spaces
 from tbr_lightning.tuning.sampling import check_pruner, check_sampler
-from tbr_lightning.tuning.space import Space, overrides_of
-from tbr_lightning.tuning.space_file import parse_space
+from tbr_lightning.tuning.space import Parameter, overrides_of
 
-_NEEDED = ("space", "objectives")
-_KNOWN = (
-    *_NEEDED,
-    "about",
-    "fixed",
-    "evaluate",
-    "constraints",
-    "sampler",
-    "pruner",
-    "trials",
-    "hours",
-    "seeds",
-    "workers",
-    "seed",
-    "max_failures",
-    "timeout",
-    "memory",
-    "groups",
-)
 IDENTITY = (
     "fixed",
     "space",
@@ -51,16 +35,12 @@ IDENTITY = (
 )
 """Keys that make a study this one: its trials could not stand beside those of other values."""
 
+_NOT_OF_THE_FILE = {"omegaconf_ignore": True}
+
 
 @dataclass(frozen=True)
 class Constraint:
-    """A bound that a metric must keep.
-
-    Attributes:
-        metric: Name.
-        op: ``<=`` or ``>=``.
-        bound: Number.
-    """
+    """A bound that a metric must keep; ``op`` is ``<=`` or ``>=``."""
 
     metric: str
     op: str
@@ -74,51 +54,64 @@ class Constraint:
         return f"{self.metric} {self.op} {self.bound:g}"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Study:
-    """What a study file says.
+    """A study as its file says; the head of ``sweeps/smoke.yaml`` explains the keys."""
 
-    Attributes:
-        name: Of the file.
-        about: One line for people.
-        fixed: Overrides of every training run.
-        space: What is searched.
-        evaluate: Overrides of every evaluation.
-        objectives: ``minimize`` or ``maximize`` per metric name.
-        constraints: Bounds that a chosen model must keep.
-        sampler: ``name`` and settings of what proposes points.
-        pruner: ``name`` and settings of what ends hopeless trials early, if anything does.
-        trials: Finished trials to reach.
-        hours: Of all trials added up, after which none is begun.
-        seeds: Training runs per trial.
-        workers: Trials at the same time on one machine.
-        seed: Of the sampler, and the first of every trial.
-        max_failures: Failed trials in a row that end the study.
-        timeout: Minutes that a trial may take.
-        memory: GiB that the processes of a trial may hold together.
-        groups: Keys of the space that tables and figures are grouped by.
-        settings: The file as it is.
-    """
+    about: str = ""
+    fixed: list[str] = field(default_factory=list)  # overrides of every training run
+    space: dict[str, Parameter] = field(default_factory=dict)
+    evaluate: list[str] = field(default_factory=list)  # overrides of every evaluation
+    objectives: dict[str, str] = field(default_factory=dict)  # minimize or maximize, per metric
+    constraints: list[str] = field(default_factory=list)
+    sampler: Any = "tpe"  # a name, or a mapping of name and Optuna's settings; the latter from here
+    pruner: Any = None
+    trials: int = 0  # finished ones to reach; a grid ends with its last point
+    hours: float | None = None  # of all trials added up, after which none is begun
+    seeds: int = 1  # training runs a trial
+    workers: int = 1  # trials at the same time on one machine
+    seed: int = 0  # of the sampler, and the first of every trial
+    max_failures: int = 5  # failed trials in a row that end the study
+    timeout: float | None = None  # minutes that a trial may take
+    memory: float | None = None  # GiB that the processes of a trial may hold together
+    groups: list[str] = field(default_factory=list)  # keys of the space, for tables and figures
+    name: str = field(default="", metadata=_NOT_OF_THE_FILE)
+    settings: Mapping[str, Any] = field(default_factory=dict, metadata=_NOT_OF_THE_FILE)  # as it is
 
-    name: str
-    about: str
-    fixed: list[str]
-    space: Space
-    evaluate: list[str]
-    objectives: dict[str, str]
-    constraints: list[Constraint]
-    sampler: Mapping[str, Any]
-    pruner: Mapping[str, Any] | None
-    trials: int
-    hours: float | None = None
-    seeds: int = 1
-    workers: int = 1
-    seed: int = 0
-    max_failures: int = 5
-    timeout: float | None = None
-    memory: float | None = None
-    groups: list[str] = field(default_factory=list)
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    def __post_init__(self) -> None:
+        for key in ("space", "objectives"):
+            if not getattr(self, key):
+                raise UserError(f"'{key}' is missing: see sweeps/smoke.yaml")
+        spaces.check_space(self.space)
+        for metric, goal in self.objectives.items():
+            one_of(f"objectives.{metric}", str(goal), ("minimize", "maximize"))
+        for key in ("seeds", "workers", "max_failures"):
+            at_least(key, getattr(self, key), 1)
+        at_least("seed", self.seed, 0)
+        for key in ("hours", "timeout", "memory"):
+            value = getattr(self, key)
+            if value is not None and value <= 0:
+                raise UserError(f"{key}={value} is too small: give a value above 0")
+        for key in self.groups:
+            one_of("groups", key, self.space)
+        if self.seeds > 1 and "seed" in self.space:
+            raise UserError(f"seeds={self.seeds} and space.seed contradict each other: give one")
+        self.sampler = _named("sampler", self.sampler)
+        bounded = bool(self.bounds)
+        check_sampler(self.sampler, self.space, len(self.objectives), constrained=bounded)
+        if self.pruner is not None:
+            self.pruner = _named("pruner", self.pruner)
+            check_pruner(self.pruner, len(self.objectives), self.seeds)
+        if self.sampler["name"] == "grid":
+            points = len(spaces.cells(self.space))
+            self.trials = min(self.trials or points, points)
+        if self.trials < 1:
+            raise UserError(f"trials={self.trials}: give the number of finished trials to reach")
+
+    @cached_property
+    def bounds(self) -> list[Constraint]:
+        """The constraints that a chosen model must keep."""
+        return [_constraint(text) for text in self.constraints]
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -132,18 +125,25 @@ class Study:
         return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
     @property
+    def reported(self) -> str | None:
+        """The number that training reports to the pruner; ``None`` if there is none."""
+        if self.pruner is None or self.pruner["name"] == "wilcoxon":
+            return None
+        (objective,) = self.objectives
+        return str(self.pruner.get("metric", f"probe/{objective}"))
+
+    @property
     def first_seeds(self) -> list[int]:
         """The seeds of a trial's training runs."""
         return list(range(self.seed, self.seed + self.seeds))
 
 
-def load_study(name: str, config_dir: str | None = None) -> Study:
-    """Read a study by the name of a file in ``sweeps/``, or by a path; see :func:`load_checked`."""
-    return load_checked(name, config_dir)[0]
-
-
-def load_checked(name: str, config_dir: str | None = None) -> tuple[Study, list[TrainConfig]]:
+def load_study(name: str, config_dir: str | None = None) -> tuple[Study, list[TrainConfig]]:
     """Read a study, and compose configs in which every choice and every end of a range stands.
+
+    Args:
+        name: Of a file in ``sweeps/``, or a path.
+        config_dir: Folder of one's own configs.
 
     Raises:
         UserError: The file is missing or malformed, or its keys are no overrides of ``train``.
@@ -153,7 +153,21 @@ def load_checked(name: str, config_dir: str | None = None) -> tuple[Study, list[
         there = [file.stem for file in shipped("sweeps").glob("*.yaml")]
         raise UserError(f"study='{name}' does not exist{near(name, there)}")
     study = read_study(path.stem, str(path), path.read_text(encoding="utf-8"))
-    return study, check_composes(study, study.space.cover(), config_dir)
+    compose_verb("evaluate", ["model=tiny", *study.evaluate], config_dir)
+    return study, [compose_train(study, point, config_dir) for point in spaces.cover(study.space)]
+
+
+def compose_train(
+    study: Study, point: Mapping[str, Any], config_dir: str | None = None
+) -> TrainConfig:
+    """Compose the training config of a point.
+
+    Raises:
+        UserError: A key is misspelt, or a value does not fit.
+    """
+    words = [*study.fixed, *overrides_of(point)]
+    config: TrainConfig = compose_verb("train", words, config_dir).config
+    return config
 
 
 def read_study(name: str, path: str, text: str) -> Study:
@@ -168,79 +182,38 @@ def read_study(name: str, path: str, text: str) -> Study:
         raise UserError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(found, dict):
         raise UserError(f"{path}: not a mapping: see sweeps/smoke.yaml")
-    for key in found:
-        if key not in _KNOWN:
-            raise UserError(f"{path}: '{key}' is not a key of a study{near(str(key), _KNOWN)}")
-    for key in _NEEDED:
-        if not found.get(key):
-            raise UserError(f"{path}: '{key}' is missing: see sweeps/smoke.yaml")
-    space = parse_space(path, found["space"])
-    objectives = _objectives(path, found["objectives"])
-    sampler = _named(path, "sampler", found.get("sampler", "tpe"))
-    pruner = None if found.get("pruner") is None else _named(path, "pruner", found["pruner"])
-    seed, seeds = _whole(path, found, "seed", 0, low=0), _whole(path, found, "seeds", 1)
-    check_sampler(path, sampler, space, len(objectives), constrained=bool(found.get("constraints")))
-    if pruner is not None:
-        check_pruner(path, pruner, len(objectives), seeds)
-    if seeds > 1 and any(one.key == "seed" for one in space.parameters):
-        raise UserError(f"{path}: seeds={seeds} and space.seed contradict each other: give one")
-    keys = [one.key for one in space.parameters]
-    groups = _words(path, found, "groups")
-    for key in groups:
-        one_of(f"{path}: groups", key, keys)
-    return Study(
-        name=name,
-        about=str(found.get("about", "")),
-        fixed=_words(path, found, "fixed"),
-        space=space,
-        evaluate=_words(path, found, "evaluate"),
-        objectives=objectives,
-        constraints=[_constraint(path, text) for text in _words(path, found, "constraints")],
-        sampler=sampler,
-        pruner=pruner,
-        trials=_trials(path, found, sampler, space),
-        hours=_positive(path, found, "hours"),
-        seeds=seeds,
-        workers=_whole(path, found, "workers", 1),
-        seed=seed,
-        max_failures=_whole(path, found, "max_failures", 5),
-        timeout=_positive(path, found, "timeout"),
-        memory=_positive(path, found, "memory"),
-        groups=groups,
-        settings=found,
-    )
+    try:
+        node = OmegaConf.merge(OmegaConf.structured(Study), _literal(found))
+        study = OmegaConf.to_object(node)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{path}: {_sentence(error)}") from error
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    assert isinstance(study, Study)
+    study.name, study.settings = name, found
+    return study
 
 
-def check_composes(
-    study: Study,
-    points: Sequence[Mapping[str, Any]],
-    config_dir: str | None,
-    *,
-    evaluation: bool = True,
-) -> list[TrainConfig]:
-    """Compose the training config of points, and the evaluation's; return the former.
-
-    Raises:
-        UserError: A key is misspelt, or a value does not fit.
-    """
-    found = [
-        compose_verb("train", [*study.fixed, *overrides_of(point)], config_dir).config
-        for point in points
-    ]
-    if evaluation:
-        compose_verb("evaluate", ["model=tiny", *study.evaluate], config_dir)
-    return found
+def _literal(node: Any) -> Any:
+    """Escape what OmegaConf would resolve: ``${…}`` is meant for the configs of the trials."""
+    if isinstance(node, dict):
+        return {key: _literal(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_literal(value) for value in node]
+    return node.replace("${", "\\${") if isinstance(node, str) else node
 
 
-def _objectives(path: str, found: Any) -> dict[str, str]:
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: objectives must be a mapping: write {{METRIC: minimize}}")
-    for metric, direction in found.items():
-        one_of(f"{path}: objectives.{metric}", str(direction), ("minimize", "maximize"))
-    return {str(metric): str(direction) for metric, direction in found.items()}
+def _sentence(error: OmegaConfBaseException) -> str:
+    """Return OmegaConf's error in one sentence, with the near match of a misspelt key."""
+    first, key = str(error).splitlines()[0].rstrip("."), str(error.full_key)
+    schema = error.object_type
+    if isinstance(error, ConfigKeyError) and is_dataclass(schema):
+        known = [one.name for one in fields(schema) if "omegaconf_ignore" not in one.metadata]
+        return f"'{key}' is not a key of a study{near(str(error.key), known)}"
+    return f"{key}: {first}" if key else first
 
 
-def _constraint(path: str, text: str) -> Constraint:
+def _constraint(text: str) -> Constraint:
     match = re.fullmatch(r"\s*(\S+)\s*(<=|>=)\s*(\S+)\s*", text)
     try:
         if match is None:
@@ -248,46 +221,12 @@ def _constraint(path: str, text: str) -> Constraint:
         return Constraint(match[1], match[2], float(match[3]))
     except ValueError as error:
         raise UserError(
-            f"{path}: constraints: '{text}' cannot be read: write METRIC <= NUMBER or "
-            "METRIC >= NUMBER"
+            f"constraints: '{text}' cannot be read: write METRIC <= NUMBER or METRIC >= NUMBER"
         ) from error
 
 
-def _named(path: str, key: str, found: Any) -> dict[str, Any]:
+def _named(key: str, found: Any) -> dict[str, Any]:
     named = {"name": found} if isinstance(found, str) else found
     if not isinstance(named, dict) or not isinstance(named.get("name"), str):
-        raise UserError(f"{path}: {key}={found!r} names nothing: write {{name: …}}")
+        raise UserError(f"{key}={found!r} names nothing: write {{name: …}}")
     return dict(named)
-
-
-def _words(path: str, found: Mapping[str, Any], key: str) -> list[str]:
-    words = found.get(key) or []
-    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise UserError(f"{path}: {key} must be a list of texts: write {key}: [A, B]")
-    return list(words)
-
-
-def _whole(path: str, found: Mapping[str, Any], key: str, default: int, low: int = 1) -> int:
-    value = found.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
-        raise UserError(f"{path}: {key}={value} must be a whole number of at least {low}")
-    return value
-
-
-def _positive(path: str, found: Mapping[str, Any], key: str) -> float | None:
-    value = found.get(key)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-        raise UserError(f"{path}: {key}={value} must be a number above 0")
-    return float(value)
-
-
-def _trials(path: str, found: Mapping[str, Any], sampler: Mapping[str, Any], space: Space) -> int:
-    """Return the budget; a grid ends with its last point."""
-    if sampler["name"] != "grid":
-        if "trials" not in found:
-            raise UserError(f"{path}: 'trials' is missing: see sweeps/smoke.yaml")
-        return _whole(path, found, "trials", 1)
-    cells = len(space.cells())
-    return min(_whole(path, found, "trials", cells), cells)

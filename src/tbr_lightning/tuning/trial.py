@@ -16,16 +16,17 @@ import traceback
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tbr_lightning import processes
 from tbr_lightning.config.schema import PathsConfig, TrackingConfig
 from tbr_lightning.errors import UserError
+from tbr_lightning.training.pruning_channel import Pruned, PruningChannel
 from tbr_lightning.tuning.folder import Result, Spec, TrialFolder
 
 if TYPE_CHECKING:
     from tbr_lightning.config.verbs import EvaluateConfig, TrainConfig
-    from tbr_lightning.training.pruning_channel import PruningChannel
+    from tbr_lightning.tuning import reuse
 
 ENTRY = "tbr_lightning.tuning.trial:train_and_evaluate"
 """What a trial of a study does."""
@@ -33,19 +34,12 @@ ENTRY = "tbr_lightning.tuning.trial:train_and_evaluate"
 
 @dataclass(frozen=True)
 class TrialContext:
-    """What surrounds a trial and is not written to its folder.
+    """What surrounds a trial and is not written to its folder."""
 
-    Attributes:
-        tracking: Where its runs are written.
-        paths: Folders.
-        runner: Process id of the runner, without which the trial may not live.
-        runner_started: When that process started.
-    """
-
-    tracking: TrackingConfig
-    paths: PathsConfig
-    runner: int
-    runner_started: float
+    tracking: TrackingConfig  # where its runs are written
+    paths: PathsConfig  # folders
+    runner: int  # process id of the runner, without which the trial may not live
+    runner_started: float  # when that process started
 
     def as_json(self) -> str:
         """Return it as :meth:`from_json` reads it."""
@@ -96,105 +90,112 @@ def enter(path: str, around: TrialContext) -> None:
 
 def train_and_evaluate(spec: Spec, folder: TrialFolder, around: TrialContext) -> Result:
     """Train and evaluate one point of a study's space with each seed, or take what is there."""
+    from tbr_lightning.config.verbs import EvaluateConfig, TrainConfig
+    from tbr_lightning.data.cache import content_key
+    from tbr_lightning.tracking.run import Run
     from tbr_lightning.tracking.store import connect
     from tbr_lightning.tuning import reuse
     from tbr_lightning.tuning.mlflow_sync import trial_run
     from tbr_lightning.tuning.outcome import over_seeds
-    from tbr_lightning.tuning.saved import load_evaluate, load_train
 
     connect(around.tracking)
-    trains = [
-        load_train(folder.path / f"train-{seed}.yaml", around.tracking, around.paths)
-        for seed in spec.seeds
-    ]
-    evaluation = load_evaluate(folder.path / "evaluate.yaml", around.tracking, around.paths)
-    channel = _channel(spec, folder)
-    done: list[reuse.Done] = []
+    where = (around.tracking, around.paths)
+    files = [folder.path / f"train-{seed}.yaml" for seed in spec.seeds]
+    trains = [reuse.load(TrainConfig, file, *where) for file in files]
+    evaluation = reuse.load(EvaluateConfig, folder.path / "evaluate.yaml", *where)
+    watched = spec.metric is not None or spec.blocks
+    channel = PruningChannel(folder.path, spec.metric or "") if watched else None
+    keys: list[str] = []
+    numbers: list[dict[str, float]] = []
+    runs: list[reuse.SeedRun] = []
     with trial_run(spec.parent_run or "", spec.number, spec.point, trains[0]):
-        for train, seed in zip(trains, spec.seeds, strict=True):
-            tags = {"tbr.study": spec.study, "tbr.trial": str(spec.number)}
+        for train in trains:
+            key = reuse.train_key(train)
+            keys.append(reuse.evaluate_key(evaluation, key))
             # One report for a trial: that of its first seed.
-            asked = channel if not done and spec.metric else None
-            done.append(_one(spec, train, evaluation, tags, asked))
-            if spec.blocks and channel is not None and seed != spec.seeds[-1]:
-                _compare(channel, spec, done)
-    metrics, intervals = over_seeds([one.metrics for one in done])
-    runs = [one.as_dict(seed) for one, seed in zip(done, spec.seeds, strict=True)]
-    return Result("complete", "", metrics, intervals, runs, reuse.trial_key(done))
+            asked = channel if not runs and spec.metric else None
+            runs.append(_one(spec, train, evaluation, (key, keys[-1]), asked))
+            numbers.append({**Run(runs[-1].train).metrics(), **Run(runs[-1].evaluate).metrics()})
+            if spec.blocks and channel is not None and train is not trains[-1]:
+                _compare(channel, spec, runs)
+    metrics, intervals = over_seeds(numbers)
+    return Result("complete", "", metrics, intervals, list(map(asdict, runs)), content_key(keys))
 
 
 def _one(
     spec: Spec,
     train: TrainConfig,
     evaluation: EvaluateConfig,
-    tags: dict[str, str],
+    keys: tuple[str, str],
     channel: PruningChannel | None,
-) -> Any:
+) -> reuse.SeedRun:
     """Train and evaluate with one seed; what is finished already is taken."""
     from tbr_lightning.evaluation import pipeline as evaluating
-    from tbr_lightning.tracking.run import Run
-    from tbr_lightning.training import pipeline as training
     from tbr_lightning.tuning import reuse
-    from tbr_lightning.tuning.saved import evaluate_key, train_key
 
     start = time.monotonic()
-    key = train_key(train)
-    asked = evaluate_key(evaluation, key)
-    trained = reuse.find_trained(key) if spec.reuse else None
-    evaluated = reuse.find_evaluated(asked) if spec.reuse and trained else None
-    reused = trained is not None
-    if trained is None:
-        resume = reuse.find_interrupted(train, tags) if spec.again else None
-        config = replace(
+    called = f"trial {spec.number} seed {train.seed}"
+    tags = {"tbr.study": spec.study, "tbr.trial": str(spec.number)}
+    trained = reuse.train_or_take(
+        replace(
             train,
-            run_name=f"train trial {spec.number} seed {train.seed}",
-            tags={**train.tags, **tags, reuse.KEY: key},
-            resume=resume,
-        )
-        if resume is not None:
-            print(f"trial {spec.number}: run {resume} goes on", flush=True)
-        result = training.run(config, channel)
-        trained = reuse.Trained(result.run_id, result.model_uri)
-    else:
-        print(f"trial {spec.number}: run {trained.run_id} has this config and seed", flush=True)
+            run_name=f"train {called}",
+            tags={**train.tags, **tags},
+            resume=reuse.find_interrupted(train, tags) if spec.again else None,
+        ),
+        keys[0],
+        take=spec.reuse,
+        channel=channel,
+    )
+    evaluated = reuse.find_evaluated(keys[1], trained) if trained.reused else None
+    reused = evaluated is not None
     if evaluated is None:
-        config_of_it = replace(
+        config = replace(
             evaluation,
             model_uri=trained.model_uri,
-            run_name=f"evaluate trial {spec.number} seed {train.seed}",
-            tags={**evaluation.tags, **tags, reuse.KEY: asked},
+            run_name=f"evaluate {called}",
+            tags={**evaluation.tags, **tags, reuse.KEY: keys[1]},
         )
-        evaluated = evaluating.run(config_of_it).run_id
-        reused = False
-    numbers = {**Run(trained.run_id).metrics(), **Run(evaluated).metrics()}
-    return reuse.Done(
-        trained.run_id,
-        evaluated,
-        trained.model_uri,
-        numbers,
-        asked,
-        reused=reused,
-        seconds=time.monotonic() - start,
+        evaluated = evaluating.run(config).run_id
+    seconds = time.monotonic() - start
+    return reuse.SeedRun(
+        train.seed, trained.run_id, evaluated, trained.model_uri, reused=reused, seconds=seconds
     )
 
 
-def _channel(spec: Spec, folder: TrialFolder) -> PruningChannel | None:
-    from tbr_lightning.training.pruning_channel import PruningChannel
-
-    if spec.metric is None and not spec.blocks:
-        return None
-    return PruningChannel(folder.path, spec.metric or "")
-
-
-def _compare(channel: PruningChannel, spec: Spec, done: list[Any]) -> None:
+def _compare(channel: PruningChannel, spec: Spec, runs: list[reuse.SeedRun]) -> None:
     """Report the answers to each prompt with the last seed, and stop if the answer is to stop."""
-    from tbr_lightning.training.pruning_channel import Pruned
-    from tbr_lightning.tuning.prune_per_prompt import outcomes
-
-    answers = outcomes(done[-1].evaluate, spec.metrics[0])
-    first = (len(done) - 1) * len(answers)
+    answers = answers_as_numbers(runs[-1].evaluate, spec.metrics[0])
+    first = (len(runs) - 1) * len(answers)
     if channel.ask({first + index: value for index, value in enumerate(answers)}):
-        raise Pruned(f"pruned after seed {spec.seeds[len(done) - 1]}")
+        raise Pruned(f"pruned after seed {runs[-1].seed}")
+
+
+def answers_as_numbers(run_id: str, metric: str) -> list[float]:
+    """Return 1 for each prompt of an evaluation that counts for a rate, 0 for each that does not.
+
+    The order is that of the prompts' ids, so that it is the same in every trial. A prompt without
+    a verdict counts as the worse case of neither: 0.5.
+
+    Args:
+        run_id: Of the evaluation.
+        metric: Name of a rate.
+
+    Raises:
+        UserError: The metric is not a rate over prompts.
+    """
+    from tbr_lightning.evaluation.pipeline import RESPONSES
+    from tbr_lightning.evaluation.results import MEASURES, from_table
+    from tbr_lightning.tracking.run import Run
+
+    measure = next((one for one in MEASURES if one.name == metric), None)
+    if measure is None:
+        raise UserError(
+            f"objectives.{metric} is not a rate over prompts: leave pruner=wilcoxon out"
+        )
+    rows = [row for row in from_table(Run(run_id).text(RESPONSES)) if row.kind == measure.kind]
+    rows.sort(key=lambda row: row.id)
+    return [float(measure.hit(row)) if measure.counts(row) else 0.5 for row in rows]
 
 
 def _share_machine(spec: Spec) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from types import TracebackType
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console, Group
@@ -45,19 +46,9 @@ class View:
         self._live = Live(console=console, auto_refresh=False, transient=True)
         self._tty = sys.stderr.isatty()
 
-    def __enter__(self) -> View:
-        if self._tty:
-            self._live.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._tty:
-            self._live.__exit__(kind, error, trace)
+    def showing(self) -> AbstractContextManager[Any]:
+        """Keep the table on the terminal, if there is one, until the context ends."""
+        return self._live if self._tty else nullcontext()
 
     @property
     def done(self) -> int:

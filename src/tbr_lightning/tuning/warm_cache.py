@@ -6,15 +6,14 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
-from tbr_lightning.config.schema import PathsConfig, TrackingConfig
 from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.data.cache import content_key
 from tbr_lightning.errors import UserError
 from tbr_lightning.processes import cores
-from tbr_lightning.tuning.saved import load_train, save
+from tbr_lightning.tuning.reuse import save
 
 
 def warm_caches(configs: Sequence[TrainConfig], root: Path) -> None:
@@ -39,17 +38,15 @@ def warm_caches(configs: Sequence[TrainConfig], root: Path) -> None:
     context = multiprocessing.get_context("forkserver")
     for key, file in missing.items():
         file.parent.mkdir(parents=True, exist_ok=True)
-        asked, said = file.with_suffix(".asked"), file.with_suffix(".error")
+        said, config = file.with_suffix(".error"), distinct[key]
         said.unlink(missing_ok=True)
-        config = distinct[key]
-        save(config, asked)
-        process = context.Process(target=_make, args=(asked, said, config.paths), daemon=True)
+        process = context.Process(target=_make, args=(config, said), daemon=True)
         process.start()
         process.join()
         if process.exitcode:
             words = said.read_text() if said.exists() else f"it ended with {process.exitcode}"
             raise UserError(f"model={config.model.name} cannot be prepared: {words}")
-        asked.replace(file)
+        save(config, file)
 
 
 def _key(config: TrainConfig) -> str:
@@ -57,24 +54,23 @@ def _key(config: TrainConfig) -> str:
     return content_key(asdict(config.model), data, config.seed, config.paths.cache)
 
 
-def _make(asked: Path, said: Path, paths: PathsConfig) -> None:
+def _make(config: TrainConfig, said: Path) -> None:
     from tbr_lightning.models.backbone import load_backbone
     from tbr_lightning.processes import quiet
     from tbr_lightning.training.prepare import load_examples
 
     quiet()
-    config = load_train(asked, TrackingConfig(uri=""), paths)
     try:
         import torch
 
         # Nothing else runs here yet.
         torch.set_num_threads(cores())
-        examples = load_examples(replace(config, paths=paths))
+        examples = load_examples(config)
         load_backbone(
             config.model,
             data=config.data.name,
             rows=examples,
-            cache=Path(paths.cache),
+            cache=Path(config.paths.cache),
             seed=config.seed,
         )
     except (UserError, OSError, MemoryError) as error:

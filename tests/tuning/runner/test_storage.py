@@ -7,16 +7,16 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
-from optuna.trial import TrialState
 
 from tbr_lightning.errors import UserError
+from tbr_lightning.tuning.space import active
 from tbr_lightning.tuning.storage import open_study
 from tbr_lightning.tuning.study import read_study
 
@@ -68,6 +68,18 @@ def postgres() -> Iterator[str]:
         shutil.rmtree(folder)
 
 
+def test_one_of_several_holds_a_lock_on_postgresql(postgres: str) -> None:
+    opened = open_study(read_study("lock", "lock.yaml", STUDY), postgres)
+    with (
+        opened.locked("end", wait=False) as first,
+        opened.locked("end", wait=False) as second,
+        opened.locked() as another,
+    ):
+        assert (first, second, another) == (True, False, True)
+    with opened.locked("end", wait=False) as first:
+        assert first
+
+
 def test_two_runners_share_a_study_on_postgresql_and_one_may_die(
     start: Start, write: Write, postgres: str, tmp_path: Path
 ) -> None:
@@ -92,7 +104,7 @@ def test_a_file_changed_under_an_unfinished_study_is_told(tmp_path: Path) -> Non
     url = f"sqlite:///{tmp_path}/s.db"
     study = read_study("s", "s.yaml", STUDY)
     opened = open_study(study, url)
-    opened.study.tell(opened.study.ask(study.space.distributions({})), 0.5)
+    opened.study.tell(opened.study.ask(active(study.space, {})), 0.5)
     changed = read_study("s", "s.yaml", STUDY.replace("high: 1.0", "high: 2.0"))
     with pytest.raises(UserError) as caught:
         open_study(changed, url)
@@ -107,33 +119,31 @@ def test_a_file_changed_under_an_unfinished_study_is_told(tmp_path: Path) -> Non
     assert open_study(changed, url).key == beside.key
 
 
-def test_trials_are_read_as_optuna_reads_them(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/s.db"
-    text = STUDY.replace("space: {", "space: {c: {choices: [a, b]}, ")
-    for name in ("other", "read"):  # two studies in one storage
-        study = read_study(name, f"{name}.yaml", text)
-        opened = open_study(study, url).study
-        for number in range(4):
-            trial = opened.ask()
-            study.space.suggest(trial)
-            trial.set_user_attr("metrics", {"x": number})
-            trial.set_constraint("y", 0.5)
-            trial.report(float("nan"), 1)
-            trial.report(0.25, 2)
-            if number < 3:
-                states = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL]
-                opened.tell(trial, float("inf") if number == 0 else None, states[number])
-    read = open_study(study, url).study.trials
-    theirs = optuna.load_study(study_name=study.key, storage=url).trials
-    assert len(read) == 4
-    assert list(map(repr, read)) == list(map(repr, theirs))
+def test_a_lock_is_one_runners_at_a_time_and_a_dead_ones_no_more(tmp_path: Path) -> None:
+    opened = open_study(read_study("s", "s.yaml", STUDY), f"sqlite:///{tmp_path}/s.db")
+    program = f"""
+import fcntl, time
+lock = open("{tmp_path}/s.db.end.lock", "a")
+fcntl.flock(lock, fcntl.LOCK_EX)
+print("held", flush=True)
+time.sleep(300)
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with opened.locked("end", wait=False) as held, opened.locked() as another:
+            assert (held, another) == (False, True)
+        other.kill()
+        other.wait()
+        with opened.locked("end", wait=False) as held:
+            assert held
 
 
 def test_a_finished_study_may_be_changed(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/s.db"
     study = read_study("s", "s.yaml", STUDY)
     opened = open_study(study, url)
-    opened.study.tell(opened.study.ask(study.space.distributions({})), 0.5)
+    opened.study.tell(opened.study.ask(active(study.space, {})), 0.5)
     opened.study.set_user_attr("finished", True)
     open_study(read_study("s", "s.yaml", STUDY + "seed: 4"), url)
 

@@ -42,25 +42,26 @@ def build(config: JudgeConfig) -> Judge:
     Raises:
         UserError: Neither endpoint nor model is named, or the prompt file will not do.
     """
-    if config.base_url is None and config.model is None:
+    if config.endpoint.base_url is None and config.endpoint.model is None:
         raise UserError(
-            "judge.model is not set: name the judging model, e.g. judge.model=gpt-4o, or give an "
-            "endpoint of one model with judge.base_url=URL"
+            "judge.endpoint.model is not set: name the judging model, e.g. "
+            "judge.endpoint.model=gpt-4o, or an endpoint of one model: judge.endpoint.base_url=URL"
         )
     template = template_of(config)
 
     def label(cases: Sequence[Case]) -> list[Verdict]:
-        from tbr_lightning.reflection.endpoint import complete
+        from tbr_lightning.models.endpoint import complete
 
         verdicts = [Verdict("judge_error", "not asked")] * len(cases)
         asked = [filled(template, case) for case in cases]
         try:
             for number, reply in complete(
                 asked,
-                config,
-                group="judge",
+                config.endpoint,
+                max_tokens=config.max_new_tokens,
+                temperature=config.temperature,
+                group="judge.endpoint",
                 reply_form=FORM if config.structured else None,
-                retries=config.retries,
                 give_up=_GIVE_UP,
             ):
                 problem = reply.error or reply.filtered

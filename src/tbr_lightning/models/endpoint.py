@@ -9,38 +9,20 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import openai
 
 from tbr_lightning.config.credentials import hidden, shown_url
+from tbr_lightning.config.endpoint import EndpointConfig
 from tbr_lightning.errors import UserError
 from tbr_lightning.preflight import is_loopback
 from tbr_lightning.tracking.traces import traced_call
 
-_RETRIES = 6
 _MILLION = 1_000_000
 _ALL_REFUSED = 8  # prompts refused one after the other from the start: it is not the prompts
+_REASONING = ("reasoning_content", "reasoning")  # beside `content` in a message, by server
 _CHARACTERS_PER_TOKEN = 4  # a guess before the endpoint has counted, for pacing only
-
-
-class Asking(Protocol):
-    """What a config says about an endpoint; those of teachers and of judges both do."""
-
-    base_url: str | None
-    model: str | None
-    api_key_env: str
-    temperature: float
-    max_new_tokens: int
-    concurrency: int
-    timeout: float
-    requests_per_minute: float | None
-    tokens_per_minute: float | None
-    max_requests: int | None
-    max_cost: float | None
-    prompt_price: float
-    completion_price: float
-    traces: int
 
 
 class MalformedReplyError(openai.OpenAIError):
@@ -52,12 +34,13 @@ class Reply:
     """One completion.
 
     Attributes:
-        text: What was written.
+        text: What was written, after the reasoning where the endpoint hands that out by itself.
         prompt_tokens: Tokens read, as the endpoint counts.
         completion_tokens: Tokens written.
         cut: It ended by length.
         error: Why there is no completion; only where failures are handed out.
         filtered: Why the endpoint would not complete this prompt, in its own words.
+        reasoning: What was thought before, where the endpoint has a field for it.
     """
 
     text: str
@@ -66,8 +49,9 @@ class Reply:
     cut: bool = False
     error: str = ""
     filtered: str = ""
+    reasoning: str | None = None
 
-    def cost(self, config: Asking) -> float:
+    def cost(self, config: EndpointConfig) -> float:
         """Return what the reply cost, in the currency of the prices."""
         return (
             self.prompt_tokens * config.prompt_price
@@ -107,8 +91,8 @@ class Budget:
         cost: Of the replies so far.
     """
 
-    config: Asking
-    group: str = "reflection"
+    config: EndpointConfig
+    group: str
     started: int = 0
     cost: float = 0.0
 
@@ -122,14 +106,15 @@ class Budget:
 
 
 def complete(  # noqa: PLR0912, PLR0915 - one loop, whose cases are read best together
-    prompts: Sequence[str],
-    config: Asking,
+    prompts: Sequence[str | list[dict[str, str]]],
+    config: EndpointConfig,
     *,
+    max_tokens: int,
+    temperature: float = 0.0,
     seed: int | None = None,
     run_id: str | None = None,
-    group: str = "reflection",
+    group: str = "endpoint",
     reply_form: Any = None,
-    retries: int = _RETRIES,
     give_up: int = 0,
 ) -> Iterator[tuple[int, Reply]]:
     """Yield (number of the prompt, reply) as replies come in.
@@ -139,13 +124,14 @@ def complete(  # noqa: PLR0912, PLR0915 - one loop, whose cases are read best to
     ``Retry-After``.
 
     Args:
-        prompts: What to ask, each a request of its own.
+        prompts: What to ask, each a request of its own: a turn of the user, or whole messages.
         config: Endpoint, pace and budget.
+        max_tokens: Of each reply.
+        temperature: Of drawing.
         seed: Sent along, so that a repeated request may get another reply.
         run_id: MLflow run that the first calls are traced in; ``None`` traces none.
-        group: Config group of ``config``, for messages.
+        group: Key of ``config`` on the command line, for messages.
         reply_form: ``response_format``; left out from then on if the endpoint refuses it.
-        retries: Of each request.
         give_up: 0 raises at the first failure. Else a failure is a reply with its ``error``, and
             after so many in a row, or once the budget is spent, the rest are not asked any more.
 
@@ -162,14 +148,15 @@ def complete(  # noqa: PLR0912, PLR0915 - one loop, whose cases are read best to
         api_key=os.environ.get(config.api_key_env) or "none",
         base_url=config.base_url,
         timeout=config.timeout,
-        max_retries=retries,
+        max_retries=config.retries,
     )
-    dialect = Dialect(config, reply_form)
+    dialect = Dialect(temperature, max_tokens, reply_form)
 
-    model = config.model or _only_model(client, config, group, retries)
+    model = config.model or _only_model(client, config, group)
 
     def ask(number: int) -> Reply:
-        messages = [{"role": "user", "content": prompts[number]}]
+        asked = prompts[number]
+        messages = asked if isinstance(asked, list) else [{"role": "user", "content": asked}]
         traced = run_id if number < config.traces else None
         with traced_call(messages, model, traced) as record:
             try:
@@ -193,13 +180,13 @@ def complete(  # noqa: PLR0912, PLR0915 - one loop, whose cases are read best to
             while todo and len(under_way) < config.concurrency and not budget.spent:
                 number = todo.popleft()
                 requests.wait()
-                tokens.wait(len(prompts[number]) / _CHARACTERS_PER_TOKEN + config.max_new_tokens)
+                tokens.wait(len(prompts[number]) / _CHARACTERS_PER_TOKEN + max_tokens)
                 under_way[pool.submit(ask, number)] = number
                 budget.started += 1
             for future in wait(under_way, return_when=FIRST_COMPLETED).done:
                 number, problem = under_way.pop(future), future.exception()
                 if give_up and isinstance(problem, openai.OpenAIError):
-                    failed, last = failed + 1, _explain(problem, config, group, retries)
+                    failed, last = failed + 1, _explain(problem, config, group)
                     yield number, Reply("", error=last)
                     continue
                 words = _refusal(problem)
@@ -215,7 +202,7 @@ def complete(  # noqa: PLR0912, PLR0915 - one loop, whose cases are read best to
         for future in wait(under_way).done:
             if future.exception() is None:
                 yield under_way[future], future.result()
-        raise UserError(_explain(error, config, group, retries)) from error
+        raise UserError(_explain(error, config, group)) from error
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
     if give_up:
@@ -237,11 +224,8 @@ class Dialect:
     refuse; older ones know no form of the reply.
     """
 
-    def __init__(self, config: Asking, reply_form: Any) -> None:
-        self.parameters: dict[str, Any] = {
-            "temperature": config.temperature,
-            "max_tokens": config.max_new_tokens,
-        }
+    def __init__(self, temperature: float, max_tokens: int, reply_form: Any) -> None:
+        self.parameters: dict[str, Any] = {"temperature": temperature, "max_tokens": max_tokens}
         if reply_form is not None:
             self.parameters["response_format"] = reply_form
         self.without: set[str] = set()
@@ -300,12 +284,12 @@ def _refusal(problem: BaseException | None) -> str:
     return ""
 
 
-def _only_model(client: openai.OpenAI, config: Asking, group: str, retries: int) -> str:
+def _only_model(client: openai.OpenAI, config: EndpointConfig, group: str) -> str:
     """Return the name of the one model that the endpoint has."""
     try:
         names = [model.id for model in client.models.list()]
     except openai.OpenAIError as error:
-        raise UserError(_explain(error, config, group, retries)) from error
+        raise UserError(_explain(error, config, group)) from error
     if len(names) == 1:
         return names[0]
     known = f" ({', '.join(names[:8])})" if names else ""
@@ -318,20 +302,27 @@ def _only_model(client: openai.OpenAI, config: Asking, group: str, retries: int)
 def _reply(done: Any) -> Reply:
     try:
         choice, usage = done.choices[0], done.usage
+        message = choice.message
+        text = message.content or ""
+        fields = [getattr(message, name, None) for name in _REASONING]
+        reasoning = next((found for found in fields if found), None)
+        if not isinstance(text, str) or not isinstance(reasoning, str | None):
+            raise MalformedReplyError
         return Reply(
-            choice.message.content or "",
+            text,
             usage.prompt_tokens if usage else 0,
             usage.completion_tokens if usage else 0,
             choice.finish_reason == "length",
             filtered="finish_reason content_filter"
             if choice.finish_reason == "content_filter"
             else "",
+            reasoning=reasoning,
         )
     except (AttributeError, IndexError, TypeError) as error:
         raise MalformedReplyError from error
 
 
-def _explain(error: openai.OpenAIError, config: Asking, group: str, retries: int) -> str:
+def _explain(error: openai.OpenAIError, config: EndpointConfig, group: str) -> str:
     where = shown_url(config.base_url) if config.base_url else "the default endpoint"
     if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
         return f"{where} refused the key in {config.api_key_env}: give a valid one"
@@ -340,7 +331,7 @@ def _explain(error: openai.OpenAIError, config: Asking, group: str, retries: int
     if isinstance(error, openai.APITimeoutError):
         return (
             f"{where} did not answer within {group}.timeout={config.timeout} s in "
-            f"{retries + 1} tries: raise it, or run again to go on from here"
+            f"{config.retries + 1} tries: raise it, or run again to go on from here"
         )
     if isinstance(error, openai.APIConnectionError):
         proxy = "" if is_loopback(config.base_url) else _proxy()
@@ -352,8 +343,8 @@ def _explain(error: openai.OpenAIError, config: Asking, group: str, retries: int
         )
     if isinstance(error, openai.APIStatusError):
         return (
-            f"{where} answered {error.status_code} after {retries + 1} tries: run again to go on "
-            "from here"
+            f"{where} answered {error.status_code} after {config.retries + 1} tries: run again to "
+            "go on from here"
         )
     return (
         f"{where} sent something that is not a chat completion: check that it is OpenAI-compatible"

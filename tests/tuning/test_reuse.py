@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import pytest
 
 from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.config.schema import TrackingConfig
-from tbr_lightning.tuning.saved import evaluate_key, load_evaluate, load_train, save, train_key
+from tbr_lightning.config.verbs import EvaluateConfig, TrainConfig
+from tbr_lightning.tuning import source_digest
+from tbr_lightning.tuning.reuse import evaluate_key, load, save, train_key
 
 
 def test_what_is_written_is_read_without_where_it_is_tracked(tmp_path: Path) -> None:
@@ -19,8 +22,10 @@ def test_what_is_written_is_read_without_where_it_is_tracked(tmp_path: Path) -> 
     save(replace(train, tracking=secret), tmp_path / "t.yaml")
     save(evaluation, tmp_path / "e.yaml")
     assert "secret" not in (tmp_path / "t.yaml").read_text()
-    assert load_train(tmp_path / "t.yaml", secret, train.paths) == replace(train, tracking=secret)
-    assert load_evaluate(tmp_path / "e.yaml", secret, train.paths) == replace(
+    assert load(TrainConfig, tmp_path / "t.yaml", secret, train.paths) == replace(
+        train, tracking=secret
+    )
+    assert load(EvaluateConfig, tmp_path / "e.yaml", secret, train.paths) == replace(
         evaluation, tracking=secret
     )
 
@@ -45,3 +50,17 @@ def test_an_evaluation_counts_with_the_model_it_is_of(word: str, same: bool) -> 
     other = compose_verb("evaluate", [*words, word]).config
     assert (evaluate_key(other, "k") == evaluate_key(config, "k")) is same
     assert evaluate_key(config, "k") != evaluate_key(config, "l")
+
+
+def test_code_that_decides_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = compose_verb("train", ["model=tiny", "data=microworld"]).config
+    copied = tmp_path / "tbr_lightning"
+    shutil.copytree(source_digest.PACKAGE, copied, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(source_digest, "PACKAGE", copied)
+    for file in ("objectives/sft.py", "training/module.py", "serving/app.py"):
+        source_digest.package_digest.cache_clear()
+        before = train_key(config)
+        (copied / file).write_text("# changed\n")
+        source_digest.package_digest.cache_clear()
+        assert (train_key(config) == before) == (file == "serving/app.py")
+    source_digest.package_digest.cache_clear()

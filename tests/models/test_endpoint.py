@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
+from tbr_lightning.config.endpoint import EndpointConfig
 from tbr_lightning.config.schema import ReflectionConfig
 from tbr_lightning.errors import UserError
-from tbr_lightning.reflection.endpoint import Pace, complete
+from tbr_lightning.models.endpoint import Pace, Reply
+from tbr_lightning.models.endpoint import complete as ask
 
 from ..support.teacher_server import TeacherServer
 
@@ -23,13 +25,17 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[TeacherServer]:
     made.server_close()
 
 
-def config(server: TeacherServer, **more: object) -> ReflectionConfig:
+def complete(prompts: Sequence[str], endpoint: EndpointConfig) -> Iterator[tuple[int, Reply]]:
+    return ask(prompts, endpoint, max_tokens=256, group="reflection.endpoint")
+
+
+def config(server: TeacherServer, **more: object) -> EndpointConfig:
     settings = {"base_url": server.url, "model": "teacher", "api_key_env": "TEACHER_KEY"} | more
-    return ReflectionConfig(teacher="external", **settings)
+    return EndpointConfig(**settings)  # type: ignore[arg-type]
 
 
 def test_every_prompt_is_answered_with_its_tokens(server: TeacherServer) -> None:
-    replies = dict(complete([f"p{n}" for n in range(12)], config(server), seed=3))
+    replies = dict(ask([f"p{n}" for n in range(12)], config(server), max_tokens=256, seed=3))
     assert sorted(replies) == list(range(12))
     assert all(replies[n].text.startswith(f"On p{n} ") for n in replies)
     assert replies[0].completion_tokens == 7
@@ -88,15 +94,15 @@ def test_what_came_before_an_error_is_yielded(server: TeacherServer) -> None:
 def test_a_malformed_body_is_told(server: TeacherServer, body: bytes) -> None:
     server.body = body
     with pytest.raises(UserError, match="not a chat completion"):
-        list(complete(["p"], config(server), retries=0))
+        list(complete(["p"], config(server, retries=0)))
 
 
 def test_time_outs_and_unreachable_endpoints_are_told(server: TeacherServer) -> None:
     server.delay = 1.0
-    with pytest.raises(UserError, match=r"did not answer within reflection\.timeout=0\.2"):
-        list(complete(["p"], config(server, timeout=0.2), retries=0))
+    with pytest.raises(UserError, match=r"reflection\.endpoint\.timeout=0\.2"):
+        list(complete(["p"], config(server, timeout=0.2, retries=0)))
     with pytest.raises(UserError, match="does not answer"):
-        list(complete(["p"], config(server, base_url="http://127.0.0.1:9/v1"), retries=0))
+        list(complete(["p"], config(server, base_url="http://127.0.0.1:9/v1", retries=0)))
 
 
 def test_a_spent_budget_stops_and_keeps_what_was_paid(server: TeacherServer) -> None:
@@ -127,12 +133,17 @@ def test_a_pace_spreads_requests() -> None:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"attempts": 3}, "raise the temperature"),
         ({"max_cost": 1.0}, "prompt_price"),
         ({"requests_per_minute": 0}, "requests_per_minute"),
         ({"max_requests": 0}, "max_requests"),
+        ({"api_key_env": "sk-1234"}, "^(?!.*1234).*name of an environment variable"),
     ],
 )
 def test_settings_that_cannot_work_are_told(settings: dict[str, object], says: str) -> None:
     with pytest.raises(UserError, match=says):
-        ReflectionConfig(teacher="external", **settings)
+        EndpointConfig(**settings)  # type: ignore[arg-type]
+
+
+def test_asking_again_for_the_same_answer_is_refused() -> None:
+    with pytest.raises(UserError, match="raise the temperature"):
+        ReflectionConfig(teacher="external", attempts=3)

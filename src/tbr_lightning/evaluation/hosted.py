@@ -1,0 +1,129 @@
+"""A model behind an OpenAI-compatible endpoint, evaluated like one whose weights are here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from tbr_lightning.config.endpoint import EndpointConfig
+from tbr_lightning.config.verbs import GenerationConfig
+from tbr_lightning.data.think_format import MARKERS, ThinkFormat
+from tbr_lightning.errors import UserError
+from tbr_lightning.evaluation.store import ResponseStore
+from tbr_lightning.models.endpoint import complete
+from tbr_lightning.models.generation import Generated
+from tbr_lightning.preflight import is_loopback
+
+PREFIX = "openai:"
+"""What ``model=`` of ``evaluate`` begins with for such a model."""
+
+
+@dataclass(frozen=True)
+class HostedModel:
+    """A model at an endpoint.
+
+    Attributes:
+        endpoint: Where it is, by which name, and how fast it may be asked.
+        think_format: How the prompted arm asks it to think, and how much it may write.
+    """
+
+    endpoint: EndpointConfig
+    think_format: ThinkFormat = field(default_factory=ThinkFormat)
+
+    @property
+    def origin(self) -> str:
+        """Its identity, as far as an endpoint has one: the name and the address."""
+        return f"{PREFIX}{self.endpoint.identity}"
+
+    def answers(
+        self,
+        chats: Sequence[list[dict[str, str]]],
+        generation: GenerationConfig,
+        store: ResponseStore | None,
+    ) -> Iterator[tuple[int, Generated]]:
+        """Yield (number of the prompt, response), stored ones first, each one once.
+
+        Each is in the store as soon as it is there, so that a run that was killed, or whose budget
+        was spent, goes on where it was.
+
+        Raises:
+            UserError: The endpoint refuses the key, does not know the model, or does not answer,
+                or the budget is spent.
+        """
+        settings = (
+            generation.max_new_tokens or self.think_format.max_new_tokens,
+            generation.temperature,
+            generation.seed if generation.temperature else None,
+        )
+        missing = list(range(len(chats)))
+        keys: list[str] = []
+        if store is not None:
+            said = [[part for turn in chat for part in turn.values()] for chat in chats]
+            keys = [store.key(parts, settings) for parts in said]
+            found = store.get(keys)
+            yield from ((n, found[key]) for n, key in enumerate(keys) if key in found)
+            missing = [n for n in missing if keys[n] not in found]
+        made = self._asked([chats[n] for n in missing], *settings)
+        if store is not None:
+            made = store.keep(made, [keys[n] for n in missing])
+        for line, response in made:
+            yield missing[line], response
+
+    def _asked(
+        self,
+        chats: Sequence[list[dict[str, str]]],
+        max_tokens: int,
+        temperature: float,
+        seed: int | None,
+    ) -> Iterator[tuple[int, Generated]]:
+        replies = complete(
+            chats, self.endpoint, max_tokens=max_tokens, temperature=temperature, seed=seed
+        )
+        for number, reply in replies:
+            yield (
+                number,
+                Generated(
+                    reply.text,
+                    reply.completion_tokens,
+                    reply.cut,
+                    reply.reasoning,
+                    reply.filtered,
+                ),
+            )
+
+
+def hosted_model(name: str, endpoint: EndpointConfig, arm: str) -> HostedModel:
+    """Return the model that ``openai:NAME`` names.
+
+    Raises:
+        UserError: There is no name or no key, or the arm needs the weights.
+    """
+    model = name.removeprefix(PREFIX)
+    if not model:
+        raise UserError("model='openai:' names no model: give openai:NAME")
+    if arm not in ("trained", "prompted"):
+        raise UserError(
+            f"generation.arm={arm} sets the first tokens of an answer, which model='{name}' does "
+            "not let anyone do: use trained or prompted"
+        )
+    if not os.environ.get(endpoint.api_key_env) and not is_loopback(endpoint.base_url):
+        raise UserError(
+            f"the environment has no {endpoint.api_key_env} for model='{name}': export it, name "
+            "another variable with endpoint.api_key_env, or give a local endpoint with base_url=URL"
+        )
+    return HostedModel(replace(endpoint, model=model))
+
+
+def split(response: Generated) -> tuple[str | None, str]:
+    """Return reflection (``None`` if there is none) and answer of an endpoint's reply.
+
+    Its own field comes first. Else the markers of published models are looked for.
+    """
+    text = response.text.strip()
+    if response.reasoning is not None:
+        return response.reasoning.strip(), text
+    for opened, closed in MARKERS:
+        if text.startswith(opened) or closed in text:
+            return ThinkFormat(think_open=opened, think_close=closed).split(text)
+    return None, text

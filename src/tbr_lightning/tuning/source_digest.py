@@ -1,0 +1,45 @@
+"""Digests of what decides the numbers of a run beside its config: code, and weights of the hub."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import is_dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import try_to_load_from_cache
+
+from tbr_lightning.config.schema import ModelConfig
+from tbr_lightning.data.cache import content_key, file_key
+
+PACKAGE = Path(__file__).parents[1]
+_ROOMS = ("data", "evaluation", "microworld", "models", "objectives", "reflection", "training")
+
+
+def code_digest(config: Any) -> list[str]:
+    """Return hashes of the code that decides: the package's, and that of a user's own targets."""
+    own = {inspect.getfile(type(part)) for part in vars(config).values() if is_dataclass(part)}
+    others = sorted(file for file in own if not Path(file).is_relative_to(PACKAGE))
+    return [package_digest(), *(file_key(Path(file)) for file in others)]
+
+
+@cache
+def package_digest() -> str:
+    """Return the hash of the rooms that decide, and of the libraries that they compute with."""
+    files = [file for room in _ROOMS for file in (PACKAGE / room).rglob("*") if _is_source(file)]
+    named = {str(file.relative_to(PACKAGE)): file_key(file) for file in files}
+    return content_key(named, [version(name) for name in ("torch", "transformers", "peft")])
+
+
+def _is_source(file: Path) -> bool:
+    return file.suffix in (".py", ".yaml", ".txt", ".jinja") and file.is_file()
+
+
+def hub_commit(model: ModelConfig) -> str | None:
+    """Return the commit of a hub model's files in the cache: a revision such as main moves."""
+    if model.hub_id is None or model.path is not None or model.init == "random":
+        return None
+    found = try_to_load_from_cache(model.hub_id, "config.json", revision=model.revision)
+    return Path(found).parent.name if isinstance(found, str) else None
