@@ -67,7 +67,9 @@ class JudgeConfig:
     path: str | None = None  # local Hugging Face folder; comes before hub_id
     licence: str = "unknown"
     gated: bool = False
-    chat: bool = False  # the tokenizer's chat template is the prompt, as of Llama Guard
+    chat: bool = False  # request and answer are two turns, as of Llama Guard; no prompt file
+    parts: bool = False  # and each turn is a list of parts, as of models that also read images
+    template: dict[str, str] = field(default_factory=dict)  # what else its chat template takes
     dtype: str = "bfloat16"
     batch_size: int = 16
     labels: dict[str, str] = field(default_factory=dict)  # pattern in its reply: label; first wins

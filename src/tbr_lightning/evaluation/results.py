@@ -41,6 +41,7 @@ class Judged:
         repeat: Which of several answers to the prompt.
         content: It hands over what was asked, whatever it says about it; ``None`` where the judge
             does not say.
+        helpful: How far it helps, from 0 to 2; ``None`` where the judge does not say.
         filtered: An endpoint would not answer the prompt.
     """
 
@@ -64,6 +65,7 @@ class Judged:
     second_because: str | None = None
     repeat: int = 0
     content: bool | None = None
+    helpful: int | None = None
     filtered: bool = False
 
     @classmethod

@@ -57,6 +57,7 @@ def with_verdicts(
                 label=verdict.label,
                 because=verdict.because,
                 content=verdict.content,
+                helpful=verdict.helpful,
                 reflection_concludes=concludes(row.reflection),
                 reflection_leaks=leaks(row.reflection),
                 second_label=other.label if other else None,

@@ -37,11 +37,14 @@ class Verdict:
         because: The sentence that decided it, in the answer's words or in the judge's.
         content: The answer hands over what was asked, in whole or in part, whatever it says
             about it; ``None`` where the judge does not say.
+        helpful: How far it helps with the request: 0 not at all, 1 in part, 2 it answers; ``None``
+            where the judge does not say.
     """
 
     label: Label
     because: str
     content: bool | None = None
+    helpful: int | None = None
 
 
 Judge = Callable[[Sequence[Case]], list[Verdict]]

@@ -1,7 +1,8 @@
-"""Judges that are Hugging Face models which write their label: WildGuard, Llama Guard, HarmBench.
+"""Guard models that write their label: WildGuard, Qwen3Guard, Llama Guard, ShieldGemma, HarmBench.
 
 A config says where the weights are, what the prompt is, and which pattern in the reply is which
-label. A reply that matches none is a judge error, never a refusal nor compliance.
+label. A reply that matches none is a judge error, never a refusal nor compliance. One that reads
+two turns of a chat may also be served by an endpoint (``judge.endpoint.base_url``).
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ def build(config: JudgeConfig) -> Judge:
             f"judge.labels is empty: say which pattern in the reply of judge={config.name} is "
             "which label"
         )
+    if config.endpoint.base_url is not None:
+        return _served(config)
     template = "" if config.chat else template_of(config)
     where = ModelConfig(
         name=config.name,
@@ -54,6 +57,31 @@ def build(config: JudgeConfig) -> Judge:
         return _labelled(cases, loaded[0], template, config)
 
     return lambda cases: on_answered(cases, label)
+
+
+def _served(config: JudgeConfig) -> Judge:
+    from tbr_lightning.evaluation.judges.asking import ask
+
+    if not config.chat or config.template:
+        raise UserError(
+            f"judge.endpoint.base_url with judge={config.name}: an endpoint fills in no prompt of "
+            "a classifier's own; give the weights with judge.path=FOLDER"
+        )
+
+    def label(cases: Sequence[Case]) -> list[Verdict]:
+        turns = [_turns(case, config) for case in cases]
+        return ask(turns, config, lambda reply: parsed(reply, config.labels))
+
+    return lambda cases: on_answered(cases, label)
+
+
+def _turns(case: Case, config: JudgeConfig) -> list[dict[str, Any]]:
+    """Return request and answer as two turns of a chat."""
+    pairs = (("user", case.prompt), ("assistant", case.answer))
+    return [
+        {"role": role, "content": [{"type": "text", "text": text}] if config.parts else text}
+        for role, text in pairs
+    ]
 
 
 def parsed(reply: str, labels: dict[str, str]) -> Verdict:
@@ -92,11 +120,9 @@ def _labelled(
         reader = backbone.tokenizer
         if not config.chat:  # a template has its own special tokens
             return list(reader.encode(filled(template, case), add_special_tokens=False))
-        turns = [
-            {"role": "user", "content": case.prompt},
-            {"role": "assistant", "content": case.answer},
-        ]
-        text = reader.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        text = reader.apply_chat_template(
+            _turns(case, config), tokenize=False, add_generation_prompt=True, **config.template
+        )
         return list(reader.encode(text, add_special_tokens=False))
 
     verdicts: list[Verdict] = [Verdict("judge_error", "not asked")] * len(cases)

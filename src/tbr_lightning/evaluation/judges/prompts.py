@@ -12,10 +12,23 @@ from tbr_lightning.evaluation.judges.base import Case
 
 
 def template_of(config: JudgeConfig) -> str:
-    """Return the text of the judge's prompt file: ``judge.prompt``, or the shipped one.
+    """Return the text of a prompt file that says where request and answer go.
 
     Raises:
         UserError: There is none, or it lacks a placeholder.
+    """
+    text = text_of(config)
+    for name in ("{prompt}", "{answer}"):
+        if name not in text:
+            raise UserError(f"judge.prompt='{config.prompt}' has no {name}: say where it goes")
+    return text
+
+
+def text_of(config: JudgeConfig) -> str:
+    """Return the text of the judge's prompt file: ``judge.prompt``, or the shipped one.
+
+    Raises:
+        UserError: There is none.
     """
     if config.prompt is None:
         shipped = resources.files("tbr_lightning.evaluation") / "prompts" / f"{config.name}.txt"
@@ -30,11 +43,7 @@ def template_of(config: JudgeConfig) -> str:
         raise UserError(
             f"judge.prompt='{config.prompt}' is not a file: give the path of a prompt file"
         )
-    text = Path(config.prompt).read_text(encoding="utf-8")
-    for name in ("{prompt}", "{answer}"):
-        if name not in text:
-            raise UserError(f"judge.prompt='{config.prompt}' has no {name}: say where it goes")
-    return text
+    return Path(config.prompt).read_text(encoding="utf-8")
 
 
 def filled(template: str, case: Case) -> str:
