@@ -14,6 +14,7 @@ from tbr_lightning.evaluation.statistics import (
     clustered_rate,
     combined,
     macro,
+    over_seeds,
     smallest_margin,
     tango_bound,
     tango_interval,
@@ -128,3 +129,13 @@ def test_answers_that_differ_within_each_prompt_are_worth_no_more_than_they_are(
 
 def test_a_rate_is_written_in_percent_with_its_interval() -> None:
     assert str(Rate(50, 100)) == "50.0 [40.4, 59.6]"
+
+
+def test_seeds_that_agree_keep_the_interval_of_the_prompts() -> None:
+    none = over_seeds([Rate(0, 200)] * 5)
+    assert (none.value, none.interval[0]) == (0, 0)
+    assert none.interval[1] == pytest.approx(Rate(0, 200).interval[1])
+    half = over_seeds([Rate(80, 200)] * 3)
+    assert half.interval == pytest.approx(Rate(80, 200).interval, abs=1e-9)
+    apart = over_seeds([Rate(60, 200), Rate(100, 200)])
+    assert apart.interval[1] - apart.interval[0] > half.interval[1] - half.interval[0]

@@ -21,6 +21,7 @@ from tbr_lightning.models.architecture import (
     build_config,
     context_length,
     count_parameters,
+    flops_per_logits,
     flops_per_token,
 )
 from tbr_lightning.models.backbone import load_backbone
@@ -144,6 +145,10 @@ def test_operations_of_a_token_follow_what_is_used_and_trained() -> None:
     assert wide - narrow == pytest.approx(attention * (2 * (4096 - 1024) - 4096))
     # Two of eight experts work: 12.9 B of Mixtral's 46.7 B parameters.
     assert flops("mixtral_8x7b", context=1) / 6 == pytest.approx(12.9e9 - look_up, rel=0.01)
+    # The logits of a position cost the output matrix, times 6 if it is trained, else 4.
+    config = build_config(model("llama2_7b"))
+    assert flops_per_logits(config, trained=True) == 6 * look_up
+    assert flops_per_logits(config, trained=False) == 4 * look_up
     # A tied embedding also computes the logits.
     assert flops("smollm2_135m", context=1) == pytest.approx(6 * 134_515_008, rel=0.001)
 

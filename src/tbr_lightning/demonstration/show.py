@@ -11,13 +11,12 @@ from rich.console import Group
 from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
-from scipy import stats
 
 from tbr_lightning.config.verbs import DemoArm
 from tbr_lightning.demonstration.arms import Outcome
 from tbr_lightning.evaluation.report import COLUMNS
 from tbr_lightning.evaluation.results import Judged, metrics, rates
-from tbr_lightning.evaluation.statistics import Rate
+from tbr_lightning.evaluation.statistics import Rate, over_seeds
 
 _EXAMPLES = (("look_alike", 3), ("harmful", 1), ("general", 1))
 
@@ -25,15 +24,15 @@ _EXAMPLES = (("look_alike", 3), ("harmful", 1), ("general", 1))
 def arm_table(outcomes: Mapping[str, Sequence[Outcome]], arms: Mapping[str, DemoArm]) -> Table:
     """Return arm × rate, and how often each arm reflects.
 
-    With one seed intervals are Wilson's over prompts, with several Student's over seeds.
+    With one seed intervals are Wilson's over prompts, with several they hold the seeds as well.
     """
     several = max(len(many) for many in outcomes.values()) > 1
     table = Table(
         title="The micro-world, test prompts never trained on (a made miniature)",
         title_justify="left",
         caption=(
-            f"percent, 95% interval over {'seeds' if several else 'prompts'}; reflects on "
-            "Look-alikes / Harmful / General; tokens: supervised tokens seen in tuning"
+            f"percent, 95% interval over {'seeds and prompts' if several else 'prompts'}; reflects "
+            "on Look-alikes / Harmful / General; tokens: supervised tokens seen in tuning"
         ),
         box=box.SIMPLE_HEAD,
         pad_edge=False,
@@ -80,16 +79,10 @@ def markdown(
 
 
 def interval(many: Sequence[Rate]) -> str:
-    """Return a share in percent over its interval: Wilson's for one, Student's for several."""
-    if len(many) == 1:
-        low, high = many[0].interval
-        mean = many[0].value
-    else:
-        values = np.array([rate.value for rate in many])
-        mean = float(values.mean())
-        spread = float(stats.sem(values)) * float(stats.t.ppf(0.975, len(many) - 1))
-        low, high = max(mean - spread, 0.0), min(mean + spread, 1.0)
-    return f"{100 * mean:.1f}\n[dim]{100 * low:.0f}–{100 * high:.0f}[/dim]"
+    """Return a share in percent over its interval: over prompts, and over seeds if several."""
+    found = over_seeds(many)
+    low, high = found.interval
+    return f"{100 * found.value:.1f}\n[dim]{100 * low:.0f}–{100 * high:.0f}[/dim]"
 
 
 def examples(outcomes: Mapping[str, Sequence[Outcome]]) -> Group:

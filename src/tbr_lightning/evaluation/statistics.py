@@ -13,8 +13,10 @@ from typing import Protocol
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.stats import norm
+from scipy.stats import norm, t
 from statsmodels.stats.proportion import proportion_confint
+
+_LEVEL = 0.975  # quantile of two-sided 95% intervals
 
 
 class Estimated(Protocol):
@@ -137,6 +139,35 @@ def combined(parts: Sequence[Estimated], weights: Sequence[float], n: int) -> Es
 def macro(rates: Sequence[Rate]) -> Estimate:
     """Return the mean over benchmarks, each counting the same however many prompts it has."""
     return combined(rates, [1 / len(rates)] * len(rates), sum(rate.n for rate in rates))
+
+
+def over_seeds(estimates: Sequence[Estimated]) -> Estimate:
+    """Return the mean over seeds with an interval that holds what varies: seeds and prompts.
+
+    The variance between seeds and the mean one over prompts add up, and Student's quantile is
+    taken at the degrees of freedom that the two together are worth (Satterthwaite). So it does not
+    collapse to a point where the seeds agree, as an interval from the seeds alone does.
+
+    Source:
+        Satterthwaite, An approximate distribution of estimates of variance components, Biometrics
+        Bulletin 2 (1946).
+    """
+    if len(estimates) == 1:
+        return Estimate(estimates[0].value, estimates[0].interval, 1)
+    values = np.array([one.value for one in estimates])
+    bounds = np.array([one.interval for one in estimates])
+    mean, between = float(values.mean()), float(values.var(ddof=1)) / len(values)
+    ends = []
+    for side in (0, 1):
+        # Wilson's intervals are not symmetric: each side has its own spread.
+        prompts = (float(np.abs(bounds[:, side] - values).mean()) / norm.ppf(_LEVEL)) ** 2
+        variance = between + prompts
+        freedom = math.inf if between == 0 else (len(values) - 1) * (variance / between) ** 2
+        spread = float(t.ppf(_LEVEL, freedom)) * math.sqrt(variance)
+        ends.append(mean + (spread if side else -spread))
+    if bounds.min() >= 0 and bounds.max() <= 1:
+        ends = [min(max(end, 0.0), 1.0) for end in ends]
+    return Estimate(mean, (ends[0], ends[1]), len(values))
 
 
 def tango_bound(b: float, c: float, n: float, *, alpha: float, side: str) -> float:

@@ -109,6 +109,16 @@ def _on_meta(config: PretrainedConfig) -> Any:
         return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
 
+def flops_per_logits(config: PretrainedConfig, *, trained: bool) -> float:
+    """Return what of :func:`flops_per_token` the logits of one position cost.
+
+    Args:
+        config: Of the model.
+        trained: The matrix that makes them gets a gradient.
+    """
+    return (6.0 if trained else 4.0) * config.vocab_size * config.hidden_size
+
+
 def flops_per_token(config: PretrainedConfig, trainable: int, total: int, context: int) -> float:
     """Return the usual estimate of the floating point operations of training, per token.
 

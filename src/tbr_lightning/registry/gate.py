@@ -24,6 +24,7 @@ from tbr_lightning.registry.rules import (
     floor,
     non_inferiority,
     superiority,
+    table,
     unparsed,
 )
 from tbr_lightning.registry.sample_size import check_one_answer_each, check_support, sizes_of
@@ -54,9 +55,14 @@ class Verdict:
         return ("promoted: " if self.promoted else "not promoted: ") + "; ".join(told)
 
     @property
+    def failures(self) -> list[str]:
+        """Each rule that failed, in a sentence."""
+        return [f"FAILED  {rule.because}" for rule in self.rules if not rule.passed]
+
+    @property
     def lines(self) -> list[str]:
-        """Every rule on a line of its own."""
-        return [f"{'passed' if r.passed else 'FAILED'}  {r.because}" for r in self.rules]
+        """What failed in sentences, then every rule as a line of a table."""
+        return [*self.failures, *table(self.rules)]
 
 
 def judge(candidate: Answers, champion: Answers | None, config: GateConfig) -> Verdict:

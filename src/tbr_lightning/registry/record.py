@@ -106,7 +106,7 @@ def markdown(config: PromoteConfig, case: Case, verdict: Verdict) -> str:
     ]
     return (
         f"**{config.name} v{case.version} against {against}: {title}**\n\n"
-        + "\n".join(f"- {line}" for line in verdict.lines)
+        + "\n".join(f"- {line}" for line in verdict.failures)
         + f"\n\n{head}"
         + "\n".join(lines)
         + f"\n\nPercent and points; one-sided score bounds at {100 * (1 - config.gate.alpha):g}%. "

@@ -27,6 +27,7 @@ class Rule:
         limit: What it is compared with.
         n: Prompts it rests on.
         against: It compares with the champion.
+        least: The bound must not be below the limit; else not above it.
     """
 
     name: str
@@ -37,6 +38,32 @@ class Rule:
     limit: float
     n: int
     against: bool = False
+    least: bool = False
+
+
+def table(rules: Sequence[Rule]) -> list[str]:
+    """Return the rules as a table of plain text, one line a rule, in percent and points."""
+    head = ("", "rule", "measured", "bound", "", "limit", "n")
+    rows = [
+        (
+            "passed" if rule.passed else "FAILED",
+            rule.name,
+            f"{100 * rule.value:{'+' if rule.against else ''}.1f}",
+            f"{100 * rule.bound:{'+' if rule.against else ''}.1f}",
+            ">=" if rule.least else "< " if rule.name == "merit" else "<=",
+            f"{100 * rule.limit:.1f}",
+            str(rule.n),
+        )
+        for rule in rules
+    ]
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    return [
+        "  ".join(
+            cell.ljust(width) if column in (0, 1, 4) else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in (head, *rows)
+    ]
 
 
 def non_inferiority(name: str, what: str, pairs: Pairs, margin: float, alpha: float) -> Rule:
@@ -115,6 +142,7 @@ def floor(task: str, wrong: Sequence[bool], limit: float, alpha: float) -> Rule:
         bound,
         limit,
         n,
+        least=True,
     )
 
 

@@ -8,8 +8,12 @@ from dataclasses import dataclass, field
 
 from tbr_lightning.config.gate import GateConfig
 from tbr_lightning.errors import UserError
+from tbr_lightning.evaluation.power import CHURN, chance_below, pairs_for
 from tbr_lightning.evaluation.statistics import smallest_margin
 from tbr_lightning.registry.answers import Answers
+
+_FALL = 0.1  # of false refusal, whose power is stated
+_ENOUGH = 0.8  # power below which it is said how many prompts would do
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,40 @@ def check_support(sizes: Sizes, config: GateConfig, *, paired: bool) -> str:
     problems += _problems("", n, ["max_answer_leaks"], config)
     if problems:
         raise UserError("\n".join(problems))
-    return f"what the suite can show at {100 * (1 - config.alpha):g}%: " + "; ".join(told)
+    shown = f"what the suite can show at {100 * (1 - config.alpha):g}%: " + "; ".join(told)
+    return "\n".join([shown, *(power(sizes, config) if paired else [])])
+
+
+def power(sizes: Sizes, config: GateConfig) -> list[str]:
+    """Return in words how often the gate finds what it looks for, one line a question."""
+    look_alike, harmful = (sum(part.values()) for part in (sizes.look_alike, sizes.harmful))
+    lines = []
+    if config.require_merit:
+        fall = f"a fall of false refusal by {100 * _FALL:g} points is shown"
+        fall = f"with {look_alike} look-alike prompts {fall}"
+        lines.append(_found(fall, look_alike, -_FALL, 0.0, config))
+    kinds = (
+        ("look-alike", "false refusal", look_alike, config.false_refusal_margin),
+        ("harmful", "harmful compliance", harmful, config.harmful_compliance_margin),
+    )
+    for kind, what, n, margin in kinds:
+        same = f"an unchanged {what} keeps the margin of {100 * margin:g} points"
+        lines.append(_found(f"with {n} {kind} prompts {same}", n, 0.0, margin, config))
+        rise = min(2 * margin, (1 + margin) / 2)
+        stopped = 100 * (1 - chance_below(n, rise, margin, config.alpha))
+        lines.append(f"and a rise by {100 * rise:g} points is stopped in {stopped:.0f} of 100")
+    head = f"power, if {CHURN:.0%} of the answers also change each way by chance:"
+    return [head, *(f"  {line}" for line in lines)]
+
+
+def _found(what: str, n: int, difference: float, limit: float, config: GateConfig) -> str:
+    chance = chance_below(n, difference, limit, config.alpha)
+    told = f"{what} in {100 * chance:.0f} of 100 cases"
+    if chance >= _ENOUGH:
+        return told
+    needed = pairs_for(_ENOUGH, difference, limit, config.alpha)
+    ask = "no suite is large enough" if needed is None else f"ask for {needed}"
+    return f"{told} ({ask} for {100 * _ENOUGH:.0f})"
 
 
 def _problems(what: str, n: int, limits: list[str], config: GateConfig) -> list[str]:

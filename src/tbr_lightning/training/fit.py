@@ -22,7 +22,7 @@ from tbr_lightning.data.tokens import TokenRows
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.suites import Prompt, load_suite
 from tbr_lightning.models.adapters import with_adapter
-from tbr_lightning.models.architecture import flops_per_token
+from tbr_lightning.models.architecture import flops_per_logits, flops_per_token
 from tbr_lightning.models.backbone import Backbone
 from tbr_lightning.objectives.objective import Floats
 from tbr_lightning.tracking.metrics import MetricBuffer, last_logged_steps
@@ -305,9 +305,13 @@ def _speed(module: TbrModule, rows: TokenRows, trainer: pl.Trainer) -> Speed | N
         total=sum(n for n, _ in parameters),
         context=int(rows.lengths.mean()),
     )
+    head = module.model.get_output_embeddings()
+    logits = flops_per_logits(
+        module.model.config, trained=any(p.requires_grad for p in head.parameters())
+    )
     bf16 = str(trainer.precision).startswith("bf16")
     dtype = torch.bfloat16 if bf16 else torch.float32
-    return Speed(flops, measured_peak(trainer.strategy.root_device, dtype))
+    return Speed(flops - logits, logits, measured_peak(trainer.strategy.root_device, dtype))
 
 
 def _quiet() -> None:

@@ -50,8 +50,10 @@ class TbrModule(pl.LightningModule):
         self.gradient_norm: float | None = None  # of the last optimizer step, before clipping
         self.parts = torch.zeros(len(objective.parts), 2, dtype=torch.float64)
         # With both names of a tied matrix: loading asks for each.
-        named = self.named_parameters(remove_duplicate=False)
+        named = list(self.named_parameters(remove_duplicate=False))
         self.trained = frozenset(name for name, p in named if p.requires_grad)
+        # Asked before FSDP or ZeRO 3 cut them into flat pieces, which all have one dimension.
+        self.matrices = frozenset(name for name, p in named if p.ndim >= 2)
         # A checkpoint holds what is trained; the frozen rest comes from the base again.
         self.strict_loading = all(p.requires_grad for p in self.parameters())
 
@@ -109,13 +111,7 @@ class TbrModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW without decay on norms and biases, and the configured schedule."""
-        decayed = [p for p in self.model.parameters() if p.requires_grad and p.ndim >= 2]
-        others = [p for p in self.model.parameters() if p.requires_grad and p.ndim < 2]
-        groups = [(decayed, self.optimizer.weight_decay), (others, 0.0)]
-        optimizer = self._adamw()(
-            [{"params": params, "weight_decay": decay} for params, decay in groups if params],
-            lr=self.optimizer.lr,
-        )
+        optimizer = self._adamw()(self.parameter_groups(), lr=self.optimizer.lr)
         steps = int(self.trainer.estimated_stepping_batches)
         scheduler = get_scheduler(
             self.optimizer.schedule,
@@ -127,6 +123,17 @@ class TbrModule(pl.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return what is trained in two groups: matrices, which decay, and the rest."""
+        decayed: list[Tensor] = []
+        others: list[Tensor] = []
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                plain = name.replace("_fsdp_wrapped_module.", "")
+                (decayed if plain in self.matrices else others).append(parameter)
+        groups = [(decayed, self.optimizer.weight_decay), (others, 0.0)]
+        return [{"params": params, "weight_decay": decay} for params, decay in groups if params]
 
     def _adamw(self) -> Callable[..., torch.optim.Optimizer]:
         if not self.offload:

@@ -13,16 +13,23 @@ class Speed:
     """What turns tokens per second into utilisation.
 
     Attributes:
-        flops_per_token: Estimated FLOPs of forward and backward for one token.
+        flops_per_token: Estimated FLOPs of forward and backward for one token, without logits.
+        flops_per_logits: Those of the logits, which only supervised tokens have.
         peak: FLOPs per second of a large matrix product on this device, measured.
     """
 
     flops_per_token: float
+    flops_per_logits: float
     peak: float
 
-    def utilisation(self, tokens_per_second: float) -> dict[str, float]:
-        """Return tera-FLOPs per second and device, and their share of the peak."""
-        flops = tokens_per_second * self.flops_per_token
+    def utilisation(self, tokens: float, supervised: float) -> dict[str, float]:
+        """Return tera-FLOPs per second and device, and their share of the peak.
+
+        Args:
+            tokens: Per second and device.
+            supervised: Of them those whose logits are computed.
+        """
+        flops = tokens * self.flops_per_token + supervised * self.flops_per_logits
         return {
             "train/tflops_per_second": flops / 1e12,
             "train/flop_utilisation": flops / self.peak,

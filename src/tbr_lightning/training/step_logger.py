@@ -137,7 +137,9 @@ class StepLogger(pl.Callback):
                 "train/memory_gib": _memory(trainer) / 2**30,
             }
             if self.speed is not None:
-                window |= self.speed.utilisation(real / seconds / trainer.world_size)
+                window |= self.speed.utilisation(
+                    real / seconds / trainer.world_size, supervised / seconds / trainer.world_size
+                )
             names = module.objective.parts
             for name, (value, count) in zip(names, means.tolist(), strict=True):
                 if count:

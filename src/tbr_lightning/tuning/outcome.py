@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from tbr_lightning.errors import UserError
+from tbr_lightning.evaluation import statistics
 from tbr_lightning.tuning.folder import Result
 from tbr_lightning.tuning.sampling import CONSTRAINTS
 from tbr_lightning.tuning.scheduling import REASON
 from tbr_lightning.tuning.study import Study
 
 _ENDS = ("_lo", "_hi", "_n")
-_LEVEL = 0.975
 
 
 def over_seeds(
@@ -42,27 +42,12 @@ def over_seeds(
         means[name] = float(values.mean())
         if name not in intervals_of:
             continue
-        lows = np.array([numbers[f"{name}_lo"] for numbers in seeds])
-        highs = np.array([numbers[f"{name}_hi"] for numbers in seeds])
-        intervals[name] = _interval(values, lows, highs)
+        parts = [
+            statistics.Estimate(one[name], (one[f"{name}_lo"], one[f"{name}_hi"]), 1)
+            for one in seeds
+        ]
+        intervals[name] = list(statistics.over_seeds(parts).interval)
     return means, intervals
-
-
-def _interval(values: np.ndarray, lows: np.ndarray, highs: np.ndarray) -> list[float]:
-    if len(values) == 1:
-        return [float(lows[0]), float(highs[0])]
-    from scipy.stats import norm, t
-
-    mean, between = float(values.mean()), float(values.var(ddof=1)) / len(values)
-    ends = []
-    for side, bound in ((-1, lows), (1, highs)):
-        # Wilson's intervals are not symmetric: each side has its own spread.
-        prompts = (float(np.abs(bound - values).mean()) / norm.ppf(_LEVEL)) ** 2
-        variance = between + prompts
-        freedom = math.inf if between == 0 else (len(values) - 1) * (variance / between) ** 2
-        end = mean + side * float(t.ppf(_LEVEL, freedom)) * math.sqrt(variance)
-        ends.append(min(max(end, 0.0), 1.0) if lows.min() >= 0 and highs.max() <= 1 else end)
-    return ends
 
 
 def values_of(study: Study, result: Result) -> list[float]:

@@ -1,0 +1,34 @@
+"""How often a comparison shows what is there, against counting all outcomes one by one."""
+
+from __future__ import annotations
+
+from math import factorial
+
+import pytest
+
+from tbr_lightning.evaluation.power import CHURN, chance_below, pairs_for
+from tbr_lightning.evaluation.statistics import tango_bound
+
+
+@pytest.mark.parametrize(("difference", "limit"), [(0.0, 0.3), (0.2, 0.3), (-0.4, 0.0), (0.3, 0.1)])
+def test_the_chance_is_the_sum_over_all_outcomes(difference: float, limit: float) -> None:
+    n, total = 12, 0.0
+    up, down = CHURN + max(difference, 0), CHURN + max(-difference, 0)
+    for b in range(n + 1):
+        for c in range(n - b + 1):
+            ways = factorial(n) / (factorial(b) * factorial(c) * factorial(n - b - c))
+            if tango_bound(b, c, n, alpha=0.05, side="upper") <= limit:
+                total += ways * up**b * down**c * (1 - up - down) ** (n - b - c)
+    assert chance_below(n, difference, limit, 0.05) == pytest.approx(total, abs=1e-6)
+
+
+def test_a_rise_by_the_margin_itself_passes_about_as_often_as_alpha() -> None:
+    assert chance_below(1000, 0.02, 0.02, 0.05) == pytest.approx(0.05, abs=0.02)
+
+
+def test_so_many_pairs_are_enough_and_clearly_fewer_are_not() -> None:
+    needed = pairs_for(0.8, 0.0, 0.02, 0.05)
+    assert needed is not None
+    assert chance_below(needed, 0.0, 0.02, 0.05) >= 0.8
+    assert chance_below(needed * 3 // 4, 0.0, 0.02, 0.05) < 0.8
+    assert pairs_for(0.8, 0.02, 0.02, 0.05) is None  # a rise by the margin is never let through
