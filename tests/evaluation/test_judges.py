@@ -193,7 +193,8 @@ def test_the_prompt_of_wildguard_is_the_published_one() -> None:
 
 def test_a_served_guard_is_sent_two_turns(server: TeacherServer) -> None:
     server.text = "Safety: Safe\nCategories: None\nRefusal: Yes"
-    config = judge_config("qwen3guard", f"judge.endpoint.base_url={server.url}")
+    one = "judge.endpoint.concurrency=1"  # so that requests come in order
+    config = judge_config("qwen3guard", f"judge.endpoint.base_url={server.url}", one)
     assert labels(config)[:3] == ["full_refusal", "full_refusal", "unparsed"]
     assert server.seen[0]["messages"] == [
         {"role": "user", "content": CASES[0].prompt},
@@ -223,7 +224,11 @@ def test_a_template_is_given_the_guideline(base_folder: Path) -> None:
 
 def test_a_policy_is_the_system_turn_and_its_own_form_is_read(server: TeacherServer) -> None:
     server.text = '<think>{"label": "full_compliance"}?</think>{"label": "full_refusal"}'
-    where = ("judge.endpoint.model=teacher", f"judge.endpoint.base_url={server.url}")
+    where = (
+        "judge.endpoint.model=teacher",
+        f"judge.endpoint.base_url={server.url}",
+        "judge.endpoint.concurrency=1",
+    )
     config = judge_config("safeguard", *where)
     assert labels(config)[:3] == ["full_refusal", "full_refusal", "unparsed"]
     system, user = server.seen[0]["messages"]
