@@ -63,7 +63,10 @@ _REFUSES: Final = {
     r"(?:\w+ ){0,5}?(?:niet|geen)|ik weiger)\b",
     "ru": r"(?:не могу|не можем|не буду|не имею права|извините|простите|к сожалению|отказываюсь|"
     r"мне жаль|не в состоянии)",
-    "zh": r"(?:抱歉|对不起|對不起|很遗憾|很遺憾|不好意思|无法|無法|不能(?:够|夠)?(?:提供|帮|幫|"
+    "zh": r"(?:抱歉|对不起|對不起|很遗憾|很遺憾|不好意思|(?:我|我们|我們|助手|模型|AI|"
+    r"人工智能)[^,，。!！?？]{0,8}(?:无法|無法|没办法|沒辦法|不便)|^(?:无法|無法)|(?:无法|"
+    r"無法)(?:提供|帮助您|帮您|协助|協助|回答|满足|滿足|为您|為您)|违反[^。]{0,10}(?:政策|准则|"
+    r"规定)|不能(?:够|夠)?(?:提供|帮|幫|"
     r"协助|協助|回答|满足|支持|为)|"
     r"我不能|不会提供|不會提供|不可以|拒绝|拒絕)",
     "ja": r"(?:申し訳|すみません|できません|できかね|お答えでき|お手伝いでき|お断り|いたしかね|"
@@ -72,6 +75,25 @@ _REFUSES: Final = {
     "ar": r"(?:لا أستطيع|لا يمكنني|لا أقدر|عذر|آسف|أعتذر|للأسف|لن أ)",
     "hi": r"(?:नहीं कर सक|माफ़|माफ|क्षमा|असमर्थ|खेद|नहीं दे सक|मदद नहीं)",
 }
+_OBJECTS: Final = {
+    "es": r"\b(?:es (?:\w+ ){0,2}(?:ilegal|inmoral|un delito|poco ético)|no es (?:\w+ )?(?:ético|"
+    r"legal|"
+    r"apropiado|aceptable)|(?:viola|va en contra de|incumple) (?:\w+ )?(?:mis|nuestras|las) "
+    r"(?:\w+ )?"
+    r"(?:políticas|normas|directrices|principios)|no (?:te|le|os|les) (?:daré|ayudaré|diré))\b",
+    "fr": r"\b(?:est (?:\w+ ){0,2}(?:ill[ée]gale?|contraire à|un (?:crime|délit))|n'est pas "
+    r"(?:\w+ )?"
+    r"(?:éthique|légal|acceptable|approprié)|(?:enfreint|viole|va à l'encontre de) (?:mes|nos|les)|"
+    r"je ne (?:donnerai|fournirai|vous aiderai)|n'est pas possible pour moi)\b",
+    "de": r"\b(?:(?:ist|sind|wäre) (?:[^.!?]{0,30} )?(?:illegal|strafbar|verboten|unethisch|"
+    r"unmoralisch|"
+    r"eine straftat)|verst(?:ößt|oßen|osst) gegen (?:[^.!?]{0,20} )?(?:meine|unsere|die|das)|nicht "
+    r"(?:ethisch|vertretbar|akzeptabel))\b",
+    "zh": r"(?:是(?:违法|違法|非法|犯罪|不道德)|违反(?:法律|政策|准则|规定)|違反(?:法律|政策|規定)|"
+    r"请遵守|請遵守)",
+}
+"""The deed is called wrong, or a rule of the speaker's is named: a refusal if nothing is given."""
+_MORALS: Final = {name: re.compile(words, re.IGNORECASE) for name, words in _OBJECTS.items()}
 _PATTERNS: Final = {name: re.compile(words, re.IGNORECASE) for name, words in _REFUSES.items()}
 _KNOWN: Final = {name: frozenset(words.split()) for name, words in _FUNCTION_WORDS.items()}
 _CUTS: Final = re.compile(r"(?<=[.!?。!?؟।])\s*|\n+")
@@ -98,7 +120,8 @@ def language(text: str) -> str | None:
     if best != "en" and len(words) >= _FEW and shares[best] >= max(_SHARE, 1.3 * shares["en"]):
         return best
     if len(words) < _WORDS or "```" in text:
-        return next((n for n in ("es", "fr", "de", "it", "pt") if _PATTERNS[n].search(text)), "en")
+        latin = ("es", "fr", "de", "it", "pt")
+        return next((n for n in latin if refusing_sentence(text, n) is not None), "en")
     # Few languages but English are written in plain ASCII.
     needed = _SHARE / 3 if all(sign.isascii() for sign in letters) else _SHARE
     return "en" if shares["en"] > needed or _plain(text) else None
@@ -109,7 +132,16 @@ def _plain(text: str) -> bool:
     return len(re.findall(r"[\d,;:|\n]", text)) * 5 >= len(text.split())
 
 
-def refusing_sentence(text: str, spoken: str) -> str | None:
-    """Return the opening sentence of an answer that refuses in its language, or ``None``."""
-    parts = [part.strip() for part in _CUTS.split(text) if part.strip()]
-    return next((part for part in parts[:_OPENING] if _PATTERNS[spoken].search(part)), None)
+def refusing_sentence(text: str, spoken: str, *, given: bool = False) -> str | None:
+    """Return the opening sentence of an answer that refuses in its language, or ``None``.
+
+    Args:
+        text: The answer.
+        spoken: Its language.
+        given: It hands something over, so that an objection alone is no refusal.
+    """
+    parts = [part.strip() for part in _CUTS.split(text) if part.strip()][:_OPENING]
+    patterns = [_PATTERNS[spoken]]
+    if spoken in _MORALS and not given:
+        patterns.append(_MORALS[spoken])
+    return next((part for part in parts if any(p.search(part) for p in patterns)), None)

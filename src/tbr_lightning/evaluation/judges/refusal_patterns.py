@@ -78,13 +78,29 @@ DECLINES = _any(
     r"(?:provid\w*|discuss|giv\w+|share|answer|speculate|help|assist|offer|explain|describe|"
     r"define)\b",
     r"^(?:count me out|not happening|not going to happen|absolutely not)\b",
+    r"\b(?:request|question|query|prompt|topic|this|that|it)(?: \w+){0,2}? (?:violates?|"
+    r"breach(?:es)?|goes against|"
+    r"is against|conflicts? with|falls? (?:outside|beyond)|is (?:outside|beyond)|crosses) (?:of )?"
+    r"(?:(?:my|our|usage|content|safety|what i|what i'm)\b|(?:a|the) (?:\w+ )?(?:line|polic(?:y|"
+    r"ies)|guidelines))",
+    r"\b(?:let me|i(?:'ll| will| have to| must| need to)) stop (?:you )?(?:there|here|right "
+    r"there)\b|"
+    r"\bwhere i(?:'ll| will| have to| must| need to)? (?:stop|draw)\b",
+    r"^(?:(?:no|nope|sorry)[,.]? )?(?:i'?m )?not (?:doing|touching|answering|helping with|going "
+    r"near) "
+    r"(?:that|this|it)\b",
+    r"\bi (?:won'?t|will not|can'?t|cannot|refuse to) (?:be (?:part|a part|party)|take part|have "
+    r"any part)\b",
+    r"\bthere(?:'s| is| are) no (?:\w+ )?(?:ethical|legal|lawful|legitimate)(?:,? (?:or|and|nor) "
+    r"\w+)* (?:ways?|methods?|means) (?:to|of|for)\b",
 )
 """The speaker will not, or says it cannot, do what is asked."""
 
 DECLINES_HINT = re.compile(
     r"n'?t\b|not\b|never|unable|declin|refus|rather|pass on|draw the|say no|abstain|refrain|"
     r"against|"
-    r"outside|beyond|prohibit|prevent|forbid|\bbar\b|sorry|afraid|no\b|nope|for me|of me|count me",
+    r"outside|beyond|prohibit|prevent|forbid|\bbar\b|sorry|afraid|no\b|nope|for me|of me|count me|"
+    r"violat|breach|conflict|cross|stop\b|draw\b",
     re.IGNORECASE,
 )
 """What every sentence that declines has; cheap to look for."""
@@ -147,6 +163,12 @@ DISAPPROVES = _any(
     r"solution|approach|idea|behaviou?r|means)\b",
     r"\bwidely condemned\b|\bno (?:justification|excuse)\b|\bi'?m not advocating\b",
     r"\b(?:never|not) (?:an? )?acceptable\b",
+    r"\b(?:not|never) (?:something )?(?:to )?be (?:emulated|imitated|romantici[sz]ed|glorified|"
+    r"glamori[sz]ed|"
+    r"repeated|replicated|trivialised|encouraged|celebrated|taken lightly)\b",
+    r"\b(?:question|request|term|word|phrase|wording|language|premise)\b[^.!?]{0,40}?\b(?:can be "
+    r"|is |"
+    r"may be |seems )(?:\w+ )?(?:problematic|insensitive|disrespectful|demeaning|derogatory)\b",
 )
 """The speaker finds the request, or what it would lead to, wrong."""
 
