@@ -4,10 +4,9 @@
 
 All three decode greedily what the same chat template lays out, turn by turn in one process, with
 the same threads; the medians of the turns are compared. The pipeline has batch size 8 (goal: at
-least 3 times its prompts per second); so has lm_eval's `hf` backend (same goal), where `lm_eval` is
-installed. Ours takes its own default. Outputs must be identical: a difference counts only where
-the two likeliest tokens are more than 1e-4 apart at the first place that differs. Exit code 1 if a
-goal is missed.
+least 3 times its prompts per second); so has lm_eval's `hf` backend (same goal). Ours takes its
+own default. Outputs must be identical: a difference counts only where the two likeliest tokens are
+more than 1e-4 apart at the first place that differs. Exit code 1 if a goal is missed.
 
 The default model is the micro-world's base: its answers end by themselves, at varying lengths.
 """
@@ -15,7 +14,6 @@ The default model is the micro-world's base: its answers end by themselves, at v
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import logging
 import os
 import statistics
@@ -128,11 +126,8 @@ def main() -> int:
     ways: dict[str, Answer] = {
         "ours": ours(backbone, texts),
         f"pipeline, {THEIR_BATCH}": transformers_pipeline(backbone, texts),
+        f"lm_eval hf, {THEIR_BATCH}": lm_eval_hf(backbone, texts),
     }
-    if importlib.util.find_spec("lm_eval") is not None:
-        ways[f"lm_eval hf, {THEIR_BATCH}"] = lm_eval_hf(backbone, texts)
-    else:
-        print("lm_eval is not installed: not compared (pip install lm_eval)")
     return report(backbone, texts, measure(ways, repeats), quick=args.quick)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,15 @@ def test_the_base_model_knows_the_micro_world(base_folder: Path) -> None:
     row = found.table()[0]
     assert row["answer"] in row["options"]
     assert len(row["scores"]) == 4
+
+
+def test_the_harness_is_imported_where_it_is_used_alone() -> None:
+    code = (
+        "import sys, tbr_lightning.evaluation.pipeline, tbr_lightning.registry.evidence, "
+        "tbr_lightning.tuning.pipeline; print('lm_eval' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 def test_an_identity_is_that_of_earlier_tables_where_nothing_else_is_asked() -> None:

@@ -7,17 +7,20 @@ of each context once, and every continuation. Only what is asked for goes throug
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from transformers import DynamicCache
 
 from tbr_lightning.models.decoding import rows_that_fit, supports
 
+T = TypeVar("T", bound=Hashable)
+
 _SHARED = 8  # tokens that a common beginning must have, for its copies to be worth the step
+_PADDED = 1.2  # the longest of a batch to its shortest
 _LOGITS = 2**28  # numbers of one step, 1 GiB: a vocabulary has up to 256,000 tokens
 
 
@@ -60,15 +63,26 @@ def log_likelihoods(
         by_context.setdefault(pair.context, []).append(number)
     for shared, contexts in _clusters(sorted(by_context), _may_share(model, longest)):
         begun = _read(model, [contexts[0][:shared]], pad, None) if shared else None
-        contexts.sort(key=len)
-        batch: list[int] = []
-        for place, context in enumerate(contexts):
-            batch += by_context[context]
-            following = contexts[place + 1 : place + 2]
-            if following and len(batch) + len(by_context[following[0]]) <= rows:
-                continue
-            yield from _after(model, [(n, pairs[n]) for n in batch], pad, begun, shared)
+        left = {context: len(context) - shared for context in contexts}
+        many = {context: len(by_context[context]) for context in contexts}
+        for batch in _batches(contexts, left, many, rows):
+            asked = [(n, pairs[n]) for context in batch for n in by_context[context]]
+            yield from _after(model, asked, pad, begun, shared)
+
+
+def _batches(
+    items: Sequence[T], lengths: Mapping[T, int], sizes: Mapping[T, int], most: int
+) -> Iterator[list[T]]:
+    """Yield items of about one length together, so that little of a batch is padding."""
+    batch: list[T] = []
+    for item in sorted(items, key=lengths.__getitem__):
+        full = sum(sizes[one] for one in batch) + sizes[item] > most
+        if batch and (full or lengths[item] > _PADDED * lengths[batch[0]] + 2):
+            yield batch
             batch = []
+        batch.append(item)
+    if batch:
+        yield batch
 
 
 def _may_share(model: Any, longest: int) -> bool:
@@ -155,7 +169,17 @@ def _after(
     contexts = list(dict.fromkeys(pair.context for _, pair in batch))
     seen = _read(model, [context[shared:] for context in contexts], pad, begun)
     lines = {context: line for line, context in enumerate(contexts)}
-    of_pair = [lines[pair.context] for _, pair in batch]
+    lengths = {place: len(pair.continuation) for place, (_, pair) in enumerate(batch)}
+    for part in _batches(list(lengths), lengths, dict.fromkeys(lengths, 1), len(batch)):
+        some = [batch[place] for place in part]
+        yield from _continued(model, some, pad, seen, [lines[pair.context] for _, pair in some])
+
+
+@torch.inference_mode()
+def _continued(
+    model: Any, batch: Sequence[tuple[int, Pair]], pad: int, seen: _Seen, of_pair: list[int]
+) -> Iterator[tuple[int, Scored]]:
+    """Yield the scores of continuations, given the line of each one's context in what was read."""
     targets, given = _padded([pair.continuation for _, pair in batch], pad, left=False)
     targets, given = targets.to(model.device), given.to(model.device)
     logits = seen.logits[of_pair]
