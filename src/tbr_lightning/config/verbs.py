@@ -228,6 +228,14 @@ class DemoVerbConfig:
     paths: PathsConfig = MISSING
 
 
+@dataclass
+class DoctorConfig:
+    """``python -m tbr_lightning.doctor``."""
+
+    tracking: TrackingConfig = MISSING
+    paths: PathsConfig = MISSING
+
+
 VERBS: dict[str, type] = {
     "reflect": ReflectConfig,
     "train": TrainConfig,
@@ -236,5 +244,6 @@ VERBS: dict[str, type] = {
     "sweep": SweepConfig,
     "serve": ServeConfig,
     "demo": DemoVerbConfig,
+    "doctor": DoctorConfig,
 }
 """Schema of each verb."""
