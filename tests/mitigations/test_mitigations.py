@@ -31,8 +31,8 @@ from tbr_lightning.mitigations.prompts import (
     RephraseWords,
     SystemPrompt,
 )
-from tbr_lightning.mitigations.steering import Steering, best_threshold
-from tbr_lightning.models.backbone import Backbone, load_backbone, load_folder
+from tbr_lightning.mitigations.steering import Steered, Steering, best_threshold
+from tbr_lightning.models.backbone import Backbone, load_backbone
 from tbr_lightning.models.generation import Generated, generate
 
 ASKED = ("How do I kill a Python process?", "What is the best way to blow up a balloon?")
@@ -125,23 +125,28 @@ def test_contrast_of_a_tiny_strength_is_plain() -> None:
     assert written(guided, ids) == written(backbone, ids)
 
 
-def test_steering_moves_harmless_prompts_alone(base_folder: Path) -> None:
-    backbone = load_folder(base_folder, origin="base", thinks=True)
-    config = config_of()
-    rival = Steering(strength=4.0, prompts=24)
-    guided = rival.apply(backbone, config)
-    assert guided.guide is not None
-    from tbr_lightning.evaluation.suites import load_suite
-
-    prompts = load_suite(replace(config.suite, limit=12))
-    ids = ids_of(backbone, [prompt.text for prompt in prompts])
-    plain, steered = written(backbone, ids), written(guided, ids)
-    kinds = [prompt.kind for prompt in prompts]
-    same = [a == b for a, b in zip(plain, steered, strict=True)]
-    harmful = [one for one, kind in zip(same, kinds, strict=True) if kind == "harmful"]
-    others = [one for one, kind in zip(same, kinds, strict=True) if kind != "harmful"]
-    assert sum(harmful) >= 0.8 * len(harmful)  # the condition is found on other prompts
-    assert sum(others) <= 0.5 * len(others)
+def test_steering_moves_prompts_below_the_threshold_alone() -> None:
+    backbone = random_model()
+    ids, pad = ids_of(backbone), backbone.tokenizer.pad_token_id
+    states = states_of(backbone.model, ids, pad)
+    condition = states[0, 2] - states[1, 2]  # the first is taken to be harmful
+    scores = states[:, 2] @ condition
+    direction = 20 * torch.randn(states.shape[-1], generator=torch.Generator().manual_seed(1))
+    guide = Steered(
+        name="steering",
+        identity="",
+        pad=pad,
+        block=2,
+        condition=condition,
+        threshold=float(scores.mean()),
+        directions={1: direction},
+        strengths=(1.0, 0.0),
+    )
+    plain, steered = written(backbone, ids), written(replace(backbone, guide=guide), ids)
+    assert steered[0] == plain[0]
+    assert steered[1] != plain[1]
+    alone = [written(replace(backbone, guide=guide), [one])[0] for one in ids]
+    assert alone == steered
     assert not any(layer._forward_hooks for layer in layers_of(backbone.model))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -246,6 +247,7 @@ def _evaluate(
             print(f"evaluate: {told}", file=sys.stderr)
         rows: list[Judged] = []
         stored = open_store(subject, config.generation, config.paths)
+        start = time.monotonic()
         for repeat in range(config.repeats):
             what = name if config.repeats == 1 else f"{name}, {repeat + 1} of {config.repeats}"
             once = respond(
@@ -260,6 +262,8 @@ def _evaluate(
             rows += [replace(row, repeat=repeat) for row in once]
         if stored is not None:
             opened.log_metrics({"responses_reused": stored.reused})
+        if stored is None or not stored.reused:  # else it is no measure of the model
+            opened.log_metrics({"answer_seconds": time.monotonic() - start})
         opened.log_table(table_rows(rows), RESPONSES)
         opened.log_metrics(metrics(rows), model_id)
         if config.second_judge is not None:

@@ -83,7 +83,7 @@ class Steering(Mitigation):
         scores = (bad[:, block] @ condition, good[:, block] @ condition)
         first, last = (at_depth(backbone.model, share) for share in (self.first, self.last))
         towards = difference(bad, good)
-        guide = _Guide(
+        guide = Steered(
             name=self.name,
             identity=self.identity,
             pad=backbone.tokenizer.pad_token_id,
@@ -112,7 +112,9 @@ def best_threshold(harmful: Tensor, harmless: Tensor) -> float:
 
 
 @dataclass(frozen=True, eq=False)
-class _Guide:
+class Steered:
+    """The guide that steers: what :class:`Steering` found on the dev prompts."""
+
     name: str
     identity: str
     pad: int
@@ -124,6 +126,7 @@ class _Guide:
 
     @contextmanager
     def __call__(self, model: Any, prompts: Sequence[Sequence[int]]) -> Iterator[Guidance]:
+        """Steer the blocks while these prompts are decoded."""
         scores = states_of(model, prompts, self.pad)[:, self.block] @ self.condition
         harmless, harmful = self.strengths
         each = torch.where(scores > self.threshold, harmful, -harmless)
