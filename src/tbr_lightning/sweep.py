@@ -14,9 +14,11 @@ from tbr_lightning.errors import UserError
 
 def command(config: SweepConfig) -> int:
     """Run what is left of the study's budget, and end the study."""
-    from tbr_lightning.ablation import arena
+    from tbr_lightning.ablation.arena_plan import arena_file
 
-    if (file := arena.arena_file(config.study)) is not None:
+    if (file := arena_file(config.study)) is not None:
+        from tbr_lightning.ablation import arena
+
         arena.run(file, config)
         return 0
     if config.model_uri or config.sweep.train or config.sweep.evaluate:

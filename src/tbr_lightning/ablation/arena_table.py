@@ -7,12 +7,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from matplotlib.figure import Figure
 from mlflow.exceptions import MlflowException
 
+from tbr_lightning.ablation.arena_plan import Arena, Bout, Rival, Tried, evaluate_config
 from tbr_lightning.config.compose import compose_verb
+from tbr_lightning.config.sweep import SweepConfig
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation import comparison, general
 from tbr_lightning.evaluation import pipeline as evaluating
@@ -23,10 +25,6 @@ from tbr_lightning.registry import gate
 from tbr_lightning.registry.answers import Answers
 from tbr_lightning.tracking.run import Run
 from tbr_lightning.tuning.space import overrides_of
-
-if TYPE_CHECKING:
-    from tbr_lightning.ablation.arena import Arena, Bout, Rival, Tried
-    from tbr_lightning.config.sweep import SweepConfig
 
 MARKDOWN, TABLE, FIGURE = "arena.md", "arena.json", "arena.png"
 """Artifacts of the arena's run, and files of the folder that it was started in."""
@@ -83,8 +81,6 @@ def test(
     control: Result | None,
 ) -> Result:
     """Evaluate a rival's chosen point on the test half, and let the gate judge it."""
-    from tbr_lightning.ablation.arena import evaluate_config
-
     (name, rival), arena, config = named, bout.arena, bout.config
     took = (len(tried), sum(one.seconds for one in tried))
     if best is None:
