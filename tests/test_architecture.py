@@ -26,6 +26,7 @@ ROAD = [
     "models",
     "evaluation",
     "reflection",
+    "mitigations",
     "objectives",
     "training",
     "registry",
