@@ -63,6 +63,27 @@ class ReflectConfig:
 
 
 @dataclass
+class ApartConfig:
+    """Benchmarks that training rows must not hold prompts of."""
+
+    root: str | None = None  # folder of their files, as suite.root; null compares with none
+    benchmarks: list[str] = field(  # those that root lacks are passed over
+        default_factory=lambda: [
+            "xstest",
+            "or_bench_hard",
+            "advbench",
+            "harmbench",
+            "i_malicious_instructions",
+            "i_cona",
+        ]
+    )
+    allowed: int = 0  # prompts that may stand in the rows; with more training does not begin
+
+    def __post_init__(self) -> None:
+        at_least("apart.allowed", self.allowed, 0)
+
+
+@dataclass
 class TrainConfig:
     """``python -m tbr_lightning.train``."""
 
@@ -74,6 +95,7 @@ class TrainConfig:
     adapter: AdapterConfig = MISSING
     trainer: TrainerConfig = MISSING
     probe: SuiteConfig = MISSING  # prompts answered every trainer.eval_every steps
+    apart: ApartConfig = field(default_factory=ApartConfig)
     tracking: TrackingConfig = MISSING
     paths: PathsConfig = MISSING
     seed: int = 0

@@ -110,13 +110,13 @@ def reject_reason(
         ("empty", lambda: _says_nothing(text)),
         ("cut", lambda: draft.cut),
         ("markers", lambda: _holds_markers(text, markers)),
-        ("echo", lambda: echoes(text, request, prompt)),
         ("repeats", lambda: loops(text)),
         ("language", lambda: foreign(text, request)),
         ("answers", lambda: _answers(text, request)),
         ("cut", lambda: _is_unfinished(text)),
         ("off_format", lambda: draft.conclusion is None and unstated != "accept"),
         ("contradicts", lambda: draft.conclusion not in (None, expected_conclusion(kind))),
+        ("echo", lambda: echoes(text, request, prompt)),
     )
     return next((reason for reason, found in checks if found()), None)
 

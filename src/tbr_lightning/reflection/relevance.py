@@ -51,7 +51,8 @@ def echoes(text: str, request: str, prompt: str) -> bool:
         request: What it is about.
         prompt: That the teacher was given, with ``{instruction}`` where the request stood.
     """
-    if _TURN.search(text):
+    turns = (text[found.end() :].lstrip() for found in _TURN.finditer(text))
+    if not all(turn.startswith(request) for turn in turns):
         return True
     asked = " ".join(part for part in sentences_of(prompt) if stated_conclusion(part) is None)
     quoted = _runs(_words(asked.replace("{instruction}", " ")), _RUN)

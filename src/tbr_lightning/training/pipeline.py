@@ -49,15 +49,19 @@ def run(config: TrainConfig, pruning: PruningChannel | None = None) -> TrainResu
     check(config.model, config.data, config.reflection, config.trainer, config.adapter)
     from tbr_lightning.tracking.run import start_run
     from tbr_lightning.training import ranks
+    from tbr_lightning.training.apart import check_apart, suite_overlap
     from tbr_lightning.training.prepare import load_examples
 
     ranks.warm_up(config.trainer)
     examples = load_examples(config)
+    seen = suite_overlap(config.apart, examples)
+    check_apart(config.apart, seen)
     name = config.run_name or f"train {config.reflection.teacher} seed {config.seed}"
     run_id = resumed.run_id if resumed else None
     with start_run("train", name, config, config.tracking, _tags(config), run_id=run_id) as opened:
         from tbr_lightning.training.resume import RunFolder
 
+        opened.log_metrics({f"data/prompts_of_{name}": one.seen for name, one in seen.items()})
         folder = RunFolder(Path(config.paths.runs).absolute() / opened.id)
         if resumed is None:
             folder.begin(config)
