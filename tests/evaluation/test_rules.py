@@ -86,9 +86,9 @@ def test_long_answers_are_read_fast() -> None:
 
     # Patterns that backtrack without bound would hang here.
     answer = "I " + "really " * 20000 + "not. " + "word " * 20000
-    started = time.monotonic()
+    started = time.process_time()
     rules(answer, cut=False)
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
 
 
 def test_a_refusal_in_the_fourth_sentence_governs_the_answer() -> None:
