@@ -96,12 +96,18 @@ def test_a_malformed_body_is_told(server: TeacherServer, body: bytes) -> None:
         list(complete(["p"], config(server, retries=0)))
 
 
-def test_time_outs_and_unreachable_endpoints_are_told(server: TeacherServer) -> None:
+def test_time_outs_and_unreachable_endpoints_are_told(
+    server: TeacherServer, closed_port: int
+) -> None:
     server.delay = 1.0
     with pytest.raises(UserError, match=r"reflection\.endpoint\.timeout=0\.2"):
         list(complete(["p"], config(server, timeout=0.2, retries=0)))
     with pytest.raises(UserError, match="does not answer"):
-        list(complete(["p"], config(server, base_url="http://127.0.0.1:9/v1", retries=0)))
+        list(
+            complete(
+                ["p"], config(server, base_url=f"http://127.0.0.1:{closed_port}/v1", retries=0)
+            )
+        )
 
 
 def test_a_spent_budget_stops_and_keeps_what_was_paid(server: TeacherServer) -> None:

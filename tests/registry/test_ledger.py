@@ -148,12 +148,12 @@ def test_a_move_from_where_the_alias_was_not_is_a_broken_link(ledger: Ledger) ->
         ("ledger.db", "is not a database for ledgers"),
         ("sqlite://", "names no file"),
         ("sqlite:////absent/folder/ledger.db", "does not exist"),
-        ("postgresql://eve:secret@127.0.0.1:1/x", "tracking.ledger=postgresql"),
+        ("postgresql://eve:secret@127.0.0.1:PORT/x", "tracking.ledger=postgresql"),
     ],
 )
-def test_a_wrong_url_is_told_without_its_password(url: str, says: str) -> None:
+def test_a_wrong_url_is_told_without_its_password(url: str, says: str, closed_port: int) -> None:
     with pytest.raises(UserError, match=says) as told:
-        Ledger(url)
+        Ledger(url.replace("PORT", str(closed_port)))
     assert "secret" not in str(told.value)
 
 
