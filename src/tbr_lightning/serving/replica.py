@@ -114,7 +114,9 @@ class Replica:
                 if config.verify:
                     # Where the alias is by now does not matter: this version was let in.
                     release = replace(self.served.release, alias=None)
-                    await asyncio.to_thread(check, release, self.files.artifacts, config.tracking)
+                    await asyncio.to_thread(
+                        check, release, self.files.artifacts, config.tracking, config.paths
+                    )
                 await self.launch(config)
             except Exception as error:  # whatever it is, giving up would end the service
                 log.error("%s: %s; trying again in %g s", self.served.title, error, pause)
@@ -152,7 +154,7 @@ async def bring_up(release: Release, engine: Engine, config: ServeConfig) -> Rep
         try:
             artifacts = private_copy(source, private / "artifacts")
             if config.verify:
-                files = check(release, artifacts, config.tracking)
+                files = check(release, artifacts, config.tracking, config.paths)
             else:
                 files = Checked(artifacts, folder_digest(artifacts), "unverified (verify=false)")
             name = release.model.model_id
