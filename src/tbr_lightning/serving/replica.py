@@ -18,7 +18,7 @@ import aiohttp
 
 from tbr_lightning.config.serve import ServeConfig
 from tbr_lightning.models.digest import folder_digest
-from tbr_lightning.serving.engines import Engine
+from tbr_lightning.serving.engines import Engine, Served
 from tbr_lightning.serving.files import (
     Checked,
     check,
@@ -31,7 +31,6 @@ from tbr_lightning.serving.files import (
 from tbr_lightning.serving.metrics import Metrics
 from tbr_lightning.serving.process import EngineProcess, socket_in
 from tbr_lightning.serving.release import Release
-from tbr_lightning.serving.served import Served
 from tbr_lightning.serving.weights import Weights
 
 log = logging.getLogger(__name__)
