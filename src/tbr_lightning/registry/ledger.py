@@ -22,7 +22,7 @@ from sqlalchemy.pool import NullPool
 from sqlalchemy.schema import CreateTable
 
 from tbr_lightning.config.schema import TrackingConfig
-from tbr_lightning.errors import UserError
+from tbr_lightning.errors import UserError, disk_full
 from tbr_lightning.registry.entry import BEGIN, Draft, Entry, broken_link, who
 from tbr_lightning.tracking.signing import Keys
 
@@ -217,9 +217,14 @@ class Ledger:
     def _told(self) -> Iterator[None]:
         try:
             yield
-        except DatabaseError as error:
-            told = " ".join(str(error.orig or error).split())[:200]
-            raise UserError(f"tracking.ledger={self.shown} cannot be used: {told}") from error
+        except (DatabaseError, ValueError, TypeError, KeyError) as error:
+            told = " ".join(str(getattr(error, "orig", None) or error).split())[:200]
+            raise UserError(
+                disk_full(error)
+                or f"tracking.ledger={self.shown} cannot be used: {told}: restore it from a backup "
+                "or make it reachable; without it no alias can be accounted for, see 'begin a new "
+                "ledger' in docs/registry.md"
+            ) from error
 
 
 def _parsed(text: str, *, write: bool) -> sql.URL:

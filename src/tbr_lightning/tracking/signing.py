@@ -49,9 +49,16 @@ class Keys:
         Raises:
             UserError: The key cannot be read or made.
         """
+        is_new = not self.private.exists()
         key = self._private()
         public = key.public_key().public_bytes_raw().hex()
         if public not in self._listed():
+            if not is_new and self._listed():
+                raise UserError(
+                    f"the key {self.private} is not one of those in {self.public}: restore it, "
+                    "delete it to have a new one made, or, if it is yours, add the line "
+                    f"{public} to that file"
+                )
             with _told(self.public), self.public.open("a", encoding="utf-8") as out:
                 out.write(f"{public} made here\n")
         return f"{public}:{key.sign(statement).hex()}"
@@ -108,7 +115,10 @@ class Keys:
         with _told(file):
             if not file.exists():
                 _make(file)
-            return Ed25519PrivateKey.from_private_bytes(file.read_bytes())
+            secret = file.read_bytes()
+            if not any(secret):
+                raise ValueError("it holds nothing but zeros")
+            return Ed25519PrivateKey.from_private_bytes(secret)
 
 
 def keys_of(paths: PathsConfig) -> Keys:
