@@ -26,6 +26,7 @@ ROAD = [
     "models",
     "reflection",
     "evaluation",
+    "mitigations",
     "objectives",
     "training",
     "registry",
