@@ -74,6 +74,7 @@ def run(config: EvaluateConfig, explain: Explain | None = None) -> EvaluateResul
     from tbr_lightning.evaluation.hosted import HostedModel
     from tbr_lightning.evaluation.respond import evaluation_key, load_model, token_limit
     from tbr_lightning.evaluation.verdicts import check_judges
+    from tbr_lightning.models.precision import name_of
     from tbr_lightning.tracking.store import connect
 
     prompts = suites.load_suite(config.suite)
@@ -85,7 +86,8 @@ def run(config: EvaluateConfig, explain: Explain | None = None) -> EvaluateResul
 
         torch.set_num_threads(config.threads)
     (model,) = config.models
-    subject = load_model(model, config.paths, config.endpoint, config.generation.arm)
+    wanted = config.generation
+    subject = load_model(model, config.paths, config.endpoint, wanted.arm, wanted.dtype)
     if config.attribution:
         subject.backbone  # noqa: B018 - says at once that an endpoint has none
     if isinstance(subject.model, HostedModel):
@@ -104,7 +106,9 @@ def run(config: EvaluateConfig, explain: Explain | None = None) -> EvaluateResul
         )
     digest = suites.digest(prompts)
     limit = token_limit(subject.model.think_format, config.generation)
-    key = evaluation_key(digest, config.judge, config.generation, limit)
+    hosted = isinstance(subject.model, HostedModel)
+    dtype = "float32" if hosted else name_of(subject.backbone.model.dtype)
+    key = evaluation_key(digest, config.judge, config.generation, limit, dtype)
     if config.repeats > 1:
         key += f"-{config.repeats}"
     asked = _all_that_is_asked(config, subject, prompts, questions, key)
@@ -120,6 +124,8 @@ def run(config: EvaluateConfig, explain: Explain | None = None) -> EvaluateResul
         "tbr.arm": config.generation.arm,
         **config.tags,
     }
+    if not hosted:
+        tags["tbr.dtype"] = dtype
     if subject.logged is not None:
         tags["tbr.trained_by"] = subject.logged.run_id
     return _evaluate(config, subject, prompts, questions, tags=tags, limit=limit, explain=explain)
