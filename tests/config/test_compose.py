@@ -24,7 +24,12 @@ NEEDS = {
     ("suite", "xstest"): ["suite.path=x.csv"],
     ("data", "files"): ["data.general=x.json"],
 }
-OF_GROUP = {"suite": "evaluate", "judge": "evaluate", "gate": "promote"}
+OF_GROUP = {
+    "suite": "evaluate",
+    "judge": "evaluate",
+    "mitigation": "evaluate",
+    "gate": "promote",
+}
 MODEL = {"evaluate": ["model=tiny"]}
 
 

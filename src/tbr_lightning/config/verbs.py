@@ -109,6 +109,7 @@ class EvaluateConfig:
     second_judge: JudgeConfig | None = None  # labels beside the first, for their agreement
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)  # of model=openai:NAME
+    mitigation: Any = None  # a class of tbr_lightning.mitigations, or of your own
     repeats: int = 1  # answers to each prompt; more than one need a temperature
     reuse: bool = False  # take an earlier evaluation of the same model with the same settings
     traces: int = 50  # trace all errors and so many other answers in MLflow; 0 traces none
@@ -151,6 +152,11 @@ class EvaluateConfig:
     def models(self) -> list[str]:
         """The models, the first of which the others are compared to."""
         return list(self.model_uri) if isinstance(self.model_uri, list) else [self.model_uri]
+
+    @property
+    def mitigated(self) -> bool:
+        """Whether a mitigation is on."""
+        return self.mitigation is not None and self.mitigation.name != "none"
 
 
 @dataclass

@@ -16,7 +16,8 @@ from jinja2 import TemplateError
 from tbr_lightning.config.endpoint import EndpointConfig
 from tbr_lightning.config.evaluation import JudgeConfig
 from tbr_lightning.config.schema import PathsConfig
-from tbr_lightning.config.verbs import GenerationConfig
+from tbr_lightning.config.verbs import EvaluateConfig, GenerationConfig
+from tbr_lightning.data.cache import content_key
 from tbr_lightning.data.think_format import ThinkFormat, prompt_ids
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.hosted import PREFIX, HostedModel, hosted_model, split
@@ -42,17 +43,25 @@ class EvaluatedModel:
     Attributes:
         model: Its weights, or where it is asked.
         logged: Its entry in MLflow, or ``None`` for any other.
-        digest: Of a logged model's files as they were loaded.
+        digest: Of a logged model's files as they were loaded, and of the mitigation.
+        mitigation: Name of what is done to it; empty for nothing.
     """
 
     model: Backbone | HostedModel
     logged: LoggedModel | None
     digest: str = ""
+    mitigation: str = ""
 
     @property
     def name(self) -> str:
         """Identity of the weights, or of what an endpoint calls by a name."""
-        return self.logged.model_id if self.logged else self.model.origin
+        own = self.logged.model_id if self.logged else self.model.origin
+        return f"{own} with {self.mitigation}" if self.mitigation else own
+
+    @property
+    def model_id(self) -> str | None:
+        """Of the model in MLflow whose numbers these are; ``None`` for a mitigated one."""
+        return self.logged.model_id if self.logged and not self.mitigation else None
 
     @property
     def backbone(self) -> Backbone:
@@ -145,6 +154,26 @@ def _placed(
     return EvaluatedModel(backbone, logged, digest)
 
 
+def with_mitigation(subject: EvaluatedModel, config: EvaluateConfig) -> EvaluatedModel:
+    """Return a model under the name and digest that the evaluation's mitigation gives it.
+
+    The mitigation itself is not applied yet.
+
+    Raises:
+        UserError: The weights are not here.
+    """
+    if not config.mitigated:
+        return subject
+    mitigation = config.mitigation
+    if isinstance(subject.model, HostedModel):
+        raise UserError(
+            f"{subject.name} is behind an endpoint, and mitigation={mitigation.name} changes the "
+            "chat template, the weights or the decoding: give a model whose weights are here"
+        )
+    digest = content_key(subject.digest, mitigation.identity) if subject.digest else ""
+    return replace(subject, digest=digest, mitigation=mitigation.name)
+
+
 def open_store(
     subject: EvaluatedModel, generation: GenerationConfig, paths: PathsConfig
 ) -> ResponseStore | None:
@@ -168,6 +197,8 @@ def evaluation_key(
     judge: JudgeConfig,
     generation: GenerationConfig,
     max_new_tokens: int,
+    mitigation: str = "",
+    *,
     dtype: str = "float32",
 ) -> str:
     """Return a hash of all that must agree before two evaluations are compared.
@@ -179,7 +210,9 @@ def evaluation_key(
     settings["max_new_tokens"] = max_new_tokens
     greedy = () if generation.temperature else ("seed",)
     kept = {k: v for k, v in settings.items() if k not in (*NO_EFFECT_ON_ANSWERS, *greedy)}
-    parts = [suite_digest, identity(judge), kept, *([] if dtype == "float32" else [dtype])]
+    beside = [mitigation] if mitigation else []
+    beside += [] if dtype == "float32" else [dtype]
+    parts = [suite_digest, identity(judge), kept, *beside]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -303,6 +336,8 @@ def responses(
         yield from generate(backbone, ids, batch_size=generation.batch_size, **settings)
         return
     says = [generation.arm, stop_tokens(backbone), *settings.values()]
+    if backbone.guide is not None:
+        says.append(backbone.guide.identity)
     keys = [store.key(prompt, says) for prompt in ids]
     found = store.get(keys)
     yield from ((n, found[key]) for n, key in enumerate(keys) if key in found)

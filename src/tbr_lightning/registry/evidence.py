@@ -105,7 +105,7 @@ def evidence_for(exam: Exam, model: LoggedModel, given: str | None, what: str) -
     think_format = _layout(model, config)
     limit = token_limit(think_format, config.generation)
     dtype = _dtype(exam, model)
-    key = evaluation_key(exam.digest, config.judge, config.generation, limit, dtype)
+    key = evaluation_key(exam.digest, config.judge, config.generation, limit, dtype=dtype)
     digest, files = check_unchanged(model), (pipeline.RESPONSES, general.CHOICES)
     if given is not None:
         _check_given(exam, model, given, what, key)
