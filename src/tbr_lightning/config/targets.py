@@ -147,7 +147,7 @@ def restored(kind: type[T], saved: Any, **instead: Any) -> T:
         if name in ("suite", "probe"):
             _rename_tasks(part)
         _check_saved(str(name), part.get("_target_"))
-        _check_saved(f"{name}.pretraining", (part.get("pretraining") or {}).get("_target_"))
+        _check_saved(str(name) + ".pretraining", (part.get("pretraining") or {}).get("_target_"))
         if (schema := schema_of(part.get("_target_"))) is not None:
             structured[name] = OmegaConf.structured(schema)
     made: T = OmegaConf.to_object(OmegaConf.merge(structured, node, instead))  # type: ignore[assignment]
