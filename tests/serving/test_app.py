@@ -90,9 +90,10 @@ def test_what_the_engine_gets(server: Running) -> None:
     assert plain["max_tokens"] == 96  # what the model was exported with, not the engine's default
     assert sent(max_tokens=5)["max_tokens"] == sent(max_completion_tokens=5)["max_tokens"] == 5
     assert sent(reflection="force")["chat_template_kwargs"] == {"tbr_force_reflection": True}
-    answer = server.ask(temperature=0.7, user="me")
-    assert answer.headers["X-TBR-Ignored"] == "temperature,user"
-    assert sent(model="served@champion", n=1, stop=None) == plain
+    answer = server.ask(temperature=0, user="me")
+    assert answer.headers["X-TBR-Ignored"] == "user"
+    same = {"n": 1, "stop": None, "seed": 3, "top_p": 0.5, "tools": [], "logprobs": False}
+    assert sent(model="served@champion", presence_penalty=0, **same) == plain
     parts = [{"role": "user", "content": [{"type": "text", "text": "hello"}]}]
     assert server.ask(messages=parts).status_code == 200
 
@@ -120,11 +121,37 @@ def test_what_the_engine_gets(server: Running) -> None:
         ({"max_tokens": 0}, 400, "max_tokens", "above 0"),
         ({"max_tokens": True}, 400, "max_tokens", "above 0"),
         ({"max_tokens": 5000}, 400, "max_tokens", "limit of 4096"),
-        ({"stream": "yes"}, 400, "stream", "neither true nor false"),
+        ({"stream": "yes"}, 400, "stream", "must be true or false: it is"),
+        ({"temperature": 0.7}, 400, "temperature", "answers greedily"),
+        ({"temperature": 2.1}, 400, "temperature", "from 0 to 2"),
+        ({"temperature": True}, 400, "temperature", "from 0 to 2"),
+        (
+            b'{"temperature": NaN, "messages": [{"role": "user", "content": "x"}]}',
+            400,
+            "temperature",
+            "from 0 to 2",
+        ),
+        ({"top_p": 0}, 400, "top_p", "above 0"),
+        ({"top_p": "1"}, 400, "top_p", "above 0"),
+        ({"seed": 1.5}, 400, "seed", "an integer"),
+        ({"presence_penalty": 3}, 400, "presence_penalty", "from -2 to 2"),
+        ({"frequency_penalty": 0.5}, 400, "frequency_penalty", "must be 0, or"),
+        ({"logit_bias": {"5": 1}}, 400, "logit_bias", "left out"),
+        ({"logprobs": True}, 400, "logprobs", "left out"),
+        ({"top_logprobs": 21}, 400, "top_logprobs", "from 0 to 20"),
+        ({"response_format": {"type": "json_object"}}, 400, "response_format", '{"type": "text"}'),
+        ({"tool_choice": "required"}, 400, "tool_choice", '"none" or "auto"'),
+        ({"stop": [".", ""]}, 400, "stop", "not empty"),
+        ({"stop": ["a"] * 5}, 400, "stop", "up to 4"),
+        ({"stream_options": {"include_usage": True}}, 400, "stream_options", "stream=true"),
+        ({"stream": True, "stream_options": {"x": 1}}, 400, "stream_options", "include_usage"),
+        ({"reasoning_effort": "high"}, 400, "reasoning_effort", "not supported"),
+        ({"user": ["me"]}, 400, "user", "a short string"),
         ({"reflection": "loud"}, 400, "reflection", "none of"),
-        ({"n": 2}, 400, "n", "not supported"),
-        ({"tools": [{}]}, 400, "tools", "not supported"),
-        ({"stop": ["."]}, 400, "stop", "not supported"),
+        ({"n": 2}, 400, "n", "must be 1, or left out, with the engine"),
+        ({"n": 0}, 400, "n", "from 1 to 128"),
+        ({"tools": [{}]}, 400, "tools", "must be [], or left out"),
+        ({"max_tokens": 127}, 400, "max_tokens", "give at most 12"),
         ({"mesages": []}, 400, "mesages", "did you mean 'messages'"),
         ({"messages": [{"role": "user", "content": "far " * 300}]}, 400, "messages", "sees 128"),
     ],
@@ -150,10 +177,52 @@ def test_the_openai_client_knows_the_errors(client: openai.OpenAI) -> None:
     ask = client.chat.completions.create
     with pytest.raises(openai.NotFoundError, match="not served here"):
         ask(model="gpt-4", messages=[{"role": "user", "content": "x"}])
-    with pytest.raises(openai.BadRequestError, match="not supported"):
+    with pytest.raises(openai.BadRequestError, match="n must be 1"):
         ask(model=NAME, messages=[{"role": "user", "content": "x"}], n=2)
     with pytest.raises(openai.APIError, match="the engine failed"):
         list(ask(model=NAME, messages=[{"role": "user", "content": "break"}], stream=True))
+
+
+@pytest.mark.parametrize("policy", ["hide", "show"])
+@pytest.mark.parametrize(
+    ("stop", "answer"),
+    [("stop", "Send it a "), (["nowhere", "it a s"], "Send "), ("Send", ""), (["n", "nd"], "Se")],
+)
+def test_an_answer_ends_before_a_text_to_stop_at(
+    client: openai.OpenAI, policy: str, stop: str | list[str], answer: str
+) -> None:
+    more = {"stop": stop, "extra_body": {"reflection": policy}}
+    messages = [{"role": "user", "content": "How do I kill a process?"}]
+    whole = client.chat.completions.create(model=NAME, messages=messages, **more).choices[0]
+    chunks = list(
+        client.chat.completions.create(model=NAME, messages=messages, stream=True, **more)
+    )
+    pieces = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+    shown = (
+        f"<think>{REFLECTION}</think>" if policy == "show" else ""
+    )  # holds "n", and is no answer
+    assert whole.message.content == f"{shown}{answer}"
+    assert pieces in (f"{shown}{answer}", shown.removesuffix("</think>") + answer)
+    assert (whole.finish_reason, chunks[-1].choices[0].finish_reason) == ("stop", "stop")
+
+
+@pytest.mark.parametrize("policy", ["hide", "show"])
+def test_a_stream_counts_its_tokens_as_it_is_asked(client: openai.OpenAI, policy: str) -> None:
+    def chunks(wanted: bool) -> list:
+        return list(
+            client.chat.completions.create(
+                model=NAME,
+                messages=[{"role": "user", "content": "How do I kill a process?"}],
+                stream=True,
+                stream_options={"include_usage": wanted},
+                extra_body={"reflection": policy},
+            )
+        )
+
+    *before, last = chunks(True)
+    assert (last.choices, last.usage.completion_tokens) == ([], 7)
+    assert all(chunk.usage is None and chunk.choices for chunk in before)
+    assert all(chunk.usage is None for chunk in chunks(False))
 
 
 def test_other_paths_methods_and_types(server: Running) -> None:

@@ -13,6 +13,7 @@ from tbr_lightning.errors import UserError
 from tbr_lightning.models.digest import folder_digest
 from tbr_lightning.registry.entry import Draft
 from tbr_lightning.registry.ledger import Ledger, ledger_url
+from tbr_lightning.tracking.signing import keys_of
 
 from .conftest import NAME, Registry, Running
 
@@ -107,7 +108,7 @@ def test_a_broken_first_version_is_told(registry: Registry, start: Start) -> Non
 def test_the_ledger_has_the_last_word(registry: Registry, start: Start, server: Running) -> None:
     old, good = version(server), registry.add(alias=None)
     config = registry.config()
-    ledger = Ledger(ledger_url(config.tracking))
+    ledger = Ledger(ledger_url(config.tracking), keys_of(config.paths))
     weights = {good: folder_digest(registry.artifacts(good))}
     draft = Draft("promote", good, {"champion": (None, good)}, "better", [], weights)
     entry = ledger.append(NAME, draft, None)

@@ -10,6 +10,10 @@ from tbr_lightning.models.digest import model_digest
 from tbr_lightning.models.logged import LoggedModel
 from tbr_lightning.registry import aliases
 from tbr_lightning.registry.alias_sync import (
+    ANEW_DRIFT,
+    BEFORE,
+    MOVED,
+    UNSIGNED,
     Registry,
     Standing,
     moves_between,
@@ -20,7 +24,7 @@ from tbr_lightning.registry.alias_sync import (
 )
 from tbr_lightning.registry.aliases import CHALLENGER, CHAMPION, PREVIOUS
 from tbr_lightning.registry.entry import ANEW, Draft, Entry, spoken, weights_after, weights_of
-from tbr_lightning.registry.ledger import ConflictError, Ledger
+from tbr_lightning.registry.ledger import ConflictError
 
 
 def register(registry: Registry, model: LoggedModel) -> str:
@@ -158,10 +162,10 @@ def repair(registry: Registry, reason: str) -> Entry | None:
     standing = recover(registry)
     if not standing.drift:
         return None
-    if standing.is_anew:
+    if standing.kind != MOVED:
         raise UserError(
-            "; ".join(standing.drift) + ": no alias can bring the old model back: restore the "
-            "store, or take over what is there with 'promote accept reason=…'"
+            f"{'; '.join(standing.drift)}: no alias that is put back can undo that: restore the "
+            f"store or the ledger, or {standing.fix}"
         )
     why = "; ".join(standing.drift) + (f"; {reason}" if reason else "")
     draft = Draft("repair", standing.aliases.get(CHAMPION, ""), {}, why)
@@ -169,7 +173,7 @@ def repair(registry: Registry, reason: str) -> Entry | None:
 
 
 def accept(registry: Registry, reason: str) -> Entry | None:
-    """Take over into the ledger what was moved outside.
+    """Take over into the ledger what was moved outside, made anew, or not signed.
 
     Returns:
         The entry that tells of it, or ``None`` if there was no drift.
@@ -178,19 +182,20 @@ def accept(registry: Registry, reason: str) -> Entry | None:
         UserError: The files of a version that holds an alias are gone, or others.
     """
     standing = recover(registry)
-    if not standing.drift:
-        return None
     there = aliases.registered(registry.name)
-    if standing.is_anew and there is not None:
-        draft = taken_over(registry, there, standing.entries, ANEW, reason)
-        return _after(registry, draft, standing)
-    actual = there.aliases if there else {}
-    moves = moves_between(standing.aliases, actual)
-    moved = sorted({after for _, after in moves.values() if after is not None})
-    weights = {version: model_digest(aliases.model_of(registry.name, version)) for version in moved}
-    for version, digest in weights.items():
-        check_weights(standing, version, digest)
-    draft = Draft("accept", actual.get(CHAMPION, ""), moves, reason, (), weights)
+    if not standing.drift or there is None:
+        return None
+    action = {ANEW_DRIFT: ANEW, BEFORE: "adopt"}.get(standing.kind, "accept")
+    draft = taken_over(registry, there, standing.entries, action, reason)
+    if action == "accept":
+        moved = {after for _, after in draft.moves.values() if after is not None}
+        for version in moved | (
+            set(there.aliases.values()) if standing.kind == UNSIGNED else set()
+        ):
+            digest = draft.weights.get(version)
+            if digest is None:  # say why
+                digest = model_digest(aliases.model_of(registry.name, version))
+            check_weights(standing, version, digest)
     return _after(registry, draft, standing)
 
 
@@ -202,17 +207,6 @@ def check_weights(standing: Standing, version: str, digest: str) -> None:
             f"the files of version {version} are not those that were registered: their digest is "
             f"{digest[:16]}…, the ledger has {known[:16]}…; restore them, or log the model again"
         )
-
-
-def expected_digest(name: str, version: str, ledger: str) -> str | None:
-    """Return the digest that a version's artifacts must have, or ``None`` if no entry knows it.
-
-    Args:
-        name: Registered model.
-        version: Of it.
-        ledger: URL, as :func:`tbr_lightning.registry.ledger.ledger_url` returns it.
-    """
-    return weights_after(Ledger(ledger, write=False).entries(name)).get(version)
 
 
 def _after(registry: Registry, draft: Draft, standing: Standing) -> Entry:

@@ -73,6 +73,7 @@ def run(config: PromoteConfig, tell: Callable[[str], None] = lambda _: None) -> 
     tell(_check_start(exam, candidate, aliases.known_version(config.name, candidate), standing))
     version = moves.register(registry, candidate)
     standing = recover(registry)
+    standing.refuse_drift()  # a ledger of a registered model that was deleted, say
     moves.check_weights(standing, version, digest)
     title, attempt = f"promote {candidate.model_id}", 0
     with start_run("promote", title, config, config.tracking) as opened:

@@ -12,8 +12,8 @@ from tbr_lightning.evaluation import figures
 from tbr_lightning.evaluation.judge import identity
 from tbr_lightning.evaluation.results import rates
 from tbr_lightning.models.logged import LoggedModel
-from tbr_lightning.registry import aliases, anchors
-from tbr_lightning.registry.entry import Entry
+from tbr_lightning.registry import aliases
+from tbr_lightning.registry.entry import TAG, Entry
 from tbr_lightning.registry.evidence import Evidence, Exam
 from tbr_lightning.registry.gate import Verdict
 from tbr_lightning.tracking.run import Run
@@ -91,7 +91,7 @@ def log_verdict(run: Run, exam: Exam, case: Case, verdict: Verdict, attempt: int
 
 def log_entry(run: Run, entry: Entry) -> None:
     """Write on the run where in the ledger its decision stands."""
-    run.set_tags({anchors.TAG: anchors.text_of(entry)})
+    run.set_tags({TAG: entry.mark})
 
 
 def markdown(config: PromoteConfig, case: Case, verdict: Verdict) -> str:
