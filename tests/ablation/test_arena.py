@@ -138,6 +138,7 @@ def test_table_has_a_row_for_each_with_differences_and_costs() -> None:
     assert isinstance(figure({"none": results["none"]}, "t"), Figure)
 
 
+@pytest.mark.slow  # a second for each of some fifty configs
 def test_dry_run_composes_every_rival(verb: Verb) -> None:
     done = verb("sweep", "study=arena", "dry_run=true")
     assert done.returncode == 0, done.stderr
