@@ -155,8 +155,9 @@ def test_other_studies_take_no_model(verb: Verb, tmp_path: Path) -> None:
 
 ARENA = """
 about: a small arena
-fixed: [data.general=150, data.harmful=120]
-evaluate: [suite=smoke, "suite.lm_eval=[]", suite.limit=30]
+fixed: [data.general=24, data.harmful=24, trainer.epochs=1]
+evaluate:
+  [suite=smoke, "suite.lm_eval=[]", suite.limit=8, generation.max_new_tokens=16, judge.max_unparsed=1]
 control: none
 trials: 2
 rivals:
@@ -169,13 +170,13 @@ rivals:
   ignore_words: {about: words, evaluate: [mitigation=ignore_words, "mitigation.words=[WORDS]"]}
   ablation:
     about: one direction
-    evaluate: [mitigation=ablation, mitigation.only_refused=false]
+    evaluate: [mitigation=ablation, mitigation.only_refused=false, mitigation.prompts=12]
     space: {evaluate.mitigation.depth: {low: 0.3, high: 0.9}}
   merging:
     about: two models
     evaluate: [mitigation=merging, mitigation.other=MODEL_OF_look_alikes]
   contrast: {about: two prompts, evaluate: [mitigation=contrast]}
-  steering: {about: hidden states, evaluate: [mitigation=steering]}
+  steering: {about: hidden states, evaluate: [mitigation=steering, mitigation.prompts=12]}
   impossible: {about: too much, evaluate: [mitigation=ablation, mitigation.fewest=500]}
 """
 
@@ -198,8 +199,10 @@ def test_a_small_arena_ends_in_table_figure_and_verdicts(verb: Verb, tmp_path: P
     from tbr_lightning.tracking.run import find_run
 
     trained = find_run({"tbr.stage": "train", "tbr.arena_rival": "none"})
-    small = ["suite=smoke", "suite.lm_eval=[]", "suite.limit=30", "traces=0"]
+    small = ["suite=smoke", "suite.lm_eval=[]", "suite.limit=8", "traces=0"]
+    small += ["generation.max_new_tokens=16", "judge.max_unparsed=1"]
     words = ["mitigation=ablation", "mitigation.only_refused=false", "mitigation.log=true"]
+    words.append("mitigation.prompts=12")
     kept = verb("evaluate", f"model={trained}", *small, *words)
     assert kept.returncode == 0, kept.stderr
     uri = next(word for word in kept.stdout.split() if word.startswith("models:/m-")).rstrip(",")
