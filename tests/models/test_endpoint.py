@@ -147,3 +147,12 @@ def test_settings_that_cannot_work_are_told(settings: dict[str, object], says: s
 def test_asking_again_for_the_same_answer_is_refused() -> None:
     with pytest.raises(UserError, match="raise the temperature"):
         ReflectionConfig(teacher="external", attempts=3)
+
+
+@pytest.mark.parametrize("url", ["http://teacher.example/v1", "http://me:secret@10.0.0.9/v1"])
+def test_a_key_goes_to_no_host_unencrypted(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("TEACHER_KEY", "" if "@" in url else "secret")
+    asked = EndpointConfig(base_url=url, model="teacher", api_key_env="TEACHER_KEY")
+    with pytest.raises(UserError, match="unencrypted: give an https address") as told:
+        list(complete(["p"], asked))
+    assert "secret" not in str(told.value)

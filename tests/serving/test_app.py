@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import random
 import socket
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import openai
 import psutil
@@ -364,3 +366,70 @@ def test_a_dead_engine_is_started_again(registry: Registry, start: Start) -> Non
     assert server.health()["restarts"] == 1
     failed = server.ask("die")
     assert failed.status_code == 503
+
+
+_ODD: tuple[object, ...] = (
+    None, True, -1, 0, 2**70, 1e309, "", "\x00", "\u202e", "\U0001f44d" * 50, "\ud800", [], [[]],
+    {}, {"a": {}}, [None], "a" * 3000, float("nan"), {"role": "user", "content": "x"},
+    [{"type": "text", "text": "x"}], [{"type": "text", "text": None}], [{"role": "user"}],
+)  # fmt: skip
+_FIELDS = (
+    "messages", "model", "max_tokens", "max_completion_tokens", "temperature", "top_p", "n",
+    "stop", "seed", "stream", "stream_options", "tools", "logprobs", "response_format",
+    "reflection", "user", "logit_bias", "top_k", "presence_penalty", "x", "", "\u202e", "__class__",
+)  # fmt: skip
+
+
+def test_whatever_is_sent_gets_a_reply_of_openais_form(server: Running) -> None:
+    """Some hundred bodies of odd values, and bodies cut at any byte."""
+    draw, session = random.Random(3), requests.Session()
+    good = {"messages": [{"role": "user", "content": "x"}]}
+    whole = json.dumps(good | {"stop": ["a"], "seed": 1}).encode()
+    bodies = [whole[: draw.randrange(len(whole))] for _ in range(30)]
+    for _ in range(250):
+        body = good | {draw.choice(_FIELDS): draw.choice(_ODD) for _ in range(draw.randint(1, 3))}
+        if draw.random() < 0.3:
+            role = draw.choice(["user", "tool", 3])
+            body["messages"] = [{"role": role, "content": draw.choice(_ODD)}]
+        bodies.append(json.dumps(body).encode())
+    for body in bodies:
+        headers = {"Content-Type": "application/json"}
+        got = session.post(
+            f"{server.url}/v1/chat/completions", data=body, headers=headers, timeout=30
+        )
+        assert got.status_code in (200, 400, 403, 404), (body[:300], got.text)
+        if got.status_code != 200:
+            assert set(got.json()["error"]) == {"message", "type", "param", "code"}
+            assert len(got.text) < 3000
+    assert server.health()["status"] == "ok"
+
+
+def test_clients_that_leave_in_the_middle_take_nothing_with_them(server: Running) -> None:
+    """Streams that nobody reads to the end, half-closed sockets, headers and bodies that lie."""
+    port = int(server.url.rpartition(":")[2])
+    body = json.dumps(
+        {"messages": [{"role": "user", "content": "slowly " + "x " * 20}], "stream": True}
+    ).encode()
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+    head += b"Content-Type: application/json"
+
+    def leave(number: int) -> None:
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as made:
+            if number % 4 == 0:  # shorter than it says
+                made.sendall(head + b"\r\nContent-Length: 9000\r\n\r\n" + body)
+                made.shutdown(socket.SHUT_WR)
+            elif number % 4 == 1:
+                made.sendall(head + b"\r\nX: " + b"y" * 100_000 + b"\r\n\r\n")
+            elif number % 4 == 2:
+                made.sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n")
+            else:
+                length = str(len(body)).encode()
+                made.sendall(head + b"\r\nContent-Length: " + length + b"\r\n\r\n" + body)
+                made.recv(100)
+
+    with ThreadPoolExecutor(8) as pool:
+        for one in [pool.submit(leave, number) for number in range(60)]:
+            with suppress(ConnectionError):
+                one.result()
+    server.until(lambda: server.deployment.current.in_flight == 0)
+    assert server.ask().status_code == 200

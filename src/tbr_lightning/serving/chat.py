@@ -7,8 +7,9 @@ import sys
 import unicodedata
 from collections.abc import Iterator
 from typing import Any, TextIO
+from urllib.parse import urlsplit
 
-from tbr_lightning.config.serve import ServeConfig
+from tbr_lightning.config.serve import ServeConfig, is_loopback
 from tbr_lightning.errors import UserError
 
 _TURNS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
@@ -25,6 +26,11 @@ def chat(config: ServeConfig) -> int:
     """
     import openai
 
+    if config.token() and not is_loopback(urlsplit(config.url).hostname or ""):
+        raise UserError(
+            f"{config.url} would get the token in {config.token_env} unencrypted: talk to it "
+            "through a tunnel on loopback, or a proxy with TLS"
+        )
     client = openai.OpenAI(
         base_url=f"{config.url}/v1", api_key=config.token() or "none", max_retries=2
     )
