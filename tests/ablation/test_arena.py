@@ -157,7 +157,11 @@ ARENA = """
 about: a small arena
 fixed: [data.general=24, data.harmful=24, trainer.epochs=1]
 evaluate:
-  [suite=smoke, "suite.lm_eval=[]", suite.limit=8, generation.max_new_tokens=16, judge.max_unparsed=1]
+  - suite=smoke
+  - suite.lm_eval=[]
+  - suite.limit=8
+  - generation.max_new_tokens=16
+  - judge.max_unparsed=1
 control: none
 trials: 2
 rivals:
