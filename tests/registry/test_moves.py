@@ -12,7 +12,7 @@ from mlflow.tracking import MlflowClient
 from tbr_lightning.errors import UserError
 from tbr_lightning.models.digest import model_digest
 from tbr_lightning.registry import aliases, moves
-from tbr_lightning.registry.alias_sync import Registry, look, recover
+from tbr_lightning.registry.alias_sync import Registry, look, project, recover
 from tbr_lightning.registry.audit import audit
 from tbr_lightning.registry.entry import TAG, weights_of
 
@@ -120,6 +120,20 @@ def test_drift_stops_moves_and_is_put_back(registry: Registry) -> None:
     assert entry is not None and told in entry.why and "nobody asked" in entry.why
     assert actual()["champion"] == "2"
     assert moves.repair(registry, "") is None
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_what_somebody_moved_meanwhile_is_overwritten_by_force_alone(
+    registry: Registry, force: bool
+) -> None:
+    standing = recover(registry)
+    # Decided and not carried out yet, when somebody points the alias at a third version.
+    draft = moves.decision(standing, "promote", "3", why="better", evidence=["r"], weights={})
+    registry.ledger.append(made.NAME, draft, standing.head)
+    outside("champion", "1")
+    project(registry, force=force)
+    assert actual()["champion"] == ("3" if force else "1")
+    assert len(look(registry).drift) == (0 if force else 1)
 
 
 def test_a_hand_made_way_back_is_drift_too(registry: Registry) -> None:

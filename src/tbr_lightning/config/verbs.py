@@ -35,10 +35,12 @@ class GenerationConfig:
     temperature: float = 0.0  # 0 is greedy; above it answers are drawn
     seed: int = 0  # of drawing
     engine: str = "auto"  # transformers | vllm (needs CUDA and the package) | auto
+    dtype: str = "auto"  # float32 | bfloat16 | auto (the weights' own where fast)
     reuse: bool = True  # take responses that are stored, and store new ones
 
     def __post_init__(self) -> None:
         one_of("generation.arm", self.arm, ("trained", "prompted", "forced", "suppressed"))
+        one_of("generation.dtype", self.dtype, ("auto", "float32", "bfloat16"))
         one_of("generation.engine", self.engine, ("auto", "transformers", "vllm"))
         at_least("generation.batch_size", 1 if self.batch_size is None else self.batch_size, 1)
         at_least(

@@ -80,6 +80,7 @@ def run(config: EvaluateConfig, explain: Explain | None = None) -> EvaluateResul
         with_mitigation,
     )
     from tbr_lightning.evaluation.verdicts import check_judges
+    from tbr_lightning.models.precision import name_of
     from tbr_lightning.tracking.store import connect
 
     prompts = suites.load_suite(config.suite)
@@ -91,7 +92,8 @@ def run(config: EvaluateConfig, explain: Explain | None = None) -> EvaluateResul
 
         torch.set_num_threads(config.threads)
     (model,) = config.models
-    subject = load_model(model, config.paths, config.endpoint, config.generation.arm)
+    wanted = config.generation
+    subject = load_model(model, config.paths, config.endpoint, wanted.arm, wanted.dtype)
     subject = with_mitigation(subject, config)
     if config.attribution:
         subject.backbone  # noqa: B018 - says at once that an endpoint has none
@@ -111,8 +113,10 @@ def run(config: EvaluateConfig, explain: Explain | None = None) -> EvaluateResul
         )
     digest = suites.digest(prompts)
     limit = token_limit(subject.model.think_format, config.generation)
+    hosted = isinstance(subject.model, HostedModel)
+    dtype = "float32" if hosted else name_of(subject.backbone.model.dtype)
     mitigation = _mitigation_identity(config)
-    key = evaluation_key(digest, config.judge, config.generation, limit, mitigation)
+    key = evaluation_key(digest, config.judge, wanted, limit, mitigation, dtype=dtype)
     if config.repeats > 1:
         key += f"-{config.repeats}"
     asked = _all_that_is_asked(config, subject, prompts, questions, key)
@@ -138,6 +142,8 @@ def run(config: EvaluateConfig, explain: Explain | None = None) -> EvaluateResul
         "tbr.arm": config.generation.arm,
         **config.tags,
     }
+    if not hosted:
+        tags["tbr.dtype"] = dtype
     if config.mitigated:
         tags["tbr.mitigation"] = config.mitigation.name
     if subject.logged is not None:

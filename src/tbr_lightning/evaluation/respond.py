@@ -31,6 +31,7 @@ from tbr_lightning.models.backbone import Backbone, load_folder
 from tbr_lightning.models.digest import check_unchanged
 from tbr_lightning.models.generation import Generated, generate, stop_tokens
 from tbr_lightning.models.logged import LoggedModel, find_model, hf_folder
+from tbr_lightning.models.precision import computed_in, convert, name_of
 from tbr_lightning.models.vllm_engine import choose_engine
 from tbr_lightning.progress import track
 
@@ -78,7 +79,11 @@ class EvaluatedModel:
 
 
 def load_model(
-    name: str, paths: PathsConfig, endpoint: EndpointConfig | None = None, arm: str = "trained"
+    name: str,
+    paths: PathsConfig,
+    endpoint: EndpointConfig | None = None,
+    arm: str = "trained",
+    dtype: str = "auto",
 ) -> EvaluatedModel:
     """Load what ``model=`` of ``evaluate`` names.
 
@@ -88,6 +93,7 @@ def load_model(
         paths: Folders.
         endpoint: Of ``openai:NAME``.
         arm: How it will be asked.
+        dtype: In which it computes, see :func:`tbr_lightning.models.precision.computed_in`.
 
     Raises:
         UserError: There is no such model, or its files cannot be had.
@@ -98,11 +104,12 @@ def load_model(
         logged = find_model(name)
         digest = check_unchanged(logged)
         folder = hf_folder(logged, Path(paths.cache) / "models", digest)
-        return _placed(load_folder(folder, origin=logged.model_id, thinks=True), logged, digest)
+        loaded = load_folder(folder, origin=logged.model_id, thinks=True)
+        return _placed(loaded, logged, dtype, digest)
     from tbr_lightning.config.compose import compose_verb, options
 
     if Path(name).is_dir() or name.startswith((".", "/", "~")):
-        return _placed(_load_local(name), None)
+        return _placed(_load_local(name), None, dtype)
     from tbr_lightning.models.backbone import load_backbone
 
     if name in options("model"):
@@ -110,7 +117,7 @@ def load_model(
         model, data = config.model, config.data.name
     elif "/" in name:
         model, data = compose_verb("train", ["model=mistral"]).config.model, ""
-        model.name, model.hub_id, model.dtype = name, name, "float32"
+        model.name, model.hub_id, model.dtype = name, name, "auto"
     else:
         raise UserError(
             f"model='{name}' is not known: give models:/NAME@alias, a run id, a folder with "
@@ -122,7 +129,7 @@ def load_model(
     if sentences := missing_weights(model):
         raise UserError("\n".join(sentences))
     backbone = load_backbone(model, data=data, rows=(), cache=Path(paths.cache), seed=0)
-    return _placed(backbone, None)
+    return _placed(backbone, None, dtype)
 
 
 def _load_local(name: str) -> Backbone:
@@ -138,7 +145,10 @@ def _load_local(name: str) -> Backbone:
         raise UserError(weights_problem(name, error, None)) from error
 
 
-def _placed(backbone: Backbone, logged: LoggedModel | None, digest: str = "") -> EvaluatedModel:
+def _placed(
+    backbone: Backbone, logged: LoggedModel | None, dtype: str, digest: str = ""
+) -> EvaluatedModel:
+    convert(backbone.model, computed_in(name_of(backbone.model.dtype), dtype))
     if torch.cuda.is_available():
         backbone.model.to("cuda")
     return EvaluatedModel(backbone, logged, digest)
@@ -177,8 +187,9 @@ def open_store(
     return ResponseStore(Path(paths.runs) / FILE, identity)
 
 
-NO_EFFECT_ON_ANSWERS = ("batch_size", "engine", "reuse")
-"""Settings of generation that change no answer but for ties within rounding."""
+NO_EFFECT_ON_ANSWERS = ("batch_size", "engine", "reuse", "dtype")
+"""Settings of generation that change no answer but for ties within rounding, and the type, which
+counts as it was taken: see :func:`evaluation_key`."""
 
 
 def evaluation_key(
@@ -187,13 +198,21 @@ def evaluation_key(
     generation: GenerationConfig,
     max_new_tokens: int,
     mitigation: str = "",
+    *,
+    dtype: str = "float32",
 ) -> str:
-    """Return a hash of all that must agree before two evaluations are compared."""
+    """Return a hash of all that must agree before two evaluations are compared.
+
+    The type in which the answers were computed counts where it is not float32, as evaluations of
+    versions that do not name it have it.
+    """
     settings = asdict(generation)
     settings["max_new_tokens"] = max_new_tokens
     greedy = () if generation.temperature else ("seed",)
     kept = {k: v for k, v in settings.items() if k not in (*NO_EFFECT_ON_ANSWERS, *greedy)}
-    parts = [suite_digest, identity(judge), kept, *([mitigation] if mitigation else [])]
+    beside = [mitigation] if mitigation else []
+    beside += [] if dtype == "float32" else [dtype]
+    parts = [suite_digest, identity(judge), kept, *beside]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -32,8 +32,9 @@ from tbr_lightning.reflection.collect import apply_rejects, collect, wanted
 from tbr_lightning.reflection.pipeline import markers_of, store_of, teacher_of
 from tbr_lightning.training.devices import accelerator_of, world_size
 from tbr_lightning.training.estimate import Estimate, describe_devices, estimate
+from tbr_lightning.training.precision import precision_of
 from tbr_lightning.training.prepare import load_examples
-from tbr_lightning.training.speed import measured_peak
+from tbr_lightning.training.speed import compute_dtype, measured_peak
 
 _STYLES = {Span.PROMPT: "dim", Span.REFLECTION: "cyan", Span.ANSWER: "green"}
 _PLACEHOLDER = "(its teacher has not written this reflection yet)"
@@ -256,7 +257,7 @@ def _estimate(config: TrainConfig, rows: TokenRows, vocabulary: int) -> Estimate
     peak = None
     if wanted_device == here:
         device = torch.device("cuda" if here == "gpu" else "cpu")
-        peak = measured_peak(device, torch.bfloat16 if here == "gpu" else torch.float32)
+        peak = measured_peak(device, compute_dtype(precision_of(config)))
     trainer = config.trainer
     epochs: float = trainer.epochs
     if trainer.max_steps >= 0:
@@ -282,7 +283,7 @@ def _print_estimate(console: Console, config: TrainConfig, it: Estimate) -> None
             f"model={model.name}.",
             markup=False,
         )
-    table = Table("what", "estimate", title=f"Estimates ({describe_devices(config.trainer)})")
+    table = Table("what", "estimate", title=f"Estimates ({describe_devices(config)})")
     table.add_row("parameters", f"{it.parameters:,}")
     table.add_row("trained", f"{it.trained:,} ({it.trained / it.parameters:.2%})")
     table.add_row("memory a device", f"{(it.weights + it.states + it.activations) / gib:.2f} GiB")
