@@ -50,6 +50,29 @@ def test_what_is_appended_is_read_again_and_chained(ledger: Ledger) -> None:
     assert ledger.entries("other") == []
 
 
+@pytest.mark.parametrize(
+    ("field", "other"),
+    [
+        ("model", "other"),
+        ("at", "2020-01-01T00:00:00+00:00"),
+        ("who", "nobody@nowhere"),
+        ("action", "promote"),
+        ("version", "9"),
+        ("moves", {}),
+        ("why", "other"),
+        ("evidence", []),
+        ("weights", {"1": "other"}),
+        ("prev_hash", "1" * 64),
+    ],
+)
+def test_every_field_is_under_the_hash(ledger: Ledger, field: str, other: object) -> None:
+    first, *_ = filled(ledger).entries("m")
+    assert getattr(first, field) != other
+    changed = replace(first, **{field: other})
+    assert changed.digest() != first.hash
+    assert broken_link([changed]) is not None
+
+
 def test_a_digest_from_before_the_registry_was_made_anew_counts_no_longer(ledger: Ledger) -> None:
     head = ledger.append("m", FIRST, None)
     ledger.append("m", Draft("anew", "", {"champion": ("1", None)}, "anew"), head)
@@ -131,12 +154,14 @@ def test_a_move_from_where_the_alias_was_not_is_a_broken_link(ledger: Ledger) ->
         ("ledger.db", "is not a database for ledgers"),
         ("sqlite://", "names no file"),
         ("sqlite:////absent/folder/ledger.db", "does not exist"),
-        ("postgresql://eve:secret@127.0.0.1:1/x", "tracking.ledger=postgresql"),
+        ("postgresql://eve:secret@127.0.0.1:PORT/x", "tracking.ledger=postgresql"),
     ],
 )
-def test_a_wrong_url_is_told_without_its_password(tmp_path: Path, url: str, says: str) -> None:
+def test_a_wrong_url_is_told_without_its_password(
+    tmp_path: Path, url: str, says: str, closed_port: int
+) -> None:
     with pytest.raises(UserError, match=says) as told:
-        Ledger(url, made.keys(tmp_path))
+        Ledger(url.replace("PORT", str(closed_port)), made.keys(tmp_path))
     assert "secret" not in str(told.value)
 
 

@@ -12,7 +12,7 @@ from mlflow.tracking import MlflowClient
 from tbr_lightning.errors import UserError
 from tbr_lightning.models.digest import model_digest
 from tbr_lightning.registry import aliases, moves
-from tbr_lightning.registry.alias_sync import Registry, look, recover
+from tbr_lightning.registry.alias_sync import Registry, look, project, recover
 from tbr_lightning.registry.audit import audit
 from tbr_lightning.registry.entry import TAG, weights_of
 
@@ -122,6 +122,20 @@ def test_drift_stops_moves_and_is_put_back(registry: Registry) -> None:
     assert moves.repair(registry, "") is None
 
 
+@pytest.mark.parametrize("force", [False, True])
+def test_what_somebody_moved_meanwhile_is_overwritten_by_force_alone(
+    registry: Registry, force: bool
+) -> None:
+    standing = recover(registry)
+    # Decided and not carried out yet, when somebody points the alias at a third version.
+    draft = moves.decision(standing, "promote", "3", why="better", evidence=["r"], weights={})
+    registry.ledger.append(made.NAME, draft, standing.head)
+    outside("champion", "1")
+    project(registry, force=force)
+    assert actual()["champion"] == ("3" if force else "1")
+    assert len(look(registry).drift) == (0 if force else 1)
+
+
 def test_a_hand_made_way_back_is_drift_too(registry: Registry) -> None:
     outside("champion", "1")  # where an interrupted promotion would have left it
     assert len(recover(registry).drift) == 1
@@ -135,6 +149,14 @@ def test_drift_is_taken_over_with_a_reason(registry: Registry) -> None:
     assert entry.moves == {"champion": ("2", "3"), "previous": ("1", None)}
     assert actual() == {"champion": "3", "challenger": "3"}
     assert audit(registry).problems == ()
+
+
+def test_taking_over_one_alias_leaves_the_digests_of_the_others(registry: Registry) -> None:
+    made.weights_file(aliases.model_of(made.NAME, "1")).write_text("tampered")
+    outside("champion", "3")
+    entry = moves.accept(registry, "by hand")
+    assert entry is not None and set(entry.weights) == {"3", "3/model"}
+    assert audit(registry).problems[0].startswith("previous: the files of version 1 were changed")
 
 
 def test_a_version_that_was_deleted_is_drift(registry: Registry) -> None:

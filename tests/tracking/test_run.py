@@ -78,7 +78,7 @@ def test_a_data_set_is_logged_with_its_counts(store: Path) -> None:
     assert (tags["rows_general"], tags["rows_harmful"]) == ("1", "1")
 
 
-def test_stores_that_cannot_be_used_are_told(tmp_path: Path) -> None:
+def test_stores_that_cannot_be_used_are_told(tmp_path: Path, closed_port: int) -> None:
     with pytest.raises(UserError, match="does not exist"):
         connect(tracking(tmp_path, f"sqlite:///{tmp_path}/absent/mlflow.db"))
     (tmp_path / "text.db").write_text("this is no database")
@@ -87,7 +87,7 @@ def test_stores_that_cannot_be_used_are_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not supported"):
         connect(tracking(tmp_path, "file:./mlruns"))
     with pytest.raises(UserError, match="does not answer"):
-        connect(tracking(tmp_path, "http://127.0.0.1:9"))
+        connect(tracking(tmp_path, f"http://127.0.0.1:{closed_port}"))
 
 
 def test_a_store_that_cannot_be_written_is_told(
