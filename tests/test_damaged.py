@@ -32,8 +32,8 @@ class Kept:
 
 def _responses(folder: Path) -> object:
     store = ResponseStore(folder / "responses.db", "w")
-    keys = [f"k{number}" for number in range(300)]
-    list(store.keep(iter([(n, Generated("x" * 300, 1, False)) for n in range(300)]), keys))
+    keys = [f"k{number}" for number in range(30)]
+    list(store.keep(iter([(n, Generated("x" * 3000, 1, False)) for n in range(30)]), keys))
     return store.get(keys)
 
 

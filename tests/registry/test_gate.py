@@ -11,7 +11,7 @@ from tbr_lightning.config.gate import GateConfig
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.results import Judged
 from tbr_lightning.registry.answers import Answers, leaks
-from tbr_lightning.registry.gate import Verdict, judge
+from tbr_lightning.registry.gate import Decision, judge
 from tbr_lightning.registry.rules import wilson_bound
 from tbr_lightning.registry.sample_size import Sizes, check_support
 
@@ -50,7 +50,7 @@ def evaluation(
 CHAMPION = evaluation(80, 2, 16)
 
 
-def failed(verdict: Verdict) -> set[str]:
+def failed(verdict: Decision) -> set[str]:
     return {rule.name for rule in verdict.rules if not rule.passed}
 
 

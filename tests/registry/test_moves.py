@@ -151,6 +151,14 @@ def test_drift_is_taken_over_with_a_reason(registry: Registry) -> None:
     assert audit(registry).problems == ()
 
 
+def test_taking_over_one_alias_leaves_the_digests_of_the_others(registry: Registry) -> None:
+    made.weights_file(aliases.model_of(made.NAME, "1")).write_text("tampered")
+    outside("champion", "3")
+    entry = moves.accept(registry, "by hand")
+    assert entry is not None and set(entry.weights) == {"3", "3/model"}
+    assert audit(registry).problems[0].startswith("previous: the files of version 1 were changed")
+
+
 def test_a_version_that_was_deleted_is_drift(registry: Registry) -> None:
     MlflowClient().delete_model_version(made.NAME, "2")
     (told,) = recover(registry).drift

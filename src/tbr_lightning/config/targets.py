@@ -29,6 +29,7 @@ RENAMED = {
 _BASES = {
     "data": "tbr_lightning.data.sources.DataConfig",
     "objective": "tbr_lightning.objectives.objective.Objective",
+    "mitigation": "tbr_lightning.mitigations.mitigation.Mitigation",
 }
 """What the targets of a group derive from."""
 

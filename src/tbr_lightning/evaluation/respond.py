@@ -96,7 +96,7 @@ def load_model(
         dtype: In which it computes, see :func:`tbr_lightning.models.precision.computed_in`.
 
     Raises:
-        UserError: There is no such model, or its files cannot be had.
+        UserError: There is no such model, or its files are not available.
     """
     if name.startswith(PREFIX):
         return EvaluatedModel(hosted_model(name, endpoint or EndpointConfig(), arm), None)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
-from tbr_lightning.data.think_format import prompt_ids
+from tbr_lightning.data.think_format import rendered, with_begin
 from tbr_lightning.errors import UserError, within
 from tbr_lightning.mitigations.mitigation import Mitigation
 from tbr_lightning.mitigations.prompts import SAFETY, with_system
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tbr_lightning.config.verbs import EvaluateConfig
     from tbr_lightning.models.backbone import Backbone
 
-_MARK = "tbrmark"
+_PLACE = "\ue000"  # of private use: stands for the first words
 
 
 @dataclass
@@ -59,12 +59,9 @@ class Contrast(Mitigation):
 
 def _head(backbone: Backbone) -> list[int]:
     """Return the tokens before the first words of a conversation."""
-    first, second = (prompt_ids(backbone.tokenizer, text) for text in (f"{_MARK} x", "x"))
-    same = next(
-        (n for n, (a, b) in enumerate(zip(first, second, strict=False)) if a != b),
-        min(len(first), len(second)),
-    )
-    return first[:same]
+    text = rendered(backbone.tokenizer, [{"role": "user", "content": _PLACE}])
+    head = backbone.tokenizer.encode(text.partition(_PLACE)[0], add_special_tokens=False)
+    return with_begin(backbone.tokenizer, list(head))
 
 
 @dataclass(frozen=True)

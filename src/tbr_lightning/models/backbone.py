@@ -102,7 +102,7 @@ def load_backbone(
         adapter: That will be put on it, which may want the base quantised.
 
     Raises:
-        UserError: The weights or the tokenizer cannot be had.
+        UserError: The weights or the tokenizer is not available.
     """
     config = config if dtype is None else replace(config, dtype=dtype)
     world = config.made_for(data)

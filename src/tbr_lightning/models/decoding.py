@@ -2,7 +2,8 @@
 
 ``model.generate`` holds a batch together until its longest answer ends, and spends a good part of a
 small model's step on its own bookkeeping. Here the rows in flight are right-aligned in one cache,
-so that rows of any age can be taken out and put in between two steps.
+so that rows of any age can be taken out and put in between two steps. The
+cache has room behind what it holds.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from typing import Any
 import torch
 from torch.nn.functional import pad
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 _REFILL = 4  # prompts are let in once a quarter of the batch is free: each time costs a forward
 _COMPACT = 8  # rows that ended are cut out once they are an eighth: each time copies the cache
+_ROOM = 64  # columns: a cache that holds no more is copied once in so many steps
 _PLAIN = {"full_attention", "sliding_attention"}
 
 
@@ -113,6 +116,52 @@ def decode(
             yield row.number, row.made
 
 
+class _RoomyLayer(DynamicLayer):
+    """Keys and values of a layer, with room behind them: a step writes its column there.
+
+    One that grows by concatenation copies all it holds in every step.
+    """
+
+    room: tuple[torch.Tensor, ...] = ()
+
+    def put(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Hold other keys and values, shape ``(rows, heads, columns, width)``."""
+        if not self.is_initialized:
+            self.lazy_initialization(keys, values)
+        self.keys, self.values, self.room = keys, values, ()
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Add columns and return all."""
+        seen = self.get_seq_length()
+        end = seen + key_states.shape[2]
+        if not self.room or end > self.room[0].shape[2]:
+            held = (self.keys, self.values) if seen else ()
+            if not seen:
+                self.lazy_initialization(key_states, value_states)
+            self.room = tuple(
+                part.new_empty(*part.shape[:2], end + _ROOM, part.shape[3])
+                for part in (key_states, value_states)
+            )
+            for room, part in zip(self.room, held, strict=False):
+                room[:, :, :seen] = part
+        for room, part in zip(self.room, (key_states, value_states), strict=True):
+            room[:, :, seen:end] = part
+        self.keys, self.values = (room[:, :, :end] for room in self.room)
+        return self.keys, self.values
+
+
+def _cache() -> DynamicCache:
+    """Return an empty cache.
+
+    Without the model's config every layer keeps all it has seen; the masks do the sliding.
+    """
+    cache = DynamicCache()
+    cache.layer_class_to_replicate = _RoomyLayer
+    return cache
+
+
 class _Row:
     """A prompt in flight.
 
@@ -143,8 +192,7 @@ class _Flight:
         self.rows: list[_Row] = []
         self.alive = 0
         self.lines = 2 if rules.guidance.beside else 1
-        # Without the model's config every layer keeps all it has seen; the masks do the sliding.
-        self.cache = DynamicCache()
+        self.cache = _cache()
         self.mask = self.last = self.places = torch.zeros(0, dtype=torch.long)
 
     @torch.inference_mode()
@@ -161,7 +209,7 @@ class _Flight:
             ids[line, width - len(prompt) :] = torch.tensor(prompt)
             mask[line, width - len(prompt) :] = 1
         mask = mask.to(self.model.device)
-        cache = DynamicCache()
+        cache = _cache()
         self._watch(rows)
         logits = self.model(
             input_ids=ids.to(self.model.device),
@@ -212,8 +260,7 @@ class _Flight:
         start = int(mask.any(0).int().argmax())
         self.mask = mask[:, start:]
         for layer in self.cache.layers:
-            layer.keys = layer.keys[lines, :, start:]
-            layer.values = layer.values[lines, :, start:]
+            layer.put(layer.keys[lines, :, start:], layer.values[lines, :, start:])
 
     def _watch(self, rows: Sequence[_Row]) -> None:
         if self.rules.guidance.watch is not None:
@@ -263,9 +310,9 @@ def _widened(tensor: torch.Tensor, width: int, dimension: int) -> torch.Tensor:
 def _join(cache: DynamicCache, other: DynamicCache, width: int) -> None:
     """Put the rows of another cache below those of ``cache``, both right-aligned."""
     for layer, more in zip(cache.layers, other.layers, strict=True):
-        for name in ("keys", "values"):
-            both = (getattr(layer, name), getattr(more, name))
-            setattr(layer, name, torch.cat([_widened(part, width, 2) for part in both]))
+        pairs = ((layer.keys, more.keys), (layer.values, more.values))
+        keys, values = (torch.cat([_widened(p, width, 2) for p in pair]) for pair in pairs)
+        layer.put(keys, values)
 
 
 def rows_that_fit(model: Any, tokens: int) -> int:

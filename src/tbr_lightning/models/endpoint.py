@@ -82,7 +82,7 @@ class Pace:
 
 
 @dataclass
-class Budget:
+class RequestBudget:
     """What one run may still ask for.
 
     Attributes:
@@ -169,7 +169,7 @@ def complete(  # noqa: PLR0912, PLR0915 - one loop, whose cases are read best to
         return reply
 
     requests, tokens = Pace(config.requests_per_minute), Pace(config.tokens_per_minute)
-    budget, todo = Budget(config, group), deque(range(len(prompts)))
+    budget, todo = RequestBudget(config, group), deque(range(len(prompts)))
     failed, last = 0, ""
     refused, understood = 0, False
     under_way: dict[Future[Reply], int] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from tbr_lightning.config.schema import PathsConfig, TrackingConfig
 from tbr_lightning.errors import UserError
@@ -188,14 +189,16 @@ def accept(registry: Registry, reason: str) -> Entry | None:
     action = {ANEW_DRIFT: ANEW, BEFORE: "adopt"}.get(standing.kind, "accept")
     draft = taken_over(registry, there, standing.entries, action, reason)
     if action == "accept":
-        moved = {after for _, after in draft.moves.values() if after is not None}
-        for version in moved | (
-            set(there.aliases.values()) if standing.kind == UNSIGNED else set()
-        ):
-            digest = draft.weights.get(version)
-            if digest is None:  # say why
-                digest = model_digest(aliases.model_of(registry.name, version))
+        taken = {after for _, after in draft.moves.values() if after is not None}
+        if standing.kind == UNSIGNED:
+            taken |= set(there.aliases.values())
+        weights: dict[str, str] = {}
+        for version in sorted(taken):
+            model = aliases.model_of(registry.name, version)
+            digest = model_digest(model)
             check_weights(standing, version, digest)
+            weights |= weights_of(version, digest, model.model_id)
+        draft = replace(draft, weights=weights)  # no others: their files were not checked
     return _after(registry, draft, standing)
 
 

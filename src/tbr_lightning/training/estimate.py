@@ -20,7 +20,7 @@ _SUSTAINED = 0.4  # of the measured matrix peak; what a well fed transformer rea
 
 
 @dataclass(frozen=True)
-class Estimate:
+class RunEstimate:
     """Of one training run.
 
     Attributes:
@@ -51,7 +51,7 @@ def estimate(
     tokens: int,
     longest: int,
     peak: float | None,
-) -> Estimate:
+) -> RunEstimate:
     """Return the estimate.
 
     Activations follow Korthikanti et al. (2022): 34 bytes a token, layer and unit of width at 16
@@ -94,7 +94,7 @@ def estimate(
     if trainer.gradient_checkpointing:
         flops *= 4 / 3
     seconds = None if peak is None else flops / (peak * _SUSTAINED * world)
-    return Estimate(total, trained, weights, moments, activations, host, flops, seconds)
+    return RunEstimate(total, trained, weights, moments, activations, host, flops, seconds)
 
 
 def parameter_counts(architecture: Any, adapter: AdapterConfig) -> tuple[int, int]:

@@ -42,7 +42,7 @@ from tbr_lightning.reflection.pipeline import markers_of, store_of, teacher_of
 from tbr_lightning.reflection.store import ReflectionStore
 from tbr_lightning.training.apart import check_apart, suite_overlap
 from tbr_lightning.training.devices import accelerator_of, world_size
-from tbr_lightning.training.estimate import Estimate, describe_devices, estimate
+from tbr_lightning.training.estimate import RunEstimate, describe_devices, estimate
 from tbr_lightning.training.precision import precision_of
 from tbr_lightning.training.prepare import load_examples
 from tbr_lightning.training.speed import compute_dtype, measured_peak
@@ -55,7 +55,7 @@ def preview(config: TrainConfig) -> None:
     """Print config, examples with their loss mask, counts and estimates; load no weights.
 
     Raises:
-        UserError: The data or the tokenizer cannot be had.
+        UserError: The data or the tokenizer is not available.
     """
     console = Console(soft_wrap=True, highlight=False)
     _print_config(console, config)
@@ -115,7 +115,7 @@ def outlook(config: TrainConfig) -> Outlook:
     """Count rows and tokens and estimate the time; print nothing and load no weights.
 
     Raises:
-        UserError: The data or the tokenizer cannot be had.
+        UserError: The data or the tokenizer is not available.
     """
     examples = load_examples(config)
     tokenizer, _ = load_tokenizer(config.model, data=config.data.name, rows=examples)
@@ -308,7 +308,7 @@ def _cost(rows: TokenRows) -> str:
     )
 
 
-def _estimate(config: TrainConfig, rows: TokenRows, vocabulary: int) -> Estimate:
+def _estimate(config: TrainConfig, rows: TokenRows, vocabulary: int) -> RunEstimate:
     import torch
 
     if not config.model.architecture and published_config(config.model) is None:
@@ -338,7 +338,7 @@ def _estimate(config: TrainConfig, rows: TokenRows, vocabulary: int) -> Estimate
     )
 
 
-def _print_estimate(console: Console, config: TrainConfig, it: Estimate) -> None:
+def _print_estimate(console: Console, config: TrainConfig, it: RunEstimate) -> None:
     gib = 2**30
     model = config.model
     source = model.path or model.hub_id
@@ -363,7 +363,7 @@ def _print_estimate(console: Console, config: TrainConfig, it: Estimate) -> None
     console.print(table)
 
 
-def _time(it: Estimate) -> str:
+def _time(it: RunEstimate) -> str:
     if it.seconds is None:
         hours = it.flops / 1e14 / 3600
         return f"{hours:.2g} hours of one device at 100 tera-FLOPs per second"
