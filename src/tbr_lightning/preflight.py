@@ -121,7 +121,7 @@ def missing_attention(attention: str) -> list[str]:
 
 
 def missing_weights(model: ModelConfig) -> list[str]:
-    """Return a sentence for pretrained weights that cannot be had, or nothing."""
+    """Return a sentence for pretrained weights that are not available, or nothing."""
     if model.init == "random":
         return []
     if model.path is not None:
@@ -289,7 +289,7 @@ def _sources(named: Mapping[str, str | None], exclude: str | None) -> list[str]:
 
 
 def missing_dataset(name: str) -> str | None:
-    """Return why the rows of a data set of the hub cannot be had, or ``None`` if they can."""
+    """Return why the rows of a data set of the hub are not available, or ``None`` if they can."""
     return None if _dataset_cached(name) else _hub_problem("dataset", name, None)
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 import yaml
@@ -28,6 +29,7 @@ from tbr_lightning.data.think_format import (
 from tbr_lightning.errors import UserError
 from tbr_lightning.models.adapters import quantization
 from tbr_lightning.models.architecture import build_config
+from tbr_lightning.models.decoding import Guidance
 from tbr_lightning.models.tokenizers import byte_tokenizer, trained_tokenizer
 from tbr_lightning.preflight import base_of, missing_attention, missing_weights, weights_problem
 
@@ -46,6 +48,7 @@ class Backbone:
         thinks: The weights know think blocks already (the micro-world's base, or a tuned model).
         has_own_template: The chat template came with the tokenizer.
         folder: Where the same weights can be loaded from again; ``None`` if they were made here.
+        guide: What takes part in decoding, beside the weights.
     """
 
     model: Any
@@ -55,6 +58,24 @@ class Backbone:
     thinks: bool
     has_own_template: bool
     folder: Path | None = None
+    guide: Guide | None = None
+
+
+class Guide(Protocol):
+    """What changes how a model decodes, for as long as its context is open."""
+
+    @property
+    def name(self) -> str:
+        """What it is called by."""
+
+    @property
+    def identity(self) -> str:
+        """Hash of all that its effect depends on, beside weights and prompts."""
+
+    def __call__(
+        self, model: Any, prompts: Sequence[Sequence[int]]
+    ) -> AbstractContextManager[Guidance]:
+        """Take part in decoding these prompts, given as token ids."""
 
 
 def load_backbone(
@@ -81,7 +102,7 @@ def load_backbone(
         adapter: That will be put on it, which may want the base quantised.
 
     Raises:
-        UserError: The weights or the tokenizer cannot be had.
+        UserError: The weights or the tokenizer is not available.
     """
     config = config if dtype is None else replace(config, dtype=dtype)
     world = config.made_for(data)

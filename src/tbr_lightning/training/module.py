@@ -113,8 +113,10 @@ class TbrModule(pl.LightningModule):
         """AdamW without decay on norms and biases, and the configured schedule."""
         optimizer = self._adamw()(self.parameter_groups(), lr=self.optimizer.lr)
         steps = int(self.trainer.estimated_stepping_batches)
+        name = self.optimizer.schedule
         scheduler = get_scheduler(
-            self.optimizer.schedule,
+            # The library's plain "constant" leaves the warm-up out.
+            "constant_with_warmup" if name == "constant" else name,
             optimizer,
             num_warmup_steps=round(steps * self.optimizer.warmup),
             num_training_steps=steps,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import lightning.pytorch as pl
 import pandas as pd
 import torch
+from lightning.pytorch.plugins import MixedPrecision
 
 from tbr_lightning.config.evaluation import JudgeConfig
 from tbr_lightning.config.verbs import GenerationConfig
@@ -92,12 +94,16 @@ class ValidationCallback(pl.Callback):
             return
         self._measured = step
         module.model.eval()
-        with torch.no_grad():
+        plugin = trainer.precision_plugin
+        mixed = plugin.forward_context() if isinstance(plugin, MixedPrecision) else nullcontext()
+        with torch.no_grad(), mixed:
             if self.validation is not None:
                 self.validation_loss = self._validate(trainer, module, self.validation)
                 self._add({"validation/loss": self.validation_loss}, step)
             if self.prompts:
                 self._probe(module, step)
+        # Copies of weights that were made here carry no gradient back.
+        torch.clear_autocast_cache()
         module.model.train()
 
     def _validate(self, trainer: pl.Trainer, module: TbrModule, rows: TokenRows) -> float:
