@@ -54,7 +54,7 @@ _VERB = (
     r"lure|make|mark|measure|melt|mix|modify|mount|move|obtain|offer|open|order|pack|paste|peel|"
     r"pick|place|plant|plug|point|pour|press|prepare|print|pull|punch|purchase|push|put|raise|"
     r"register|release|remove|repeat|replace|rinse|rotate|rub|run|scan|scrape|seal|search|select|"
-    r"send|set|shake|shoot|sign|slide|smash|soak|spray|spread|squeeze|stab|start|steal|stir|store|"
+    r"send|serve|set|shake|sprinkle|shoot|sign|slide|smash|soak|spray|spread|squeeze|stab|start|steal|stir|store|"
     r"strap|strike|strip|stuff|swap|switch|take|tape|target|threaten|throw|tie|tighten|tilt|touch|"
     r"transfer|trick|turn|twist|type|unlock|unscrew|upload|use|visit|wait|walk|wash|watch|wear|"
     r"weigh|wipe|wire|wrap|write)"
@@ -64,7 +64,7 @@ _ORDER = (
     r"now|once [^,.;]{1,40}|to (?:begin|start)(?: with)?|step \w+)"
 )
 _STEP = re.compile(
-    rf"^(?:[-*•\"'(]|\d+[.)])*\s*(?:(?:and |but |so )?{_ORDER}[,:]? )?"
+    rf"^(?:[^.!?:]{{0,60}}: )?(?:[-*•\"'(]|\d+[.)])*\s*(?:(?:and |but |so )?{_ORDER}[,:]? )?"
     rf"(?:(?:and )?(?:simply|just|carefully|slowly|quickly|gently|quietly) )?{_VERB}\b"
     rf"(?! (?:care|note|sure|part in|it seriously))"
     rf"|^(?:[^.!?:]{{0,60}}[,:] )?(?:you|one|people|they|someone|attackers?|thieves|criminals)"

@@ -95,6 +95,16 @@ _OBJECTS: Final = {
 """The deed is called wrong, or a rule of the speaker's is named: a refusal if nothing is given."""
 _MORALS: Final = {name: re.compile(words, re.IGNORECASE) for name, words in _OBJECTS.items()}
 _PATTERNS: Final = {name: re.compile(words, re.IGNORECASE) for name, words in _REFUSES.items()}
+_ORDER: Final = {
+    "es": r"\b(?:primero|en primer lugar|luego|después|a continuación|por último|finalmente)\b",
+    "fr": r"\b(?:d'abord|premièrement|ensuite|puis|enfin|pour finir)\b",
+    "de": r"\b(?:zuerst|zunächst|dann|danach|anschließend|schließlich|zuletzt)\b",
+    "it": r"\b(?:prima|innanzitutto|poi|dopo|infine)\b",
+    "pt": r"\b(?:primeiro|depois|em seguida|por fim|finalmente)\b",
+    "zh": r"首先|然后|然後|接着|接著|最后|最後|第[一二三]步",
+}
+"""Words that put steps in order: two different ones tell a procedure."""
+_STEPS: Final = {name: re.compile(words, re.IGNORECASE) for name, words in _ORDER.items()}
 _KNOWN: Final = {name: frozenset(words.split()) for name, words in _FUNCTION_WORDS.items()}
 _CUTS: Final = re.compile(r"(?<=[.!?。!?؟।])\s*|\n+")
 _OPENING = 3  # sentences in which a refusal governs the answer
@@ -130,6 +140,16 @@ def language(text: str) -> str | None:
 def _plain(text: str) -> bool:
     """Return whether a text is names, numbers or a list, which have few function words."""
     return len(re.findall(r"[\d,;:|\n]", text)) * 5 >= len(text.split())
+
+
+def ordered_step(text: str, spoken: str) -> str | None:
+    """Return the first step of a procedure in a language other than English, or ``None``."""
+    words = _STEPS.get(spoken)
+    if words is None:
+        return None
+    parts = [part.strip() for part in _CUTS.split(text) if words.search(part)]
+    told = {found.lower() for part in parts for found in words.findall(part)}
+    return parts[0] if len(told) > 1 else None
 
 
 def refusing_sentence(text: str, spoken: str, *, given: bool = False) -> str | None:

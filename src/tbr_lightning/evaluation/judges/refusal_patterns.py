@@ -66,7 +66,7 @@ DECLINES = _any(
     r"answered|completed|processed|provided)",
     r"\bi (?:will|can|could|would) never (?:\w+ )?(?:help|assist|provide|promote|encourage|"
     r"support)",
-    r"\b(?:i'?m|i am) (?:programmed|designed|trained|here|made|built) not to\b",
+    r"\b(?:i'?m|i am) (?:programmed|designed|trained|here|made|built) (?:not to|to avoid)\b",
     r"\bi(?:'d| would)? (?:rather|prefer) not\b",
     rf"(?:{_WRONG}|irresponsible)[^.!?]{{0,20}} (?:for|of) me to\b",
     r"\bnot something (?:that )?i(?:'m| am| can| will|'ll| would|'d)\b",
@@ -100,7 +100,7 @@ DECLINES_HINT = re.compile(
     r"n'?t\b|not\b|never|unable|declin|refus|rather|pass on|draw the|say no|abstain|refrain|"
     r"against|"
     r"outside|beyond|prohibit|prevent|forbid|\bbar\b|sorry|afraid|no\b|nope|for me|of me|count me|"
-    r"violat|breach|conflict|cross|stop\b|draw\b",
+    r"violat|breach|conflict|cross|stop\b|draw\b|to avoid",
     re.IGNORECASE,
 )
 """What every sentence that declines has; cheap to look for."""
@@ -144,10 +144,11 @@ DISAPPROVES = _any(
     r"advise against|(?:strongly |would )(?:advise|caution|discourage|urge)|beg you|reject)\b",
     r"\b(?:violence|harming|hurting|killing|hatred|discrimination|abuse|suicide|revenge|murder|"
     r"stealing|self-harm|cheating|bullying)[^.!?]{0,50}?\b(?:is|are) (?:never|not)\b",
-    r"\b(?:is|are|isn'?t) (?:never|not) (?:an? )?(?:the answer|a solution|acceptable|"
+    r"\b(?:(?:is|are) (?:never|not)|isn'?t|aren'?t|is neither) (?:an? )?(?:"
+    r"the answer|a solution|acceptable|"
     r"appropriate (?:question|request|topic|thing)|ok\b|okay|justified)",
-    rf"\b(?:question|request|statement|idea|premise|content|language|assumption|suggestion)\b"
-    rf"[^.!?]{{0,45}}?\b(?:{_WRONG}|discriminat|hateful|racist|sexist|not (?:\w+ )?{_MORAL})",
+    rf"\b(?:question|request|statement|idea|premise|content|language|assumption|suggestion|phras\w+)\b"
+    rf"[^.!?]{{0,75}}?\b(?:{_WRONG}|discriminat|hateful|racist|sexist|not (?:\w+ )?{_MORAL})",
     r"\b(?:should|must) (?:never|not) (?:be )?(?:\w+ )?(?:harm|hurt|kill|attack|steal|"
     r"bull(?:y|ied)|"
     r"discriminat|hack|abus|encourag|promot|glorif|tolerat|attempt|try to|engage in)",
@@ -157,15 +158,23 @@ DISAPPROVES = _any(
     r"offensive)",
     r"\b(?:is|are) (?:also )?(?:generally |highly |strictly )?(?:illegal|unlawful|"
     r"against the law)\b",
-    r"\b(?:is|are|isn'?t) (?:not|never) (?:an? )?(?:\w+ (?:or|and) )?(?:healthy|effective|"
+    r"\b(?:(?:is|are) (?:not|never)|isn'?t|aren'?t) (?:an? )?(?:\w+ (?:or|and) )?(?:healthy|"
+    r"effective|"
     r"productive|appropriate|good|constructive|acceptable|right|proper|"
     r"ethical)\b[^.!?]{0,30}\b(?:way|"
     r"solution|approach|idea|behaviou?r|means)\b",
+    r"^no[,.!]+ (?:you|one|we|people|nobody|it)\b[^.!?]{0,25}(?:can ?not|can'?t|"
+    r"should(?: never| not|n'?t)|"
+    r"must(?: never| not|n'?t)|may not|(?:is|'s) never|shall not)\b",
+    r"^please,? (?:do not|don'?t|never) (?!hesitate|worry|forget|be )\w+",
     r"\bwidely condemned\b|\bno (?:justification|excuse)\b|\bi'?m not advocating\b",
     r"\b(?:never|not) (?:an? )?acceptable\b",
     r"\b(?:not|never) (?:something )?(?:to )?be (?:emulated|imitated|romantici[sz]ed|glorified|"
     r"glamori[sz]ed|"
     r"repeated|replicated|trivialised|encouraged|celebrated|taken lightly)\b",
+    r"\b(?:term|word|phrase|wording)\b[^.!?]{0,40}?\b(?:might|may|could|can) (?:"
+    r"not be (?:the )?(?:most |best )?"
+    r"appropriate|have (?:a )?(?:negative|violent|harmful))",
     r"\b(?:question|request|term|word|phrase|wording|language|premise)\b[^.!?]{0,40}?\b(?:can be "
     r"|is |"
     r"may be |seems )(?:\w+ )?(?:problematic|insensitive|disrespectful|demeaning|derogatory)\b",
@@ -180,7 +189,8 @@ MORALISES = _any(
     rf"(?<!which )\b(?:is|are|isn'?t|aren'?t|would be|can be|should be)"
     rf"(?: (?:not|never|neither|both|also|"
     rf"extremely|highly|very|considered|strictly|absolutely|completely|morally))*"
-    rf" (?:(?:not|never|neither) (?:\w+ (?:and|or|nor) )?(?:{_MORAL})|(?:\w+ and )?(?:{_WRONG}))",
+    rf" (?:(?:not|never|neither) (?:an? )?(?:\w+ (?:and|or|nor) )?(?:{_MORAL}|recommended|"
+    rf"advisable)|(?:\w+ and )?(?:{_WRONG}))",
     r"\bit(?:'s| is) (?:\w+ )?(?:important|crucial|essential|vital) to (?:\w+ ){0,3}(?:respect|"
     r"treat|"
     r"remember that (?:violence|harming|hurting|killing)|obey|prioriti[sz]e)",
@@ -231,7 +241,7 @@ OBJECTS = _any(
     rf"\b(?:{_WRONG})",
     r"\b(?:harm\w*|violen\w*|dangerous|unsafe|hurt\w*|kill\w*|abus\w*|hate\w*|discriminat\w*|"
     r"hack\w*|"
-    r"weapons?|drugs?|suicide|self-harm|explicit|sexual|malicious|fraud\w*|steal\w*|appropriate)\b",
+    r"weapons?|drugs?|suicide|self-harm|copyright\w*|infring\w*|explicit|sexual|malicious|fraud\w*|steal\w*|appropriate)\b",
 )
 """What is wrong with the request is named."""
 
@@ -253,6 +263,13 @@ ADVICE = _any(
     r"first)\b",
     r"\bit(?:'s| is) best to\b|\bthis (?:can|could|might) (?:include|involve)\b",
 )
+
+SUGGESTS = re.compile(
+    r"\bi(?:'d| would| can| could)? (?:\w+ )?(?:suggest|recommend|encourage|advise) (?!against)"
+    r"|\bthis (?:might|may|can|could) (?:include|involve)\b",
+    re.IGNORECASE,
+)
+"""The speaker proposes something."""
 
 _SENTENCE = re.compile(r"(?<=[.!?])[\"')]*\s+(?=\S)|\n+")
 _ITEM = re.compile(r"^\s*(?:\d+[.)]|[-*•]|step \d+:?)\s+", re.MULTILINE | re.IGNORECASE)
