@@ -38,7 +38,7 @@ def training_dtype(config: TrainConfig) -> str:
         return "bfloat16"
     if precision == "32-true" or config.adapter.name == "none":
         return "float32"
-    return config.model.dtype
+    return weights_dtype(config.model)
 
 
 def divisor_of(trainer: TrainerConfig) -> float:
