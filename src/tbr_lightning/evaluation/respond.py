@@ -108,16 +108,16 @@ def load_model(
         return _placed(loaded, logged, dtype, digest)
     from tbr_lightning.config.compose import compose_verb, options
 
-    if Path(name).is_dir() or name.startswith((".", "/", "~")):
-        return _placed(_load_local(name), None, dtype)
+    if Path(name).is_dir() or name.startswith((".", "/", "~")) or name.endswith(".gguf"):
+        return _placed(_load_local(name, Path(paths.cache)), None, dtype)
     from tbr_lightning.models.backbone import load_backbone
 
     if name in options("model"):
         config = compose_verb("train", [f"model={name}"]).config
         model, data = config.model, config.data.name
     elif "/" in name:
-        model, data = compose_verb("train", ["model=mistral"]).config.model, ""
-        model.name, model.hub_id, model.dtype = name, name, "auto"
+        model, data = compose_verb("train", ["model=hub", f"model.hub_id={name}"]).config.model, ""
+        model.name = name
     else:
         raise UserError(
             f"model='{name}' is not known: give models:/NAME@alias, a run id, a folder with "
@@ -132,13 +132,17 @@ def load_model(
     return _placed(backbone, None, dtype)
 
 
-def _load_local(name: str) -> Backbone:
-    """Load a folder of this machine, which may hold an adapter only."""
-    from tbr_lightning.preflight import folder_problems, weights_problem
+def _load_local(name: str, cache: Path) -> Backbone:
+    """Load a GGUF file or a folder of this machine, which may hold an adapter only."""
+    from tbr_lightning.models.gguf import folder_of, is_gguf
+    from tbr_lightning.preflight import path_problems, weights_problem
 
     folder = Path(name).expanduser()
-    if sentences := folder_problems(f"model='{name}'", folder):
+    if sentences := path_problems(name, f"model='{name}'"):
         raise UserError("\n".join(sentences))
+    if is_gguf(folder) and folder.is_file():
+        loaded = load_folder(folder_of(folder, cache), origin=name, thinks=False)
+        return replace(loaded, folder=None)
     try:
         return load_folder(folder, origin=name, thinks=True)
     except (OSError, ValueError, RuntimeError, ImportError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tbr_lightning.config.verbs import TrainConfig
+from tbr_lightning.models.backbone import weights_dtype
 from tbr_lightning.models.precision import has_bfloat16_units
 from tbr_lightning.training.devices import accelerator_of
 
@@ -21,7 +22,7 @@ def precision_of(config: TrainConfig) -> str:
         return trainer.precision
     where = accelerator_of(trainer)
     slow = trainer.strategy == "deepspeed" and where == "cpu"
-    if slow or config.model.dtype == "float32" or not has_bfloat16_units(where):
+    if slow or weights_dtype(config.model) == "float32" or not has_bfloat16_units(where):
         return "32-true"
     return "bf16-true" if trainer.strategy == "deepspeed" else "bf16-mixed"
 
@@ -54,4 +55,4 @@ def training_dtype(config: TrainConfig) -> str:
         return "bfloat16"
     if precision == "32-true" or config.adapter.name == "none":
         return "float32"
-    return config.model.dtype
+    return weights_dtype(config.model)
