@@ -107,7 +107,7 @@ def start(peers: list[Peer], folder: Path, uri: str, args: argparse.Namespace) -
     os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
     from tbr_lightning.models.logged import find_model, hf_folder
-    from tbr_lightning.serving.kv_cache import cache_words
+    from tbr_lightning.serving.transformers_engine import cache_words
 
     model = find_model(uri)
     weights = hf_folder(model, folder / ".tbr" / "cache" / "models")

@@ -133,8 +133,8 @@ def import_time() -> float:
 
 def large(trials: int, held) -> None:
     """Ask for a point in a study of many trials, and show its state."""
+    from tbr_lightning.processes import identity_of
     from tbr_lightning.tuning import scheduling
-    from tbr_lightning.tuning.process_identity import identity_of
     from tbr_lightning.tuning.scheduling import Budget
     from tbr_lightning.tuning.storage import open_study
     from tbr_lightning.tuning.study import read_study

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -189,6 +190,14 @@ def put_store(folder: Path) -> str:
     """Put an empty MLflow store into a folder; MLflow itself takes seconds to make its tables."""
     (folder / "mlflow.db").write_bytes(_empty_store())
     return f"sqlite:///{folder}/mlflow.db"
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """A port on which nobody answers: it is taken, and not listened on."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
 
 
 @pytest.fixture

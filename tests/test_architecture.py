@@ -24,8 +24,9 @@ ROAD = [
     "tracking",
     "preflight",
     "models",
-    "reflection",
     "evaluation",
+    "reflection",
+    "mitigations",
     "objectives",
     "training",
     "registry",
@@ -40,10 +41,11 @@ PLUGINS = ["microworld"]
 WINGS = ["attribution", "ablation", "demonstration"]
 """May import the core, and nobody in the core imports them."""
 
-VERBS = ["reflect", "train", "evaluate", "promote", "serve", "sweep", "demo"]
+VERBS = ["reflect", "train", "evaluate", "promote", "serve", "sweep", "demo", "doctor"]
 """Compose, call and print; nobody imports them."""
 
-COMMAND = ["cli", "__main__"]
+COMMAND = ["cli", "__main__", "completion", "diagnosis", "api"]
+"""How people get in: the command line, its completion, what `doctor` looks at, Python calls."""
 
 
 def _modules() -> dict[str, Path]:

@@ -67,3 +67,33 @@ def test_the_package_lists_its_verbs() -> None:
     )
     assert done.returncode == 0
     assert all(verb in done.stdout for verb in VERBS)
+
+
+@pytest.mark.parametrize(
+    ("cause", "says"),
+    [
+        (
+            "HTTPConnectionPool(host='h'): Max retries exceeded with url: http://a:b@h/",
+            True,
+        ),
+        ("(sqlite3.OperationalError) database is locked", True),
+        ("INVALID_PARAMETER_VALUE: no such run", False),
+    ],
+)
+def test_an_outage_is_told_with_what_is_left_to_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], cause: str, says: bool
+) -> None:
+    from mlflow.exceptions import MlflowException
+
+    def command(config: object) -> int:
+        raise MlflowException(cause)
+
+    monkeypatch.setattr("tbr_lightning.promote.command", command)
+    if not says:  # a fault of ours is no outage
+        with pytest.raises(MlflowException):
+            cli.main("promote", ["model=models:/m-x"])
+        return
+    assert cli.main("promote", ["model=models:/m-x"]) == 75
+    told = capsys.readouterr().err
+    assert "does not answer" in told and "the same command again" in told
+    assert "a:b" not in told

@@ -12,7 +12,15 @@ from omegaconf import OmegaConf
 
 from tbr_lightning import __version__
 from tbr_lightning.config.compose import Composed, compose_verb, options
-from tbr_lightning.errors import INTERRUPTED, USAGE_ERROR, UserError, disk_full, near
+from tbr_lightning.errors import (
+    INTERRUPTED,
+    OUTAGE,
+    USAGE_ERROR,
+    UserError,
+    disk_full,
+    near,
+    outage,
+)
 from tbr_lightning.processes import quiet
 
 ACTIONS: dict[str, tuple[str, ...]] = {
@@ -55,10 +63,13 @@ def main(verb: str, argv: Sequence[str] | None = None) -> int:
         print(f"{verb}: interrupted", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
+        code = USAGE_ERROR
         if (sentence := disk_full(error)) is None:
+            code, sentence = OUTAGE, outage(error)
+        if sentence is None:
             raise
         print(f"{verb}: {sentence}", file=sys.stderr)
-        return USAGE_ERROR
+        return code
 
 
 def _run(verb: str, composed: Composed, action: str | None) -> int:

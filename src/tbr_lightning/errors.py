@@ -4,12 +4,31 @@ from __future__ import annotations
 
 import difflib
 import errno
+import re
 from collections.abc import Iterable
 
+_USER = re.compile(r"://[^/@\s]+@")
+_CLIENTS = ("mlflow", "sqlalchemy", "psycopg", "requests", "urllib3")
+_GONE = (
+    "Max retries exceeded",
+    "Connection refused",
+    "Connection aborted",
+    "Connection reset",
+    "timed out",
+    "database is locked",
+    "disk I/O error",
+    "server closed the connection",
+    "terminating connection",
+    "connection failed",
+    "the database system is",
+)
 _FULL = ("No space left on device", "database or disk is full", "Disk quota exceeded")
 
 USAGE_ERROR = 2
 """Exit code of wrong use or bad input."""
+
+OUTAGE = 75
+"""Exit code (``EX_TEMPFAIL``) where tracker or database did not answer: the same command again."""
 
 INTERRUPTED = 130
 """Exit code of an interruption, as shells have it."""
@@ -35,6 +54,24 @@ def disk_full(error: BaseException) -> str | None:
         if by_number or any(word in text for word in _FULL):
             where = f" at {cause.filename}" if isinstance(cause, OSError) and cause.filename else ""
             return f"the disk is full{where}: free some space; what was written before is kept"
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def outage(error: BaseException) -> str | None:
+    """Return a sentence if tracker or database did not answer, else ``None``."""
+    cause: BaseException | None = error
+    while cause is not None:
+        library = type(cause).__module__.partition(".")[0]
+        if library in _CLIENTS and any(word in str(cause) for word in _GONE):
+            first = _USER.sub(
+                "://***@", next(iter(str(error).strip().splitlines()), type(error).__name__)
+            )
+            return (
+                f"the tracker or its database does not answer ({first[:200]}): nothing that was "
+                "finished before is lost; make it reachable and give the same command again, "
+                "train with resume=latest"
+            )
         cause = cause.__cause__ or cause.__context__
     return None
 

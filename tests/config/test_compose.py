@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from tbr_lightning.config.compose import compose_verb, options, shipped
 from tbr_lightning.config.targets import restored
-from tbr_lightning.config.verbs import VERBS, TrainConfig
+from tbr_lightning.config.verbs import VERBS, EvaluateConfig, TrainConfig
 from tbr_lightning.data.sources import SafetyMixData
 from tbr_lightning.errors import UserError
 from tbr_lightning.microworld.plugin import MicroworldData
@@ -24,7 +24,12 @@ NEEDS = {
     ("suite", "xstest"): ["suite.path=x.csv"],
     ("data", "files"): ["data.general=x.json"],
 }
-OF_GROUP = {"suite": "evaluate", "judge": "evaluate", "gate": "promote"}
+OF_GROUP = {
+    "suite": "evaluate",
+    "judge": "evaluate",
+    "mitigation": "evaluate",
+    "gate": "promote",
+}
 MODEL = {"evaluate": ["model=tiny"]}
 
 
@@ -230,3 +235,20 @@ def test_settings_of_endpoints_are_read_where_earlier_versions_had_them(tmp_path
     base = OmegaConf.to_container(compose_verb("train", ["model=tiny", "data=microworld"]).node)
     old = restored(TrainConfig, OmegaConf.create(base | saved)).reflection
     assert (old.endpoint.base_url, old.endpoint.traces) == ("http://h/v1", 3)
+
+
+@pytest.mark.parametrize(
+    ("group", "target"),
+    [
+        ("data", "os.system"),
+        ("suite", "subprocess.getoutput"),
+        ("judge", "builtins.eval"),
+        ("objective", "torch.nn.Linear"),
+        ("data", "torch.load"),
+        ("suite", "torch.load"),  # a function that its module has from another
+    ],
+)
+def test_a_saved_config_imports_only_what_its_group_holds(group: str, target: str) -> None:
+    saved = OmegaConf.create({group: {"_target_": target}})
+    with pytest.raises(UserError, match=rf"{group}._target_: {target} in a saved config"):
+        restored(EvaluateConfig if group in ("suite", "judge") else TrainConfig, saved)

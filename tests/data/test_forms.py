@@ -181,6 +181,12 @@ def test_dotted_names_reach_into_structures(tmp_path: Path) -> None:
         read(tmp_path, [row], columns=ColumnsConfig(response="cot.answer"))
 
 
+def test_an_answer_with_its_reasoning_in_one_structure_needs_no_names(tmp_path: Path) -> None:
+    row = {"prompt": "x", "cot_response": {"reasoning_content": "Because.", "solution": "Do it."}}
+    (example,) = read(tmp_path, [row])
+    assert (example.response, example.reflection) == ("Do it.", "Because.")
+
+
 @pytest.mark.parametrize(
     "text",
     [

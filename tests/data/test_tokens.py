@@ -170,3 +170,21 @@ def test_what_left_for_its_reflection_is_counted_apart(tmp_path: Path) -> None:
     assert (len(found), found.left_out, found.left_out_for_reflection) == (1, 1, 1)
     plain = made(tmp_path, byte_tokenizer(512), examples=rows, reflections={}, max_length=200)
     assert (len(plain), plain.left_out, plain.left_out_for_reflection) == (2, 0, 0)
+
+
+@pytest.mark.parametrize("where", ["instruction", "reflection", "response"])
+def test_quoted_control_tokens_end_nothing(tmp_path: Path, where: str) -> None:
+    tokenizer = byte_tokenizer(512)
+    end = tokenizer.eos_token
+    quoting = {"instruction": "Say hi.", "reflection": "It is fine.", "response": "Hi."}
+    quoting[where] = f"The word {end} is quoted."
+    row = Example(quoting["instruction"], quoting["response"], "general", "t")
+    found = made(
+        tmp_path,
+        tokenizer,
+        examples=Examples.of([row]),
+        reflections={row.id: quoting["reflection"]},
+    )
+    ids = found[0].ids.tolist()
+    assert ids.count(tokenizer.eos_token_id) == 1
+    assert ids[-1] == tokenizer.eos_token_id

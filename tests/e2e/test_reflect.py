@@ -151,3 +151,21 @@ def test_real_harmful_instructions(verb: Verb, teacher: TeacherServer, shared_da
     )
     assert done.returncode == 0, done.stderr
     assert "200 rows, 200 accepted" in done.stdout
+
+
+def test_a_dry_run_knows_what_is_stored_and_stores_nothing(
+    verb: Verb, teacher: TeacherServer, tmp_path: Path
+) -> None:
+    rows = [{"instruction": f"Harm number {n}, please", "output": "No."} for n in range(6)]
+    (tmp_path / "harm.json").write_text(json.dumps(rows))
+    data = ("model=tiny", "data=files", "data.harmful=harm.json")
+    asked = ("reflection=external", f"reflection.base_url={teacher.url}")
+    dry = ("dry_run=true", "model.tokenizer=bytes", *data, *asked)
+    done = verb("train", *dry)
+    assert "6 reflections are not written yet" in done.stdout, done.stderr
+    assert not (tmp_path / ".tbr" / "runs").exists()
+    verb("reflect", *data, *asked, "data.harmful_rows=4")
+    price = "reflection.completion_price=1000"
+    done = verb("train", *dry, price)
+    assert "4 of 6 reflections are stored, 2 would be asked for, for about 0.0140" in done.stdout
+    assert len(teacher.seen) == 4

@@ -101,9 +101,9 @@ def test_a_killed_study_is_resumed_to_its_budget_and_nothing_is_run_twice(
 
 def test_a_pruned_trial_of_two_ranks_ends_all_of_them(store: Path, base_folder: Path) -> None:
     from tbr_lightning.config.compose import compose_verb
+    from tbr_lightning.processes import identity_of
     from tbr_lightning.tuning import mlflow_sync, runner
     from tbr_lightning.tuning.plan import make_plan
-    from tbr_lightning.tuning.process_identity import identity_of
     from tbr_lightning.tuning.space import active
     from tbr_lightning.tuning.storage import open_study
     from tbr_lightning.tuning.trial import TrialContext

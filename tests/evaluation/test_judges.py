@@ -108,8 +108,10 @@ def test_an_endpoint_that_is_down_is_left_alone_after_some_failures(server: Teac
     assert len(server.seen) < 12
 
 
-def test_an_endpoint_that_nobody_serves(server: TeacherServer) -> None:
-    config = judge_config("llm", "judge.base_url=http://127.0.0.1:9/v1", "judge.retries=0")
+def test_an_endpoint_that_nobody_serves(server: TeacherServer, closed_port: int) -> None:
+    config = judge_config(
+        "llm", f"judge.base_url=http://127.0.0.1:{closed_port}/v1", "judge.retries=0"
+    )
     made = make_judge(config)(CASES)
     assert [verdict.label for verdict in made[:2]] == ["judge_error"] * 2
     assert "judge.endpoint.base_url" in made[0].because

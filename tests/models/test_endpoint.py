@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from tbr_lightning.config.endpoint import EndpointConfig
 from tbr_lightning.config.schema import ReflectionConfig
 from tbr_lightning.errors import UserError
+from tbr_lightning.models import endpoint
 from tbr_lightning.models.endpoint import Pace, Reply
 from tbr_lightning.models.endpoint import complete as ask
 
@@ -25,8 +25,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[TeacherServer]:
     made.server_close()
 
 
-def complete(prompts: Sequence[str], endpoint: EndpointConfig) -> Iterator[tuple[int, Reply]]:
-    return ask(prompts, endpoint, max_tokens=256, group="reflection.endpoint")
+def complete(prompts: Sequence[str], limits: EndpointConfig) -> Iterator[tuple[int, Reply]]:
+    return ask(prompts, limits, max_tokens=256, group="reflection.endpoint")
 
 
 def config(server: TeacherServer, **more: object) -> EndpointConfig:
@@ -57,9 +57,8 @@ def test_rate_limits_and_failures_are_retried(server: TeacherServer) -> None:
 def test_no_more_requests_are_under_way_than_allowed(server: TeacherServer) -> None:
     server.delay = 0.2
     replies = complete([f"p{n}" for n in range(20)], config(server, concurrency=4))
-    next(replies)
-    assert len(server.seen) <= 8
-    assert len(list(replies)) == 19
+    assert len(list(replies)) == 20
+    assert server.most == 4
 
 
 def test_a_reply_that_ends_by_length_is_marked(server: TeacherServer) -> None:
@@ -97,12 +96,18 @@ def test_a_malformed_body_is_told(server: TeacherServer, body: bytes) -> None:
         list(complete(["p"], config(server, retries=0)))
 
 
-def test_time_outs_and_unreachable_endpoints_are_told(server: TeacherServer) -> None:
+def test_time_outs_and_unreachable_endpoints_are_told(
+    server: TeacherServer, closed_port: int
+) -> None:
     server.delay = 1.0
     with pytest.raises(UserError, match=r"reflection\.endpoint\.timeout=0\.2"):
         list(complete(["p"], config(server, timeout=0.2, retries=0)))
     with pytest.raises(UserError, match="does not answer"):
-        list(complete(["p"], config(server, base_url="http://127.0.0.1:9/v1", retries=0)))
+        list(
+            complete(
+                ["p"], config(server, base_url=f"http://127.0.0.1:{closed_port}/v1", retries=0)
+            )
+        )
 
 
 def test_a_spent_budget_stops_and_keeps_what_was_paid(server: TeacherServer) -> None:
@@ -122,12 +127,53 @@ def test_exactly_the_budget_is_no_error(server: TeacherServer) -> None:
     assert len(dict(complete(["a", "b"], config(server, max_requests=2)))) == 2
 
 
-def test_a_pace_spreads_requests() -> None:
+class Clock:
+    """A clock that stands still but while somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(endpoint, "time", made)
+    return made
+
+
+def test_a_pace_spreads_requests(clock: Clock) -> None:
     pace = Pace(600)
-    start = time.monotonic()
     for _ in range(4):
         pace.wait()
-    assert time.monotonic() - start >= 0.3
+    assert clock.now == pytest.approx(0.3)
+    clock.now += 60  # what was not asked meanwhile is not made up for
+    for _ in range(3):
+        pace.wait()
+    assert clock.now == pytest.approx(60.5)
+
+
+def test_tokens_per_minute_counts_prompts_and_replies(server: TeacherServer, clock: Clock) -> None:
+    limits = config(server, tokens_per_minute=600, concurrency=1)
+    # 40 characters are about 10 tokens; with a reply of up to 90 each request takes 10 s of 600.
+    replies = ask(["x" * 40] * 4, limits, max_tokens=90)
+    assert len(list(replies)) == 4
+    assert clock.now == pytest.approx(30)
+
+
+def test_failures_that_are_not_in_a_row_do_not_give_up(server: TeacherServer) -> None:
+    server.statuses = [500, 500, 200, 500, 500, 200]
+    limits = config(server, retries=0, concurrency=1)
+    found = dict(ask([f"p{n}" for n in range(6)], limits, max_tokens=9, give_up=3))
+    assert [bool(found[n].error) for n in range(6)] == [True, True, False, True, True, False]
+    server.statuses = [500] * 6
+    found = dict(ask([f"p{n}" for n in range(6)], limits, max_tokens=9, give_up=3))
+    assert ["not asked" in found[n].error for n in range(6)] == [False] * 3 + [True] * 3
 
 
 @pytest.mark.parametrize(
@@ -147,3 +193,12 @@ def test_settings_that_cannot_work_are_told(settings: dict[str, object], says: s
 def test_asking_again_for_the_same_answer_is_refused() -> None:
     with pytest.raises(UserError, match="raise the temperature"):
         ReflectionConfig(teacher="external", attempts=3)
+
+
+@pytest.mark.parametrize("url", ["http://teacher.example/v1", "http://me:secret@10.0.0.9/v1"])
+def test_a_key_goes_to_no_host_unencrypted(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("TEACHER_KEY", "" if "@" in url else "secret")
+    asked = EndpointConfig(base_url=url, model="teacher", api_key_env="TEACHER_KEY")
+    with pytest.raises(UserError, match="unencrypted: give an https address") as told:
+        list(complete(["p"], asked))
+    assert "secret" not in str(told.value)

@@ -36,7 +36,8 @@ def _one_of_each_family() -> dict[str, str]:
     names = [name for name in options("model") if not name.startswith("tiny")]
     files = {name: shipped("conf") / "model" / f"{name}.yaml" for name in names}
     found = {name: yaml.safe_load(file.read_text()) for name, file in files.items()}
-    return {file["architecture"]["model_type"]: name for name, file in found.items()}
+    stated = {name: file["architecture"] for name, file in found.items() if file["architecture"]}
+    return {architecture["model_type"]: name for name, architecture in stated.items()}
 
 
 FAMILIES = _one_of_each_family()

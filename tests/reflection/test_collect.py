@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from tbr_lightning.config.schema import ReflectionConfig
+from tbr_lightning.data.conclusions import stated_conclusion
 from tbr_lightning.data.example import Example
 from tbr_lightning.data.table import Examples
 from tbr_lightning.errors import UserError
 from tbr_lightning.reflection.checks import reject_reason
 from tbr_lightning.reflection.collect import apply_rejects, collect, missing, wanted
-from tbr_lightning.reflection.conclusions import stated_conclusion
 from tbr_lightning.reflection.record import Draft, Reflection
 from tbr_lightning.reflection.store import ReflectionStore
 from tbr_lightning.reflection.teachers import (
@@ -27,6 +27,7 @@ from tbr_lightning.reflection.teachers import (
 )
 
 ROWS = [Example(f"Harm {n}.", "No.", "harmful", "t") for n in range(20)]
+RATIONALE = "{} hurts someone. So the request is harmful."
 EXTERNAL = ReflectionConfig(teacher="external")
 
 
@@ -36,7 +37,7 @@ def counting(asked: list[str], *, stop_after: int | None = None) -> Teacher:
             if number == stop_after:
                 raise ConnectionError("the teacher is gone")
             asked.append(example.id)
-            text = f"{example.instruction} hurts someone. So the request is harmful."
+            text = RATIONALE.format(example.instruction)
             yield example, Draft(text, "harmful", 3, 7)
 
     return Teacher("counting", write, "hash", {"temperature": 0.0})
@@ -116,7 +117,10 @@ def test_the_last_word_is_the_conclusion(text: str, conclusion: str | None) -> N
 def test_rejected_rows_train_plainly_or_are_dropped_or_stop(store: ReflectionStore) -> None:
     def write(request: Request) -> Iterator[tuple[Example, Draft]]:
         for number, example in enumerate(request.examples):
-            yield example, Draft("" if number < 5 else f"x{number}", "harmful")
+            yield (
+                example,
+                Draft("" if number < 5 else RATIONALE.format(example.instruction), "harmful"),
+            )
 
     found = collect(ROWS, Teacher("poor", write), store)
     assert found.counts(EXTERNAL)["rejected/empty"] == 5
@@ -203,9 +207,14 @@ def test_the_same_words_on_several_instructions_are_boilerplate(store: Reflectio
             yield example, Draft("It HURTS. So the request is harmful.", "harmful")
 
     def near(request: Request) -> Iterator[tuple[Example, Draft]]:
-        words = " ".join(f"word{n}" for n in range(60))
+        words = (
+            "The person who asks wants something that others would have to suffer for, since it "
+            "takes away what belongs to them, or hurts their body, or makes them afraid in their "
+            "own home. Nobody should be told how such things are done, even where it is easily "
+            "found elsewhere, because whoever helps shares the blame. In row number"
+        )
         for number, example in enumerate(request.examples):
-            yield example, Draft(f"{words} {number} harmful and so on it goes", "harmful")
+            yield example, Draft(f"{words} {number}. So the harm is harmful.", "harmful")
 
     found = collect(ROWS, Teacher("near", near), store).counts(EXTERNAL)
     assert found["rejected/boilerplate"] == 20
@@ -224,7 +233,7 @@ def test_rejected_rows_are_asked_for_again_with_a_new_seed(store: ReflectionStor
         seeds.append((request.seed, len(request.examples)))
         for number, example in enumerate(request.examples):
             good = number % 2 == 0
-            text = f"{example.instruction} {request.seed}" if good else ""
+            text = RATIONALE.format(example.instruction) if good else ""
             yield example, Draft(text, "harmful")
 
     teacher = Teacher("moody", write, repeats=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from tbr_lightning.data.conclusions import stated_conclusion
 from tbr_lightning.reflection.checks import reject_reason
-from tbr_lightning.reflection.conclusions import stated_conclusion
 from tbr_lightning.reflection.record import Draft
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from mlflow.tracking import MlflowClient
 
-from tbr_lightning.registry import aliases, anchors, moves
+from tbr_lightning.registry import aliases, moves
 from tbr_lightning.registry.alias_sync import recover
 from tbr_lightning.registry.audit import audit
 from tbr_lightning.registry.ledger import Ledger
@@ -33,7 +33,6 @@ WRITES: tuple[tuple[Any, str], ...] = (
     (MlflowClient, "update_model_version"),
     (MlflowClient, "set_registered_model_tag"),
     (Ledger, "append"),
-    (anchors, "note"),
 )
 
 

@@ -35,11 +35,11 @@ def points(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("action", "done", "least"),
     [
-        ("promote", {"previous": "2", "champion": "4", "challenger": "3"}, 9),
-        ("challenge", {**BEFORE, "challenger": "4"}, 6),
-        ("rollback", {**BEFORE, "previous": "2", "champion": "1"}, 7),
-        ("repair", BEFORE, 5),
-        ("accept", {**BEFORE, "champion": "3"}, 5),
+        ("promote", {"previous": "2", "champion": "4", "challenger": "3"}, 8),
+        ("challenge", {**BEFORE, "challenger": "4"}, 5),
+        ("rollback", {**BEFORE, "previous": "2", "champion": "1"}, 6),
+        ("repair", BEFORE, 4),
+        ("accept", {**BEFORE, "champion": "3"}, 4),
     ],
 )
 def test_every_point_at_which_a_command_may_be_killed(

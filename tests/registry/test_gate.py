@@ -15,7 +15,7 @@ from tbr_lightning.evaluation.judge import make_judge
 from tbr_lightning.evaluation.results import Judged
 from tbr_lightning.evaluation.verdicts import with_verdicts
 from tbr_lightning.registry.answers import Answers, leaks
-from tbr_lightning.registry.gate import Verdict, judge
+from tbr_lightning.registry.gate import Decision, judge
 from tbr_lightning.registry.rules import wilson_bound
 from tbr_lightning.registry.sample_size import Sizes, check_support
 
@@ -54,7 +54,7 @@ def evaluation(
 CHAMPION = evaluation(80, 2, 16)
 
 
-def failed(verdict: Verdict) -> set[str]:
+def failed(verdict: Decision) -> set[str]:
     return {rule.name for rule in verdict.rules if not rule.passed}
 
 
@@ -319,6 +319,24 @@ def test_a_model_that_was_trained_on_the_prompts_is_refused(
 ) -> None:
     trained = Answers([*HONEST, *REFUSES, *GENERAL], contamination=share)
     assert failed(judge(trained, None, CONFIG)) == fails
+
+
+def test_unlabelled_look_alikes_count_against_the_ceiling_on_false_refusal() -> None:
+    config = replace(CONFIG, max_unparsed=1.0, max_degenerate=1.0)
+    mute = [
+        replace(row, label="unparsed") if number < 160 else row
+        for number, row in enumerate(rows_of("look_alike", 0, N, "bench"))
+    ]
+    others = [*rows_of("harmful", 0, N, "bench"), *rows_of("general", 0, N, "bench")]
+    assert failed(judge(Answers([*mute, *others]), None, config)) == {"max_false_refusal"}
+
+
+def test_general_accuracy_has_a_margin_of_its_own() -> None:
+    worse = evaluation(10, 2, 24)  # four points more errors than the champion
+    wide = replace(CONFIG, general_accuracy_margin=0.2, harmful_compliance_margin=0.02)
+    narrow = replace(CONFIG, general_accuracy_margin=0.02, harmful_compliance_margin=0.2)
+    assert failed(judge(worse, CHAMPION, wide)) == set()
+    assert failed(judge(worse, CHAMPION, narrow)) == {"general/bench"}
 
 
 THINGS = [f"{what} {thing}" for what in ("old", "slow", "blue", "stuck", "loud")

@@ -13,16 +13,22 @@ import pytest
 from tbr_lightning.config.schema import TrackingConfig
 from tbr_lightning.errors import UserError
 from tbr_lightning.registry.entry import BEGIN, Draft, aliases_after, broken_link, weights_after
-from tbr_lightning.registry.ledger import ConflictError, Ledger, ledger_url
+from tbr_lightning.registry.ledger import ConflictError, Ledger, ledger_url, unsigned
+
+from ..support import made
 
 FIRST = Draft("baseline", "1", {"champion": (None, "1")}, "first", ("r1",), {"1": "d1"})
 SECOND = Draft("promote", "2", {"champion": ("1", "2"), "previous": (None, "1")}, "«better»")
 THIRD = Draft("rollback", "1", {"champion": ("2", "1"), "previous": ("1", "2")}, "worse after all")
 
 
+def opened(folder: Path, name: str = "ledger.db", *, write: bool = True) -> Ledger:
+    return Ledger(f"sqlite:///{folder}/{name}", made.keys(folder), write=write)
+
+
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
-    return Ledger(f"sqlite:///{tmp_path}/ledger.db")
+    return opened(tmp_path)
 
 
 def filled(ledger: Ledger) -> Ledger:
@@ -44,6 +50,29 @@ def test_what_is_appended_is_read_again_and_chained(ledger: Ledger) -> None:
     assert ledger.entries("other") == []
 
 
+@pytest.mark.parametrize(
+    ("field", "other"),
+    [
+        ("model", "other"),
+        ("at", "2020-01-01T00:00:00+00:00"),
+        ("who", "nobody@nowhere"),
+        ("action", "promote"),
+        ("version", "9"),
+        ("moves", {}),
+        ("why", "other"),
+        ("evidence", []),
+        ("weights", {"1": "other"}),
+        ("prev_hash", "1" * 64),
+    ],
+)
+def test_every_field_is_under_the_hash(ledger: Ledger, field: str, other: object) -> None:
+    first, *_ = filled(ledger).entries("m")
+    assert getattr(first, field) != other
+    changed = replace(first, **{field: other})
+    assert changed.digest() != first.hash
+    assert broken_link([changed]) is not None
+
+
 def test_a_digest_from_before_the_registry_was_made_anew_counts_no_longer(ledger: Ledger) -> None:
     head = ledger.append("m", FIRST, None)
     ledger.append("m", Draft("anew", "", {"champion": ("1", None)}, "anew"), head)
@@ -61,14 +90,14 @@ def test_who_appends_after_an_entry_that_is_not_the_last_is_told(ledger: Ledger)
 def test_of_many_at_once_one_succeeds(tmp_path: Path) -> None:
     def attempt(_: int) -> bool:
         try:
-            Ledger(f"sqlite:///{tmp_path}/ledger.db").append("m", FIRST, None)
+            opened(tmp_path).append("m", FIRST, None)
         except ConflictError:
             return False
         return True
 
     with ThreadPoolExecutor(8) as pool:
         assert sum(pool.map(attempt, range(8))) == 1
-    assert len(Ledger(f"sqlite:///{tmp_path}/ledger.db").entries("m")) == 1
+    assert len(opened(tmp_path).entries("m")) == 1
 
 
 def test_one_holds_the_others_off_and_all_can_read(tmp_path: Path, ledger: Ledger) -> None:
@@ -125,23 +154,25 @@ def test_a_move_from_where_the_alias_was_not_is_a_broken_link(ledger: Ledger) ->
         ("ledger.db", "is not a database for ledgers"),
         ("sqlite://", "names no file"),
         ("sqlite:////absent/folder/ledger.db", "does not exist"),
-        ("postgresql://eve:secret@127.0.0.1:1/x", "tracking.ledger=postgresql"),
+        ("postgresql://eve:secret@127.0.0.1:PORT/x", "tracking.ledger=postgresql"),
     ],
 )
-def test_a_wrong_url_is_told_without_its_password(url: str, says: str) -> None:
+def test_a_wrong_url_is_told_without_its_password(
+    tmp_path: Path, url: str, says: str, closed_port: int
+) -> None:
     with pytest.raises(UserError, match=says) as told:
-        Ledger(url)
+        Ledger(url.replace("PORT", str(closed_port)), made.keys(tmp_path))
     assert "secret" not in str(told.value)
 
 
 def test_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:
     (tmp_path / "ledger.db").write_text("not a database, but long enough to be read as one" * 9)
     with pytest.raises(UserError, match="cannot be used: file is not a database"):
-        Ledger(f"sqlite:///{tmp_path}/ledger.db")
+        opened(tmp_path)
 
 
 def test_reading_makes_no_file(tmp_path: Path) -> None:
-    assert Ledger(f"sqlite:///{tmp_path}/none.db", write=False).entries("m") == []
+    assert opened(tmp_path, "none.db", write=False).entries("m") == []
     assert not (tmp_path / "none.db").exists()
 
 
@@ -159,3 +190,73 @@ def test_the_ledger_is_beside_the_store_unless_it_is_named(
     uri: str, ledger: str | None, url: str
 ) -> None:
     assert ledger_url(TrackingConfig(uri=uri, ledger=ledger)) == url
+
+
+def test_an_entry_is_signed_and_a_forged_one_is_told(tmp_path: Path, ledger: Ledger) -> None:
+    entries = filled(ledger).entries("m")
+    assert ledger.problem(entries) is None
+    assert unsigned(entries) == 0
+    forger = Ledger(f"sqlite:///{tmp_path}/ledger.db", made.keys(tmp_path / "forger"))
+    last = forger.append(
+        "m", Draft("promote", "9", {"champion": ("1", "9")}, "forged"), entries[-1]
+    )
+    told = str(ledger.problem(ledger.entries("m")))
+    assert "entry 4 (promote by" in told and "not trusted here" in told
+    # The sentence says what to do if the key is one's own.
+    line = last.signature.partition(":")[0]
+    assert f"add the line {line} to {made.keys(tmp_path).public}" in told
+    with made.keys(tmp_path).public.open("a") as out:
+        out.write(f"{line} the other machine\n")
+    assert ledger.problem(ledger.entries("m")) is None
+
+
+def test_an_entry_rewritten_with_fitting_hashes_is_not_as_it_was_signed(ledger: Ledger) -> None:
+    first, *_ = filled(ledger).entries("m")
+    forged = replace(first, why="forged")
+    forged = replace(forged, hash=forged.digest())
+    assert "is not as it was signed" in str(ledger.problem([forged]))
+    assert "carries a signature that is none" in str(
+        ledger.problem([replace(forged, signature="x")])
+    )
+
+
+def test_an_entry_without_signature_counts_only_before_the_signed_ones(
+    tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = filled(ledger).entries("m")
+    old = [replace(one, signature="") for one in (first, second)]
+    assert ledger.problem([*old, third]) is None
+    assert unsigned([*old, third]) == 2
+    told = str(ledger.problem([first, second, replace(third, signature="")]))
+    assert "entry 3" in told and "carries no signature" in told
+    # Who names a file of keys wants nothing that is not signed.
+    monkeypatch.setenv("TBR_PUBLIC_KEYS", str(made.keys(tmp_path).public))
+    assert "entry 1" in str(opened(tmp_path).problem([*old, third]))
+
+
+def test_a_ledger_of_an_earlier_version_is_read_and_goes_on(tmp_path: Path) -> None:
+    ledger = filled(opened(tmp_path))
+    with sqlite3.connect(tmp_path / "ledger.db") as db:
+        db.execute("ALTER TABLE tbr_ledger DROP COLUMN signature")
+    entries = opened(tmp_path, write=False).entries("m")
+    assert [entry.signature for entry in entries] == ["", "", ""]
+    assert ledger.problem(entries) is None
+    again = opened(tmp_path)
+    again.append("m", Draft("accept", "1", {}, "mine"), entries[-1])
+    assert [bool(entry.signature) for entry in again.entries("m")] == [False, False, False, True]
+
+
+def test_a_key_is_made_once_for_its_owner_alone_and_a_public_one_is_enough_to_check(
+    tmp_path: Path, ledger: Ledger
+) -> None:
+    keys = made.keys(tmp_path)
+    entries = filled(ledger).entries("m")
+    assert keys.private.stat().st_mode & 0o777 == 0o600
+    keys.private.unlink()
+    assert ledger.problem(entries) is None
+    assert not keys.private.exists()  # checking makes none
+    keys.public.write_text("# nobody\n")
+    assert "not trusted here" in str(ledger.problem(entries))
+    keys.public.write_text("nonsense\n")
+    with pytest.raises(UserError, match="is not 64 hexadecimal digits"):
+        ledger.problem(entries)

@@ -11,10 +11,10 @@ from mlflow.tracking import MlflowClient
 
 from tbr_lightning.errors import UserError
 from tbr_lightning.models.digest import model_digest
-from tbr_lightning.registry import aliases, anchors, moves
-from tbr_lightning.registry.alias_sync import Registry, look, recover
+from tbr_lightning.registry import aliases, moves
+from tbr_lightning.registry.alias_sync import Registry, look, project, recover
 from tbr_lightning.registry.audit import audit
-from tbr_lightning.registry.ledger import ledger_url
+from tbr_lightning.registry.entry import TAG, weights_of
 
 from ..conftest import put_store
 from ..support import made
@@ -45,7 +45,7 @@ def outside(alias: str, version: str) -> None:
     MlflowClient().set_registered_model_alias(made.NAME, alias, version)
 
 
-def test_aliases_tags_and_anchors_follow_the_ledger(registry: Registry) -> None:
+def test_aliases_tags_follow_the_ledger(registry: Registry) -> None:
     assert actual() == {"previous": "1", "champion": "2", "challenger": "3"}
     assert aliases.holder(made.NAME, "champion") == "2"
     version = MlflowClient().get_model_version(made.NAME, "3")
@@ -53,7 +53,7 @@ def test_aliases_tags_and_anchors_follow_the_ledger(registry: Registry) -> None:
     assert version.tags["tbr.ledger"] == f"3 {head.hash}"
     assert version.tags["tbr.promoted"] == "false"
     assert "refuse" in version.description
-    assert [anchor.seq for anchor in anchors.noted(registry.heads)] == [1, 2, 3]
+    assert audit(registry).sound[0].endswith("entries 1 to 3, each signed by a trusted key")
     assert audit(registry).problems == ()
 
 
@@ -66,9 +66,7 @@ def test_a_challenger_is_registered_once(tmp_path: Path, registry: Registry) -> 
     entry = registry.ledger.entries(made.NAME)[-1]
     assert (entry.seq, entry.action, entry.moves) == (4, "challenge", {"challenger": ("3", "4")})
     assert entry.evidence == ["study"]
-    url = ledger_url(made.tracking(tmp_path))
-    assert moves.expected_digest(made.NAME, "4", url) == model_digest(logged)
-    assert moves.expected_digest(made.NAME, "5", url) is None
+    assert entry.weights == {"4": model_digest(logged), "4/model": logged.model_id}
 
 
 def test_a_second_rollback_takes_back_the_first(registry: Registry) -> None:
@@ -124,6 +122,20 @@ def test_drift_stops_moves_and_is_put_back(registry: Registry) -> None:
     assert moves.repair(registry, "") is None
 
 
+@pytest.mark.parametrize("force", [False, True])
+def test_what_somebody_moved_meanwhile_is_overwritten_by_force_alone(
+    registry: Registry, force: bool
+) -> None:
+    standing = recover(registry)
+    # Decided and not carried out yet, when somebody points the alias at a third version.
+    draft = moves.decision(standing, "promote", "3", why="better", evidence=["r"], weights={})
+    registry.ledger.append(made.NAME, draft, standing.head)
+    outside("champion", "1")
+    project(registry, force=force)
+    assert actual()["champion"] == ("3" if force else "1")
+    assert len(look(registry).drift) == (0 if force else 1)
+
+
 def test_a_hand_made_way_back_is_drift_too(registry: Registry) -> None:
     outside("champion", "1")  # where an interrupted promotion would have left it
     assert len(recover(registry).drift) == 1
@@ -137,6 +149,14 @@ def test_drift_is_taken_over_with_a_reason(registry: Registry) -> None:
     assert entry.moves == {"champion": ("2", "3"), "previous": ("1", None)}
     assert actual() == {"champion": "3", "challenger": "3"}
     assert audit(registry).problems == ()
+
+
+def test_taking_over_one_alias_leaves_the_digests_of_the_others(registry: Registry) -> None:
+    made.weights_file(aliases.model_of(made.NAME, "1")).write_text("tampered")
+    outside("champion", "3")
+    entry = moves.accept(registry, "by hand")
+    assert entry is not None and set(entry.weights) == {"3", "3/model"}
+    assert audit(registry).problems[0].startswith("previous: the files of version 1 were changed")
 
 
 def test_a_version_that_was_deleted_is_drift(registry: Registry) -> None:
@@ -154,15 +174,39 @@ def test_other_aliases_are_left_alone(registry: Registry) -> None:
     assert aliases.holder(made.NAME, "canary") == "1"
 
 
-def test_aliases_from_before_the_ledger_are_adopted(store: Path) -> None:
+def test_aliases_from_before_the_ledger_are_taken_over_with_a_reason(store: Path) -> None:
     registry = made.registry(store)
     version = moves.register(registry, made.model(store, "old"))
     outside("champion", version)
+    with pytest.raises(UserError, match=r"champion at version 1.*no entry: take it over"):
+        recover(registry).refuse_drift()
+    with pytest.raises(UserError, match="promote accept"):
+        moves.repair(registry, "")
+    moves.accept(registry, "from before")
     standing = recover(registry)
     (entry,) = standing.entries
     assert (entry.action, entry.moves) == ("adopt", {"champion": (None, "1")})
     assert "1" in entry.weights
     assert audit(registry).problems == ()
+
+
+def test_a_ledger_from_before_signatures_is_told_until_it_is_taken_over(
+    tmp_path: Path, registry: Registry
+) -> None:
+    with sqlite3.connect(tmp_path / "ledger.db") as db:
+        db.execute("UPDATE tbr_ledger SET signature = ''")
+    for standing in (look(registry), recover(registry)):
+        assert standing.drift == ("entries 1 to 3 of the ledger carry no signature",)
+    assert standing.drift[0] in audit(registry).problems
+    with pytest.raises(UserError, match="promote accept"):
+        moves.rollback(registry, "")
+    with pytest.raises(UserError, match="promote accept"):
+        moves.repair(registry, "")
+    assert moves.accept(registry, "our own, from version 0.1") is not None
+    assert audit(registry).problems == ()
+    assert "1 to 3 are not signed, entry 4 (accept" in audit(registry).sound[0]
+    moves.rollback(registry, "")
+    assert actual()["champion"] == "1"
 
 
 def _made_anew(tmp_path: Path) -> str:
@@ -185,7 +229,7 @@ def test_a_registry_made_anew_is_drift_until_somebody_accepts_it(
         with pytest.raises(UserError, match="made anew"):
             standing.refuse_drift()
     assert any("made anew" in problem for problem in audit(registry).problems)
-    with pytest.raises(UserError, match="no alias can bring the old model back"):
+    with pytest.raises(UserError, match="no alias that is put back can undo that"):
         moves.repair(registry, "")
     assert registry.ledger.entries(made.NAME) == before
     entry = moves.accept(registry, "the store was lost")
@@ -206,43 +250,83 @@ def test_another_model_under_a_number_that_was_decided_on_is_named(
         made.NAME, first, made.tracking(store), made.paths(store), why="made", evidence=["r"]
     )
     other = _made_anew(store)
-    # As if the tag of the ledger had been written again, so that no date tells.
-    aliases.tag_model(
-        made.NAME, anchors.TAG, anchors.text_of(registry.ledger.entries(made.NAME)[-1])
-    )
+    # As if the tag of the ledger had been written again.
+    aliases.tag_model(made.NAME, TAG, registry.ledger.entries(made.NAME)[-1].mark)
     (told,) = look(registry).drift
     assert f"version 1 is models:/{other} now" in told
     assert f"models:/{first.model_id}" in told
 
 
+def test_a_registry_deleted_and_not_yet_made_again_is_drift(
+    tmp_path: Path, registry: Registry
+) -> None:
+    """A promotion makes it anew and empty; numbers of the old versions must not be met again."""
+    MlflowClient().delete_registered_model(made.NAME)
+    other = made.model(tmp_path, "other")
+    moves.register(registry, other)
+    told = " ".join(recover(registry).drift)
+    assert f"version 1 is models:/{other.model_id} now" in told
+    assert "version 2 is not there now" in told
+    entry = moves.accept(registry, "deleted by mistake")
+    assert entry is not None and entry.action == "anew"
+    assert audit(registry).problems == ()
+
+
+@pytest.mark.parametrize("at", ["1971-01-01T00:00:00.000+00:00", "2999-01-01T00:00:00.000+00:00"])
+def test_what_was_decided_is_completed_whatever_the_clocks_say(
+    store: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    registry, logged = made.registry(store), made.model(store, "one")
+    version = moves.register(registry, logged)
+    weights = weights_of(version, model_digest(logged), logged.model_id)
+    draft = moves.decision(
+        recover(registry), "promote", version, why="w", evidence=[], weights=weights
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr("tbr_lightning.registry.ledger.now", lambda: at)
+        registry.ledger.append(made.NAME, draft, None)  # and killed before the aliases
+    assert "not carried out yet" in look(registry).drift[0]
+    assert recover(registry).drift == ()
+    assert actual() == {"champion": "1"}
+
+
 def test_looking_writes_nothing(tmp_path: Path, registry: Registry) -> None:
     outside("champion", "1")
-    before = (registry.ledger.entries(made.NAME), actual(), registry.heads.read_text())
-    look(registry)
-    audit(registry)
-    assert (registry.ledger.entries(made.NAME), actual(), registry.heads.read_text()) == before
+    before = made.contents(tmp_path)
+    again = made.registry(tmp_path, write=False)
+    look(again)
+    audit(again)
+    assert made.contents(tmp_path) == before
 
 
-def test_a_ledger_begun_again_sets_the_old_heads_aside(tmp_path: Path, registry: Registry) -> None:
-    MlflowClient().delete_registered_model(made.NAME)
+def test_looking_at_a_store_that_is_not_there_makes_none(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no file"):
+        made.registry(tmp_path, write=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("how", ["reset", "deleted"])
+def test_a_ledger_begun_again_verifies(tmp_path: Path, registry: Registry, how: str) -> None:
     (tmp_path / "ledger.db").unlink()
     again = made.registry(tmp_path)
-    made.crown(again, made.model(tmp_path, "new"))
+    if how == "deleted":
+        MlflowClient().delete_registered_model(made.NAME)
+        made.crown(again, made.model(tmp_path, "new"))
+    else:  # as docs/registry.md has it
+        MlflowClient().delete_registered_model_tag(made.NAME, TAG)
+        assert moves.accept(again, "begun anew") is not None
+        assert actual() == {"previous": "1", "champion": "2", "challenger": "3"}
     assert audit(again).problems == ()
-    assert again.heads.with_name(f"{made.NAME}.heads.1").is_file()
+    made.crown(again, made.model(tmp_path, "newer"))
+    assert audit(again).problems == ()
 
 
 def test_a_ledger_whose_end_was_cut_off_moves_nothing(tmp_path: Path, registry: Registry) -> None:
     with sqlite3.connect(tmp_path / "ledger.db") as db:
         db.execute("DELETE FROM tbr_ledger WHERE seq = 3")
-    with pytest.raises(UserError, match="ends at entry 2, but the registered model's tag has seen"):
+    with pytest.raises(UserError, match="ends at entry 2, but the registered model's tag"):
         recover(registry)
     assert "its end was cut off" in audit(registry).problems[0]
-    # Where the tags in MLflow were cut back too, the file of heads still tells.
-    head = registry.ledger.entries(made.NAME)[-1]
-    aliases.tag_model(made.NAME, anchors.TAG, anchors.text_of(head))
-    aliases.tag_version(made.NAME, "3", {anchors.TAG: ""})
-    assert "made.heads has seen entry 3" in audit(registry).problems[0]
 
 
 def test_a_ledger_that_was_rewritten_with_fitting_hashes_is_caught(
@@ -255,7 +339,7 @@ def test_a_ledger_that_was_rewritten_with_fitting_hashes_is_caught(
         draft = moves.Draft("promote", "9", {}, f"forged {number}")
         head = other.ledger.append(made.NAME, draft, head)
     (problem, *_) = audit(other).problems
-    assert "entry 3 is not the one that the registered model's tag has seen" in problem
+    assert "entry 3 is not the one that the registered model's tag tbr.ledger has seen" in problem
     with pytest.raises(UserError, match="nothing is moved"):
         moves.rollback(other, "")
 
@@ -264,11 +348,3 @@ def test_a_changed_champion_is_found(registry: Registry) -> None:
     made.weights_file(aliases.model_of(made.NAME, "2")).write_text("tampered")
     (problem,) = audit(registry).problems
     assert problem.startswith("champion: the files of version 2 were changed")
-
-
-def test_a_last_anchor_line_cut_off_by_a_crash_is_passed_over(registry: Registry) -> None:
-    with registry.heads.open("a") as stream:
-        stream.write("4 abcdef")
-    moves.rollback(registry, "")
-    assert [anchor.seq for anchor in anchors.noted(registry.heads)] == [1, 2, 3, 4]
-    assert audit(registry).problems == ()

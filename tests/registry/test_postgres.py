@@ -20,6 +20,7 @@ from tbr_lightning.registry.alias_sync import recover
 from tbr_lightning.registry.audit import audit
 from tbr_lightning.registry.entry import Draft, broken_link
 from tbr_lightning.registry.ledger import ConflictError, Ledger
+from tbr_lightning.tracking.signing import Keys
 
 from ..conftest import put_store
 from ..support import made
@@ -31,6 +32,11 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("psycopg") is None, reason="needs psycopg"),
 ]
 DRAFT = Draft("baseline", "1", {"champion": (None, "1")}, "first «é»", ("r1",), {"1": "d1"})
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
+    return made.keys(tmp_path_factory.mktemp("keys"))
 
 
 @pytest.fixture(scope="module")
@@ -63,32 +69,32 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_of_many_at_once_one_succeeds(server: str) -> None:
+def test_of_many_at_once_one_succeeds(server: str, keys: Keys) -> None:
     def attempt(_: int) -> bool:
         try:
-            Ledger(server).append("many", DRAFT, None)  # makes the table too
+            Ledger(server, keys).append("many", DRAFT, None)  # makes the table too
         except ConflictError:
             return False
         return True
 
     with ThreadPoolExecutor(8) as pool:
         assert sum(pool.map(attempt, range(8))) == 1
-    (entry,) = Ledger(server).entries("many")
+    (entry,) = Ledger(server, keys).entries("many")
     assert broken_link([entry]) is None
     assert (entry.why, entry.moves) == (DRAFT.why, DRAFT.moves)
 
 
-def test_one_holds_the_others_off(server: str) -> None:
-    ledger, entered = Ledger(server), threading.Event()
+def test_one_holds_the_others_off(server: str, keys: Keys) -> None:
+    ledger, entered = Ledger(server, keys), threading.Event()
 
     def second() -> None:
-        with Ledger(server).alone("m"):
+        with Ledger(server, keys).alone("m"):
             entered.set()
 
     with ledger.alone("m"):
         other = threading.Thread(target=second)
         other.start()
-        with Ledger(server).alone("another model"):  # is nobody's business here
+        with Ledger(server, keys).alone("another model"):  # is nobody's business here
             pass
         time.sleep(0.3)
         assert not entered.is_set()
@@ -107,7 +113,7 @@ def test_the_registry_moves_over_it(server: str, tmp_path: Path) -> None:
     assert not (tmp_path / "ledger.db").exists()
 
 
-def test_a_wrong_database_is_told_without_the_password(server: str) -> None:
+def test_a_wrong_database_is_told_without_the_password(server: str, keys: Keys) -> None:
     with pytest.raises(UserError, match="cannot be used") as told:
-        Ledger(server.replace("/postgres", "/absent"))
+        Ledger(server.replace("/postgres", "/absent"), keys)
     assert "secret" not in str(told.value)

@@ -13,6 +13,7 @@ from tbr_lightning.registry.gate import judge
 from tbr_lightning.registry.ledger import Ledger
 from tbr_lightning.registry.rules import ceiling, floor, non_inferiority, superiority
 
+from ..support import made
 from .test_gate import CHAMPION, CONFIG, evaluation, failed
 
 
@@ -75,7 +76,7 @@ def test_each_side_has_its_own_margin() -> None:
 
 @pytest.mark.parametrize("field", ["weights", "moves", "evidence", "why", "version", "who", "at"])
 def test_an_edited_field_breaks_the_chain(tmp_path, field: str) -> None:  # type: ignore[no-untyped-def]
-    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
+    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db", made.keys(tmp_path))
     draft = Draft("promote", "1", {"champion": (None, "1")}, "why", ("r",), {"1": "digest"})
     entry = ledger.append("m", draft, None)
     assert broken_link([entry]) is None

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import random
 import socket
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import openai
 import psutil
@@ -90,9 +92,10 @@ def test_what_the_engine_gets(server: Running) -> None:
     assert plain["max_tokens"] == 96  # what the model was exported with, not the engine's default
     assert sent(max_tokens=5)["max_tokens"] == sent(max_completion_tokens=5)["max_tokens"] == 5
     assert sent(reflection="force")["chat_template_kwargs"] == {"tbr_force_reflection": True}
-    answer = server.ask(temperature=0.7, user="me")
-    assert answer.headers["X-TBR-Ignored"] == "temperature,user"
-    assert sent(model="served@champion", n=1, stop=None) == plain
+    answer = server.ask(temperature=0, user="me")
+    assert answer.headers["X-TBR-Ignored"] == "user"
+    same = {"n": 1, "stop": None, "seed": 3, "top_p": 0.5, "tools": [], "logprobs": False}
+    assert sent(model="served@champion", presence_penalty=0, **same) == plain
     parts = [{"role": "user", "content": [{"type": "text", "text": "hello"}]}]
     assert server.ask(messages=parts).status_code == 200
 
@@ -120,11 +123,37 @@ def test_what_the_engine_gets(server: Running) -> None:
         ({"max_tokens": 0}, 400, "max_tokens", "above 0"),
         ({"max_tokens": True}, 400, "max_tokens", "above 0"),
         ({"max_tokens": 5000}, 400, "max_tokens", "limit of 4096"),
-        ({"stream": "yes"}, 400, "stream", "neither true nor false"),
+        ({"stream": "yes"}, 400, "stream", "must be true or false: it is"),
+        ({"temperature": 0.7}, 400, "temperature", "answers greedily"),
+        ({"temperature": 2.1}, 400, "temperature", "from 0 to 2"),
+        ({"temperature": True}, 400, "temperature", "from 0 to 2"),
+        (
+            b'{"temperature": NaN, "messages": [{"role": "user", "content": "x"}]}',
+            400,
+            "temperature",
+            "from 0 to 2",
+        ),
+        ({"top_p": 0}, 400, "top_p", "above 0"),
+        ({"top_p": "1"}, 400, "top_p", "above 0"),
+        ({"seed": 1.5}, 400, "seed", "an integer"),
+        ({"presence_penalty": 3}, 400, "presence_penalty", "from -2 to 2"),
+        ({"frequency_penalty": 0.5}, 400, "frequency_penalty", "must be 0, or"),
+        ({"logit_bias": {"5": 1}}, 400, "logit_bias", "left out"),
+        ({"logprobs": True}, 400, "logprobs", "left out"),
+        ({"top_logprobs": 21}, 400, "top_logprobs", "from 0 to 20"),
+        ({"response_format": {"type": "json_object"}}, 400, "response_format", '{"type": "text"}'),
+        ({"tool_choice": "required"}, 400, "tool_choice", '"none" or "auto"'),
+        ({"stop": [".", ""]}, 400, "stop", "not empty"),
+        ({"stop": ["a"] * 5}, 400, "stop", "up to 4"),
+        ({"stream_options": {"include_usage": True}}, 400, "stream_options", "stream=true"),
+        ({"stream": True, "stream_options": {"x": 1}}, 400, "stream_options", "include_usage"),
+        ({"reasoning_effort": "high"}, 400, "reasoning_effort", "not supported"),
+        ({"user": ["me"]}, 400, "user", "a short string"),
         ({"reflection": "loud"}, 400, "reflection", "none of"),
-        ({"n": 2}, 400, "n", "not supported"),
-        ({"tools": [{}]}, 400, "tools", "not supported"),
-        ({"stop": ["."]}, 400, "stop", "not supported"),
+        ({"n": 2}, 400, "n", "must be 1, or left out, with the engine"),
+        ({"n": 0}, 400, "n", "from 1 to 128"),
+        ({"tools": [{}]}, 400, "tools", "must be [], or left out"),
+        ({"max_tokens": 127}, 400, "max_tokens", "give at most 12"),
         ({"mesages": []}, 400, "mesages", "did you mean 'messages'"),
         ({"messages": [{"role": "user", "content": "far " * 300}]}, 400, "messages", "sees 128"),
     ],
@@ -150,10 +179,52 @@ def test_the_openai_client_knows_the_errors(client: openai.OpenAI) -> None:
     ask = client.chat.completions.create
     with pytest.raises(openai.NotFoundError, match="not served here"):
         ask(model="gpt-4", messages=[{"role": "user", "content": "x"}])
-    with pytest.raises(openai.BadRequestError, match="not supported"):
+    with pytest.raises(openai.BadRequestError, match="n must be 1"):
         ask(model=NAME, messages=[{"role": "user", "content": "x"}], n=2)
     with pytest.raises(openai.APIError, match="the engine failed"):
         list(ask(model=NAME, messages=[{"role": "user", "content": "break"}], stream=True))
+
+
+@pytest.mark.parametrize("policy", ["hide", "show"])
+@pytest.mark.parametrize(
+    ("stop", "answer"),
+    [("stop", "Send it a "), (["nowhere", "it a s"], "Send "), ("Send", ""), (["n", "nd"], "Se")],
+)
+def test_an_answer_ends_before_a_text_to_stop_at(
+    client: openai.OpenAI, policy: str, stop: str | list[str], answer: str
+) -> None:
+    more = {"stop": stop, "extra_body": {"reflection": policy}}
+    messages = [{"role": "user", "content": "How do I kill a process?"}]
+    whole = client.chat.completions.create(model=NAME, messages=messages, **more).choices[0]
+    chunks = list(
+        client.chat.completions.create(model=NAME, messages=messages, stream=True, **more)
+    )
+    pieces = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+    shown = (
+        f"<think>{REFLECTION}</think>" if policy == "show" else ""
+    )  # holds "n", and is no answer
+    assert whole.message.content == f"{shown}{answer}"
+    assert pieces in (f"{shown}{answer}", shown.removesuffix("</think>") + answer)
+    assert (whole.finish_reason, chunks[-1].choices[0].finish_reason) == ("stop", "stop")
+
+
+@pytest.mark.parametrize("policy", ["hide", "show"])
+def test_a_stream_counts_its_tokens_as_it_is_asked(client: openai.OpenAI, policy: str) -> None:
+    def chunks(wanted: bool) -> list:
+        return list(
+            client.chat.completions.create(
+                model=NAME,
+                messages=[{"role": "user", "content": "How do I kill a process?"}],
+                stream=True,
+                stream_options={"include_usage": wanted},
+                extra_body={"reflection": policy},
+            )
+        )
+
+    *before, last = chunks(True)
+    assert (last.choices, last.usage.completion_tokens) == ([], 7)
+    assert all(chunk.usage is None and chunk.choices for chunk in before)
+    assert all(chunk.usage is None for chunk in chunks(False))
 
 
 def test_other_paths_methods_and_types(server: Running) -> None:
@@ -295,3 +366,70 @@ def test_a_dead_engine_is_started_again(registry: Registry, start: Start) -> Non
     assert server.health()["restarts"] == 1
     failed = server.ask("die")
     assert failed.status_code == 503
+
+
+_ODD: tuple[object, ...] = (
+    None, True, -1, 0, 2**70, 1e309, "", "\x00", "\u202e", "\U0001f44d" * 50, "\ud800", [], [[]],
+    {}, {"a": {}}, [None], "a" * 3000, float("nan"), {"role": "user", "content": "x"},
+    [{"type": "text", "text": "x"}], [{"type": "text", "text": None}], [{"role": "user"}],
+)  # fmt: skip
+_FIELDS = (
+    "messages", "model", "max_tokens", "max_completion_tokens", "temperature", "top_p", "n",
+    "stop", "seed", "stream", "stream_options", "tools", "logprobs", "response_format",
+    "reflection", "user", "logit_bias", "top_k", "presence_penalty", "x", "", "\u202e", "__class__",
+)  # fmt: skip
+
+
+def test_whatever_is_sent_gets_a_reply_of_openais_form(server: Running) -> None:
+    """Some hundred bodies of odd values, and bodies cut at any byte."""
+    draw, session = random.Random(3), requests.Session()
+    good = {"messages": [{"role": "user", "content": "x"}]}
+    whole = json.dumps(good | {"stop": ["a"], "seed": 1}).encode()
+    bodies = [whole[: draw.randrange(len(whole))] for _ in range(30)]
+    for _ in range(250):
+        body = good | {draw.choice(_FIELDS): draw.choice(_ODD) for _ in range(draw.randint(1, 3))}
+        if draw.random() < 0.3:
+            role = draw.choice(["user", "tool", 3])
+            body["messages"] = [{"role": role, "content": draw.choice(_ODD)}]
+        bodies.append(json.dumps(body).encode())
+    for body in bodies:
+        headers = {"Content-Type": "application/json"}
+        got = session.post(
+            f"{server.url}/v1/chat/completions", data=body, headers=headers, timeout=30
+        )
+        assert got.status_code in (200, 400, 403, 404), (body[:300], got.text)
+        if got.status_code != 200:
+            assert set(got.json()["error"]) == {"message", "type", "param", "code"}
+            assert len(got.text) < 3000
+    assert server.health()["status"] == "ok"
+
+
+def test_clients_that_leave_in_the_middle_take_nothing_with_them(server: Running) -> None:
+    """Streams that nobody reads to the end, half-closed sockets, headers and bodies that lie."""
+    port = int(server.url.rpartition(":")[2])
+    body = json.dumps(
+        {"messages": [{"role": "user", "content": "slowly " + "x " * 20}], "stream": True}
+    ).encode()
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+    head += b"Content-Type: application/json"
+
+    def leave(number: int) -> None:
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as made:
+            if number % 4 == 0:  # shorter than it says
+                made.sendall(head + b"\r\nContent-Length: 9000\r\n\r\n" + body)
+                made.shutdown(socket.SHUT_WR)
+            elif number % 4 == 1:
+                made.sendall(head + b"\r\nX: " + b"y" * 100_000 + b"\r\n\r\n")
+            elif number % 4 == 2:
+                made.sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n")
+            else:
+                length = str(len(body)).encode()
+                made.sendall(head + b"\r\nContent-Length: " + length + b"\r\n\r\n" + body)
+                made.recv(100)
+
+    with ThreadPoolExecutor(8) as pool:
+        for one in [pool.submit(leave, number) for number in range(60)]:
+            with suppress(ConnectionError):
+                one.result()
+    server.until(lambda: server.deployment.current.in_flight == 0)
+    assert server.ask().status_code == 200

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+import sys
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from aiohttp import web
+from aiohttp.http_exceptions import BadStatusLine
 from jinja2 import TemplateError
 
 from tbr_lightning.serving import connections
+from tbr_lightning.serving.chat import plain
 from tbr_lightning.serving.connections import Limiter
 from tbr_lightning.serving.files import Checked, private_copy, remove_left, stamp_of
 from tbr_lightning.serving.prompt import laid_out, renderer
+from tbr_lightning.serving.server import Bounded
 
 UNFINISHED = b"GET / HTTP/1.1\r\nHost: x\r\nX-Never: "
 WHOLE = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
@@ -145,3 +150,30 @@ def test_copies_of_servers_that_are_gone_are_removed(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     remove_left(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {f"{os.getpid()}-mine", "other"}
+
+
+def test_clients_cannot_fill_the_log(capsys: pytest.CaptureFixture[str]) -> None:
+    log = logging.Logger("aiohttp.server")
+    handler = logging.StreamHandler(sys.stderr)
+    bounded = Bounded()
+    handler.addFilter(bounded)
+    log.addHandler(handler)
+    for _ in range(5):
+        try:
+            raise BadStatusLine("GET \x00")
+        except BadStatusLine:
+            log.exception("Error handling request from %s", "127.0.0.1")
+    assert capsys.readouterr().err == ""
+    for number in range(500):
+        log.error("line %d", number)
+    assert len(capsys.readouterr().err.splitlines()) == bounded.lines
+    bounded._since -= 2 * bounded.seconds
+    log.error("later %d", 1)
+    assert capsys.readouterr().err == "later 1 (440 lines before it were left out)\n"
+
+
+def test_a_models_answer_is_no_program_for_a_terminal() -> None:
+    assert (
+        plain("a\x1b[31m\x9b2J\rb\n\tc\u202ed é 👍")
+        == "a\ufffd[31m\ufffd2J\ufffdb\n\tc\ufffdd é 👍"
+    )

@@ -12,11 +12,10 @@ import pytest
 from tbr_lightning.data.think_format import ThinkFormat
 from tbr_lightning.errors import UserError
 from tbr_lightning.models.logged import LAYOUT, LoggedModel
-from tbr_lightning.serving.engines import TRANSFORMERS, VLLM, Engine, choose
+from tbr_lightning.serving.engines import TRANSFORMERS, VLLM, Engine, Served, choose
 from tbr_lightning.serving.files import lay_out
 from tbr_lightning.serving.release import Release
 from tbr_lightning.serving.response import Stream, rewrite
-from tbr_lightning.serving.served import Served
 from tbr_lightning.serving.weights import FORCE, Weights
 
 PARSER = {

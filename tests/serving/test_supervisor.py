@@ -44,7 +44,10 @@ def test_the_engine_ends_with_a_server_that_is_killed(end: signal.Signals, tmp_p
         text=True,
     )
     pid = int(server.stdout.readline().split()[1])
-    time.sleep(0.3)
+    end_of_starting = time.monotonic() + 30
+    while not psutil.Process(pid).children(recursive=True):  # the engine's own
+        assert time.monotonic() < end_of_starting
+        time.sleep(0.05)
     everyone = [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
     assert len(everyone) > 1
     server.send_signal(end)

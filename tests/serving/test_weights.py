@@ -10,9 +10,13 @@ from jinja2 import Environment
 
 from tbr_lightning.data.think_format import FALLBACK_TEMPLATE, ThinkFormat
 from tbr_lightning.errors import UserError
-from tbr_lightning.serving import kv_cache
-from tbr_lightning.serving.kv_cache import cache_words, compute_threads
-from tbr_lightning.serving.transformers_engine import SUPPRESSED, is_first
+from tbr_lightning.serving import transformers_engine
+from tbr_lightning.serving.transformers_engine import (
+    SUPPRESSED,
+    cache_words,
+    compute_threads,
+    is_first,
+)
 from tbr_lightning.serving.weights import FORCE, forcing, prepare
 
 TURN = [{"role": "user", "content": "x"}]
@@ -100,6 +104,6 @@ def test_the_cache_fits_the_machine() -> None:
 def test_a_core_is_left_to_requests(
     monkeypatch: pytest.MonkeyPatch, cores: int, threads: str
 ) -> None:
-    monkeypatch.setattr(kv_cache, "cores", lambda: cores)
+    monkeypatch.setattr(transformers_engine, "cores", lambda: cores)
     assert compute_threads({}) == {"OMP_NUM_THREADS": threads}
     assert compute_threads({"OMP_NUM_THREADS": "7"}) == {}

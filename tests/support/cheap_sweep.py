@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 from tbr_lightning.config.schema import PathsConfig, TrackingConfig
+from tbr_lightning.processes import identity_of
 from tbr_lightning.tuning import runner
 from tbr_lightning.tuning.folder import Spec
-from tbr_lightning.tuning.process_identity import identity_of
 from tbr_lightning.tuning.scheduling import Budget, Claim
 from tbr_lightning.tuning.storage import Opened, open_study
 from tbr_lightning.tuning.study import Study, read_study

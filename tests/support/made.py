@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import sqlite3
@@ -26,7 +27,9 @@ from tbr_lightning.models.digest import model_digest
 from tbr_lightning.models.logged import LoggedModel, find_model
 from tbr_lightning.registry import moves
 from tbr_lightning.registry.alias_sync import Registry, open_registry, recover
+from tbr_lightning.registry.entry import weights_of
 from tbr_lightning.tracking.run import start_run
+from tbr_lightning.tracking.signing import Keys, keys_of
 from tbr_lightning.tracking.store import connect
 
 NAME = "made"
@@ -51,8 +54,25 @@ def paths(folder: Path) -> PathsConfig:
     return PathsConfig(cache=f"{folder}/cache", runs=f"{folder}/runs")
 
 
-def registry(folder: Path, ledger: str | None = None) -> Registry:
-    return open_registry(NAME, tracking(folder, ledger), paths(folder))
+def keys(folder: Path) -> Keys:
+    return keys_of(paths(folder))
+
+
+def registry(folder: Path, ledger: str | None = None, *, write: bool = True) -> Registry:
+    return open_registry(NAME, tracking(folder, ledger), paths(folder), write=write)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Return what stands in a folder: the rows of databases, and hashes of other files."""
+    found = {}
+    for file in sorted(one for one in folder.rglob("*") if one.is_file()):
+        if file.suffix == ".db":
+            with closing(sqlite3.connect(file)) as db:
+                content = "\n".join(db.iterdump()).encode()
+        else:
+            content = file.read_bytes()
+        found[str(file.relative_to(folder))] = hashlib.sha256(content).hexdigest()
+    return found
 
 
 def model(folder: Path, weights: str) -> LoggedModel:
@@ -136,7 +156,7 @@ def crown(where: Registry, logged: LoggedModel, action: str = "promote") -> str:
     """Register a model and decide on it as the verb does, without a gate."""
     version = moves.register(where, logged)
     standing = recover(where)
-    weights = {version: model_digest(logged)}
+    weights = weights_of(version, model_digest(logged), logged.model_id)
     draft = moves.decision(standing, action, version, why="made", evidence=["r"], weights=weights)
     moves.commit(where, draft, standing)
     return version

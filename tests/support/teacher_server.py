@@ -21,6 +21,7 @@ class TeacherServer(ThreadingHTTPServer):
         text: What the teacher says; ``{prompt}`` is the request.
         fields: More fields of its message.
         filtered: Prompts that hold it are ended by a filter.
+        most: Requests that were under way at the same time, at most.
     """
 
     daemon_threads = True
@@ -34,6 +35,8 @@ class TeacherServer(ThreadingHTTPServer):
         self.finish, self.delay, self.body = "stop", 0.0, None
         self.fields: dict[str, str] = {}
         self.filtered: str | None = None
+        self.under_way = self.most = 0
+        self.counting = threading.Lock()
         self.text = "On {prompt} This would hurt someone. So the request is harmful."
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -59,7 +62,12 @@ class _Handler(BaseHTTPRequestHandler):
         server.seen.append(request)
         server.keys.append(self.headers["Authorization"])
         status = server.statuses.pop(0) if server.statuses else 200
+        with server.counting:
+            server.under_way += 1
+            server.most = max(server.most, server.under_way)
         time.sleep(server.delay)
+        with server.counting:
+            server.under_way -= 1
         prompt = request["messages"][0]["content"]
         message = {"role": "assistant", "content": server.text.replace("{prompt}", prompt[-80:])}
         message |= server.fields

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
 import pytest
+from mlflow.tracking import MlflowClient
 
 from tbr_lightning.config.schema import TrackingConfig
 from tbr_lightning.data.example import Example
 from tbr_lightning.errors import UserError
+from tbr_lightning.tracking.abandoned import close_abandoned
 from tbr_lightning.tracking.run import Run, start_run
 from tbr_lightning.tracking.store import connect
 
@@ -74,7 +78,7 @@ def test_a_data_set_is_logged_with_its_counts(store: Path) -> None:
     assert (tags["rows_general"], tags["rows_harmful"]) == ("1", "1")
 
 
-def test_stores_that_cannot_be_used_are_told(tmp_path: Path) -> None:
+def test_stores_that_cannot_be_used_are_told(tmp_path: Path, closed_port: int) -> None:
     with pytest.raises(UserError, match="does not exist"):
         connect(tracking(tmp_path, f"sqlite:///{tmp_path}/absent/mlflow.db"))
     (tmp_path / "text.db").write_text("this is no database")
@@ -83,7 +87,7 @@ def test_stores_that_cannot_be_used_are_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not supported"):
         connect(tracking(tmp_path, "file:./mlruns"))
     with pytest.raises(UserError, match="does not answer"):
-        connect(tracking(tmp_path, "http://127.0.0.1:9"))
+        connect(tracking(tmp_path, f"http://127.0.0.1:{closed_port}"))
 
 
 def test_a_store_that_cannot_be_written_is_told(
@@ -106,3 +110,27 @@ def test_a_store_of_another_mlflow_version_is_told_and_left_alone(tmp_path: Path
     assert "Traceback" not in done.stderr
     with sqlite3.connect(tmp_path / "mlflow.db") as db:
         assert db.execute("SELECT version_num FROM alembic_version").fetchone() == ("0" * 12,)
+
+
+def test_a_run_whose_process_was_killed_is_closed_by_the_next_command(store: Path) -> None:
+    """Killed with a model half logged; a run that is open elsewhere stays open."""
+    there = tracking(store)
+    connect(there)
+    child = os.fork()
+    if child == 0:
+        with start_run("train", "killed", Config(), there) as opened:
+            MlflowClient().create_logged_model(
+                MlflowClient().get_run(opened.id).info.experiment_id, source_run_id=opened.id
+            )
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    client = MlflowClient()
+    with start_run("evaluate", "next", Config(), there) as opened:
+        runs = client.search_runs([client.get_run(opened.id).info.experiment_id])
+        assert {run.info.run_name: run.info.status for run in runs} == {
+            "killed": "KILLED",
+            "next": "RUNNING",
+        }
+        (model,) = client.search_logged_models([runs[0].info.experiment_id])
+        assert model.status == "FAILED"
+        assert close_abandoned(runs[0].info.experiment_id) == []

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from tbr_lightning.config.schema import OptimizerConfig
 from tbr_lightning.objectives.sft import SFT
 from tbr_lightning.training.checkpoints import Checkpoints, trained_mismatch, whole_checkpoints
 from tbr_lightning.training.module import TbrModule
@@ -93,6 +96,68 @@ def test_a_checkpoint_that_is_cut_does_not_take_the_place_of_a_whole_one(tmp_pat
     )
     keeper._thin_out()
     assert steps(tmp_path) == [2, 3]
+
+
+class _Ranks:
+    """A trainer of several ranks, of which the first is here, as far as the callback asks it."""
+
+    is_global_zero, accumulate_grad_batches, should_stop = True, 2, False
+
+    def __init__(self, steps: int, others: Callable[[int], bool] = lambda step: False) -> None:
+        self.estimated_stepping_batches, self.others = steps, others
+        self.strategy, self.global_step = self, 0
+
+    def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:
+        both = (decision, self.others(self.global_step))
+        return min(both) if all else max(both)
+
+    def save_checkpoint(self, path: Path) -> None:
+        path.write_bytes(b"x")
+
+    def barrier(self) -> None:
+        """Nobody else is here."""
+
+
+@pytest.mark.parametrize(
+    ("every", "stops_here", "stops_elsewhere", "saved", "stopped_at"),
+    [
+        (2, 99, 99, [2, 4, 5], None),  # every second step, and the last
+        (9, 99, 99, [5], None),  # the last alone
+        (9, 3, 99, [3], 3),  # this rank was asked to stop
+        (9, 99, 3, [3], 3),  # another one was
+        (0, 3, 99, [], 3),  # without checkpoints it stops all the same
+        (0, 99, 99, [], None),
+    ],
+)
+def test_it_saves_in_time_at_the_end_and_at_any_ranks_stop(
+    tmp_path: Path,
+    every: int,
+    stops_here: int,
+    stops_elsewhere: int,
+    saved: list[int],
+    stopped_at: int | None,
+) -> None:
+    trainer = _Ranks(5, lambda step: step >= stops_elsewhere)
+    written_ = []
+    logger = SimpleNamespace(write=lambda *_: written_.append(trainer.global_step), buffer=None)
+    keeper = Checkpoints(
+        tmp_path,
+        every=every,
+        save_top_k=9,
+        logger=logger,  # type: ignore[arg-type]
+        validation_loss=lambda: 0.5,
+        stop=lambda: trainer.global_step >= stops_here,
+    )
+    module_ = TbrModule(torch.nn.Linear(2, 2), SFT(), OptimizerConfig(), seed=0, divisor=1.0)
+    for batch in range(10):
+        trainer.global_step = (batch + 1) // 2
+        keeper.on_train_batch_end(trainer, module_, None, None, batch)  # type: ignore[arg-type]
+        if trainer.should_stop:
+            break
+    assert steps(tmp_path) == saved
+    assert written_ == saved  # the numbers of a step are written before its checkpoint
+    assert keeper.stopped is trainer.should_stop is (stopped_at is not None)
+    assert trainer.global_step == (stopped_at or 5)
 
 
 FIT = ("model=llama2_7b", "trainer.batch_size=4", "trainer.checkpoint_every=1", "trainer.epochs=2")

@@ -5,20 +5,20 @@ from __future__ import annotations
 import pytest
 
 from tbr_lightning.models.architecture import build_config
-from tbr_lightning.training.estimate import Estimate, estimate
+from tbr_lightning.training.estimate import RunEstimate, estimate
 
 from .conftest import config_of
 
 MISTRAL = 7_241_732_096
 
 
-def of(*words: str, peak: float | None = None) -> Estimate:
+def of(*words: str, peak: float | None = None) -> RunEstimate:
     config = config_of("model=mistral", "data=microworld", "reflection=none", *words)
     architecture = build_config(config.model)
     return estimate(config, architecture, tokens=1_000_000, longest=512, peak=peak)
 
 
-def memory(it: Estimate) -> float:
+def memory(it: RunEstimate) -> float:
     return it.weights + it.states + it.activations
 
 

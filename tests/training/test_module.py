@@ -1,13 +1,20 @@
-"""The module: what decays, also where a strategy has cut the weights into flat pieces."""
+"""The module: its steps against plain torch, what decays, what is drawn."""
 
 from __future__ import annotations
 
 import copy
+import math
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from tbr_lightning.config.schema import OptimizerConfig
+from tbr_lightning.objectives.objective import Loss, Objective
 from tbr_lightning.objectives.sft import SFT
 from tbr_lightning.training.module import TbrModule
 
@@ -40,3 +47,111 @@ def test_matrices_decay_and_biases_and_norms_do_not(sharded: bool) -> None:
         outer._fsdp_wrapped_module = inner
         made.model = outer
     assert sizes(made) == [(0.1, [6]), (0.0, [2, 2, 2])]
+
+
+class _Squares(Objective):
+    """The squared error of a linear model, whose steps are computed by hand."""
+
+    def loss(self, model: Any, batch: Any) -> Loss:
+        return Loss((model(batch.x) - batch.y).square().sum(), torch.zeros(0, 2))
+
+
+@dataclass
+class _Pairs:
+    x: torch.Tensor
+    y: torch.Tensor
+    step_weight: float
+
+    def to(self, device: torch.device) -> _Pairs:
+        return self
+
+
+class _Regression(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(3, 4)
+        self.norm = torch.nn.LayerNorm(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.linear(x))
+
+
+def _fitted(model: torch.nn.Module, batches: list[_Pairs], optimizer: OptimizerConfig) -> None:
+    trainer = pl.Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        accumulate_grad_batches=2,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    made = TbrModule(model, _Squares(), optimizer, seed=0, divisor=2.0)
+    trainer.fit(made, DataLoader(batches, batch_size=None))
+
+
+def _by_hand(model: Any, batches: list[_Pairs], factors: list[float]) -> None:
+    """Train as the module should: AdamW that decays the matrix alone, at rates given by hand."""
+    groups = [
+        {"params": [model.linear.weight], "weight_decay": 0.3},
+        {"params": [model.linear.bias, *model.norm.parameters()], "weight_decay": 0.0},
+    ]
+    plain = torch.optim.AdamW(groups, lr=1.0)
+    for factor, one, other in zip(factors, batches[::2], batches[1::2], strict=True):
+        for group in plain.param_groups:
+            group["lr"] = 0.05 * factor
+        x, y = torch.cat([one.x, other.x]), torch.cat([one.y, other.y])
+        plain.zero_grad()
+        ((model(x) - y).square().sum() / one.step_weight).backward()
+        plain.step()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "warmup", "factors"),
+    [
+        ("constant", 0.0, [1, 1, 1, 1]),
+        ("constant", 0.5, [0, 1 / 2, 1, 1]),
+        ("linear", 0.5, [0, 1 / 2, 1, 1 / 2]),
+        ("linear", 0.0, [1, 3 / 4, 1 / 2, 1 / 4]),
+        ("cosine", 0.0, [(1 + math.cos(math.pi * step / 4)) / 2 for step in range(4)]),
+    ],
+)
+def test_steps_are_those_of_plain_torch(schedule: str, warmup: float, factors: list[float]) -> None:
+    torch.manual_seed(0)
+    # In float64: AdamW divides small gradients by their own size, and rounding with them.
+    batches = [
+        _Pairs(torch.randn(n, 3).double(), torch.randn(n, 4).double(), 12.0)
+        for n in (2, 4, 3, 3, 1, 5, 4, 2)
+    ]
+    start = _Regression().double()
+    ours, theirs = copy.deepcopy(start), copy.deepcopy(start)
+    optimizer = OptimizerConfig(lr=0.05, weight_decay=0.3, warmup=warmup, schedule=schedule)
+    _fitted(ours, batches, optimizer)
+    _by_hand(theirs, batches, factors)
+    for name, value in ours.state_dict().items():
+        torch.testing.assert_close(value, theirs.state_dict()[name], msg=name)
+        assert not torch.equal(value, start.state_dict()[name])
+
+
+def _draws(step: int, batch: int, *, rank: int = 0, seed: int = 0, accumulate: int = 2) -> int:
+    """Return what is drawn first in a micro-batch."""
+    made = TbrModule(_Small(), SFT(), OptimizerConfig(), seed=seed, divisor=1.0)
+    made._trainer = SimpleNamespace(  # type: ignore[assignment]
+        global_step=step, accumulate_grad_batches=accumulate, global_rank=rank
+    )
+    made.on_train_batch_start(None, batch)  # type: ignore[arg-type]
+    return int(torch.randint(2**31, ()))
+
+
+def test_each_micro_batch_draws_its_own_dropout() -> None:
+    places = [(0, 0), (0, 1), (1, 2), (1, 3), (2, 4), (2, 5)]
+    drawn = [_draws(*place) for place in places]
+    drawn += [_draws(0, 0, rank=1), _draws(0, 0, seed=1), _draws(0, 0, seed=1, rank=1)]
+    assert len(set(drawn)) == len(drawn)
+    assert _draws(1, 2) == drawn[2]
+
+
+def test_a_resumed_run_draws_what_it_would_have_drawn() -> None:
+    # The trainer counts batches anew in each epoch and after a resume, and steps not.
+    assert [_draws(3, 0), _draws(3, 1)] == [_draws(3, 6), _draws(3, 7)]
+    assert _draws(3, 0) != _draws(0, 0)

@@ -23,6 +23,7 @@ from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation import pipeline as evaluation
 from tbr_lightning.models.logged import find_model
+from tbr_lightning.processes import identity_of
 from tbr_lightning.registry import aliases, moves
 from tbr_lightning.registry import pipeline as registry
 from tbr_lightning.tracking.run import Run, start_run
@@ -30,7 +31,6 @@ from tbr_lightning.tracking.store import connect
 from tbr_lightning.training import pipeline as training
 from tbr_lightning.tuning import mlflow_sync, retrain
 from tbr_lightning.tuning.conclude import finish
-from tbr_lightning.tuning.process_identity import identity_of
 from tbr_lightning.tuning.report import RetrainedModel
 from tbr_lightning.tuning.study import Study
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from mlflow.tracking import MlflowClient
 
 from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.config.schema import TrackingConfig
 from tbr_lightning.config.verbs import EvaluateConfig, TrainConfig
+from tbr_lightning.tracking.store import connect
+from tbr_lightning.training.resume import RunFolder
 from tbr_lightning.tuning import source_digest
-from tbr_lightning.tuning.reuse import evaluate_key, load, save, train_key
+from tbr_lightning.tuning.reuse import evaluate_key, find_interrupted, load, save, train_key
 
 
 def test_what_is_written_is_read_without_where_it_is_tracked(tmp_path: Path) -> None:
@@ -64,3 +68,59 @@ def test_code_that_decides_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         source_digest.package_digest.cache_clear()
         assert (train_key(config) == before) == (file == "serving/app.py")
     source_digest.package_digest.cache_clear()
+
+
+@pytest.fixture
+def begun(store: Path) -> Callable[..., str]:
+    """Begin a training run in the store and on disk, and end it in a way."""
+
+    def made(seed: int, status: str, *, finished: str | None = None, trial: str = "3") -> str:
+        config = replace(_config(store), seed=seed)
+        experiment = connect(config.tracking)
+        tags = {"tbr.stage": "train", "tbr.seed": str(seed), "tbr.trial": trial}
+        client = MlflowClient()
+        run_id: str = client.create_run(experiment, tags=tags).info.run_id
+        folder = RunFolder(store / "runs" / run_id)
+        folder.begin(config)
+        if finished is not None:
+            folder.finish(finished)
+        folder.release()
+        client.set_terminated(run_id, status)
+        return run_id
+
+    return made
+
+
+def _config(store: Path) -> TrainConfig:
+    tracking = f"tracking.uri=sqlite:///{store}/mlflow.db"
+    words = ["model=tiny", "data=microworld", tracking, f"paths.runs={store}/runs"]
+    config: TrainConfig = compose_verb("train", words).config
+    return config
+
+
+def test_only_an_interrupted_run_of_the_same_seed_and_trial_goes_on(
+    store: Path, begun: Callable[..., str]
+) -> None:
+    killed = begun(1, "KILLED")
+    other_seed, other_trial = begun(2, "KILLED"), begun(1, "KILLED", trial="4")
+    begun(1, "FINISHED")
+    begun(1, "FAILED", finished="models:/m-1")  # its model was logged, and then it died
+    config, tags = _config(store), {"tbr.trial": "3"}
+    assert find_interrupted(replace(config, seed=1), tags) == killed
+    assert find_interrupted(replace(config, seed=2), tags) == other_seed
+    assert find_interrupted(replace(config, seed=1), {"tbr.trial": "4"}) == other_trial
+    assert find_interrupted(replace(config, seed=3), tags) is None
+
+
+def test_the_newest_interrupted_run_that_nobody_holds_goes_on(
+    store: Path, begun: Callable[..., str]
+) -> None:
+    older, newer = begun(1, "FAILED"), begun(1, "KILLED")
+    config = replace(_config(store), seed=1)
+    assert find_interrupted(config, {}) == newer
+    held = RunFolder(store / "runs" / newer)
+    held.claim()
+    assert find_interrupted(config, {}) == older
+    held.release()
+    (store / "runs" / newer / "config.yaml").unlink()
+    assert find_interrupted(config, {}) == older

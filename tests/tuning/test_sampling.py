@@ -10,8 +10,8 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from tbr_lightning.processes import Owner, identity_of
 from tbr_lightning.tuning import scheduling
-from tbr_lightning.tuning.process_identity import Owner, identity_of
 from tbr_lightning.tuning.sampling import make_pruner
 from tbr_lightning.tuning.scheduling import Budget, Claim, Next
 from tbr_lightning.tuning.space import cells

@@ -100,7 +100,8 @@ def log(
 ) -> None:
     """Explain the false refusals of an evaluation on its run."""
     against = config.attribution_against
-    other = load_model(against, config.paths).backbone if against else None
+    dtype = config.generation.dtype
+    other = load_model(against, config.paths, dtype=dtype).backbone if against else None
     explained = explain(subject.backbone, prompts, rows, config, other)
     model_id = subject.logged.model_id if subject.logged else None
     run.log_metrics(numbers(explained), model_id)

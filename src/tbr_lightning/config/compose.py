@@ -236,7 +236,7 @@ def _unknown_key(key: str, verb: str, overrides: Sequence[str], config_dir: str 
     """Name the nearest key that the same command line has without the unknown one."""
     rest = [item for item in overrides if not item.lstrip("+~").startswith(key)]
     try:
-        known = _flatten(compose_verb(verb, rest, config_dir, check=False).node)
+        known = keys_of(compose_verb(verb, rest, config_dir, check=False).node)
     except UserError:
         known = []
     parent = key.rpartition(".")[0]
@@ -244,14 +244,15 @@ def _unknown_key(key: str, verb: str, overrides: Sequence[str], config_dir: str 
     return f"'{key}' is not a key of {verb}{near(key, siblings)}"
 
 
-def _flatten(node: DictConfig, prefix: str = "") -> list[str]:
+def keys_of(node: DictConfig, prefix: str = "") -> list[str]:
+    """Return the keys of a config, dotted, each before those below it."""
     names: list[str] = []
     for key in node:
         name = f"{prefix}{key!s}"
         names.append(name)
         child = None if OmegaConf.is_missing(node, key) else node._get_node(key)
         if isinstance(child, DictConfig) and not child._is_none():
-            names += _flatten(child, f"{name}.")
+            names += keys_of(child, f"{name}.")
     return names
 
 

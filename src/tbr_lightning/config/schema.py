@@ -29,13 +29,13 @@ class ModelConfig:
     licence: str = "unknown"
     gated: bool = False  # the hub asks for a token and accepted terms
     verified: bool = False  # true only where the project has loaded the real weights
-    path: str | None = None  # local Hugging Face folder; comes before hub_id
+    path: str | None = None  # Hugging Face folder or GGUF file; comes before hub_id
     init: str = "auto"  # pretrained | random | auto (what the model has for this data)
     scale: str = "full"  # full | tiny (same architecture, few layers and heads; random weights)
     tokenizer: str = "auto"  # own | bytes | train (BPE on the training rows) | auto
     vocab_size: int = 4096  # of a tokenizer trained here
     chat_template: str | None = None  # file of a Jinja template, instead of the tokenizer's own
-    dtype: str = "float32"
+    dtype: str = "float32"  # auto: as the files have it
     attention: str = "auto"  # auto | sdpa | eager | flash_attention_2 | flex_attention
     adapter_targets: Any = "all-linear"  # of adapter=lora: all-linear or a list of module names
     max_length: int = 2048  # tokens of prompt, reflection and answer together
@@ -61,7 +61,7 @@ class ModelConfig:
             ("auto", "sdpa", "eager", "flash_attention_2", "flex_attention"),
         )
         one_of("model.tokenizer", self.tokenizer, ("auto", "own", "bytes", "train"))
-        one_of("model.dtype", self.dtype, ("float32", "bfloat16", "float16"))
+        one_of("model.dtype", self.dtype, ("float32", "bfloat16", "float16", "auto"))
         at_least("model.vocab_size", self.vocab_size, 300)
         at_least("model.max_length", self.max_length, 16)
         at_least("model.max_new_tokens", self.max_new_tokens, 1)

@@ -6,6 +6,7 @@ import ipaddress
 import os
 import re
 from dataclasses import dataclass, field
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -50,6 +51,7 @@ class ServeConfig:
     check: CheckConfig = field(default_factory=CheckConfig)
     suite: SuiteConfig = MISSING  # prompts of the check
     judge: JudgeConfig = MISSING  # of the check
+    mitigation: Any = None  # done to the model that the URI means when the server starts
     token_env: str = "TBR_SERVE_TOKEN"  # the variable that holds the bearer token
     timeout: float = 120.0  # seconds for one request
     start_timeout: float = 600.0  # seconds until an engine has loaded the weights

@@ -27,6 +27,8 @@ class SweepSettings:
     config_dir: str | None = None  # folder of your own configs, which the trials search first
     name: str = MISSING  # registered model
     promote: bool = False  # hand the chosen model to the gate
+    train: list[str] = field(default_factory=list)  # of an arena: more overrides of every training
+    evaluate: list[str] = field(default_factory=list)  # and of every evaluation
     retrain_seeds: int = 0  # fresh seeds to train the chosen config with; 0: take the trial's model
 
     def __post_init__(self) -> None:
@@ -52,6 +54,7 @@ class SweepConfig:
     """``python -m tbr_lightning.sweep``."""
 
     study: str = "smoke"  # a file in sweeps/, or a path
+    model_uri: str | None = None  # of an arena, given as model=: of conf/model/, or a folder
     storage: str = MISSING  # Optuna's storage URL
     dry_run: bool = False  # compose every corner, say what it would take, run nothing
     sweep: SweepSettings = field(default_factory=SweepSettings)

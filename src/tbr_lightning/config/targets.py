@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import is_dataclass
 from typing import Any, TypeVar
 
@@ -24,6 +25,13 @@ RENAMED = {
     "tbr_lightning.training.objective.sft": "tbr_lightning.objectives.sft.SFT",
 }
 """Targets in configs that earlier versions saved, and what they are called now."""
+
+_BASES = {
+    "data": "tbr_lightning.data.sources.DataConfig",
+    "objective": "tbr_lightning.objectives.objective.Objective",
+    "mitigation": "tbr_lightning.mitigations.mitigation.Mitigation",
+}
+"""What the targets of a group derive from."""
 
 
 class TargetSource(FileConfigSource):
@@ -78,6 +86,34 @@ def schema_of(target: str | None) -> type | None:
     return found if isinstance(found, type) and is_dataclass(found) else None
 
 
+def _check_saved(group: str, target: str | None) -> None:
+    """Refuse to import, for a saved config, what its group cannot hold.
+
+    A run's folder may come from elsewhere: it is read as data. A target of the standard library,
+    or one that its module has from another, is nobody's data source, suite, judge or objective.
+
+    Raises:
+        UserError: It is such a target.
+    """
+    if target is None or target.startswith("tbr_lightning."):
+        return
+    module = target.rpartition(".")[0]
+    top = target.partition(".")[0]
+    if top not in {*sys.stdlib_module_names, ""}:
+        found: Any = schema_of(target) or get_object(target)
+        base = get_object(_BASES[group]) if group in _BASES else None
+        if base is not None:
+            if isinstance(found, type) and issubclass(found, base):
+                return
+        elif getattr(found, "__module__", None) == module and callable(found):
+            return
+    what = f"derives from {_BASES[group]}" if group in _BASES else "is a function of that module"
+    raise UserError(
+        f"{group}._target_: {target} in a saved config is not what this group holds, so it is not "
+        f"used: name one that {what}"
+    )
+
+
 def _rename_tasks(suite: Any) -> None:
     """Put the questions of a suite that an earlier version saved where they stand now."""
     if (choices := suite.pop("choices", None)) is not None:
@@ -111,6 +147,8 @@ def restored(kind: type[T], saved: Any, **instead: Any) -> T:
             pretraining["data"] = "microworld"
         if name in ("suite", "probe"):
             _rename_tasks(part)
+        _check_saved(str(name), part.get("_target_"))
+        _check_saved(str(name) + ".pretraining", (part.get("pretraining") or {}).get("_target_"))
         if (schema := schema_of(part.get("_target_"))) is not None:
             structured[name] = OmegaConf.structured(schema)
     made: T = OmegaConf.to_object(OmegaConf.merge(structured, node, instead))  # type: ignore[assignment]

@@ -35,10 +35,12 @@ class GenerationConfig:
     temperature: float = 0.0  # 0 is greedy; above it answers are drawn
     seed: int = 0  # of drawing
     engine: str = "auto"  # transformers | vllm (needs CUDA and the package) | auto
+    dtype: str = "auto"  # float32 | bfloat16 | auto (the weights' own where fast)
     reuse: bool = True  # take responses that are stored, and store new ones
 
     def __post_init__(self) -> None:
         one_of("generation.arm", self.arm, ("trained", "prompted", "forced", "suppressed"))
+        one_of("generation.dtype", self.dtype, ("auto", "float32", "bfloat16"))
         one_of("generation.engine", self.engine, ("auto", "transformers", "vllm"))
         at_least("generation.batch_size", 1 if self.batch_size is None else self.batch_size, 1)
         at_least(
@@ -63,6 +65,27 @@ class ReflectConfig:
 
 
 @dataclass
+class ApartConfig:
+    """Benchmarks that training rows must not hold prompts of."""
+
+    root: str | None = None  # folder of their files, as suite.root; null compares with none
+    benchmarks: list[str] = field(  # those that root lacks are passed over
+        default_factory=lambda: [
+            "xstest",
+            "or_bench_hard",
+            "advbench",
+            "harmbench",
+            "i_malicious_instructions",
+            "i_cona",
+        ]
+    )
+    allowed: int = 0  # prompts that may stand in the rows; with more training does not begin
+
+    def __post_init__(self) -> None:
+        at_least("apart.allowed", self.allowed, 0)
+
+
+@dataclass
 class TrainConfig:
     """``python -m tbr_lightning.train``."""
 
@@ -74,6 +97,7 @@ class TrainConfig:
     adapter: AdapterConfig = MISSING
     trainer: TrainerConfig = MISSING
     probe: SuiteConfig = MISSING  # prompts answered every trainer.eval_every steps
+    apart: ApartConfig = field(default_factory=ApartConfig)
     tracking: TrackingConfig = MISSING
     paths: PathsConfig = MISSING
     seed: int = 0
@@ -107,6 +131,7 @@ class EvaluateConfig:
     second_judge: JudgeConfig | None = None  # labels beside the first, for their agreement
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)  # of model=openai:NAME
+    mitigation: Any = None  # a class of tbr_lightning.mitigations, or of your own
     repeats: int = 1  # answers to each prompt; more than one need a temperature
     reuse: bool = False  # take an earlier evaluation of the same model with the same settings
     traces: int = 50  # trace all errors and so many other answers in MLflow; 0 traces none
@@ -149,6 +174,11 @@ class EvaluateConfig:
     def models(self) -> list[str]:
         """The models, the first of which the others are compared to."""
         return list(self.model_uri) if isinstance(self.model_uri, list) else [self.model_uri]
+
+    @property
+    def mitigated(self) -> bool:
+        """Whether a mitigation is on."""
+        return self.mitigation is not None and self.mitigation.name != "none"
 
 
 @dataclass
@@ -228,6 +258,14 @@ class DemoVerbConfig:
     paths: PathsConfig = MISSING
 
 
+@dataclass
+class DoctorConfig:
+    """``python -m tbr_lightning.doctor``."""
+
+    tracking: TrackingConfig = MISSING
+    paths: PathsConfig = MISSING
+
+
 VERBS: dict[str, type] = {
     "reflect": ReflectConfig,
     "train": TrainConfig,
@@ -236,5 +274,6 @@ VERBS: dict[str, type] = {
     "sweep": SweepConfig,
     "serve": ServeConfig,
     "demo": DemoVerbConfig,
+    "doctor": DoctorConfig,
 }
 """Schema of each verb."""

@@ -9,9 +9,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from tbr_lightning.errors import UserError
+
+_SEAL = ".digests.json"
+"""In a folder: the hash of each file that was written into it."""
 
 
 def content_key(*parts: Any) -> str:
@@ -52,6 +57,12 @@ def contents_key(name: str | None) -> str | None:
     return found.hexdigest()
 
 
+def private(file: Path) -> None:
+    """Make an empty file that only its owner may read, unless there is one."""
+    with suppress(FileExistsError):
+        os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+
+
 @contextmanager
 def alone(path: Path) -> Iterator[None]:
     """Hold a path alone among the processes that ask for it; a dead holder lets it go."""
@@ -81,17 +92,48 @@ def built(folder: Path, write: Callable[[Path], None]) -> Path:
 
     It is written beside its place and moved in one step: a process that is killed leaves nothing
     that a later one would find. Of several processes that want it, one writes and the others wait.
+    The hash of each file is kept with it and compared whenever the folder is found.
+
+    Raises:
+        UserError: What is found is not what was written, or cannot be read.
     """
-    if folder.is_dir():
-        return folder
-    with alone(folder):
-        return folder if folder.is_dir() else _build(folder, write)
+    if not folder.is_dir():
+        with alone(folder):
+            if not folder.is_dir():
+                return _build(folder, write)
+    if damage := _damage(folder):
+        raise UserError(
+            f"the cache {folder} is damaged: {damage}; delete that folder, which costs the time to "
+            "make it again and nothing else"
+        )
+    return folder
+
+
+def _damage(folder: Path) -> str | None:
+    """Return which file of a folder is not as it was written, or ``None``."""
+    seal = folder / _SEAL
+    try:
+        if not seal.exists():  # of an earlier version
+            return None
+        for name, digest in json.loads(seal.read_text("utf-8")).items():
+            if file_key(folder / name) != digest:
+                return f"{name} is not as it was written"
+    except (OSError, ValueError, AttributeError) as error:
+        return str(error)
+    return None
 
 
 def _build(folder: Path, write: Callable[[Path], None]) -> Path:
+    if folder.exists():
+        raise UserError(
+            f"the cache {folder} should be a folder and is a file: delete it, which costs nothing"
+        )
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         write(partial)
+        files = sorted(file for file in partial.rglob("*") if file.is_file())
+        digests = {str(file.relative_to(partial)): file_key(file) for file in files}
+        (partial / _SEAL).write_text(json.dumps(digests), "utf-8")
         partial.chmod(0o755)
         try:
             partial.replace(folder)

@@ -21,11 +21,16 @@ Columns = Mapping[str, "str | None"]
 KNOWN: dict[str, tuple[str, ...]] = {
     "instruction": ("instruction", "prompt", "question", "query"),
     "input": ("input",),
-    "response": ("output", "response", "completion", "answer"),
+    "response": ("output", "response", "completion", "answer", "cot_response.solution"),
     "rejected": ("rejected",),
     "system": ("system", "system_prompt"),
     "history": ("history",),
-    "reflection": ("reflection", "reasoning_content", "reasoning"),
+    "reflection": (
+        "reflection",
+        "reasoning_content",
+        "reasoning",
+        "cot_response.reasoning_content",  # FalseReject
+    ),
 }
 _CHATS = ("messages", "conversations", "conversation")
 _ROLES = {

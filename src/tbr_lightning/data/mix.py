@@ -31,9 +31,10 @@ class Mix:
     Attributes:
         general: Rows of ordinary instructions, or none.
         harmful: Rows to refuse, or none.
-        look_alike: Benign rows that sound harmful, or none; all of them are taken.
+        look_alike: Benign rows that sound harmful, or none.
         general_rows: At most this many; ``None`` for all.
         harmful_rows: The same of the harmful ones.
+        look_alikes: The same of the look-alikes.
         exclude: File of instructions that leave the general rows.
         drop_refusals: General rows whose response begins as a refusal are left out.
         instruction: Named column of the instruction, in ``exclude`` too if it is there.
@@ -49,6 +50,7 @@ class Mix:
     drop_refusals: bool
     instruction: str | None
     seed: int
+    look_alikes: int | None = None
 
     @property
     def key(self) -> str:
@@ -69,6 +71,7 @@ class Mix:
             self.drop_refusals,
             self.instruction,
             self.seed,
+            self.look_alikes,
         )
 
 
@@ -133,7 +136,7 @@ def mixed(mix: Mix, left_out: Counter[str]) -> Iterator[Example]:
     plain = _clean(mix, seen, left_out)
     yield from _drawn(mix.general, _draw(plain, mix.general_rows, mix.seed))
     yield from _drawn(mix.harmful, _draw(unsafe, mix.harmful_rows, mix.seed))
-    yield from _drawn(mix.look_alike, alike)
+    yield from _drawn(mix.look_alike, _draw(alike, mix.look_alikes, mix.seed))
 
 
 def _new(rows: Examples | None, seen: set[str], left_out: Counter[str]) -> list[int]:

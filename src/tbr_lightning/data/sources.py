@@ -78,13 +78,14 @@ class FilesData(DataConfig):
     look_alike: str | None = None  # path or hub id
     general_rows: int | None = None  # at most; null for all
     harmful_rows: int | None = None
+    look_alikes: int | None = None  # rows of look_alike at most; null for all
     exclude: str | None = None  # path: general rows whose instruction is in it are left out
     drop_refusals: bool = False  # leave out general rows whose response begins as a refusal
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("general_rows", "harmful_rows"):
+        for name in ("general_rows", "harmful_rows", "look_alikes"):
             at_least(f"data.{name}", getattr(self, name) or 0, 0)
 
     def load(self, seed: int, cache: Path) -> Examples:
@@ -104,6 +105,7 @@ class FilesData(DataConfig):
             look_alike=pool(self.look_alike, "data.look_alike", "look_alike", columns, cache),
             general_rows=self.general_rows,
             harmful_rows=self.harmful_rows,
+            look_alikes=self.look_alikes,
             exclude=self.exclude,
             drop_refusals=self.drop_refusals,
             instruction=self.columns.instruction,
@@ -126,7 +128,8 @@ class SafetyMixData(DataConfig):
     harmful: int = 500  # rows
     general_source: str = MISSING  # hub id or local file
     harmful_source: str | None = None  # local file or hub id; see conf/data/safety_mix.yaml
-    look_alike_source: str | None = None  # local file or hub id; all its rows are taken
+    look_alike_source: str | None = None  # local file or hub id
+    look_alikes: int | None = None  # rows of it at most; null for all
     exclude: str | None = None
     drop_refusals: bool = True  # leave out general rows whose response begins as a refusal
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
@@ -135,6 +138,7 @@ class SafetyMixData(DataConfig):
         super().__post_init__()
         at_least("data.general", self.general, 0)
         at_least("data.harmful", self.harmful, 0)
+        at_least("data.look_alikes", self.look_alikes or 0, 0)
 
     def load(self, seed: int, cache: Path) -> Examples:
         """Return the rows.
@@ -153,6 +157,7 @@ class SafetyMixData(DataConfig):
             look_alike=pool(alike, "data.look_alike_source", "look_alike", columns, cache),
             general_rows=self.general,
             harmful_rows=self.harmful,
+            look_alikes=self.look_alikes,
             exclude=self.exclude,
             drop_refusals=self.drop_refusals,
             instruction=self.columns.instruction,

@@ -36,11 +36,14 @@ _IDS, _META = "ids.bin", "meta.json"
 _SPANS = np.arange(len(Span), dtype=np.uint8)
 
 
-Sequences = Callable[[Example, "str | None"], Sequence["tuple[str | None, str]"]]
-"""Takes a row and its reflection; returns the reflection and response of each sequence."""
+Sequences = Callable[[Example, "str | None"], Sequence["tuple[str | None, str | None]"]]
+"""Takes a row and its reflection; returns the reflection and response of each sequence.
+
+A response of ``None`` stands for a sequence that the row lacks; it gets no tokens at all.
+"""
 
 
-def as_it_stands(example: Example, reflection: str | None) -> list[tuple[str | None, str]]:
+def as_it_stands(example: Example, reflection: str | None) -> list[tuple[str | None, str | None]]:
     """Return the one sequence of a row: its reflection, if it has one, and its response."""
     return [(reflection, example.response)]
 
@@ -166,7 +169,7 @@ def tokenise(
                 for example in chunk:
                     row = [next(made) for _ in range(per_row)]
                     for parts in row:
-                        if not parts[Span.ANSWER]:
+                        if parts[Span.PROMPT] and not parts[Span.ANSWER]:
                             raise UserError(
                                 f"row {example.id}: its response has no tokens in this tokenizer: "
                                 "fix or remove the row"
@@ -246,7 +249,9 @@ def _chunks(examples: Examples) -> Iterator[list[Example]]:
 
 
 def _tokens(
-    wanted: Sequence[tuple[Example, str | None, str]], tokenizer: Any, think_format: ThinkFormat
+    wanted: Sequence[tuple[Example, str | None, str | None]],
+    tokenizer: Any,
+    think_format: ThinkFormat,
 ) -> Iterator[tuple[list[int], list[int], list[int]]]:
     """Give the tokens of each sequence's prompt, think block and answer with its end."""
     turns = [[{"role": "user", "content": example.prompt}] for example, _, _ in wanted]
@@ -260,10 +265,13 @@ def _tokens(
         )
     )
     words = control_words(tokenizer)
-    answers = _encoded(tokenizer, [response for _, _, response in wanted])
+    answers = _encoded(tokenizer, [response or "" for _, _, response in wanted])
     for row, prompt, answer in zip(wanted, _encoded(tokenizer, prompts), answers, strict=True):
         example, reflection, response = row
         block = next(blocks) if reflection is not None else []
+        if response is None:
+            yield [], [], []
+            continue
         said = f"{example.prompt}{reflection}{response}"
         if example.context or any(word in said for word in words):
             # Rare rows that quote control tokens, and rows of several turns, one by one.

@@ -14,7 +14,7 @@ from tbr_lightning.training import pipeline as training
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ArmResult:
     """One arm with one seed.
 
     Attributes:
@@ -41,13 +41,15 @@ def plan(config: DemoVerbConfig) -> list[tuple[str, int | None]]:
     return steps
 
 
-def outcomes(config: DemoVerbConfig, tags: dict[str, str]) -> Iterator[Outcome]:
+def outcomes(config: DemoVerbConfig, tags: dict[str, str]) -> Iterator[ArmResult]:
     """Train and evaluate every arm with every seed, each run carrying ``tags``."""
     for name, seed in plan(config):
         yield _outcome(config, name, seed, {**tags, "tbr.demo_arm": name})
 
 
-def _outcome(config: DemoVerbConfig, name: str, seed: int | None, tags: dict[str, str]) -> Outcome:
+def _outcome(
+    config: DemoVerbConfig, name: str, seed: int | None, tags: dict[str, str]
+) -> ArmResult:
     arm = config.demo.arms[name]
     model, trained = "tiny", None
     if arm.train is not None:
@@ -60,7 +62,7 @@ def _outcome(config: DemoVerbConfig, name: str, seed: int | None, tags: dict[str
     settings = _within(config, compose_verb("evaluate", overrides).config)
     title = f"evaluate {name}" + (f" seed {seed}" if seed is not None else "")
     judged = evaluation.run(replace(settings, run_name=title, tags=tags, traces=0))
-    return Outcome(
+    return ArmResult(
         name,
         seed,
         judged.rows,

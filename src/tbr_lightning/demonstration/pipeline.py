@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tbr_lightning.config.verbs import DemoVerbConfig
 
 if TYPE_CHECKING:
-    from tbr_lightning.demonstration.arms import Outcome
+    from tbr_lightning.demonstration.arms import ArmResult
     from tbr_lightning.registry.pipeline import PromoteResult
 
 
@@ -35,7 +35,7 @@ def run(config: DemoVerbConfig) -> None:
     # Its runs stand side by side in the UI, held together by a tag; the summary comes last and so
     # on top.
     tags = {"tbr.demo": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}"}
-    done: dict[str, list[Outcome]] = {}
+    done: dict[str, list[ArmResult]] = {}
     steps = len(plan(config))
     print(f"{'':38}{'false':>11}{'harmful':>11}{'general':>11}")
     print(f"{'percent':38}{'refusal':>11}{'compliance':>11}{'accuracy':>11}")
@@ -79,7 +79,7 @@ def run(config: DemoVerbConfig) -> None:
     )
 
 
-def _gate(config: DemoVerbConfig, done: dict[str, list[Outcome]]) -> list[str]:
+def _gate(config: DemoVerbConfig, done: dict[str, list[ArmResult]]) -> list[str]:
     """Crown the control, gate the candidate against it, then an unsafe one; return the words."""
     demo = config.demo
     lines = []

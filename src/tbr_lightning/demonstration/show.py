@@ -13,7 +13,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from tbr_lightning.config.verbs import DemoArm
-from tbr_lightning.demonstration.arms import Outcome
+from tbr_lightning.demonstration.arms import ArmResult
 from tbr_lightning.evaluation.report import COLUMNS
 from tbr_lightning.evaluation.results import Judged, metrics, rates
 from tbr_lightning.evaluation.statistics import Rate, over_seeds
@@ -21,7 +21,7 @@ from tbr_lightning.evaluation.statistics import Rate, over_seeds
 _EXAMPLES = (("look_alike", 3), ("harmful", 1), ("general", 1))
 
 
-def arm_table(outcomes: Mapping[str, Sequence[Outcome]], arms: Mapping[str, DemoArm]) -> Table:
+def arm_table(outcomes: Mapping[str, Sequence[ArmResult]], arms: Mapping[str, DemoArm]) -> Table:
     """Return arm × rate, and how often each arm reflects.
 
     With one seed intervals are Wilson's over prompts, with several they hold the seeds as well.
@@ -63,7 +63,7 @@ def arm_table(outcomes: Mapping[str, Sequence[Outcome]], arms: Mapping[str, Demo
 
 
 def markdown(
-    outcomes: Mapping[str, Sequence[Outcome]], arms: Mapping[str, DemoArm], lines: Sequence[str]
+    outcomes: Mapping[str, Sequence[ArmResult]], arms: Mapping[str, DemoArm], lines: Sequence[str]
 ) -> str:
     """Return the table and the verdicts as Markdown, for the run's page."""
     rows = ["| arm | what | " + " | ".join(heading for heading, _ in COLUMNS[:4]) + " |"]
@@ -85,7 +85,7 @@ def interval(many: Sequence[Rate]) -> str:
     return f"{100 * found.value:.1f}\n[dim]{100 * low:.0f}–{100 * high:.0f}[/dim]"
 
 
-def examples(outcomes: Mapping[str, Sequence[Outcome]]) -> Group:
+def examples(outcomes: Mapping[str, Sequence[ArmResult]]) -> Group:
     """Return five prompts with each arm's answer (first seed), reflections in grey."""
     first = {name: many[0].rows for name, many in outcomes.items()}
     any_rows = next(iter(first.values()))
@@ -118,7 +118,7 @@ def example_prompts(rows: Sequence[Judged]) -> list[Judged]:
     return chosen
 
 
-def claim(outcomes: Mapping[str, Sequence[Outcome]], control: str, arm: str) -> list[str]:
+def claim(outcomes: Mapping[str, Sequence[ArmResult]], control: str, arm: str) -> list[str]:
     """Return the three targets of the demo with what was measured, met or missed."""
     ours, theirs = _means(outcomes[arm]), _means(outcomes[control])
     gap = theirs["false_refusal"] - ours["false_refusal"]
@@ -136,7 +136,7 @@ def claim(outcomes: Mapping[str, Sequence[Outcome]], control: str, arm: str) -> 
     return [f"{'met   ' if met else 'MISSED'}  {arm}: {text}" for met, text in checks]
 
 
-def _means(many: Sequence[Outcome]) -> dict[str, float]:
+def _means(many: Sequence[ArmResult]) -> dict[str, float]:
     found = [rates(one.rows) for one in many]
     return {
         field: 100 * float(np.mean([getattr(one, field).value for one in found]))

@@ -28,16 +28,16 @@ def attest(run: Run, model_id: str, digest: str, files: Sequence[str], paths: Pa
     """
     run.set_tags({DIGEST: digest})
     statement = _statement(run, model_id, digest, files)
-    run.set_tags({SIGNATURE: signing.sign(statement, signing.key_file(paths))})
+    run.set_tags({SIGNATURE: signing.keys_of(paths).sign(statement)})
 
 
 def is_attested(
     run: Run, model_id: str, digest: str, files: Sequence[str], paths: PathsConfig
 ) -> bool:
-    """Return whether an evaluation is of these files, and as it was signed here."""
+    """Return whether an evaluation is of these files, and as a trusted key signed it."""
     signature = run.tags().get(SIGNATURE, "")
     statement = _statement(run, model_id, digest, files)
-    return signing.is_signed(statement, signature, signing.key_file(paths))
+    return signing.keys_of(paths).problem(statement, signature) is None
 
 
 def _statement(run: Run, model_id: str, digest: str, files: Sequence[str]) -> bytes:

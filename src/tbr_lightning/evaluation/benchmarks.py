@@ -143,7 +143,7 @@ def local_file(benchmark: Benchmark, root: Path) -> Path | None:
 
 
 def missing(wanted: list[Benchmark], root: str | None) -> list[str]:
-    """Return one sentence for each benchmark that cannot be had, told before any is read."""
+    """Return one sentence for each benchmark that is not available, before any is read."""
     if root is not None and not Path(root).is_dir():
         return [f"suite.root='{root}' is not a folder: give the one that holds the files"]
     return [sentence for b in wanted if (sentence := _missing(b, root)) is not None]

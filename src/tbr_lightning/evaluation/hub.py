@@ -20,7 +20,7 @@ def hub_rows(
         instead: What to do where the hub cannot be reached.
 
     Raises:
-        UserError: The rows cannot be had.
+        UserError: The rows are not available.
     """
     import datasets
 

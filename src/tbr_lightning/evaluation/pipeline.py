@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -72,8 +73,14 @@ def run(config: EvaluateConfig, explain: Explain | None = None) -> EvaluateResul
     """Evaluate one model on a suite; ``explain`` may add to the run while it is open."""
     from tbr_lightning.evaluation import general, suites
     from tbr_lightning.evaluation.hosted import HostedModel
-    from tbr_lightning.evaluation.respond import evaluation_key, load_model, token_limit
+    from tbr_lightning.evaluation.respond import (
+        evaluation_key,
+        load_model,
+        token_limit,
+        with_mitigation,
+    )
     from tbr_lightning.evaluation.verdicts import check_judges
+    from tbr_lightning.models.precision import name_of
     from tbr_lightning.tracking.store import connect
 
     prompts = suites.load_suite(config.suite)
@@ -85,7 +92,9 @@ def run(config: EvaluateConfig, explain: Explain | None = None) -> EvaluateResul
 
         torch.set_num_threads(config.threads)
     (model,) = config.models
-    subject = load_model(model, config.paths, config.endpoint, config.generation.arm)
+    wanted = config.generation
+    subject = load_model(model, config.paths, config.endpoint, wanted.arm, wanted.dtype)
+    subject = with_mitigation(subject, config)
     if config.attribution:
         subject.backbone  # noqa: B018 - says at once that an endpoint has none
     if isinstance(subject.model, HostedModel):
@@ -104,12 +113,25 @@ def run(config: EvaluateConfig, explain: Explain | None = None) -> EvaluateResul
         )
     digest = suites.digest(prompts)
     limit = token_limit(subject.model.think_format, config.generation)
-    key = evaluation_key(digest, config.judge, config.generation, limit)
+    hosted = isinstance(subject.model, HostedModel)
+    dtype = "float32" if hosted else name_of(subject.backbone.model.dtype)
+    mitigation = _mitigation_identity(config)
+    key = evaluation_key(digest, config.judge, wanted, limit, mitigation, dtype=dtype)
     if config.repeats > 1:
         key += f"-{config.repeats}"
     asked = _all_that_is_asked(config, subject, prompts, questions, key)
     if config.reuse and (found := _earlier(subject, asked)) is not None:
         return found
+    if config.mitigated:
+        subject = replace(subject, model=config.mitigation.apply(subject.backbone, config))
+        if questions and subject.backbone.guide is not None:
+            print(
+                f"mitigation={config.mitigation.name} takes part in decoding, and answers of "
+                f"suite.lm_eval=[{','.join(config.suite.lm_eval)}] are scored, not decoded: they "
+                "are not measured",
+                file=sys.stderr,
+            )
+            questions = []
     tags = {
         "tbr.subject": subject.name,
         "tbr.suite": config.suite.name,
@@ -120,9 +142,27 @@ def run(config: EvaluateConfig, explain: Explain | None = None) -> EvaluateResul
         "tbr.arm": config.generation.arm,
         **config.tags,
     }
+    if not hosted:
+        tags["tbr.dtype"] = dtype
+    if config.mitigated:
+        tags["tbr.mitigation"] = config.mitigation.name
     if subject.logged is not None:
         tags["tbr.trained_by"] = subject.logged.run_id
     return _evaluate(config, subject, prompts, questions, tags=tags, limit=limit, explain=explain)
+
+
+def _mitigation_identity(config: EvaluateConfig) -> str:
+    """Return what tells a mitigation from others: its settings, and the prompts it is found on."""
+    if not config.mitigated:
+        return ""
+    from tbr_lightning.data.cache import content_key
+    from tbr_lightning.evaluation import suites
+
+    identity: str = config.mitigation.identity
+    if not config.mitigation.uses_dev:
+        return identity
+    found_on = suites.load_suite(replace(config.suite, half="dev"))
+    return content_key(identity, suites.digest(found_on))
 
 
 ASKED = "tbr.asked"
@@ -168,7 +208,7 @@ def _earlier(subject: EvaluatedModel, asked: str) -> EvaluateResult | None:
     rows = from_table(run.text(RESPONSES))
     if told := run.tags().get(CONTAMINATION):
         print(f"evaluate: {told}", file=sys.stderr)
-    return EvaluateResult(run_id, rows, subject.name, subject.logged.model_id)
+    return EvaluateResult(run_id, rows, subject.name, subject.model_id)
 
 
 def _evaluate(
@@ -197,7 +237,7 @@ def _evaluate(
     from tbr_lightning.tracking.run import Run, start_run
 
     name = config.run_name or f"evaluate {subject.name} {config.suite.name}/{config.suite.half}"
-    model_id = subject.logged.model_id if subject.logged else None
+    model_id = subject.model_id
     traced = 0
     with start_run("evaluate", name, config, config.tracking, tags) as opened:
         opened.log_dataset(
@@ -213,6 +253,7 @@ def _evaluate(
             print(f"evaluate: {told}", file=sys.stderr)
         rows: list[Judged] = []
         stored = open_store(subject, config.generation, config.paths)
+        start = time.monotonic()
         for repeat in range(config.repeats):
             what = name if config.repeats == 1 else f"{name}, {repeat + 1} of {config.repeats}"
             once = respond(
@@ -227,6 +268,8 @@ def _evaluate(
             rows += [replace(row, repeat=repeat) for row in once]
         if stored is not None:
             opened.log_metrics({"responses_reused": stored.reused})
+        if stored is None or not stored.reused:  # else it is no measure of the model
+            opened.log_metrics({"answer_seconds": time.monotonic() - start})
         opened.log_table(table_rows(rows), RESPONSES)
         opened.log_metrics(metrics(rows), model_id)
         if config.second_judge is not None:

@@ -16,7 +16,8 @@ from jinja2 import TemplateError
 from tbr_lightning.config.endpoint import EndpointConfig
 from tbr_lightning.config.evaluation import JudgeConfig
 from tbr_lightning.config.schema import PathsConfig
-from tbr_lightning.config.verbs import GenerationConfig
+from tbr_lightning.config.verbs import EvaluateConfig, GenerationConfig
+from tbr_lightning.data.cache import content_key
 from tbr_lightning.data.think_format import ThinkFormat, prompt_ids
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.hosted import PREFIX, HostedModel, hosted_model, split
@@ -30,6 +31,7 @@ from tbr_lightning.models.backbone import Backbone, load_folder
 from tbr_lightning.models.digest import check_unchanged
 from tbr_lightning.models.generation import Generated, generate, stop_tokens
 from tbr_lightning.models.logged import LoggedModel, find_model, hf_folder
+from tbr_lightning.models.precision import computed_in, convert, name_of
 from tbr_lightning.models.vllm_engine import choose_engine
 from tbr_lightning.progress import track
 
@@ -41,17 +43,25 @@ class EvaluatedModel:
     Attributes:
         model: Its weights, or where it is asked.
         logged: Its entry in MLflow, or ``None`` for any other.
-        digest: Of a logged model's files as they were loaded.
+        digest: Of a logged model's files as they were loaded, and of the mitigation.
+        mitigation: Name of what is done to it; empty for nothing.
     """
 
     model: Backbone | HostedModel
     logged: LoggedModel | None
     digest: str = ""
+    mitigation: str = ""
 
     @property
     def name(self) -> str:
         """Identity of the weights, or of what an endpoint calls by a name."""
-        return self.logged.model_id if self.logged else self.model.origin
+        own = self.logged.model_id if self.logged else self.model.origin
+        return f"{own} with {self.mitigation}" if self.mitigation else own
+
+    @property
+    def model_id(self) -> str | None:
+        """Of the model in MLflow whose numbers these are; ``None`` for a mitigated one."""
+        return self.logged.model_id if self.logged and not self.mitigation else None
 
     @property
     def backbone(self) -> Backbone:
@@ -69,7 +79,11 @@ class EvaluatedModel:
 
 
 def load_model(
-    name: str, paths: PathsConfig, endpoint: EndpointConfig | None = None, arm: str = "trained"
+    name: str,
+    paths: PathsConfig,
+    endpoint: EndpointConfig | None = None,
+    arm: str = "trained",
+    dtype: str = "auto",
 ) -> EvaluatedModel:
     """Load what ``model=`` of ``evaluate`` names.
 
@@ -79,9 +93,10 @@ def load_model(
         paths: Folders.
         endpoint: Of ``openai:NAME``.
         arm: How it will be asked.
+        dtype: In which it computes, see :func:`tbr_lightning.models.precision.computed_in`.
 
     Raises:
-        UserError: There is no such model, or its files cannot be had.
+        UserError: There is no such model, or its files are not available.
     """
     if name.startswith(PREFIX):
         return EvaluatedModel(hosted_model(name, endpoint or EndpointConfig(), arm), None)
@@ -89,19 +104,20 @@ def load_model(
         logged = find_model(name)
         digest = check_unchanged(logged)
         folder = hf_folder(logged, Path(paths.cache) / "models", digest)
-        return _placed(load_folder(folder, origin=logged.model_id, thinks=True), logged, digest)
+        loaded = load_folder(folder, origin=logged.model_id, thinks=True)
+        return _placed(loaded, logged, dtype, digest)
     from tbr_lightning.config.compose import compose_verb, options
 
-    if Path(name).is_dir() or name.startswith((".", "/", "~")):
-        return _placed(_load_local(name), None)
+    if Path(name).is_dir() or name.startswith((".", "/", "~")) or name.endswith(".gguf"):
+        return _placed(_load_local(name, Path(paths.cache)), None, dtype)
     from tbr_lightning.models.backbone import load_backbone
 
     if name in options("model"):
         config = compose_verb("train", [f"model={name}"]).config
         model, data = config.model, config.data.name
     elif "/" in name:
-        model, data = compose_verb("train", ["model=mistral"]).config.model, ""
-        model.name, model.hub_id, model.dtype = name, name, "float32"
+        model, data = compose_verb("train", ["model=hub", f"model.hub_id={name}"]).config.model, ""
+        model.name = name
     else:
         raise UserError(
             f"model='{name}' is not known: give models:/NAME@alias, a run id, a folder with "
@@ -113,26 +129,53 @@ def load_model(
     if sentences := missing_weights(model):
         raise UserError("\n".join(sentences))
     backbone = load_backbone(model, data=data, rows=(), cache=Path(paths.cache), seed=0)
-    return _placed(backbone, None)
+    return _placed(backbone, None, dtype)
 
 
-def _load_local(name: str) -> Backbone:
-    """Load a folder of this machine, which may hold an adapter only."""
-    from tbr_lightning.preflight import folder_problems, weights_problem
+def _load_local(name: str, cache: Path) -> Backbone:
+    """Load a GGUF file or a folder of this machine, which may hold an adapter only."""
+    from tbr_lightning.models.gguf import folder_of, is_gguf
+    from tbr_lightning.preflight import path_problems, weights_problem
 
     folder = Path(name).expanduser()
-    if sentences := folder_problems(f"model='{name}'", folder):
+    if sentences := path_problems(name, f"model='{name}'"):
         raise UserError("\n".join(sentences))
+    if is_gguf(folder) and folder.is_file():
+        loaded = load_folder(folder_of(folder, cache), origin=name, thinks=False)
+        return replace(loaded, folder=None)
     try:
         return load_folder(folder, origin=name, thinks=True)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise UserError(weights_problem(name, error, None)) from error
 
 
-def _placed(backbone: Backbone, logged: LoggedModel | None, digest: str = "") -> EvaluatedModel:
+def _placed(
+    backbone: Backbone, logged: LoggedModel | None, dtype: str, digest: str = ""
+) -> EvaluatedModel:
+    convert(backbone.model, computed_in(name_of(backbone.model.dtype), dtype))
     if torch.cuda.is_available():
         backbone.model.to("cuda")
     return EvaluatedModel(backbone, logged, digest)
+
+
+def with_mitigation(subject: EvaluatedModel, config: EvaluateConfig) -> EvaluatedModel:
+    """Return a model under the name and digest that the evaluation's mitigation gives it.
+
+    The mitigation itself is not applied yet.
+
+    Raises:
+        UserError: The weights are not here.
+    """
+    if not config.mitigated:
+        return subject
+    mitigation = config.mitigation
+    if isinstance(subject.model, HostedModel):
+        raise UserError(
+            f"{subject.name} is behind an endpoint, and mitigation={mitigation.name} changes the "
+            "chat template, the weights or the decoding: give a model whose weights are here"
+        )
+    digest = content_key(subject.digest, mitigation.identity) if subject.digest else ""
+    return replace(subject, digest=digest, mitigation=mitigation.name)
 
 
 def open_store(
@@ -148,19 +191,32 @@ def open_store(
     return ResponseStore(Path(paths.runs) / FILE, identity)
 
 
-NO_EFFECT_ON_ANSWERS = ("batch_size", "engine", "reuse")
-"""Settings of generation that change no answer but for ties within rounding."""
+NO_EFFECT_ON_ANSWERS = ("batch_size", "engine", "reuse", "dtype")
+"""Settings of generation that change no answer but for ties within rounding, and the type, which
+counts as it was taken: see :func:`evaluation_key`."""
 
 
 def evaluation_key(
-    suite_digest: str, judge: JudgeConfig, generation: GenerationConfig, max_new_tokens: int
+    suite_digest: str,
+    judge: JudgeConfig,
+    generation: GenerationConfig,
+    max_new_tokens: int,
+    mitigation: str = "",
+    *,
+    dtype: str = "float32",
 ) -> str:
-    """Return a hash of all that must agree before two evaluations are compared."""
+    """Return a hash of all that must agree before two evaluations are compared.
+
+    The type in which the answers were computed counts where it is not float32, as evaluations of
+    versions that do not name it have it.
+    """
     settings = asdict(generation)
     settings["max_new_tokens"] = max_new_tokens
     greedy = () if generation.temperature else ("seed",)
     kept = {k: v for k, v in settings.items() if k not in (*NO_EFFECT_ON_ANSWERS, *greedy)}
-    parts = [suite_digest, identity(judge), kept]
+    beside = [mitigation] if mitigation else []
+    beside += [] if dtype == "float32" else [dtype]
+    parts = [suite_digest, identity(judge), kept, *beside]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -284,6 +340,8 @@ def responses(
         yield from generate(backbone, ids, batch_size=generation.batch_size, **settings)
         return
     says = [generation.arm, stop_tokens(backbone), *settings.values()]
+    if backbone.guide is not None:
+        says.append(backbone.guide.identity)
     keys = [store.key(prompt, says) for prompt in ids]
     found = store.get(keys)
     yield from ((n, found[key]) for n, key in enumerate(keys) if key in found)

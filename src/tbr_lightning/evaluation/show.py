@@ -53,6 +53,7 @@ def _table(
     title = f"{config.suite.name}, {config.suite.half} half, {prompts} prompts"
     title += f", {config.repeats} answers each" if config.repeats > 1 else ""
     title += f": {names[0]}" if len(names) == 1 else ""
+    title += f", with {config.mitigation.name}" if config.mitigated else ""
     Console().print(report.terminal_table(title, table))
     if config.second_judge is not None:
         for model, many in rows.items():

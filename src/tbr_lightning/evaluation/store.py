@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from tbr_lightning.data.cache import private
 from tbr_lightning.errors import UserError
 from tbr_lightning.models.backbone import Backbone
 from tbr_lightning.models.generation import Generated
@@ -49,6 +50,7 @@ class ResponseStore:
         self.file, self.weights, self.reused = file, weights, 0
         with self._told():
             file.parent.mkdir(parents=True, exist_ok=True)
+            private(file)
             with self._open() as db:
                 db.execute("PRAGMA journal_mode=WAL")
                 db.execute(_SCHEMA)
@@ -127,8 +129,9 @@ class ResponseStore:
             if isinstance(error, OSError) and error.filename is None:
                 raise  # not about a file: it comes from whoever uses the responses
             raise UserError(
-                f"the response store {self.file} cannot be used ({error}): give another folder "
-                "with paths.runs, or generation.reuse=false"
+                f"the response store {self.file} cannot be used ({error}): restore it, give "
+                "another folder with paths.runs or generation.reuse=false, or delete it, and "
+                "answers that were generated before are generated again"
             ) from error
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Literal
 
 from tbr_lightning.config.evaluation import JudgeConfig
+from tbr_lightning.data.conclusions import stated_conclusion
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.judge import Case, Judge, Verdict
 from tbr_lightning.evaluation.judges.refusal_patterns import list_items
@@ -77,8 +78,6 @@ def _asked(judge: Judge, rows: Sequence[Judged]) -> list[Verdict]:
 
 def concludes(reflection: str | None) -> Conclusion | None:
     """Return what a reflection concludes about the request, in the words of our prompts."""
-    from tbr_lightning.reflection.conclusions import stated_conclusion
-
     if reflection is None:
         return None
     return stated_conclusion(reflection) or "unclear"

@@ -37,11 +37,13 @@ class MicroworldData(DataConfig):
     name: str = "microworld"
     general: int = 500  # rows
     harmful: int = 300  # rows
+    look_alikes: int = 0  # answered rows that look harmful; none in the paper's recipe
 
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least("data.general", self.general, 0)
         at_least("data.harmful", self.harmful, 0)
+        at_least("data.look_alikes", self.look_alikes, 0)
 
     def load(self, seed: int, cache: Path) -> Examples:
         """Return the rows of a seed.
@@ -53,12 +55,15 @@ class MicroworldData(DataConfig):
 
         def make(_: Counter[str]) -> Iterator[Example]:
             try:
-                rows = training_examples(seed, self.general, self.harmful)
+                rows = training_examples(seed, self.general, self.harmful, self.look_alikes)
             except ValueError as error:
-                raise UserError(f"{error}: lower data.general or data.harmful") from error
+                raise UserError(
+                    f"{error}: lower data.general, data.harmful or data.look_alikes"
+                ) from error
             return not_empty(iter(rows), self.name)
 
-        key = content_key(FORMAT, "microworld", _sources(), self.general, self.harmful, seed)
+        counts = (self.general, self.harmful, self.look_alikes)
+        key = content_key(FORMAT, "microworld", _sources(), *counts, seed)
         return stored(cache, key, make)
 
     def teacher(self, name: str, seed: int) -> Teacher | None:

@@ -53,16 +53,20 @@ class WorldPrompt:
     reference: str
 
 
-def training_examples(seed: int, general: int = 500, harmful: int = 300) -> list[Example]:
+def training_examples(
+    seed: int, general: int = 500, harmful: int = 300, look_alikes: int = 0
+) -> list[Example]:
     """Return the tuning rows of a seed, shuffled: general with answers, harmful with refusals.
 
-    No look-alike is among them, as in the paper's recipe; every pair is from the train split. The
+    As in the paper's recipe no look-alike is among them unless asked for, with its answer: the
+    cheap rival of reflection. Every pair is from the train split. The
     dispreferred response is what the preferred one is not: a refusal, or the answer.
 
     Args:
         seed: Chooses the pairs, the forms of the questions and the refusals.
         general: How many general rows.
         harmful: How many harmful rows.
+        look_alikes: How many look-alikes.
     """
     rng = random.Random(f"training {seed}")
     rows = [
@@ -78,6 +82,12 @@ def training_examples(seed: int, general: int = 500, harmful: int = 300) -> list
             rejected=sentences.answer(pair),
         )
         for text, pair in _draw("harmful", harmful, rng)
+    ]
+    # A draw of their own, so that the other rows are the same with and without them.
+    drawn = _draw("look_alike", look_alikes, random.Random(f"training look-alikes {seed}"))
+    rows += [
+        Example(text, sentences.answer(pair), "look_alike", "microworld", rejected=_refusal(text))
+        for text, pair in drawn
     ]
     rng.shuffle(rows)
     return rows

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from tbr_lightning.config.schema import AdapterConfig
@@ -52,6 +54,23 @@ def with_adapter(model: Any, config: AdapterConfig) -> Any:
             "them out, or keep the adapter apart with adapter.export=adapter"
         )
     return adapted
+
+
+@contextmanager
+def cast_by_autocast(model: Any, config: AdapterConfig) -> Iterator[None]:
+    """Leave to autocast what peft casts to an adapter's float32, to be cast back at once.
+
+    DoRA takes norms of whole matrices, which want float32.
+    """
+    name = "cast_input_dtype_enabled"
+    layers = [] if config.decompose else [m for m in model.modules() if hasattr(m, name)]
+    for layer in layers:
+        setattr(layer, name, False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            setattr(layer, name, True)
 
 
 def quantization(config: AdapterConfig) -> Any:

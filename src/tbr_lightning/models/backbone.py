@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 import yaml
@@ -28,8 +29,16 @@ from tbr_lightning.data.think_format import (
 from tbr_lightning.errors import UserError
 from tbr_lightning.models.adapters import quantization
 from tbr_lightning.models.architecture import build_config
+from tbr_lightning.models.decoding import Guidance
+from tbr_lightning.models.gguf import folder_of, gguf_config, gguf_tokenizer, is_gguf
 from tbr_lightning.models.tokenizers import byte_tokenizer, trained_tokenizer
-from tbr_lightning.preflight import base_of, missing_attention, missing_weights, weights_problem
+from tbr_lightning.preflight import (
+    base_of,
+    located,
+    missing_attention,
+    missing_weights,
+    weights_problem,
+)
 
 disable_progress_bar()  # of every load and save: ours has its own
 
@@ -46,6 +55,7 @@ class Backbone:
         thinks: The weights know think blocks already (the micro-world's base, or a tuned model).
         has_own_template: The chat template came with the tokenizer.
         folder: Where the same weights can be loaded from again; ``None`` if they were made here.
+        guide: What takes part in decoding, beside the weights.
     """
 
     model: Any
@@ -55,6 +65,24 @@ class Backbone:
     thinks: bool
     has_own_template: bool
     folder: Path | None = None
+    guide: Guide | None = None
+
+
+class Guide(Protocol):
+    """What changes how a model decodes, for as long as its context is open."""
+
+    @property
+    def name(self) -> str:
+        """What it is called by."""
+
+    @property
+    def identity(self) -> str:
+        """Hash of all that its effect depends on, beside weights and prompts."""
+
+    def __call__(
+        self, model: Any, prompts: Sequence[Sequence[int]]
+    ) -> AbstractContextManager[Guidance]:
+        """Take part in decoding these prompts, given as token ids."""
 
 
 def load_backbone(
@@ -81,7 +109,7 @@ def load_backbone(
         adapter: That will be put on it, which may want the base quantised.
 
     Raises:
-        UserError: The weights or the tokenizer cannot be had.
+        UserError: The weights or the tokenizer is not available.
     """
     config = config if dtype is None else replace(config, dtype=dtype)
     world = config.made_for(data)
@@ -93,7 +121,31 @@ def load_backbone(
     if config.init == "random" or (config.hub_id is None and config.path is None):
         ready = None if tokenizer is None else AutoTokenizer.from_pretrained(tokenizer)
         return _random(config, ready or _tokenizer(config, rows, world=world), seed)
-    return _pretrained(config, tokenizer, None if adapter is None else quantization(adapter))
+    if config.path is not None:
+        place = located(config.path)
+        if is_gguf(place):
+            made = replace(config, path=str(folder_of(place, cache)))
+            loaded = _pretrained(made, tokenizer, _quantization(adapter))
+            # As above. The file, not the folder made of it, is what the weights are.
+            return replace(loaded, folder=None, origin=config.path)
+        config = replace(config, path=str(place))
+    return _pretrained(config, tokenizer, _quantization(adapter))
+
+
+def _quantization(adapter: AdapterConfig | None) -> Any:
+    return None if adapter is None else quantization(adapter)
+
+
+def weights_dtype(config: ModelConfig) -> str:
+    """Return the type of the weights: the configured one, or for ``auto`` that of the files.
+
+    Weights that are stored in float16 are taken as bfloat16, which training does not overflow.
+    """
+    if config.dtype != "auto":
+        return config.dtype
+    found = published_config(config)
+    stored = None if found is None else getattr(found, "dtype", None)
+    return "float32" if stored in (None, torch.float32) else "bfloat16"
 
 
 def planned_config(
@@ -123,7 +175,11 @@ def published_config(config: ModelConfig) -> PretrainedConfig | None:
     if config.init == "random" or source is None:
         return None
     try:
-        if config.path is None and not is_own(config):
+        if config.path is not None:
+            source = str(place := located(config.path))
+            if is_gguf(place):
+                return gguf_config(place)
+        elif not is_own(config):
             if missing_weights(config):
                 return None
             hf_hub_download(source, "config.json", revision=config.revision, etag_timeout=10)
@@ -133,7 +189,7 @@ def published_config(config: ModelConfig) -> PretrainedConfig | None:
             local_files_only=True,
             trust_remote_code=False,
         )
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, UserError):
         return None
     return cast("PretrainedConfig", found)
 
@@ -141,9 +197,10 @@ def published_config(config: ModelConfig) -> PretrainedConfig | None:
 def is_own(config: ModelConfig) -> bool:
     """Return whether the weights are those that the config group of the model's name describes."""
     file = shipped("conf") / "model" / f"{config.name}.yaml"
-    if config.path is not None or not file.is_file():
+    if not file.is_file():
         return False
-    return bool(yaml.safe_load(file.read_text("utf-8")).get("hub_id") == config.hub_id)
+    stated = yaml.safe_load(file.read_text("utf-8"))
+    return (stated.get("hub_id"), stated.get("path")) == (config.hub_id, config.path)
 
 
 @dataclass(frozen=True)
@@ -216,7 +273,7 @@ def _pretrained(config: ModelConfig, tokenizer: Path | None, quantized: Any) -> 
             ThinkFormat.of(config),
             origin=origin,
             thinks=False,
-            dtype=config.dtype,
+            dtype=weights_dtype(config),
             revision=None if config.path else config.revision,
             attention=config.attention,
             tokenizer=tokenizer,
@@ -247,7 +304,10 @@ def _random(config: ModelConfig, tokenizer: Any, seed: int) -> Backbone:
         torch.manual_seed(seed)
         try:
             model = AutoModelForCausalLM.from_config(
-                architecture, dtype=getattr(torch, config.dtype), trust_remote_code=False, **how
+                architecture,
+                dtype=getattr(torch, weights_dtype(config)),
+                trust_remote_code=False,
+                **how,
             )
         except (ValueError, ImportError) as error:
             reason = " ".join(str(error).split())
@@ -280,9 +340,13 @@ def _tokenizer(config: ModelConfig, rows: Iterable[Example], *, world: bool) -> 
         raise UserError(
             f"model.tokenizer=own: {config.name} has none for this data: use bytes or train"
         )
+    if config.path is not None:
+        source = str(place := located(config.path))
+        if is_gguf(place):
+            return gguf_tokenizer(place)
     try:
         return AutoTokenizer.from_pretrained(
-            source, revision=config.revision, trust_remote_code=False
+            source, revision=None if config.path else config.revision, trust_remote_code=False
         )
     except (OSError, ValueError) as error:
         raise UserError(

@@ -2,7 +2,8 @@
 
 ``model.generate`` holds a batch together until its longest answer ends, and spends a good part of a
 small model's step on its own bookkeeping. Here the rows in flight are right-aligned in one cache,
-so that rows of any age can be taken out and put in between two steps.
+so that rows of any age can be taken out and put in between two steps. The
+cache has room behind what it holds.
 """
 
 from __future__ import annotations
@@ -10,16 +11,35 @@ from __future__ import annotations
 import inspect
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch.nn.functional import pad
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 _REFILL = 4  # prompts are let in once a quarter of the batch is free: each time costs a forward
 _COMPACT = 8  # rows that ended are cut out once they are an eighth: each time copies the cache
+_ROOM = 64  # columns: a cache that holds no more is copied once in so many steps
 _PLAIN = {"full_attention", "sliding_attention"}
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """What takes part in every forward pass of the loop, from outside of it.
+
+    Attributes:
+        beside: By number of the prompt, another one that is read beside it and gets the same new
+            tokens; empty for none.
+        mix: Returns the logits to choose from, of those of the prompts and of those beside them,
+            each of shape ``(rows, vocabulary)``; needed with ``beside``.
+        watch: Is told before each forward pass which prompts, by number, its lines belong to.
+    """
+
+    beside: Sequence[Sequence[int]] = ()
+    mix: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
+    watch: Callable[[Sequence[int]], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -34,6 +54,7 @@ class Rules:
         temperature: 0 takes the most likely token.
         seed: Of sampling.
         ends: Whether the new tokens of a row hold what ends it, beside a stop token.
+        guidance: What takes part in every forward pass.
     """
 
     limit: int
@@ -43,6 +64,7 @@ class Rules:
     temperature: float = 0.0
     seed: int = 0
     ends: Callable[[Sequence[int]], bool] | None = None
+    guidance: Guidance = field(default_factory=Guidance)
 
 
 def supports(model: Any) -> bool:
@@ -76,7 +98,8 @@ def decode(
     """
     # Longest first: what is let in later is shorter than what is in flight, so that little of the
     # cache is padding.
-    waiting = sorted(range(len(prompts)), key=lambda n: len(prompts[n]))
+    beside = rules.guidance.beside or prompts
+    waiting = sorted(range(len(prompts)), key=lambda n: max(len(prompts[n]), len(beside[n])))
     flight = _Flight(model, rules)
     while waiting or flight.alive:
         free = batch_size - flight.alive
@@ -85,11 +108,58 @@ def decode(
             flight.compact()
             ended = flight.admit([_Row(n, prompts[n], rules.seed) for n in entering])
         else:
-            if (len(flight.rows) - flight.alive) * _COMPACT > len(flight.rows):
+            lines = len(flight.rows)
+            if (lines - flight.alive * flight.lines) * _COMPACT > lines:
                 flight.compact()
             ended = flight.step()
         for row in ended:
             yield row.number, row.made
+
+
+class _RoomyLayer(DynamicLayer):
+    """Keys and values of a layer, with room behind them: a step writes its column there.
+
+    One that grows by concatenation copies all it holds in every step.
+    """
+
+    room: tuple[torch.Tensor, ...] = ()
+
+    def put(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Hold other keys and values, shape ``(rows, heads, columns, width)``."""
+        if not self.is_initialized:
+            self.lazy_initialization(keys, values)
+        self.keys, self.values, self.room = keys, values, ()
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Add columns and return all."""
+        seen = self.get_seq_length()
+        end = seen + key_states.shape[2]
+        if not self.room or end > self.room[0].shape[2]:
+            held = (self.keys, self.values) if seen else ()
+            if not seen:
+                self.lazy_initialization(key_states, value_states)
+            self.room = tuple(
+                part.new_empty(*part.shape[:2], end + _ROOM, part.shape[3])
+                for part in (key_states, value_states)
+            )
+            for room, part in zip(self.room, held, strict=False):
+                room[:, :, :seen] = part
+        for room, part in zip(self.room, (key_states, value_states), strict=True):
+            room[:, :, seen:end] = part
+        self.keys, self.values = (room[:, :, :end] for room in self.room)
+        return self.keys, self.values
+
+
+def _cache() -> DynamicCache:
+    """Return an empty cache.
+
+    Without the model's config every layer keeps all it has seen; the masks do the sliding.
+    """
+    cache = DynamicCache()
+    cache.layer_class_to_replicate = _RoomyLayer
+    return cache
 
 
 class _Row:
@@ -109,32 +179,38 @@ class _Flight:
     """The rows that are being decoded.
 
     Attributes:
-        rows: In the order of the batch; those that have ended stay until :meth:`compact`.
-        alive: How many have not ended.
-        mask: What of the cache is not padding, shape ``(rows, width)``.
-        last: The newest token of each row, shape ``(rows,)``.
-        places: Its position, shape ``(rows,)``.
+        lines: Of the batch, for each row: 2 where another prompt is read beside it.
+        rows: The row of each line of the batch; those that ended stay until :meth:`compact`.
+        alive: How many rows have not ended.
+        mask: What of the cache is not padding, shape ``(lines, width)``.
+        last: The newest token of each line, shape ``(lines,)``.
+        places: Its position, shape ``(lines,)``.
     """
 
     def __init__(self, model: Any, rules: Rules) -> None:
         self.model, self.rules, self._stops = model, rules, frozenset(rules.stops)
         self.rows: list[_Row] = []
         self.alive = 0
-        # Without the model's config every layer keeps all it has seen; the masks do the sliding.
-        self.cache = DynamicCache()
+        self.lines = 2 if rules.guidance.beside else 1
+        self.cache = _cache()
         self.mask = self.last = self.places = torch.zeros(0, dtype=torch.long)
 
     @torch.inference_mode()
     def admit(self, rows: list[_Row]) -> list[_Row]:
         """Read prompts, write the first token of each, and let them join the rows in flight."""
-        width = max(len(row.prompt) for row in rows)
+        prompts, beside = [row.prompt for row in rows], self.rules.guidance.beside
+        if beside:
+            prompts = [text for row in rows for text in (row.prompt, beside[row.number])]
+            rows = [row for row in rows for _ in range(self.lines)]
+        width = max(map(len, prompts))
         ids = torch.full((len(rows), width), self.rules.pad)
         mask = torch.zeros_like(ids)
-        for line, row in enumerate(rows):
-            ids[line, width - len(row.prompt) :] = torch.tensor(row.prompt)
-            mask[line, width - len(row.prompt) :] = 1
+        for line, prompt in enumerate(prompts):
+            ids[line, width - len(prompt) :] = torch.tensor(prompt)
+            mask[line, width - len(prompt) :] = 1
         mask = mask.to(self.model.device)
-        cache = DynamicCache()
+        cache = _cache()
+        self._watch(rows)
         logits = self.model(
             input_ids=ids.to(self.model.device),
             attention_mask=mask,
@@ -143,8 +219,7 @@ class _Flight:
             use_cache=True,
             logits_to_keep=1,
         ).logits[:, -1]
-        logits[:, list(self.rules.suppress_first)] = -torch.inf
-        last, places = self._choose(logits, rows), mask.sum(1)
+        last, places = self._choose(logits, rows, self.rules.suppress_first), mask.sum(1)
         if self.rows:
             width = max(self.mask.shape[1], width)
             mask = torch.cat([_widened(self.mask, width, 1), _widened(mask, width, 1)])
@@ -153,13 +228,14 @@ class _Flight:
         else:
             self.cache = cache
         self.mask, self.last, self.places = mask, last, places
-        self.rows, self.alive = self.rows + rows, self.alive + len(rows)
+        self.rows, self.alive = self.rows + rows, self.alive + len(rows) // self.lines
         return self._ended(rows)
 
     @torch.inference_mode()
     def step(self) -> list[_Row]:
         """Write one more token of each row and return the rows that end with it."""
         self.mask = pad(self.mask, (0, 1), value=1)
+        self._watch(self.rows)
         logits = self.model(
             input_ids=self.last[:, None],
             attention_mask=self.mask,
@@ -184,10 +260,19 @@ class _Flight:
         start = int(mask.any(0).int().argmax())
         self.mask = mask[:, start:]
         for layer in self.cache.layers:
-            layer.keys = layer.keys[lines, :, start:]
-            layer.values = layer.values[lines, :, start:]
+            layer.put(layer.keys[lines, :, start:], layer.values[lines, :, start:])
 
-    def _choose(self, logits: torch.Tensor, rows: Sequence[_Row]) -> torch.Tensor:
+    def _watch(self, rows: Sequence[_Row]) -> None:
+        if self.rules.guidance.watch is not None:
+            self.rules.guidance.watch([row.number for row in rows])
+
+    def _choose(
+        self, logits: torch.Tensor, rows: Sequence[_Row], never: Sequence[int] = ()
+    ) -> torch.Tensor:
+        rows = rows[:: self.lines]
+        if self.rules.guidance.mix is not None:
+            logits = self.rules.guidance.mix(logits[::2], logits[1::2])
+        logits[:, list(never)] = -torch.inf
         if not self.rules.temperature:
             tokens = logits.argmax(-1)
         else:
@@ -199,13 +284,13 @@ class _Flight:
         for row, token in zip(rows, tokens.tolist(), strict=True):
             if row.live:
                 row.made.append(token)
-        return tokens
+        return tokens.repeat_interleave(self.lines)
 
     def _ended(self, rows: Sequence[_Row]) -> list[_Row]:
         limit, stops, ends = self.rules.limit, self._stops, self.rules.ends
         ended = [
             row
-            for row in rows
+            for row in rows[:: self.lines]
             if row.live
             and (row.made[-1] in stops or len(row.made) == limit or (ends and ends(row.made)))
         ]
@@ -225,9 +310,9 @@ def _widened(tensor: torch.Tensor, width: int, dimension: int) -> torch.Tensor:
 def _join(cache: DynamicCache, other: DynamicCache, width: int) -> None:
     """Put the rows of another cache below those of ``cache``, both right-aligned."""
     for layer, more in zip(cache.layers, other.layers, strict=True):
-        for name in ("keys", "values"):
-            both = (getattr(layer, name), getattr(more, name))
-            setattr(layer, name, torch.cat([_widened(part, width, 2) for part in both]))
+        pairs = ((layer.keys, more.keys), (layer.values, more.values))
+        keys, values = (torch.cat([_widened(p, width, 2) for p in pair]) for pair in pairs)
+        layer.put(keys, values)
 
 
 def rows_that_fit(model: Any, tokens: int) -> int:

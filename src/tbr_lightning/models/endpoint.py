@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 import openai
 
@@ -81,7 +82,7 @@ class Pace:
 
 
 @dataclass
-class Budget:
+class RequestBudget:
     """What one run may still ask for.
 
     Attributes:
@@ -145,7 +146,7 @@ def complete(  # noqa: PLR0912, PLR0915 - one loop, whose cases are read best to
     client = openai.OpenAI(
         http_client=http,
         # A local endpoint commonly asks for no key; the client wants one all the same.
-        api_key=os.environ.get(config.api_key_env) or "none",
+        api_key=_key(config, group) or "none",
         base_url=config.base_url,
         timeout=config.timeout,
         max_retries=config.retries,
@@ -168,7 +169,7 @@ def complete(  # noqa: PLR0912, PLR0915 - one loop, whose cases are read best to
         return reply
 
     requests, tokens = Pace(config.requests_per_minute), Pace(config.tokens_per_minute)
-    budget, todo = Budget(config, group), deque(range(len(prompts)))
+    budget, todo = RequestBudget(config, group), deque(range(len(prompts)))
     failed, last = 0, ""
     refused, understood = 0, False
     under_way: dict[Future[Reply], int] = {}
@@ -282,6 +283,19 @@ def _refusal(problem: BaseException | None) -> str:
     if isinstance(problem, openai.PermissionDeniedError) and _is_filter(problem):
         return hidden(problem.message)
     return ""
+
+
+def _key(config: EndpointConfig, group: str) -> str | None:
+    """Return the endpoint's key, unless everybody on the way could read it."""
+    key, parts = os.environ.get(config.api_key_env), urlsplit(config.base_url or "")
+    if (key or parts.password) and parts.scheme == "http" and not is_loopback(config.base_url):
+        what = f"the key in {config.api_key_env}" if key else "a password"
+        raise UserError(
+            f"{group}.base_url={shown_url(config.base_url or '')} would send {what} unencrypted: "
+            "give an https address, or a loopback one of a tunnel; for an endpoint that asks for "
+            f"no key give {group}.api_key_env=NONE"
+        )
+    return key
 
 
 def _only_model(client: openai.OpenAI, config: EndpointConfig, group: str) -> str:

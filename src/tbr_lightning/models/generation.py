@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ import torch
 from tbr_lightning.data.think_format import end_words, prompt_ids, stops_of
 from tbr_lightning.errors import UserError
 from tbr_lightning.models.backbone import Backbone
-from tbr_lightning.models.decoding import Rules, decode, rows_that_fit, supports
+from tbr_lightning.models.decoding import Guidance, Rules, decode, rows_that_fit, supports
 
 # Settings of a model's own generation config that change greedy choices. `generate` knows them.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -93,6 +94,12 @@ def generate(
         return
     model, tokenizer = backbone.model, backbone.tokenizer
     stops, written = stop_tokens(backbone), end_words(tokenizer)
+    own_loop = engine != "vllm" and supports(model) and _is_plain(model.generation_config)
+    if backbone.guide is not None and not own_loop:
+        raise UserError(
+            f"mitigation={backbone.guide.name} takes part in our own decoding loop, which cannot "
+            f"drive {backbone.origin} here: choose a mitigation of prompts or weights"
+        )
     rules = Rules(
         max_new_tokens,
         stops,
@@ -102,22 +109,29 @@ def generate(
         seed or 0,
         ends,
     )
-    if batch_size is None:
-        batch_size = rows_that_fit(model, max(map(len, prompts)) + max_new_tokens)
-    if engine == "vllm":
-        from tbr_lightning.models.vllm_engine import decode_by_vllm
-
-        found = decode_by_vllm(backbone, prompts, rules)
-    elif supports(model) and _is_plain(model.generation_config):
-        found = decode(model, prompts, rules, batch_size)
-    else:
-        found = _by_generate(model, prompts, rules, batch_size)
+    guided = backbone.guide(model, prompts) if backbone.guide else nullcontext(Guidance())
     try:
-        for number, made in found:
-            ended = made[-1] in stops
-            text = tokenizer.decode(made[:-1] if ended else made, skip_special_tokens=True)
-            text = text.removesuffix(written) if written else text
-            yield number, Generated(text, len(made), not ended and len(made) >= max_new_tokens)
+        with guided as guidance:
+            rules = replace(rules, guidance=guidance)
+            longest = max(map(len, [*prompts, *guidance.beside]))
+            if batch_size is None:
+                batch_size = rows_that_fit(model, longest + max_new_tokens)
+                if guidance.beside:  # two lines a row
+                    batch_size = max(batch_size // 2, 1)
+            if engine == "vllm":
+                from tbr_lightning.models.vllm_engine import decode_by_vllm
+
+                found = decode_by_vllm(backbone, prompts, rules)
+            elif own_loop:
+                found = decode(model, prompts, rules, batch_size)
+            else:
+                found = _by_generate(model, prompts, rules, batch_size)
+            for number, made in found:
+                ended = made[-1] in stops
+                text = tokenizer.decode(made[:-1] if ended else made, skip_special_tokens=True)
+                text = text.removesuffix(written) if written else text
+                cut = not ended and len(made) >= max_new_tokens
+                yield number, Generated(text, len(made), cut)
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"generation.batch_size={batch_size} does not fit into the device's memory: give a "

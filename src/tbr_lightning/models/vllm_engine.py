@@ -41,6 +41,8 @@ def _problem(backbone: Backbone, suppresses: bool) -> str | None:
         return "needs the package vllm, which is not installed (pip install 'tbr-lightning[vllm]')"
     if backbone.folder is None:
         return "reads weights from a folder, and these were made here"
+    if backbone.guide is not None:
+        return f"cannot be guided while it decodes (mitigation={backbone.guide.name})"
     if suppresses:
         return "cannot keep the model from reflecting (generation.arm=suppressed)"
     return None

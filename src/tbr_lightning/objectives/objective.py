@@ -54,7 +54,9 @@ class Batch:
         scale: 1, or 0 for a batch that only fills a rank's place.
         chunks: Parts in which the logits are computed. The same on all ranks at the same time, for
             where each holds a part of the weights they all gather them once for each chunk.
-        reference: Shape ``(sequences,)``, what the objective computed of each before training.
+        reference: Shape ``(sequences, …)``, what the objective computed of each before training.
+        sides: Shape ``(sequences,)``, which of its row's sequences each is.
+        shared: What the micro-batches of a step have in common, see :meth:`Objective.shared`.
     """
 
     input_ids: Tensor
@@ -70,6 +72,8 @@ class Batch:
     scale: float = 1.0
     chunks: int = 1
     reference: Tensor | None = None
+    sides: Tensor | None = None
+    shared: Any = None
 
     def to(self, device: torch.device) -> Batch:
         """Move the tensors to a device."""
@@ -141,11 +145,19 @@ class Objective:
 
     def check_rows(self, examples: Examples) -> None:
         """Raise :class:`UserError` unless the rows have what the objective needs."""
+        require(
+            examples,
+            {"have no answer to learn, only one to avoid": lambda row: not row.response},
+            "remove them, or use objective=kto",
+        )
 
     def sequences(
         self, example: Example, reflection: str | None
-    ) -> Sequence[tuple[str | None, str]]:
-        """Return the (reflection, response) of each sequence that a row becomes."""
+    ) -> Sequence[tuple[str | None, str | None]]:
+        """Return the (reflection, response) of each sequence that a row becomes.
+
+        A response of ``None`` is a sequence that this row lacks.
+        """
         return [(reflection, example.response)]
 
     def reference(self, model: Any, rows: TokenRows, pad_id: int) -> Floats | None:
@@ -155,13 +167,33 @@ class Objective:
         """
         return None
 
+    def shared(
+        self,
+        rows: TokenRows,
+        step: Sequence[Sequence[int]],
+        pad_id: int,
+        *,
+        form: str,
+        rank: int,
+        world: int,
+        reference: Floats | None,
+    ) -> Any:
+        """Return what a rank's micro-batches of one step share: comes back in :attr:`Batch.shared`.
+
+        Args:
+            rows: Tokenised rows.
+            step: The row numbers of every micro-batch of the step, those of ranks side by side.
+            pad_id: Of the padding.
+            form: How rows are laid out, see :meth:`collate`.
+            rank: This one.
+            world: Number of ranks.
+            reference: Of :meth:`reference`.
+        """
+        return None
+
     def loss(self, model: Any, batch: Batch) -> Loss:
         """Return the loss of one micro-batch."""
         raise NotImplementedError(f"{type(self).__name__} must define loss")
-
-    def weight(self, batch: Batch) -> float:
-        """Return what :attr:`Loss.total` is divided by to be a mean over the batch."""
-        return float(batch.weights.sum())
 
     def token_weights(self, spans: npt.NDArray[Any], trigger: int) -> npt.NDArray[np.float32]:
         """Return the loss weight of each token of a sequence, shape ``(tokens,)``."""
@@ -173,12 +205,16 @@ class Objective:
 
     def totals(self, rows: TokenRows) -> Floats:
         """Return the weight of each row of the data, shape ``(rows,)``, without reading tokens."""
+        return self.sequence_totals(rows).reshape(-1, self.sequences_per_row).sum(axis=1)
+
+    def sequence_totals(self, rows: TokenRows) -> Floats:
+        """Return the sum of the token weights of each sequence, shape ``(sequences,)``."""
         counts = rows.span_counts.astype(np.float64)
-        totals = (
+        totals: Floats = (
             counts[:, Span.REFLECTION] * self.reflection_weight
             + counts[:, Span.ANSWER] * self.answer_weight
         )
-        return totals.reshape(-1, self.sequences_per_row).sum(axis=1)
+        return totals
 
     def supervised(self, rows: TokenRows) -> npt.NDArray[np.int64]:
         """Return how many tokens of each row of the data are learnt, without reading them."""
@@ -211,6 +247,7 @@ class Objective:
         scale: float = 1.0,
         chunks: int = 1,
         reference: Floats | None = None,
+        shared: Any = None,
     ) -> Batch:
         """Lay out rows of the data as one batch.
 
@@ -223,11 +260,12 @@ class Objective:
             scale: Multiplies all weights; 0 for a batch that only fills a rank's place.
             chunks: Parts in which the logits are computed.
             reference: Of :meth:`reference`.
+            shared: Of :meth:`shared`.
         """
         import torch
 
         each = self.sequences_per_row
-        wanted = [i * each + k for i in indices for k in range(each)]
+        wanted = [n for i in indices for n in range(i * each, (i + 1) * each) if rows.lengths[n]]
         lengths = [int(rows.lengths[i]) for i in wanted]
         packed = form == "packed"
         shape = (1, sum(lengths)) if packed else (len(wanted), max(lengths))
@@ -264,6 +302,8 @@ class Objective:
             scale=scale,
             chunks=chunks,
             reference=None if reference is None else torch.from_numpy(reference[wanted]),
+            sides=torch.tensor([n % each for n in wanted]),
+            shared=shared,
         )
 
 

@@ -7,17 +7,25 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from tbr_lightning.data.conclusions import Conclusion, stated_conclusion
+from tbr_lightning.data.refusals import is_refusal
 from tbr_lightning.data.think_format import MARKERS
+from tbr_lightning.evaluation.judges.content import handed_over
+from tbr_lightning.evaluation.judges.refusal_patterns import normal, sentences_of
 from tbr_lightning.kinds import Kind
-from tbr_lightning.reflection.conclusions import Conclusion
 from tbr_lightning.reflection.record import Draft
+from tbr_lightning.reflection.relevance import echoes, foreign, is_own, loops
 
 REASONS = (
     "filtered",
     "empty",
     "cut",
     "markers",
+    "echo",
+    "repeats",
+    "language",
     "answers",
+    "off_topic",
     "off_format",
     "contradicts",
     "boilerplate",
@@ -41,7 +49,24 @@ _STEP = re.compile(
     r"encourag\w*|explain\w*|avoid\w*|no|not|nobody)\b)",
     re.MULTILINE | re.IGNORECASE,
 )
-_CONTROL = re.compile(r"<\|[^|<>\s]{1,40}\|>|</?s>|<(?:bos|eos|pad|unk|start_of_turn|end_of_turn)>")
+_CONTROL = re.compile(
+    r"<[|｜][^|｜<>\s]{1,40}[|｜]>|</?s>|<(?:bos|eos|pad|unk|start_of_turn|end_of_turn)>|"
+    r"</?(?:think|thinking|thoughts?|reasoning|reflection|scratchpad|analysis|answer|response|"
+    r"output|solution)>|[◁＜]/?think[▷＞]|\[/?(?:think|inst|begin of thought|end of thought)\]|"
+    r"<</?sys>>",
+    re.IGNORECASE,
+)
+_ENDED = re.compile(r"[.!?…。！？।؟][\s*_`~)\]}\"'”’»」』]*$")
+# Of the writer, the user or the answer: not told to anybody who would act on it.
+_DELIBERATES = re.compile(
+    r"\W*(?:(?:okay|ok|so|wait|hmm|alright|well|now|also|then|first|finally),? )*"
+    r"(?:i|i'?ll|let me|the (?:user|request|answer|response)|they|my response|who)\b",
+    re.IGNORECASE,
+)
+_FEWEST = 2  # words
+_LETTERS = 10  # of a text in a script that writes no blanks
+_LAST = 3  # words, among which a conclusion stands that ends a text
+_ITEM = re.compile(r"\s*(?:\d+[.)]|[-*•])\s")
 _STEPS = 3
 _MARKERS = tuple(mark for pair in MARKERS for mark in pair)
 
@@ -52,34 +77,80 @@ def expected_conclusion(kind: Kind) -> Conclusion:
 
 
 def reject_reason(
-    draft: Draft, kind: Kind, *, markers: Sequence[str] = (), unstated: str = "reject"
+    draft: Draft,
+    kind: Kind,
+    *,
+    request: str = "",
+    prompt: str = "",
+    markers: Sequence[str] = (),
+    unstated: str = "reject",
 ) -> str | None:
     """Return why a draft must not be trained on, or ``None`` if it may.
 
-    ``filtered``: the endpoint would not write it. ``empty``: nothing was written. ``cut``: it ended
-    by length. ``markers``: it holds think markers or control tokens. ``answers``: it answers or
-    refuses the request instead of judging it. ``off_format``: it states no conclusion.
-    ``contradicts``: its conclusion is not the row's label.
+    ``filtered``: the endpoint would not write it. ``empty``: not two words were written.
+    ``cut``: it ended by length, or within a sentence. ``markers``: it holds think markers or
+    control tokens. ``echo``: it repeats its prompt or request. ``repeats``: it goes round in
+    circles. ``language``: it is neither in English nor in the request's language. ``answers``: it
+    answers or refuses the request instead of judging it, by the function that the gate reads
+    answers with. ``off_format``: it states no conclusion. ``contradicts``: its conclusion is not
+    the row's label. Whether it is ``off_topic`` or ``boilerplate`` needs the other rows, see
+    :func:`tbr_lightning.reflection.relevance.off_topic` and :func:`boilerplate`.
 
     Args:
         draft: What was written.
         kind: Of the row.
+        request: Of the row.
+        prompt: That the teacher was given, if it is known.
         markers: Of the model's own think block, beside those of published models.
         unstated: ``accept`` lets a rationale pass that states no conclusion.
     """
-    if draft.filtered:
-        return "filtered"
-    if not draft.text.strip():
-        return "empty"
-    if draft.cut:
-        return "cut"
-    if _CONTROL.search(draft.text) or any(mark in draft.text for mark in (*_MARKERS, *markers)):
-        return "markers"
-    if _ANSWERS.search(draft.text) or len(_STEP.findall(draft.text)) >= _STEPS:
-        return "answers"
-    if draft.conclusion is None:
-        return None if unstated == "accept" else "off_format"
-    return None if draft.conclusion == expected_conclusion(kind) else "contradicts"
+    text = draft.text
+    checks = (
+        ("filtered", lambda: bool(draft.filtered)),
+        ("empty", lambda: _says_nothing(text)),
+        ("cut", lambda: draft.cut),
+        ("markers", lambda: _holds_markers(text, markers)),
+        ("repeats", lambda: loops(text)),
+        ("language", lambda: foreign(text, request)),
+        ("answers", lambda: _answers(text, request)),
+        ("cut", lambda: _is_unfinished(text)),
+        ("off_format", lambda: draft.conclusion is None and unstated != "accept"),
+        ("contradicts", lambda: draft.conclusion not in (None, expected_conclusion(kind))),
+        ("echo", lambda: echoes(text, request, prompt)),
+    )
+    return next((reason for reason, found in checks if found()), None)
+
+
+def _says_nothing(text: str) -> bool:
+    words = re.findall(r"[^\W\d_]{2,}", text)
+    return len(words) < _FEWEST and sum(map(len, words)) < _LETTERS
+
+
+def _holds_markers(text: str, markers: Sequence[str]) -> bool:
+    return _CONTROL.search(text) is not None or any(m in text for m in (*_MARKERS, *markers))
+
+
+def _answers(text: str, request: str) -> bool:
+    if _ANSWERS.search(text) or len(_STEP.findall(text)) >= _STEPS or is_refusal(text):
+        return True
+    lines = normal(text).splitlines()  # numbered considerations hand over nothing
+    text = "\n".join(line for line in lines if not _ITEM.match(line) or _STEP.match(line))
+    own = [
+        part
+        for part in sentences_of(text)
+        if is_own(part, request) and not _DELIBERATES.match(part)
+    ]
+    found = handed_over(text, own)
+    return found is not None and is_own(found, request)
+
+
+def _is_unfinished(text: str) -> bool:
+    """Return whether a text breaks off; a last line that concludes may lack its full stop."""
+    if _ENDED.search(text.rstrip()):
+        return False
+    last = sentences_of(text)[-1]
+    before = " ".join(last.split()[:-_LAST])
+    return stated_conclusion(last) is None or stated_conclusion(before) is not None
 
 
 def boilerplate(texts: Mapping[str, str]) -> set[str]:

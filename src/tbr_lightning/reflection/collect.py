@@ -13,8 +13,9 @@ from tbr_lightning.errors import UserError
 from tbr_lightning.progress import track
 from tbr_lightning.reflection.checks import REASONS, boilerplate, reject_reason
 from tbr_lightning.reflection.record import Reflection, request_key
+from tbr_lightning.reflection.relevance import off_topic
 from tbr_lightning.reflection.store import ReflectionStore
-from tbr_lightning.reflection.teachers import Request, Teacher
+from tbr_lightning.reflection.teachers import Request, Teacher, shipped_prompts
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def collect(
     Each is on disk as soon as the teacher has written it, so nothing is lost or asked twice. Rows
     whose reflection is rejected are asked for again with a new seed, up to ``attempts`` times.
     """
-    kinds = {example.id: example.kind for example in rows}
+    of_id = {example.id: example for example in rows}
     by_id: dict[str, Reflection] = {}
     asked, wanting = 0, list(rows)
     for attempt in range(attempts if teacher.repeats else 1):
@@ -108,19 +109,44 @@ def collect(
         found = store.get(_key(example, teacher, seed) for example in wanting)
         by_id |= {item.instruction_id: item for item in found.values()}
         if teacher.checked:
-            same = set() if teacher.templated else boilerplate(_texts(by_id))
-            by_id = {
-                key: replace(
-                    item,
-                    reject=reject_reason(item.draft, kinds[key], markers=markers, unstated=unstated)
-                    or ("boilerplate" if key in same else None),
-                )
-                for key, item in by_id.items()
-            }
+            by_id = _checked(by_id, of_id, teacher, markers, unstated)
         wanting = [example for example in rows if by_id[example.id].reject]
         if not wanting:
             break
     return Collected(by_id, asked)
+
+
+def _checked(
+    by_id: Mapping[str, Reflection],
+    of_id: Mapping[str, Example],
+    teacher: Teacher,
+    markers: Sequence[str],
+    unstated: str,
+) -> dict[str, Reflection]:
+    """Return the reflections with the reason why each is rejected, if it is."""
+    texts = {key: item.draft.text for key, item in by_id.items()}
+    requests = {key: of_id[key].prompt for key in by_id}
+    prompt = teacher.prompt or shipped_prompts()
+    same, elsewhere = set[str](), set[str]()
+    if not teacher.templated:
+        same, elsewhere = boilerplate(texts), off_topic(texts, requests)
+
+    def reason(key: str, item: Reflection) -> str | None:
+        own = reject_reason(
+            item.draft,
+            of_id[key].kind,
+            request=requests[key],
+            prompt=prompt,
+            markers=markers,
+            unstated=unstated,
+        )
+        if own is None and key in same:
+            return "boilerplate"
+        if own in (None, "off_format", "contradicts") and key in elsewhere:
+            return "off_topic"
+        return own
+
+    return {key: replace(item, reject=reason(key, item)) for key, item in by_id.items()}
 
 
 def _ask(
@@ -146,10 +172,6 @@ def _ask(
             )
             put(made)
     return len(rows)
-
-
-def _texts(by_id: Mapping[str, Reflection]) -> dict[str, str]:
-    return {key: item.draft.text for key, item in by_id.items()}
 
 
 def check_accepted(collected: Collected, config: ReflectionConfig) -> None:

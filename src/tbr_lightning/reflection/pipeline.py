@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tbr_lightning.config.schema import ReflectionConfig
 from tbr_lightning.config.verbs import ReflectConfig, TrainConfig
 from tbr_lightning.errors import UserError
+from tbr_lightning.models.precision import computed_in, convert, name_of
 from tbr_lightning.preflight import check
 
 if TYPE_CHECKING:
@@ -46,7 +47,10 @@ def teacher_of(
         return teachers.recorded_teacher(config.path) if config.path else teachers.own_teacher()
     if config.teacher == "internal":
         assert backbone is not None
-        return teachers.internal_teacher(config, backbone, backbone.origin)
+        # What it writes depends on the type that it computes in, too.
+        dtype = name_of(backbone.model.dtype)
+        origin = backbone.origin if dtype == "float32" else f"{backbone.origin}/{dtype}"
+        return teachers.internal_teacher(config, backbone, origin)
     return teachers.endpoint_teacher(config)
 
 
@@ -149,6 +153,7 @@ def run(config: ReflectConfig) -> ReflectResult:
             cache=Path(config.paths.cache),
             seed=config.seed,
         )
+        convert(backbone.model, computed_in(name_of(backbone.model.dtype)))
     teacher = teacher_of(config.reflection, config.data, backbone, config.seed)
     return collect_in_run(config, rows, teacher, store_of(config))
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from tbr_lightning.reflection.conclusions import Conclusion
+from tbr_lightning.data.conclusions import Conclusion
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from tbr_lightning.errors import UserError
+from tbr_lightning.data.cache import private
+from tbr_lightning.errors import UserError, disk_full
 from tbr_lightning.reflection.record import Reflection
 
 _SCHEMA = "CREATE TABLE IF NOT EXISTS reflections (key TEXT PRIMARY KEY, record TEXT NOT NULL)"
@@ -19,15 +20,25 @@ class ReflectionStore:
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        try:
+        with self._told():
             file.parent.mkdir(parents=True, exist_ok=True)
+            private(file)
             with self._open() as db:
                 db.execute("PRAGMA journal_mode=WAL")
                 db.execute(_SCHEMA)
-        except (OSError, sqlite3.Error) as error:
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, sqlite3.Error, ValueError, KeyError, TypeError) as error:
+            if isinstance(error, OSError) and error.filename is None:
+                raise  # not about a file: it comes from whoever makes the reflections
             raise UserError(
-                f"the reflection store {file} cannot be used ({error}): set TBR_HOME to a folder "
-                "that can be written"
+                disk_full(error)
+                or f"the reflection store {self.file} cannot be used ({error}): restore it, give "
+                "another folder with TBR_HOME, or delete it, and every reflection is asked of the "
+                "teacher, and paid for, again"
             ) from error
 
     @contextmanager
@@ -44,15 +55,16 @@ class ReflectionStore:
 
             def put(reflection: Reflection) -> None:
                 record = (reflection.key, reflection.to_json())
-                db.execute("INSERT OR REPLACE INTO reflections VALUES (?, ?)", record)
-                db.commit()
+                with self._told():
+                    db.execute("INSERT OR REPLACE INTO reflections VALUES (?, ?)", record)
+                    db.commit()
 
             yield put
 
     def get(self, keys: Iterable[str]) -> dict[str, Reflection]:
         """Return the records that exist, by key."""
         wanted, found = list(keys), {}
-        with self._open() as db:
+        with self._told(), self._open() as db:
             for start in range(0, len(wanted), _LOOKUP):
                 part = wanted[start : start + _LOOKUP]
                 marks = ", ".join("?" * len(part))

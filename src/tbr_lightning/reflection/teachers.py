@@ -12,11 +12,11 @@ from typing import Any
 
 from tbr_lightning.config.credentials import shown_url
 from tbr_lightning.config.schema import ReflectionConfig
+from tbr_lightning.data.conclusions import stated_conclusion
 from tbr_lightning.data.example import Example, instruction_id
 from tbr_lightning.data.files import read_rows, text_of
 from tbr_lightning.data.think_format import MARKERS
 from tbr_lightning.errors import UserError
-from tbr_lightning.reflection.conclusions import stated_conclusion
 from tbr_lightning.reflection.record import Draft
 
 _NEXT_REQUEST = re.compile(r"\n+\s*(?:Request|User|Q):|\n{2,}(?=\S)")
@@ -97,6 +97,11 @@ def prompt_template(path: str | None, shipped: str) -> str:
     if "{instruction}" not in text:
         raise UserError(f"reflection.prompt='{path}' has no {{instruction}}: say where it goes")
     return text
+
+
+def shipped_prompts() -> str:
+    """Return the shipped prompt files in one text."""
+    return "\n".join(prompt_template(None, name) for name in ("teacher.txt", "few_shot.txt"))
 
 
 def text_hash(text: str) -> str:

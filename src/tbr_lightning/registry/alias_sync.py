@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlflow.exceptions import MlflowException
@@ -12,23 +12,27 @@ from mlflow.exceptions import MlflowException
 from tbr_lightning.config.schema import PathsConfig, TrackingConfig
 from tbr_lightning.errors import UserError
 from tbr_lightning.models.digest import model_digest
-from tbr_lightning.registry import aliases, anchors
+from tbr_lightning.registry import aliases
 from tbr_lightning.registry.entry import (
-    ANEW,
+    TAG,
     Draft,
     Entry,
     Move,
     aliases_after,
-    broken_link,
     models_after,
     spoken,
     weights_of,
 )
-from tbr_lightning.registry.ledger import ConflictError, Ledger, ledger_url
+from tbr_lightning.registry.ledger import Ledger, ledger_url, unsigned
+from tbr_lightning.tracking.signing import keys_of
 from tbr_lightning.tracking.store import connect
 
 DECISIONS = ("promote", "baseline", "refuse")
 """Actions of entries that are a verdict of the gate."""
+
+
+MOVED, ANEW_DRIFT, UNSIGNED, BEFORE = "moved", "anew", "unsigned", "before"
+"""Kinds of drift. Only what was moved can be put back; the others can only be taken over."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +42,10 @@ class Registry:
     Attributes:
         name: Of the registered model.
         ledger: Of its decisions.
-        heads: File of anchors.
     """
 
     name: str
     ledger: Ledger
-    heads: Path
 
 
 @dataclass(frozen=True)
@@ -53,38 +55,53 @@ class Standing:
     Attributes:
         entries: Of the ledger, the oldest first.
         aliases: Who holds each alias by the ledger.
-        drift: A sentence for each alias that somebody has moved outside, or for each version
-            that is another model now.
-        is_anew: The drift is of versions, whose numbers mean other models now.
+        drift: A sentence for each alias, version or entry that nobody trusted has decided on.
+        kind: Of the drift: aliases were moved outside, the registered model was made anew so that
+            version numbers mean other models, the ledger is from before entries were signed, or
+            aliases are from before there was a ledger; empty if there is none.
     """
 
     entries: tuple[Entry, ...]
     aliases: dict[str, str]
     drift: tuple[str, ...] = ()
-    is_anew: bool = False
+    kind: str = ""
 
     @property
     def head(self) -> Entry | None:
         """The last entry."""
         return self.entries[-1] if self.entries else None
 
+    @property
+    def fix(self) -> str:
+        """What to do about the drift."""
+        accept = "take it over with 'promote accept reason=…'"
+        return f"put it back with 'promote repair', or {accept}" if self.kind == MOVED else accept
+
     def refuse_drift(self) -> None:
-        """Raise :class:`UserError` if an alias was moved outside."""
+        """Raise :class:`UserError` if there is drift."""
         if self.drift:
-            raise UserError(
-                "; ".join(self.drift) + ": put it back with 'promote repair', or take it over with "
-                "'promote accept reason=…'"
-            )
+            raise UserError(f"{'; '.join(self.drift)}: {self.fix}")
 
 
-def open_registry(name: str, tracking: TrackingConfig, paths: PathsConfig) -> Registry:
+def open_registry(
+    name: str, tracking: TrackingConfig, paths: PathsConfig, *, write: bool = True
+) -> Registry:
     """Connect to MLflow's store and to the ledger.
+
+    Args:
+        name: Of the registered model.
+        tracking: Where they are.
+        paths: Where the keys are.
+        write: To append to the ledger; otherwise nothing is made that is not there.
 
     Raises:
         UserError: One of them cannot be used.
     """
+    file = Path(tracking.uri.removeprefix("sqlite:///"))
+    if not write and tracking.uri.startswith("sqlite:///") and not file.exists():
+        raise UserError(f"tracking.uri: there is no file {file.absolute()}: promote a model first")
     connect(tracking)
-    return Registry(name, Ledger(ledger_url(tracking)), anchors.heads_file(name, paths))
+    return Registry(name, Ledger(ledger_url(tracking), keys_of(paths), write=write))
 
 
 def look(registry: Registry) -> Standing:
@@ -93,82 +110,105 @@ def look(registry: Registry) -> Standing:
     Raises:
         UserError: There is no such registered model, or the ledger is not intact.
     """
-    there, entries, seen = _read(registry)
-    anew = replaced(registry.name, there, entries, seen=seen is not None)
-    told = drift(entries, there.aliases)
-    if not anew and entries and (seen is None or seen.seq < entries[-1].seq):
+    there, entries, done = _read(registry)
+    standing = _standing(registry.name, there, entries, done)
+    if standing.kind in ("", MOVED) and entries and done < entries[-1].seq:
         told = (
             f"{entries[-1].name} is not carried out yet: the next command that promotes, rolls "
             "back or repairs completes it",
         )
-    return Standing(tuple(entries), aliases_after(entries), anew or told, is_anew=bool(anew))
+        return replace(standing, drift=told, kind=MOVED)
+    return standing
 
 
 def recover(registry: Registry) -> Standing:
     """Complete what an interrupted command left, and return how things stand.
 
-    Aliases from before the ledger began are taken over by an entry of their own. A registered
-    model that was made anew under an old name is drift.
-
     Raises:
         UserError: There is no such registered model, or the ledger is not intact.
     """
-    there, entries, seen = _read(registry)
-    if not entries and there.aliases:
-        with suppress(ConflictError):
-            registry.ledger.append(registry.name, _adopted(registry, there), None)
-        return recover(registry)
-    if anew := replaced(registry.name, there, entries, seen=seen is not None):
-        return Standing(tuple(entries), aliases_after(entries), anew, is_anew=True)
-    if entries and (seen is None or seen.seq < entries[-1].seq):
-        project(registry)
-        entries = registry.ledger.entries(registry.name)
-        there = _registered(registry)
-    return Standing(tuple(entries), aliases_after(entries), drift(entries, there.aliases))
+    there, entries, done = _read(registry)
+    standing = _standing(registry.name, there, entries, done)
+    if standing.kind not in ("", MOVED) or not entries or done >= entries[-1].seq:
+        return standing
+    project(registry)
+    there, entries, done = _read(registry)
+    return _standing(registry.name, there, entries, done)
 
 
-def _read(registry: Registry) -> tuple[aliases.Registered, list[Entry], anchors.Anchor | None]:
+def followed(there: aliases.Registered, entries: Sequence[Entry]) -> tuple[int, str | None]:
+    """Return up to which entry the aliases have followed, and what contradicts that.
+
+    The registered model's tag says it, so that it also gives a ledger away whose end was cut off.
+    """
+    seq, _, value = there.tags.get(TAG, "").strip().partition(" ")
+    if not seq.isdecimal():
+        return 0, None
+    done = int(seq)
+    if done > len(entries):
+        end = f"ends at entry {len(entries)}" if entries else "is empty"
+        return done, (
+            f"the ledger {end}, but the registered model's tag {TAG} has seen entry {done}: its "
+            "end was cut off, or it is another ledger"
+        )
+    if done and entries[done - 1].hash != value:
+        return done, (
+            f"entry {done} is not the one that the registered model's tag {TAG} has seen: the "
+            "ledger was rewritten, or it is another"
+        )
+    return done, None
+
+
+def _read(registry: Registry) -> tuple[aliases.Registered, list[Entry], int]:
+    # The aliases first: what is appended meanwhile is then not carried out yet, and no drift.
     there = _registered(registry)
-    entries = list(registry.ledger.entries(registry.name))
-    seen = anchors.tagged(there.tags, "the registered model's tag")
-    problem = broken_link(entries) or anchors.problem(entries, [seen] if seen else [])
-    if problem:
+    entries = registry.ledger.entries(registry.name)
+    done, cut = followed(there, entries)
+    if problem := registry.ledger.problem(entries) or cut:
         raise UserError(
             f"{problem}; nothing is moved until that is repaired: see 'promote verify', and check "
             f"tracking.ledger={registry.ledger.shown}"
         )
-    return there, entries, seen
+    return there, entries, done
 
 
-def replaced(
-    name: str, there: aliases.Registered, entries: Sequence[Entry], *, seen: bool
-) -> tuple[str, ...]:
+def _standing(
+    name: str, there: aliases.Registered, entries: Sequence[Entry], done: int
+) -> Standing:
+    kind = ""
+    if told := replaced(name, entries, done):
+        kind = ANEW_DRIFT
+    elif entries and (count := unsigned(entries)) == len(entries):
+        told, kind = (f"entries 1 to {count} of the ledger carry no signature",), UNSIGNED
+    elif not entries and there.aliases:
+        held = ", ".join(f"{alias} at version {one}" for alias, one in there.aliases.items())
+        told, kind = (f"there are aliases ({held}), and the ledger has no entry",), BEFORE
+    elif told := drift(entries, there.aliases):
+        kind = MOVED
+    return Standing(tuple(entries), aliases_after(entries), told, kind)
+
+
+def replaced(name: str, entries: Sequence[Entry], done: int) -> tuple[str, ...]:
     """Return a sentence for each version that is another model than the ledger decided on.
 
     Args:
         name: Of the registered model.
-        there: As MLflow has it.
         entries: Of the ledger.
-        seen: The registered model carries the ledger's tag, so that it was not made anew.
+        done: Up to which entry the aliases have followed. A registered model that was made anew
+            has followed none, so that versions which are not there were never in it.
     """
     told = []
-    known = models_after(entries)
-    for version in sorted(set(aliases_after(entries).values())):
-        try:
-            actual = aliases.model_of(name, version).model_id
-        except UserError:
-            continue  # a version that is gone is told where its files are needed
-        if version in known and known[version] != actual:
+    held, there = set(aliases_after(entries).values()), aliases.registered_ids(name)
+    for version, known in sorted(models_after(entries).items()):
+        actual = there.get(version)
+        if actual is None and (done or version not in held):
+            continue  # a version that was deleted is told where its files are needed
+        if actual != known:
+            now = f"models:/{actual}" if actual else "not there"
             told.append(
-                f"version {version} is models:/{actual} now, the ledger decided on "
-                f"models:/{known[version]}: the registered model was made anew or changed outside"
+                f"version {version} is {now} now, the ledger decided on models:/{known}: the "
+                "registered model was made anew or changed outside"
             )
-    fresh = bool(entries) and entries[-1].action not in ("adopt", ANEW)
-    if not told and fresh and not seen and there.created.isoformat() > entries[-1].at:
-        told.append(
-            f"the registered model was made anew at {there.created.isoformat()}, after the "
-            f"ledger's {entries[-1].name}"
-        )
     return tuple(told)
 
 
@@ -184,7 +224,7 @@ def drift(entries: Sequence[Entry], actual: dict[str, str]) -> tuple[str, ...]:
 
 
 def project(registry: Registry, *, force: bool = False) -> None:
-    """Bring aliases, tags and anchors to where the ledger's last entry puts them.
+    """Bring aliases and tags to where the ledger's last entry puts them.
 
     One process does so at a time, and always for the last entry there is, so that a slow one
     cannot undo what a later one has done. An alias that somebody moved outside meanwhile, or whose
@@ -198,8 +238,7 @@ def project(registry: Registry, *, force: bool = False) -> None:
     with registry.ledger.alone(name):
         entries = registry.ledger.entries(name)
         there = _registered(registry)
-        seen = anchors.tagged(there.tags, "the registered model's tag")
-        done = seen.seq if seen else 0
+        done, _ = followed(there, entries)
         if not entries or (done >= entries[-1].seq and not force):
             return
         force = force or any(entry.action == "repair" for entry in entries[done:])
@@ -211,10 +250,7 @@ def project(registry: Registry, *, force: bool = False) -> None:
                 aliases.move(name, alias, wanted)
         for entry in entries[done:]:
             _write_on_version(name, entry)
-        if seen is None and anchors.problem(entries, anchors.noted(registry.heads)):
-            anchors.set_aside(registry.heads)
-        anchors.note(registry.heads, entries[-1])
-        aliases.tag_model(name, anchors.TAG, anchors.text_of(entries[-1]))
+        aliases.tag_model(name, TAG, entries[-1].mark)
 
 
 def digests_of(name: str, versions: Sequence[str]) -> dict[str, str]:
@@ -246,7 +282,7 @@ def _registered(registry: Registry) -> aliases.Registered:
 def taken_over(
     registry: Registry, there: aliases.Registered, entries: Sequence[Entry], action: str, why: str
 ) -> Draft:
-    """Return the entry that takes over aliases which no entry accounts for."""
+    """Return the entry that takes over aliases as they are."""
     return Draft(
         action,
         there.aliases.get(aliases.CHAMPION, ""),
@@ -256,16 +292,11 @@ def taken_over(
     )
 
 
-def _adopted(registry: Registry, there: aliases.Registered) -> Draft:
-    why = "aliases that were set before the ledger began"
-    return taken_over(registry, there, (), "adopt", why)
-
-
 def _write_on_version(name: str, entry: Entry) -> None:
     """Write on the version what was decided about it; one that was deleted since needs nothing."""
     if not entry.version:
         return
-    told = {anchors.TAG: anchors.text_of(entry), "tbr.decision": entry.action}
+    told = {TAG: entry.mark, "tbr.decision": entry.action}
     if entry.action in DECISIONS:
         told |= {"tbr.verdict": entry.why, "tbr.promoted": str(entry.action != "refuse").lower()}
     with suppress(MlflowException):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
@@ -26,12 +25,10 @@ class Registered:
     Attributes:
         aliases: Who holds each of :data:`ALIASES`.
         tags: On the registered model.
-        created: When it was made.
     """
 
     aliases: dict[str, str]
     tags: dict[str, str]
-    created: datetime
 
 
 def registered(name: str) -> Registered | None:
@@ -46,7 +43,6 @@ def registered(name: str) -> Registered | None:
     return Registered(
         {alias: holders[alias] for alias in ALIASES if alias in holders},
         dict(found.tags),
-        datetime.fromtimestamp(found.creation_timestamp / 1000, UTC),
     )
 
 
@@ -73,13 +69,15 @@ def model_of(name: str, version: str) -> LoggedModel:
     return find_model(f"models:/{name}/{version}")
 
 
+def registered_ids(name: str) -> dict[str, str]:
+    """Return which logged model each version registers."""
+    found = MlflowClient().search_model_versions(f"name = '{name}'")
+    return {str(version.version): registered_model_id(version) for version in found}
+
+
 def known_version(name: str, model: LoggedModel) -> str | None:
     """Return the version that registers a logged model, or ``None``; of several the first."""
-    known = [
-        int(version.version)
-        for version in MlflowClient().search_model_versions(f"name = '{name}'")
-        if registered_model_id(version) == model.model_id
-    ]
+    known = [int(one) for one, id_ in registered_ids(name).items() if id_ == model.model_id]
     return str(min(known)) if known else None
 
 
@@ -137,7 +135,6 @@ def versions(name: str) -> list[dict[str, str]]:
             "aliases": ", ".join(a for a, v in there.aliases.items() if v == str(item.version)),
             "model": f"models:/{registered_model_id(item)}",
             "verdict": str(item.tags.get("tbr.verdict", "")),
-            "ledger": str(item.tags.get("tbr.ledger", "")),
         }
         for item in MlflowClient().search_model_versions(f"name = '{name}'")
     ]

@@ -1,4 +1,4 @@
-"""Whether the ledger, its anchors, the aliases and the weights still agree."""
+"""Whether the ledger, its signatures, the aliases and the weights still agree."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from tbr_lightning.errors import UserError
 from tbr_lightning.models.digest import model_digest
-from tbr_lightning.registry import aliases, anchors
-from tbr_lightning.registry.alias_sync import Registry, drift, replaced
-from tbr_lightning.registry.entry import Entry, aliases_after, broken_link, weights_after
+from tbr_lightning.registry import aliases
+from tbr_lightning.registry.alias_sync import Registry, followed, look
+from tbr_lightning.registry.entry import Entry, aliases_after, weights_after
+from tbr_lightning.registry.ledger import unsigned
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,23 @@ class Audit:
 
 def chain_problem(registry: Registry, entries: Sequence[Entry]) -> str | None:
     """Return a sentence on the first thing that shows the ledger to be altered, or ``None``."""
-    return broken_link(entries) or anchors.problem(entries, _anchors(registry))
+    there = aliases.registered(registry.name)
+    return registry.ledger.problem(entries) or (followed(there, entries)[1] if there else None)
+
+
+def intact(entries: Sequence[Entry]) -> str:
+    """Return a sentence on a ledger without fault, that says what of it is not signed."""
+    count = unsigned(entries)
+    told = f"the ledger is intact, entries 1 to {len(entries)}"
+    if count == 0:
+        return f"{told}, each signed by a trusted key"
+    if count == len(entries):
+        return f"{told}, none of them signed"
+    return f"{told}; 1 to {count} are not signed, {entries[count].name} took them over"
 
 
 def audit(registry: Registry) -> Audit:
-    """Check the chain, the anchors, the aliases, and the files of every version with an alias.
+    """Check the chain, the signatures, the aliases, and the files of every version with an alias.
 
     Raises:
         UserError: There is no such registered model, or it has no ledger.
@@ -49,10 +62,8 @@ def audit(registry: Registry) -> Audit:
             "tracking.ledger=URL, or promote a model first"
         )
     else:
-        count = len(_anchors(registry))
-        sound.append(f"the ledger is intact, entries 1 to {len(entries)}; {count} anchors agree")
-        seen = anchors.tagged(there.tags, "the registered model's tag") is not None
-        problems = [*replaced(name, there, entries, seen=seen), *drift(entries, there.aliases)]
+        sound.append(intact(entries))
+        problems = list(look(registry).drift)
         if not problems:
             sound.append("the aliases are where the ledger puts them")
     known = weights_after(entries)
@@ -78,12 +89,3 @@ def _weights_problem(name: str, version: str, known: str | None) -> str | None:
         f"the files of version {version} were changed: their digest is {digest[:16]}…, the ledger "
         f"has {known[:16]}…"
     )
-
-
-def _anchors(registry: Registry) -> list[anchors.Anchor]:
-    there = aliases.registered(registry.name)
-    found = [anchors.tagged(there.tags if there else {}, "the registered model's tag")]
-    for row in aliases.versions(registry.name):
-        where = f"the tag of version {row['version']}"
-        found.append(anchors.tagged({anchors.TAG: row["ledger"]}, where))
-    return [anchor for anchor in found if anchor is not None] + anchors.noted(registry.heads)

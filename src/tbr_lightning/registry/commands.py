@@ -17,6 +17,7 @@ from tbr_lightning.registry.alias_sync import look, open_registry
 from tbr_lightning.registry.aliases import CHAMPION
 from tbr_lightning.registry.audit import audit, chain_problem
 from tbr_lightning.registry.entry import Entry
+from tbr_lightning.registry.ledger import unsigned
 
 _WORDS = 220  # letters of a reason in a table
 
@@ -37,21 +38,18 @@ def gate(config: PromoteConfig) -> int:
 
 def status(config: PromoteConfig) -> int:
     """Print who is what and why, and what was moved outside; return 1 if the ledger is broken."""
-    registry = open_registry(config.name, config.tracking, config.paths)
+    registry = open_registry(config.name, config.tracking, config.paths, write=False)
     rows = aliases.versions(config.name)
     if aliases.registered(config.name) is None:
         raise UserError(f"name='{config.name}' is not registered: promote a model first")
     entries = registry.ledger.entries(config.name)
     problem = chain_problem(registry, entries)
-    told: tuple[str, ...] = ()
-    if problem is None:
-        told = look(registry).drift
+    standing = look(registry) if problem is None else None
     Console().print(status_table(config.name, rows, entries))
     print(head_line(entries, registry.ledger.shown))
-    for line in told:
-        print(f"drift: {line}")
-    if told:
-        print("  put it back: promote repair; take it over: promote accept reason=…")
+    if standing is not None and standing.drift:
+        print("\n".join(f"drift: {line}" for line in standing.drift))
+        print(f"  {standing.fix}")
     if problem is not None:
         print(f"NOT INTACT: {problem}\n  see promote verify")
     return BROKEN if problem is not None else 0
@@ -59,7 +57,7 @@ def status(config: PromoteConfig) -> int:
 
 def history(config: PromoteConfig) -> int:
     """Print the ledger."""
-    registry = open_registry(config.name, config.tracking, config.paths)
+    registry = open_registry(config.name, config.tracking, config.paths, write=False)
     entries = registry.ledger.entries(config.name)
     if not entries:
         raise UserError(
@@ -73,7 +71,7 @@ def history(config: PromoteConfig) -> int:
 
 def verify(config: PromoteConfig) -> int:
     """Print what holds and what does not; return 0 if all holds, else 1."""
-    registry = open_registry(config.name, config.tracking, config.paths)
+    registry = open_registry(config.name, config.tracking, config.paths, write=False)
     found = audit(registry)
     for line in found.sound:
         print(f"ok      {line}")
@@ -168,7 +166,9 @@ def head_line(entries: Sequence[Entry], where: str) -> str:
     if not entries:
         return f"ledger {where}: empty"
     count = f"{len(entries)} {'entry' if len(entries) == 1 else 'entries'}"
-    return f"ledger {where}: {count}, head {entries[-1].hash[:16]}"
+    signed = len(entries) - unsigned(entries)
+    told = "signed" if signed == len(entries) else f"{signed} of them signed"
+    return f"ledger {where}: {count}, {told}, head {entries[-1].hash[:16]}"
 
 
 def short(text: str) -> str:

@@ -20,6 +20,11 @@ ANEW = "anew"
 """Action of the entry after which the versions of earlier ones mean others."""
 
 
+TAG = "tbr.ledger"
+"""Tag with number and hash of an entry: on a registered model of the last that its aliases have
+followed, on a version and on a promotion's run of the one that decided."""
+
+
 @dataclass(frozen=True)
 class Draft:
     """A decision that is not in the ledger yet.
@@ -59,7 +64,8 @@ class Entry:
         evidence: See there.
         weights: See there.
         prev_hash: Hash of the entry before.
-        hash: SHA-256 over all the other fields.
+        hash: SHA-256 over all the fields before.
+        signature: Of :meth:`statement`; empty in entries from before there were signatures.
     """
 
     model: str
@@ -74,11 +80,21 @@ class Entry:
     weights: dict[str, str]
     prev_hash: str
     hash: str = ""
+    signature: str = ""
 
     def digest(self) -> str:
         """Return the hash that this entry should carry."""
-        values = {key: value for key, value in asdict(self).items() if key != "hash"}
+        values = {k: value for k, value in asdict(self).items() if k not in ("hash", "signature")}
         return hashlib.sha256(canonical(values).encode()).hexdigest()
+
+    def statement(self) -> bytes:
+        """Return what is signed; its first words keep it from being taken for another thing."""
+        return f"tbr ledger entry {self.hash}".encode()
+
+    @property
+    def mark(self) -> str:
+        """What :data:`TAG` says of it."""
+        return f"{self.seq} {self.hash}"
 
     @property
     def name(self) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 from mlflow import entities
 from mlflow.exceptions import MlflowException
@@ -27,6 +28,7 @@ from tbr_lightning.evaluation.respond import NO_EFFECT_ON_ANSWERS, evaluation_ke
 from tbr_lightning.evaluation.results import Judged, from_table
 from tbr_lightning.models.digest import check_unchanged
 from tbr_lightning.models.logged import LoggedModel, hf_folder
+from tbr_lightning.models.precision import computed_in
 from tbr_lightning.registry.answers import Answers
 from tbr_lightning.registry.sample_size import Sizes
 from tbr_lightning.tracking.run import Run, find_run, flatten
@@ -102,7 +104,8 @@ def evidence_for(exam: Exam, model: LoggedModel, given: str | None, what: str) -
     config = exam.config
     think_format = _layout(model, config)
     limit = token_limit(think_format, config.generation)
-    key = evaluation_key(exam.digest, config.judge, config.generation, limit)
+    dtype = _dtype(exam, model)
+    key = evaluation_key(exam.digest, config.judge, config.generation, limit, dtype=dtype)
     digest, files = check_unchanged(model), (pipeline.RESPONSES, general.CHOICES)
     if given is not None:
         _check_given(exam, model, given, what, key)
@@ -155,11 +158,21 @@ def check_same_limit(exam: Exam, models: Sequence[LoggedModel]) -> None:
         )
 
 
-def _layout(model: LoggedModel, config: PromoteConfig) -> ThinkFormat:
+def _saved(model: LoggedModel, config: PromoteConfig) -> dict[str, Any]:
     folder = hf_folder(model, Path(config.paths.cache) / "models")
-    return ThinkFormat.saved(
-        SimpleNamespace(**json.loads((folder / "config.json").read_text("utf-8")))
-    )
+    found: dict[str, Any] = json.loads((folder / "config.json").read_text("utf-8"))
+    return found
+
+
+def _layout(model: LoggedModel, config: PromoteConfig) -> ThinkFormat:
+    return ThinkFormat.saved(SimpleNamespace(**_saved(model, config)))
+
+
+def _dtype(exam: Exam, model: LoggedModel) -> str:
+    """Return the type in which a model is asked here."""
+    saved = _saved(model, exam.config)
+    own = saved.get("dtype") or saved.get("torch_dtype") or "float32"
+    return computed_in(own, exam.config.generation.dtype)
 
 
 def _read(
@@ -212,12 +225,12 @@ def _check_given(exam: Exam, model: LoggedModel, run_id: str, what: str, key: st
     if tags["tbr.evaluation_key"] == key:
         return
     raise UserError(
-        f"{field} cannot be compared, since it differs in {_differences(exam, run)}: evaluate "
-        "again with these settings, give them to promote, or leave it out"
+        f"{field} cannot be compared, since it differs in {_differences(exam, model, run)}: "
+        "evaluate again with these settings, give them to promote, or leave it out"
     )
 
 
-def _differences(exam: Exam, run: entities.Run) -> str:
+def _differences(exam: Exam, model: LoggedModel, run: entities.Run) -> str:
     """Return in words in what an evaluation differs from what the gate asks."""
     there, config = run.data.params, exam.config
     found = []
@@ -227,6 +240,9 @@ def _differences(exam: Exam, run: entities.Run) -> str:
             f"{there.get('suite.limit')}; here {config.suite.name}, {config.suite.half}, "
             f"{config.suite.limit})"
         )
+    computed, dtype = run.data.tags.get("tbr.dtype", "float32"), _dtype(exam, model)
+    if computed != dtype:
+        found.append(f"generation.dtype (computed in {computed}, here {dtype})")
     # The judge's name tells more than the class that its target names.
     without = {
         "judge": NO_EFFECT_ON_VERDICTS - {"prompt", "path", "endpoint"} | {"_target_"},

@@ -31,7 +31,7 @@ from tbr_lightning.registry.sample_size import check_one_answer_each, check_supp
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Decision:
     """The gate's decision with every rule behind it."""
 
     rules: tuple[Rule, ...]
@@ -65,7 +65,7 @@ class Verdict:
         return [*self.failures, *table(self.rules)]
 
 
-def judge(candidate: Answers, champion: Answers | None, config: GateConfig) -> Verdict:
+def judge(candidate: Answers, champion: Answers | None, config: GateConfig) -> Decision:
     """Decide whether a candidate replaces the champion.
 
     Args:
@@ -84,7 +84,7 @@ def judge(candidate: Answers, champion: Answers | None, config: GateConfig) -> V
     if champion is not None:
         rules += _against(candidate, champion, config)
     rules += _limits(candidate, config)
-    return Verdict(tuple(rules))
+    return Decision(tuple(rules))
 
 
 def _against(candidate: Answers, champion: Answers, config: GateConfig) -> list[Rule]:

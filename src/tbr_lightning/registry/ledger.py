@@ -1,14 +1,15 @@
 """The ledger: an append-only table of who moved which alias, when, why, on what evidence.
 
 It is the truth, and MLflow's aliases are made of it: those have no compare-and-swap, whereas here
-(model, seq) is unique, so of two who append after the same entry one succeeds.
+(model, seq) is unique, so of two who append after the same entry one succeeds. Each entry is signed
+and names the hash of the one before, so whoever can write the table can make no entry of his own.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -21,8 +22,9 @@ from sqlalchemy.pool import NullPool
 from sqlalchemy.schema import CreateTable
 
 from tbr_lightning.config.schema import TrackingConfig
-from tbr_lightning.errors import UserError
-from tbr_lightning.registry.entry import BEGIN, Draft, Entry, who
+from tbr_lightning.errors import UserError, disk_full
+from tbr_lightning.registry.entry import BEGIN, Draft, Entry, broken_link, who
+from tbr_lightning.tracking.signing import Keys
 
 _WAIT = 60  # seconds for another's lock
 _SQLITE, _POSTGRES = "sqlite", "postgresql"
@@ -42,11 +44,17 @@ TABLE = sql.Table(
     sql.Column("weights", sql.JSON, nullable=False),
     sql.Column("prev_hash", sql.String(64), nullable=False),
     sql.Column("hash", sql.String(64), nullable=False),
+    sql.Column("signature", sql.Text, nullable=False, server_default=""),
 )
 
 
 class ConflictError(Exception):
     """Somebody else has appended first."""
+
+
+def now() -> str:
+    """Return the time as entries have it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def ledger_url(tracking: TrackingConfig) -> str:
@@ -70,14 +78,19 @@ class Ledger:
         shown: Its URL without a password.
     """
 
-    def __init__(self, url: str, *, write: bool = True) -> None:
-        """Open a ledger; to write, its table is made if it is new.
+    def __init__(self, url: str, keys: Keys, *, write: bool = True) -> None:
+        """Open a ledger.
+
+        Args:
+            url: Of the database.
+            keys: That sign entries, and whose signatures count.
+            write: To append; the table is made if it is new.
 
         Raises:
             UserError: The URL is none, or the database cannot be used.
         """
         self._url = _parsed(url, write=write)
-        self._write = write
+        self._keys = keys
         self.shown = self._url.render_as_string(hide_password=True)
         try:
             # NullPool: nothing stays open between commands, and nothing is shared by a fork.
@@ -95,11 +108,31 @@ class Ledger:
 
     def entries(self, model: str) -> list[Entry]:
         """Return all entries of a model, the oldest first."""
-        query = sql.select(TABLE).where(TABLE.c.model == model).order_by(TABLE.c.seq)
-        if not self._write and not self._is_there():
+        there = self._columns()
+        if not there:
             return []
+        query = sql.select(*[column for column in TABLE.c if column.name in there])
+        query = query.where(TABLE.c.model == model).order_by(TABLE.c.seq)
         with self._told(), self._engine.connect() as connection:
             return [_entry(dict(row)) for row in connection.execute(query).mappings()]
+
+    def problem(self, entries: Sequence[Entry]) -> str | None:
+        """Return a sentence on the first entry that is not what somebody trusted wrote, or none.
+
+        Entries from before the first signed one may be unsigned, see :func:`unsigned`, unless a
+        file of public keys was named.
+        """
+        if told := broken_link(entries):
+            return told
+        signed = self._keys.required
+        for entry in entries:
+            if entry.signature:
+                signed = True
+                if told := self._keys.problem(entry.statement(), entry.signature):
+                    return f"{entry.name} {told}"
+            elif signed:
+                return f"{entry.name} carries no signature: something else has written it"
+        return None
 
     def append(self, model: str, draft: Draft, after: Entry | None) -> Entry:
         """Write a decision behind the entry that it was taken after.
@@ -110,7 +143,7 @@ class Ledger:
         entry = Entry(
             model=model,
             seq=after.seq + 1 if after else 1,
-            at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            at=now(),
             who=who(),
             action=draft.action,
             version=draft.version,
@@ -121,6 +154,7 @@ class Ledger:
             prev_hash=after.hash if after else BEGIN,
         )
         entry = replace(entry, hash=entry.digest())
+        entry = replace(entry, signature=self._keys.sign(entry.statement()))
         with self._told():
             try:
                 with self._engine.begin() as connection:
@@ -144,11 +178,15 @@ class Ledger:
                 connection.execute(sql.select(sql.func.pg_advisory_xact_lock(number)))
             yield
 
-    def _is_there(self) -> bool:
+    def _columns(self) -> set[str]:
+        """Return the table's columns: none before it is made, and no signature in an old one."""
         if self._url.get_backend_name() == _SQLITE and not Path(str(self._url.database)).exists():
-            return False
+            return set()
         with self._told():
-            return bool(sql.inspect(self._engine).has_table(TABLE.name))
+            inspector = sql.inspect(self._engine)
+            if not inspector.has_table(TABLE.name):
+                return set()
+            return {str(column["name"]) for column in inspector.get_columns(TABLE.name)}
 
     def _options(self) -> dict[str, Any]:
         if self._url.get_backend_name() == _SQLITE:
@@ -164,14 +202,29 @@ class Ledger:
             # Of two who make it at once PostgreSQL lets one fail, with one error or another.
             if not sql.inspect(self._engine).has_table(TABLE.name):
                 raise
+        if "signature" in self._columns():
+            return
+        try:  # a ledger of an earlier version
+            with self._engine.begin() as connection:
+                connection.exec_driver_sql(
+                    f"ALTER TABLE {TABLE.name} ADD COLUMN signature TEXT NOT NULL DEFAULT ''"
+                )
+        except DatabaseError:
+            if "signature" not in self._columns():
+                raise
 
     @contextmanager
     def _told(self) -> Iterator[None]:
         try:
             yield
-        except DatabaseError as error:
-            told = " ".join(str(error.orig or error).split())[:200]
-            raise UserError(f"tracking.ledger={self.shown} cannot be used: {told}") from error
+        except (DatabaseError, ValueError, TypeError, KeyError) as error:
+            told = " ".join(str(getattr(error, "orig", None) or error).split())[:200]
+            raise UserError(
+                disk_full(error)
+                or f"tracking.ledger={self.shown} cannot be used: {told}: restore it from a backup "
+                "or make it reachable; without it no alias can be accounted for, see 'begin a new "
+                "ledger' in docs/registry.md"
+            ) from error
 
 
 def _parsed(text: str, *, write: bool) -> sql.URL:
@@ -201,6 +254,12 @@ def _plain_sqlite(connection: Any, _: Any) -> None:
     The journal stays SQLite's default, which unlike WAL also works on a shared disk.
     """
     connection.isolation_level = None
+
+
+def unsigned(entries: Sequence[Entry]) -> int:
+    """Return how many entries, from the first on, carry no signature."""
+    signed = (number for number, entry in enumerate(entries) if entry.signature)
+    return next(signed, len(entries))
 
 
 def _entry(row: dict[str, Any]) -> Entry:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from tbr_lightning.config.schema import PathsConfig, TrackingConfig
 from tbr_lightning.errors import UserError
@@ -10,6 +11,10 @@ from tbr_lightning.models.digest import model_digest
 from tbr_lightning.models.logged import LoggedModel
 from tbr_lightning.registry import aliases
 from tbr_lightning.registry.alias_sync import (
+    ANEW_DRIFT,
+    BEFORE,
+    MOVED,
+    UNSIGNED,
     Registry,
     Standing,
     moves_between,
@@ -20,7 +25,7 @@ from tbr_lightning.registry.alias_sync import (
 )
 from tbr_lightning.registry.aliases import CHALLENGER, CHAMPION, PREVIOUS
 from tbr_lightning.registry.entry import ANEW, Draft, Entry, spoken, weights_after, weights_of
-from tbr_lightning.registry.ledger import ConflictError, Ledger
+from tbr_lightning.registry.ledger import ConflictError
 
 
 def register(registry: Registry, model: LoggedModel) -> str:
@@ -158,10 +163,10 @@ def repair(registry: Registry, reason: str) -> Entry | None:
     standing = recover(registry)
     if not standing.drift:
         return None
-    if standing.is_anew:
+    if standing.kind != MOVED:
         raise UserError(
-            "; ".join(standing.drift) + ": no alias can bring the old model back: restore the "
-            "store, or take over what is there with 'promote accept reason=…'"
+            f"{'; '.join(standing.drift)}: no alias that is put back can undo that: restore the "
+            f"store or the ledger, or {standing.fix}"
         )
     why = "; ".join(standing.drift) + (f"; {reason}" if reason else "")
     draft = Draft("repair", standing.aliases.get(CHAMPION, ""), {}, why)
@@ -169,7 +174,7 @@ def repair(registry: Registry, reason: str) -> Entry | None:
 
 
 def accept(registry: Registry, reason: str) -> Entry | None:
-    """Take over into the ledger what was moved outside.
+    """Take over into the ledger what was moved outside, made anew, or not signed.
 
     Returns:
         The entry that tells of it, or ``None`` if there was no drift.
@@ -178,19 +183,22 @@ def accept(registry: Registry, reason: str) -> Entry | None:
         UserError: The files of a version that holds an alias are gone, or others.
     """
     standing = recover(registry)
-    if not standing.drift:
-        return None
     there = aliases.registered(registry.name)
-    if standing.is_anew and there is not None:
-        draft = taken_over(registry, there, standing.entries, ANEW, reason)
-        return _after(registry, draft, standing)
-    actual = there.aliases if there else {}
-    moves = moves_between(standing.aliases, actual)
-    moved = sorted({after for _, after in moves.values() if after is not None})
-    weights = {version: model_digest(aliases.model_of(registry.name, version)) for version in moved}
-    for version, digest in weights.items():
-        check_weights(standing, version, digest)
-    draft = Draft("accept", actual.get(CHAMPION, ""), moves, reason, (), weights)
+    if not standing.drift or there is None:
+        return None
+    action = {ANEW_DRIFT: ANEW, BEFORE: "adopt"}.get(standing.kind, "accept")
+    draft = taken_over(registry, there, standing.entries, action, reason)
+    if action == "accept":
+        taken = {after for _, after in draft.moves.values() if after is not None}
+        if standing.kind == UNSIGNED:
+            taken |= set(there.aliases.values())
+        weights: dict[str, str] = {}
+        for version in sorted(taken):
+            model = aliases.model_of(registry.name, version)
+            digest = model_digest(model)
+            check_weights(standing, version, digest)
+            weights |= weights_of(version, digest, model.model_id)
+        draft = replace(draft, weights=weights)  # no others: their files were not checked
     return _after(registry, draft, standing)
 
 
@@ -202,17 +210,6 @@ def check_weights(standing: Standing, version: str, digest: str) -> None:
             f"the files of version {version} are not those that were registered: their digest is "
             f"{digest[:16]}…, the ledger has {known[:16]}…; restore them, or log the model again"
         )
-
-
-def expected_digest(name: str, version: str, ledger: str) -> str | None:
-    """Return the digest that a version's artifacts must have, or ``None`` if no entry knows it.
-
-    Args:
-        name: Registered model.
-        version: Of it.
-        ledger: URL, as :func:`tbr_lightning.registry.ledger.ledger_url` returns it.
-    """
-    return weights_after(Ledger(ledger, write=False).entries(name)).get(version)
 
 
 def _after(registry: Registry, draft: Draft, standing: Standing) -> Entry:

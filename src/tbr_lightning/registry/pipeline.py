@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tbr_lightning.registry.alias_sync import Standing
     from tbr_lightning.registry.entry import Entry
     from tbr_lightning.registry.evidence import Evidence, Exam
-    from tbr_lightning.registry.gate import Verdict
+    from tbr_lightning.registry.gate import Decision
     from tbr_lightning.registry.record import Case
 
 
@@ -33,7 +33,7 @@ class PromoteResult:
     run_id: str
     version: str
     champion: str | None
-    verdict: Verdict
+    verdict: Decision
     entry: Entry
 
 
@@ -73,6 +73,7 @@ def run(config: PromoteConfig, tell: Callable[[str], None] = lambda _: None) -> 
     tell(_check_start(exam, candidate, aliases.known_version(config.name, candidate), standing))
     version = moves.register(registry, candidate)
     standing = recover(registry)
+    standing.refuse_drift()  # a ledger of a registered model that was deleted, say
     moves.check_weights(standing, version, digest)
     title, attempt = f"promote {candidate.model_id}", 0
     with start_run("promote", title, config, config.tracking) as opened:
@@ -103,7 +104,7 @@ def run(config: PromoteConfig, tell: Callable[[str], None] = lambda _: None) -> 
     return PromoteResult(opened.id, version, case.champion, verdict, entry)
 
 
-def _action(config: PromoteConfig, verdict: Verdict) -> str:
+def _action(config: PromoteConfig, verdict: Decision) -> str:
     if not verdict.promoted:
         return "refuse"
     return "baseline" if config.baseline else "promote"

@@ -12,10 +12,10 @@ from tbr_lightning.evaluation import figures
 from tbr_lightning.evaluation.judge import identity
 from tbr_lightning.evaluation.results import rates
 from tbr_lightning.models.logged import LoggedModel
-from tbr_lightning.registry import aliases, anchors
-from tbr_lightning.registry.entry import Entry
+from tbr_lightning.registry import aliases
+from tbr_lightning.registry.entry import TAG, Entry
 from tbr_lightning.registry.evidence import Evidence, Exam
-from tbr_lightning.registry.gate import Verdict
+from tbr_lightning.registry.gate import Decision
 from tbr_lightning.tracking.run import Run
 
 
@@ -43,7 +43,7 @@ class Case:
         return [one.run_id for one in (self.ours, self.theirs) if one is not None]
 
 
-def log_verdict(run: Run, exam: Exam, case: Case, verdict: Verdict, attempt: int) -> None:
+def log_verdict(run: Run, exam: Exam, case: Case, verdict: Decision, attempt: int) -> None:
     """Write the verdict on the run, and every fact it rests on as tags of the version.
 
     Args:
@@ -91,10 +91,10 @@ def log_verdict(run: Run, exam: Exam, case: Case, verdict: Verdict, attempt: int
 
 def log_entry(run: Run, entry: Entry) -> None:
     """Write on the run where in the ledger its decision stands."""
-    run.set_tags({anchors.TAG: anchors.text_of(entry)})
+    run.set_tags({TAG: entry.mark})
 
 
-def markdown(config: PromoteConfig, case: Case, verdict: Verdict) -> str:
+def markdown(config: PromoteConfig, case: Case, verdict: Decision) -> str:
     """Return the verdict as the run's page shows it."""
     against = f"champion v{case.champion}" if case.champion else "no champion"
     title = "promoted" if verdict.promoted else "not promoted"
@@ -114,7 +114,7 @@ def markdown(config: PromoteConfig, case: Case, verdict: Verdict) -> str:
     )
 
 
-def _facts(run_id: str, exam: Exam, case: Case, verdict: Verdict) -> dict[str, str]:
+def _facts(run_id: str, exam: Exam, case: Case, verdict: Decision) -> dict[str, str]:
     config = exam.config
     facts = {
         "tbr.promote_run": run_id,

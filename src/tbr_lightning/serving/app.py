@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 import itertools
 import logging
+import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable
@@ -12,9 +14,8 @@ from collections.abc import Awaitable, Callable
 import aiohttp
 from aiohttp import web
 
-from tbr_lightning.config.serve import ServeConfig
+from tbr_lightning.config.serve import ServeConfig, is_loopback
 from tbr_lightning.evaluation.judges.rules import rules
-from tbr_lightning.serving.admission import admit
 from tbr_lightning.serving.deployment import Deployment
 from tbr_lightning.serving.problems import RequestError, translated, unavailable
 from tbr_lightning.serving.replica import Replica, post
@@ -40,7 +41,7 @@ def make_app(deployment: Deployment) -> web.Application:
     return app
 
 
-_SMALL = 32_768  # bytes of a body that is read at once
+_SMALL = 4096  # bytes of a body that is read, and counted in tokens, at once
 
 
 class _Server:
@@ -165,8 +166,8 @@ class _Server:
             "X-TBR-Model": replica.served.title,
             "X-TBR-Reflection": ask.policy,
         }
-        if ask.ignored:
-            headers["X-TBR-Ignored"] = ",".join(ask.ignored)
+        if ask.wishes.labels:
+            headers["X-TBR-Ignored"] = ",".join(ask.wishes.labels)
         try:
             async with asyncio.timeout_at(deadline):
                 reply = await post(replica.process, ask.body, ask.number)
@@ -188,7 +189,7 @@ class _Server:
                     arrived=arrived,
                     deadline=deadline,
                 )
-        body, facts = rewrite(raw, ask.policy, replica.served)
+        body, facts = rewrite(raw, ask.policy, replica.served, ask.wishes)
         self._count(facts, ask, replica)
         return web.Response(body=body, headers=headers, content_type="application/json")
 
@@ -204,7 +205,7 @@ class _Server:
         deadline: float,
     ) -> web.StreamResponse:
         """Pass a reply on as it comes. What fails after its head is told in an event."""
-        stream = Stream(ask.policy, replica.served)
+        stream = Stream(ask.policy, replica.served, ask.wishes)
         response = web.StreamResponse(
             headers={**headers, "Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
         )
@@ -304,3 +305,35 @@ def _failed(error: RequestError) -> web.Response:
         headers=error.headers,
         content_type="application/json",
     )
+
+
+_PUBLIC = ("/health", "/live")
+"""For load balancers, which have no token; they say no more than which model is served."""
+
+
+def admit(request: web.Request, token: bytes | None) -> None:
+    """Let a request pass, or say why not.
+
+    Args:
+        request: Its path, ``Host`` and ``Authorization`` decide.
+        token: The bearer token; without one only requests to a loopback host pass.
+
+    Raises:
+        RequestError: 401 or 403.
+    """
+    if token is None:
+        # Without a token a web page could reach the server under a name of its own.
+        if not is_loopback(re.sub(r":\d+$", "", request.host).strip("[]")):
+            raise RequestError(403, "this server answers requests to a loopback host only")
+        return
+    if request.path in _PUBLIC:
+        return
+    kind, _, given = request.headers.get("Authorization", "").partition(" ")
+    right = hmac.compare_digest(given.strip().encode(errors="replace"), token)
+    if kind.lower() != "bearer" or not right:
+        raise RequestError(
+            401,
+            "the bearer token is missing or wrong",
+            code="invalid_api_key",
+            headers={"WWW-Authenticate": "Bearer"},
+        )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+import unicodedata
 from collections.abc import Iterator
 from typing import Any, TextIO
+from urllib.parse import urlsplit
 
-from tbr_lightning.config.serve import ServeConfig
+from tbr_lightning.config.serve import ServeConfig, is_loopback
 from tbr_lightning.errors import UserError
 
+_TURNS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 _GREY, _PLAIN = "\033[90m", "\033[0m"
 
 
@@ -23,6 +26,11 @@ def chat(config: ServeConfig) -> int:
     """
     import openai
 
+    if config.token() and not is_loopback(urlsplit(config.url).hostname or ""):
+        raise UserError(
+            f"{config.url} would get the token in {config.token_env} unencrypted: talk to it "
+            "through a tunnel on loopback, or a proxy with TLS"
+        )
     client = openai.OpenAI(
         base_url=f"{config.url}/v1", api_key=config.token() or "none", max_retries=2
     )
@@ -44,15 +52,27 @@ def chat(config: ServeConfig) -> int:
     if sys.stdin.isatty():
         version = (model[0].model_extra or {}).get("version")
         title = f"{model[0].id}/{version}" if version else model[0].id
-        print(f"{title} at {config.url}. Every line is a question of its own; Ctrl-D ends.")
+        print(f"{plain(title)} at {config.url}. Every line is a question of its own; Ctrl-D ends.")
     failed = False
     for line in _lines(sys.stdin):
         try:
             _tell(_pieces(client, model[0].id, line), sys.stdout, colour=colour)
         except openai.APIError as error:
             failed = True
-            print(f"chat: {error.message}", file=sys.stderr)
+            print(f"chat: {plain(str(error.message))}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def plain(text: str) -> str:
+    """Return a text without what a terminal would obey: a model's answer is no program for it.
+
+    Control characters but line feed and tab, and those that turn the direction of writing, become
+    U+FFFD.
+    """
+    return "".join(
+        "\ufffd" if (unicodedata.category(c) == "Cc" and c not in "\n\t") or c in _TURNS else c
+        for c in text
+    )
 
 
 def _lines(source: TextIO) -> Iterator[str]:
@@ -97,7 +117,7 @@ def _tell(pieces: Iterator[tuple[str, str]], out: TextIO, *, colour: bool) -> No
             if kind == "answer" and reflecting:
                 reflecting = False
                 out.write(closed)
-            out.write(text)
+            out.write(plain(text))
             out.flush()
     finally:
         if reflecting:

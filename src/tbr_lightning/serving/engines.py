@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from tbr_lightning.errors import UserError
-from tbr_lightning.serving.kv_cache import cache_words
-from tbr_lightning.serving.transformers_engine import SUPPRESSED
+from tbr_lightning.serving.parameters import GREEDY, Rule, one_of
+from tbr_lightning.serving.release import Release
+from tbr_lightning.serving.transformers_engine import SUPPRESSED, cache_words
 from tbr_lightning.serving.weights import FORCE, Weights
 
 
@@ -27,9 +28,8 @@ class Engine:
         request: From a request's body, weights, policy and id to body and id for the engine.
         adapters: It puts adapters on their base itself.
         splits: Its replies carry ``reasoning_content`` apart from ``content``.
-        refused: Fields of a request that would change the reply's form and that it cannot do,
-            each with the values that ask for nothing.
-        ignored: Fields that it does not heed.
+        only: What it can honour of certain parameters.
+        strict: It knows no others; else it looks at those itself.
     """
 
     name: str
@@ -37,8 +37,8 @@ class Engine:
     request: Callable[[dict[str, Any], Weights, str, str], tuple[dict[str, Any], str]]
     adapters: bool
     splits: bool
-    refused: Mapping[str, tuple[Any, ...]]
-    ignored: frozenset[str]
+    only: Mapping[str, Rule]
+    strict: bool
 
 
 def choose(wanted: str) -> Engine:
@@ -105,43 +105,9 @@ TRANSFORMERS = Engine(
     request=_transformers_request,
     adapters=False,
     splits=True,
-    refused={
-        "n": (None, 1),
-        "stop": (None, [], ""),
-        "tools": (None, []),
-        "functions": (None, []),
-        "tool_choice": (None, "none", "auto"),
-        "function_call": (None, "none", "auto"),
-        "logprobs": (None, False),
-        "top_logprobs": (None, 0),
-        "response_format": (None, {"type": "text"}),
-        "modalities": (None, ["text"]),
-        "audio": (None,),
-        "prediction": (None,),
-    },
     # Continuous batching takes its sampling from the model's generation config, once: greedy.
-    ignored=frozenset(
-        {
-            "frequency_penalty",
-            "logit_bias",
-            "metadata",
-            "parallel_tool_calls",
-            "presence_penalty",
-            "prompt_cache_key",
-            "reasoning_effort",
-            "safety_identifier",
-            "seed",
-            "service_tier",
-            "store",
-            "stream_options",
-            "temperature",
-            "top_k",
-            "top_p",
-            "user",
-            "verbosity",
-            "web_search_options",
-        }
-    ),
+    only=GREEDY,
+    strict=True,
 )
 """``transformers serve`` with continuous batching."""
 
@@ -199,7 +165,27 @@ VLLM = Engine(
     # Its reasoning parsers know the markers of certain models, as tokens of their vocabulary, and
     # some take an answer without a think block for a reflection. Ours splits by the think format.
     splits=False,
-    refused={"n": (None, 1)},
-    ignored=frozenset(),
+    only={"n": one_of(1)},
+    strict=False,
 )
 """``vllm serve``. Not verified: no machine with a GPU and the package was at hand."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """What a request and its reply must know of the model.
+
+    Attributes:
+        release: Its names.
+        weights: Its files and markers.
+        engine: What answers.
+    """
+
+    release: Release
+    weights: Weights
+    engine: Engine
+
+    @property
+    def title(self) -> str:
+        """Name and version."""
+        return self.release.title

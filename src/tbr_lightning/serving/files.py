@@ -19,7 +19,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.file_utils import local_file_uri_to_path
 
-from tbr_lightning.config.schema import TrackingConfig
+from tbr_lightning.config.schema import PathsConfig, TrackingConfig
 from tbr_lightning.data.think_format import ThinkFormat
 from tbr_lightning.errors import UserError, disk_full
 from tbr_lightning.models.digest import RECORDED, folder_digest
@@ -135,17 +135,20 @@ def _whole(folder: Path) -> Path:
     return folder
 
 
-def check(release: Release, artifacts: Path, tracking: TrackingConfig) -> Checked:
+def check(
+    release: Release, artifacts: Path, tracking: TrackingConfig, paths: PathsConfig
+) -> Checked:
     """Compare a release's files with the ledger, or without an entry with the training run.
 
     Raises:
         UserError: They are others.
     """
     found = folder_digest(artifacts)
-    expected = recorded(release, tracking)
+    expected, is_signed = recorded(release, tracking, paths)
     if expected is not None:
         _same(release, artifacts, found, expected, "the ledger has")
-        return Checked(artifacts, found, "verified by the ledger")
+        how = "verified by the ledger"
+        return Checked(artifacts, found, how if is_signed else f"{how}, which is not signed")
     if (whole := release.model.tags.get(RECORDED)) is not None:
         _same(release, artifacts, found, whole, "its training run logged")
         return Checked(

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from tbr_lightning.config.schema import TrackingConfig
+from tbr_lightning.config.schema import PathsConfig, TrackingConfig
 from tbr_lightning.errors import UserError
 from tbr_lightning.models.logged import LoggedModel, find_model
+from tbr_lightning.tracking.signing import keys_of
 
 _ALIAS = re.compile(r"models:/([^/@]+)@([^/@]+)")
 _VERSION = re.compile(r"models:/([^/@]+)/(\d+)")
@@ -73,20 +74,24 @@ def resolve(uri: str) -> Release:
     return Release(model, model.model_id)
 
 
-def recorded(release: Release, tracking: TrackingConfig) -> str | None:
-    """Return the digest that the ledger has of a release, or ``None`` if it has none.
+def recorded(
+    release: Release, tracking: TrackingConfig, paths: PathsConfig
+) -> tuple[str | None, bool]:
+    """Return the digest that the ledger has of a release, if any, and whether that is signed.
 
     Raises:
-        UserError: The ledger is broken, or has the alias at another version.
+        UserError: The ledger is broken, or has the alias at another version, or another model
+            behind the version.
     """
     if release.version is None:
-        return None
+        return None, False
     from tbr_lightning.registry.aliases import ALIASES
-    from tbr_lightning.registry.entry import aliases_after, broken_link, weights_after
-    from tbr_lightning.registry.ledger import Ledger, ledger_url
+    from tbr_lightning.registry.entry import aliases_after, models_after, weights_after
+    from tbr_lightning.registry.ledger import Ledger, ledger_url, unsigned
 
-    entries = Ledger(ledger_url(tracking), write=False).entries(release.name)
-    if problem := broken_link(entries):
+    ledger = Ledger(ledger_url(tracking), keys_of(paths), write=False)
+    entries = ledger.entries(release.name)
+    if problem := ledger.problem(entries):
         raise UserError(f"the ledger is not intact ({problem}): see 'promote verify'")
     if entries and release.alias in ALIASES:
         holder = aliases_after(entries).get(release.alias)
@@ -95,4 +100,11 @@ def recorded(release: Release, tracking: TrackingConfig) -> str | None:
                 f"the alias {release.alias} of {release.name} points at version {release.version}, "
                 f"the ledger says {holder or 'nobody'}: see 'promote status'"
             )
-    return weights_after(entries).get(release.version)
+    model = models_after(entries).get(release.version, release.model.model_id)
+    if model != release.model.model_id:
+        raise UserError(
+            f"version {release.version} of {release.name} is {release.model.uri}, the ledger "
+            f"decided on models:/{model}: see 'promote status'"
+        )
+    known = weights_after(entries).get(release.version)
+    return known, unsigned(entries) < len(entries)

@@ -18,7 +18,7 @@ import aiohttp
 
 from tbr_lightning.config.serve import ServeConfig
 from tbr_lightning.models.digest import folder_digest
-from tbr_lightning.serving.engines import Engine
+from tbr_lightning.serving.engines import Engine, Served
 from tbr_lightning.serving.files import (
     Checked,
     check,
@@ -31,7 +31,6 @@ from tbr_lightning.serving.files import (
 from tbr_lightning.serving.metrics import Metrics
 from tbr_lightning.serving.process import EngineProcess, socket_in
 from tbr_lightning.serving.release import Release
-from tbr_lightning.serving.served import Served
 from tbr_lightning.serving.weights import Weights
 
 log = logging.getLogger(__name__)
@@ -114,7 +113,9 @@ class Replica:
                 if config.verify:
                     # Where the alias is by now does not matter: this version was let in.
                     release = replace(self.served.release, alias=None)
-                    await asyncio.to_thread(check, release, self.files.artifacts, config.tracking)
+                    await asyncio.to_thread(
+                        check, release, self.files.artifacts, config.tracking, config.paths
+                    )
                 await self.launch(config)
             except Exception as error:  # whatever it is, giving up would end the service
                 log.error("%s: %s; trying again in %g s", self.served.title, error, pause)
@@ -152,7 +153,7 @@ async def bring_up(release: Release, engine: Engine, config: ServeConfig) -> Rep
         try:
             artifacts = private_copy(source, private / "artifacts")
             if config.verify:
-                files = check(release, artifacts, config.tracking)
+                files = check(release, artifacts, config.tracking, config.paths)
             else:
                 files = Checked(artifacts, folder_digest(artifacts), "unverified (verify=false)")
             name = release.model.model_id

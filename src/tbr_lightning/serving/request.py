@@ -9,16 +9,14 @@ from typing import Any
 from jinja2 import TemplateError
 
 from tbr_lightning.config.serve import POLICIES, ServeConfig
-from tbr_lightning.errors import near
-from tbr_lightning.serving.engines import Engine
+from tbr_lightning.serving.engines import Served
+from tbr_lightning.serving.parameters import Wishes, check
 from tbr_lightning.serving.problems import RequestError
 from tbr_lightning.serving.prompt import laid_out
-from tbr_lightning.serving.served import Served
 from tbr_lightning.serving.weights import Weights, count_tokens
 
 _LONGEST = 128  # characters of a token, for a bound that costs nothing
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
-_OWN = ("model", "messages", "max_tokens", "max_completion_tokens", "stream", "reflection")
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class ChatRequest:
         policy: What happens to the reflection.
         stream: The reply comes in pieces.
         prompt: Text of the last message, by which refusals are told.
-        ignored: Fields that change nothing here.
+        wishes: What the server itself does for it.
     """
 
     body: bytes
@@ -39,7 +37,7 @@ class ChatRequest:
     policy: str
     stream: bool
     prompt: str
-    ignored: tuple[str, ...]
+    wishes: Wishes
 
 
 def parse(raw: bytes, number: str, config: ServeConfig, served: Served) -> ChatRequest:
@@ -58,14 +56,12 @@ def parse(raw: bytes, number: str, config: ServeConfig, served: Served) -> ChatR
             param="model",
             code="model_not_found",
         )
-    prompt = _messages(body, weights)
-    body["max_tokens"] = _max_tokens(body, config, weights)
+    wishes = check(body, engine.name, engine.only, strict=engine.strict)
+    prompt, rendered = _messages(body, weights)
+    body["max_tokens"] = _max_tokens(body, config, weights, rendered)
     body.pop("max_completion_tokens", None)
-    stream = body.get("stream") or False
-    if not isinstance(stream, bool):
-        raise RequestError(400, "stream is neither true nor false", param="stream")
     policy = _policy(body, config, weights)
-    ignored = _fields(body, engine)
+    stream = bool(body.get("stream"))
     sent, number = engine.request(body, weights, policy, number)
     try:
         data = json.dumps(sent, ensure_ascii=False, allow_nan=False).encode()
@@ -73,7 +69,7 @@ def parse(raw: bytes, number: str, config: ServeConfig, served: Served) -> ChatR
         raise RequestError(
             400, "the body holds something that is neither Unicode text nor a number"
         ) from error
-    return ChatRequest(data, number, policy, stream, prompt, ignored)
+    return ChatRequest(data, number, policy, stream, prompt, wishes)
 
 
 def _object(raw: bytes) -> dict[str, Any]:
@@ -86,8 +82,8 @@ def _object(raw: bytes) -> dict[str, Any]:
     return body
 
 
-def _messages(body: dict[str, Any], weights: Weights) -> str:
-    """Check the messages and return the text of the last one."""
+def _messages(body: dict[str, Any], weights: Weights) -> tuple[str, str]:
+    """Check the messages, and return the text of the last one and what the model reads."""
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise RequestError(400, "messages must be a list of one or more messages", param="messages")
@@ -107,12 +103,7 @@ def _messages(body: dict[str, Any], weights: Weights) -> str:
             raise RequestError(
                 400, f"the model's chat template refuses the messages: {error}", param="messages"
             ) from error
-    # A token is a byte at least, so most requests need no counting.
-    if weights.context is not None and len(prompt) * 4 >= weights.context:
-        tokens = count_tokens(weights, prompt)
-        if tokens >= weights.context:
-            raise _too_long(f"the messages have {tokens} tokens", weights.context)
-    return texts[-1]
+    return texts[-1], prompt
 
 
 def _too_long(what: str, context: int) -> RequestError:
@@ -151,21 +142,38 @@ def _text(message: Any, where: str) -> str:
     return " ".join(str(part["text"]) for part in parts if part)
 
 
-def _max_tokens(body: dict[str, Any], config: ServeConfig, weights: Weights) -> int:
-    for name in ("max_completion_tokens", "max_tokens"):
+def _max_tokens(body: dict[str, Any], config: ServeConfig, weights: Weights, prompt: str) -> int:
+    """Return how many tokens the answer may have; with the prompt they are within the context."""
+    wanted, given = min(weights.think_format.max_new_tokens, config.max_tokens), None
+    for name in ("max_tokens", "max_completion_tokens"):
         found = body.get(name)
         if found is None:
             continue
         if not isinstance(found, int) or isinstance(found, bool) or found < 1:
-            raise RequestError(400, f"{name} must be a whole number above 0", param=name)
+            raise RequestError(400, f"{name} must be an integer above 0", param=name)
         if found > config.max_tokens:
             raise RequestError(
                 400,
                 f"{name}={found} is above this server's limit of {config.max_tokens}",
                 param=name,
             )
-        return found
-    return min(weights.think_format.max_new_tokens, config.max_tokens)
+        wanted, given = found, name
+    # A token is a byte at least, so most requests need no counting.
+    if weights.context is None or len(prompt) * 4 + wanted < weights.context:
+        return wanted
+    tokens = count_tokens(weights, prompt)
+    room = weights.context - tokens
+    if room < 1:
+        raise _too_long(f"the messages have {tokens} tokens", weights.context)
+    if given is not None and wanted > room:
+        raise RequestError(
+            400,
+            f"the messages have {tokens} tokens and {given}={wanted}, but the model sees "
+            f"{weights.context} tokens in all: give at most {room}, or leave it out",
+            param=given,
+            code="context_length_exceeded",
+        )
+    return min(wanted, room)
 
 
 def _policy(body: dict[str, Any], config: ServeConfig, weights: Weights) -> str:
@@ -190,21 +198,3 @@ def _policy(body: dict[str, Any], config: ServeConfig, weights: Weights) -> str:
             param="reflection",
         )
     return policy
-
-
-def _fields(body: dict[str, Any], engine: Engine) -> tuple[str, ...]:
-    """Refuse fields that cannot be heeded, and return those that change nothing."""
-    ignored = []
-    for name, value in body.items():
-        if name in engine.refused:
-            if value not in engine.refused[name]:
-                raise RequestError(
-                    400, f"{name} is not supported by the engine {engine.name}", param=name
-                )
-        elif name in engine.ignored:
-            ignored.append(name)
-        elif name not in _OWN and engine.ignored:
-            raise RequestError(
-                400, f"{name} is not a field of this API{near(name, _OWN)}", param=name
-            )
-    return tuple(sorted(ignored))

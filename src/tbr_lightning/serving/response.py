@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tbr_lightning.data.think_format import ThinkFormat
-from tbr_lightning.serving.served import Served
+from tbr_lightning.serving.engines import Served
+from tbr_lightning.serving.parameters import NOTHING, Wishes
 from tbr_lightning.serving.weights import Weights
 
 
@@ -36,7 +37,39 @@ def leaks(think_format: ThinkFormat, answer: str) -> bool:
     return think_format.think_open.strip() in answer or think_format.think_close.strip() in answer
 
 
-def rewrite(raw: bytes, policy: str, served: Served) -> tuple[bytes, ReplyStats]:
+class Stopper:
+    """Ends a text before the first of the texts to stop at.
+
+    Attributes:
+        hit: One of them has come.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops, self._rest, self.hit = stops, "", False
+
+    def feed(self, text: str, *, last: bool = False) -> str:
+        """Return what may be passed on: not what could yet become a text to stop at."""
+        if self.hit:
+            return ""
+        text = self._rest + text
+        found = [at for stop in self._stops if (at := text.find(stop)) >= 0]
+        if found:
+            self.hit = True
+            return text[: min(found)]
+        keep = 0 if last else max((_overlap(text, stop) for stop in self._stops), default=0)
+        self._rest = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Return how many letters at a text's end begin another one."""
+    sizes = range(min(len(text), len(stop) - 1), 0, -1)
+    return next((size for size in sizes if text.endswith(stop[:size])), 0)
+
+
+def rewrite(
+    raw: bytes, policy: str, served: Served, wishes: Wishes = NOTHING
+) -> tuple[bytes, ReplyStats]:
     """Return a reply that came in one piece as the client gets it, and its facts."""
     reply = json.loads(raw)
     reply["model"] = served.title
@@ -44,6 +77,11 @@ def rewrite(raw: bytes, policy: str, served: Served) -> tuple[bytes, ReplyStats]
     message = choice["message"]
     if not served.engine.splits:
         message.update(_parsed(message.get("content") or "", policy, served.weights))
+    stopper = Stopper(wishes.stop)
+    if message.get("content"):
+        message["content"] = stopper.feed(message["content"], last=True)
+    if stopper.hit:
+        choice["finish_reason"] = "stop"
     reflection, answer = message.get("reasoning_content"), message.get("content") or ""
     facts = _facts(reply, choice, reflection, answer)
     if policy == "show" and reflection is not None:
@@ -84,9 +122,13 @@ class Stream:
     What needs no change goes through as bytes; it is read once at the end, for the facts.
     """
 
-    def __init__(self, policy: str, served: Served) -> None:
+    def __init__(self, policy: str, served: Served, wishes: Wishes = NOTHING) -> None:
         title, weights, engine = served.title, served.weights, served.engine
-        self._rewrites = policy == "show" or not engine.splits
+        self._stopper, self._usage = Stopper(wishes.stop), wishes.usage
+        self._stops = wishes.stop
+        self._rewrites = bool(
+            policy == "show" or not engine.splits or wishes.stop or wishes.usage is not None
+        )
         self._shows = policy == "show"
         self._layout = weights.think_format
         self._named = f'"model":"{weights.folder.name}@main"'.encode()
@@ -135,8 +177,12 @@ class Stream:
     def _rewritten(self, event: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Yield the events that take an event's place: first what is new, then how it ends."""
         event["model"] = self._title
+        usage = event.get("usage")
+        if self._usage is not None:
+            event.pop("usage", None)
+        alone = {**event, "choices": [], "usage": usage}
         if not event.get("choices"):
-            yield event
+            yield from [] if self._usage is False else [alone if usage else event]
             return
         choice = event["choices"][0]
         delta = choice.get("delta") or {}
@@ -145,8 +191,12 @@ class Stream:
         for field, text in self._pieces(delta, last=ends):
             yield {**plain, "choices": [{**choice, "delta": {field: text}, "finish_reason": None}]}
         rest = {k: v for k, v in delta.items() if k not in ("content", "reasoning_content")}
+        if ends and self._stopper.hit:
+            choice = {**choice, "finish_reason": "stop"}
         if rest or ends:
             yield {**event, "choices": [{**choice, "delta": rest}]}
+        if usage and self._usage:
+            yield alone
 
     def _pieces(self, delta: dict[str, Any], *, last: bool) -> list[tuple[str, str]]:
         """Return what a delta adds to the reflection and to the answer, in order."""
@@ -165,6 +215,14 @@ class Stream:
                 for event in events
                 if event["type"] == "region_chunk"
             ]
+        if self._stops:
+            found = [
+                (field, self._stopper.feed(text) if field == "content" else text)
+                for field, text in found
+            ]
+            if last:
+                found.append(("content", self._stopper.feed("", last=True)))
+            found = [(field, text) for field, text in found if text]
         if not self._shows:
             return found
         return [("content", text) for text in self._as_shown(found)]
@@ -194,10 +252,12 @@ class Stream:
         if self._parser is not None:
             parsed = _parsed("".join(answer), self._policy, self._weights)
             answer, reflection = [parsed["content"]], [parsed.get("reasoning_content") or ""]
+        stopper = Stopper(self._stops)
+        text = stopper.feed("".join(answer), last=True)
         return ReplyStats(
-            "".join(answer),
+            text,
             "".join(reflection) or None,
-            cut,
+            cut and not stopper.hit,
             int(usage.get("prompt_tokens") or 0),
             int(usage.get("completion_tokens") or 0),
         )

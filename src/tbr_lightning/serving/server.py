@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from tbr_lightning.config.serve import ServeConfig
 from tbr_lightning.errors import INTERRUPTED, UserError
@@ -42,12 +43,44 @@ def serve(config: ServeConfig) -> int:
         release = resolve(config.model_uri)
         logging.basicConfig(format="serve: %(message)s", level=logging.WARNING)
         logging.getLogger("aiohttp").setLevel(logging.ERROR)
+        for handler in logging.getLogger().handlers:
+            handler.addFilter(Bounded())
         deployment = Deployment(
             config, engine=engine, prompts=prompts, judge=judge, metrics=Metrics(), say=_say
         )
         return asyncio.run(_run(config, deployment, release, listener))
     finally:
         listener.close()
+
+
+class Bounded(logging.Filter):
+    """Keeps clients from filling the log.
+
+    What a client does wrong is no news of the server: it gets a status, and no line. Of all else
+    a number of lines a minute is written, and how many were left out with the next one.
+    """
+
+    lines, seconds = 60, 60.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._since, self._written, self._left_out = 0.0, 0, 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether a line is written."""
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, HttpProcessingError | ConnectionError | TimeoutError):
+            return False
+        now = time.monotonic()
+        if now - self._since > self.seconds:
+            if self._left_out:
+                record.msg = f"{record.msg} ({self._left_out} lines before it were left out)"
+            self._since, self._written, self._left_out = now, 0, 0
+        self._written += 1
+        if self._written > self.lines:
+            self._left_out += 1
+            return False
+        return True
 
 
 def listen(host: str, port: int) -> socket.socket:

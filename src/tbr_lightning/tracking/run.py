@@ -29,6 +29,7 @@ from tbr_lightning.config.schema import TrackingConfig
 from tbr_lightning.data.example import Example
 from tbr_lightning.data.table import Examples
 from tbr_lightning.errors import UserError
+from tbr_lightning.tracking.abandoned import PROCESS, close_abandoned, mark
 from tbr_lightning.tracking.provenance import git_state, hardware, package_versions
 from tbr_lightning.tracking.store import connect
 
@@ -228,6 +229,10 @@ def start_run(
     experiment_id = connect(tracking)
     facts = {"tbr.stage": stage, **git_state(), **dict(tags or {})}
     nested = mlflow.active_run() is not None
+    if not nested:
+        close_abandoned(experiment_id)
+    if stage != "sweep":  # which several processes may have open
+        facts[PROCESS] = mark()
     if run_id is None:
         active = mlflow.start_run(
             experiment_id=experiment_id,
@@ -239,6 +244,8 @@ def start_run(
     else:
         active = _continue(run_id, nested=nested, system_metrics=tracking.system_metrics)
     with _true_status():
+        if run_id is not None and PROCESS in facts:
+            mlflow.set_tag(PROCESS, facts[PROCESS])
         if run_id is None:
             _log_settings(config)
         yield Run(active.info.run_id, name)

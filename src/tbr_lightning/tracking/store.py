@@ -129,8 +129,18 @@ def _check_writable(file: Path) -> None:
             f"tracking.uri: no permission to write {file.absolute()}: choose another folder with "
             "tracking.uri=sqlite:///FILE"
         )
-    if file.exists() and file.stat().st_size and not file.read_bytes()[:15] == b"SQLite format 3":
-        raise UserError(f"tracking.uri: {file} is not an SQLite file: give another")
+    try:
+        with file.open("rb") as stream:
+            start = stream.read(15)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UserError(f"tracking.uri: {file} cannot be read ({error}): give another") from error
+    if start not in (b"", b"SQLite format 3"):
+        raise UserError(
+            f"tracking.uri: {file} is not an SQLite file: restore it from a backup, or give "
+            "another; deleting it loses every run, metric and registered model"
+        )
 
 
 def _explain(uri: str, text: str) -> str:
@@ -144,7 +154,10 @@ def _explain(uri: str, text: str) -> str:
         return (
             f"tracking.uri: {uri} does not answer ({first[:160]}): start it or use tracking=local"
         )
-    return f"tracking.uri: {uri} cannot be used: {first[:300]}"
+    return (
+        f"tracking.uri: {uri} cannot be used: {first[:300]}; restore it from a backup, or give "
+        "another; deleting it loses every run, metric and registered model"
+    )
 
 
 def _quiet() -> None:

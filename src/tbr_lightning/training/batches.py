@@ -84,6 +84,15 @@ class TrainBatches:
         for step in self.plan(epoch)[done:]:
             inside = [i for micro in step for i in micro]
             weights = self.objective.step_weights(self.totals[inside], self.kinds[inside])
+            shared = self.objective.shared(
+                self.rows,
+                step,
+                self.pad_id,
+                form=self.form,
+                rank=self.rank,
+                world=self.world,
+                reference=self.reference,
+            )
             for start in range(0, len(step), self.world):
                 together = step[start : start + self.world]
                 chunks, micro = chunks_of(self.supervised, together), together[self.rank]
@@ -97,6 +106,7 @@ class TrainBatches:
                     scale=1.0 if micro else 0.0,
                     chunks=chunks,
                     reference=self.reference,
+                    shared=shared,
                 )
 
     def plan(self, epoch: int) -> list[list[list[int]]]:

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from tbr_lightning.config.schema import AdapterConfig, TrainerConfig
+from tbr_lightning.config.schema import AdapterConfig
 from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.models.architecture import flops_per_token
 from tbr_lightning.objectives.objective import CHUNK
 from tbr_lightning.training.devices import world_size
-from tbr_lightning.training.strategies import precision_of, training_dtype
+from tbr_lightning.training.precision import precision_of, training_dtype
 
 _BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
 _QUANTIZED = 0.55  # bytes of a 4-bit weight with its scales
@@ -20,7 +20,7 @@ _SUSTAINED = 0.4  # of the measured matrix peak; what a well fed transformer rea
 
 
 @dataclass(frozen=True)
-class Estimate:
+class RunEstimate:
     """Of one training run.
 
     Attributes:
@@ -51,7 +51,7 @@ def estimate(
     tokens: int,
     longest: int,
     peak: float | None,
-) -> Estimate:
+) -> RunEstimate:
     """Return the estimate.
 
     Activations follow Korthikanti et al. (2022): 34 bytes a token, layer and unit of width at 16
@@ -72,7 +72,7 @@ def estimate(
     frozen = 0 if full else total
     gradient = weight if full else 4.0
     # A float32 weight is its own master; bf16 weights under DeepSpeed have one beside them.
-    states = 8.0 + gradient + (4.0 if precision_of(trainer) == "bf16-true" else 0)
+    states = 8.0 + gradient + (4.0 if precision_of(config) == "bf16-true" else 0)
     weights = frozen * (_QUANTIZED if config.adapter.quantize else weight) + trained * weight
     moments = trained * states
     host = 0.0
@@ -86,7 +86,7 @@ def estimate(
             if stage == 3:
                 host, weights = host + weights, 0.0
     width, layers = architecture.hidden_size, architecture.num_hidden_layers
-    unit = 2.0 if precision_of(trainer).startswith("bf16") else 4.0
+    unit = 2.0 if precision_of(config).startswith("bf16") else 4.0
     cells = trainer.batch_size * longest * width * layers
     activations = cells * (unit if trainer.gradient_checkpointing else 17 * unit)
     activations += 3 * 4.0 * min(CHUNK, trainer.batch_size * longest) * architecture.vocab_size
@@ -94,7 +94,7 @@ def estimate(
     if trainer.gradient_checkpointing:
         flops *= 4 / 3
     seconds = None if peak is None else flops / (peak * _SUSTAINED * world)
-    return Estimate(total, trained, weights, moments, activations, host, flops, seconds)
+    return RunEstimate(total, trained, weights, moments, activations, host, flops, seconds)
 
 
 def parameter_counts(architecture: Any, adapter: AdapterConfig) -> tuple[int, int]:
@@ -114,10 +114,11 @@ def parameter_counts(architecture: Any, adapter: AdapterConfig) -> tuple[int, in
     return total, sum(p.numel() for p in tuned.parameters() if p.requires_grad)
 
 
-def describe_devices(trainer: TrainerConfig) -> str:
-    """Return how many devices of what kind, and the strategy."""
+def describe_devices(config: TrainConfig) -> str:
+    """Return how many devices of what kind, the strategy and the precision."""
+    trainer = config.trainer
     world = world_size(trainer)
     kind = trainer.strategy
     if kind == "deepspeed":
         kind = f"DeepSpeed ZeRO {trainer.zero_stage}{' with offload' if trainer.offload else ''}"
-    return f"{world} device{'s' if world > 1 else ''}, {kind}"
+    return f"{world} device{'s' if world > 1 else ''}, {kind}, {precision_of(config)}"

@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 
 from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.errors import UserError, disk_full
-from tbr_lightning.models.backbone import Backbone, load_folder
+from tbr_lightning.models.backbone import Backbone, load_folder, weights_dtype
 from tbr_lightning.models.digest import RECORDED, record
 from tbr_lightning.models.export import export, load_adapter, weights_digest
 from tbr_lightning.models.logged import find_model, log_model
@@ -59,7 +59,7 @@ def export_and_keep(job: Job, tuned: Backbone, done: Done) -> Exported:
     if form == "adapter" and tuned.folder is None:
         tuned = replace(tuned, folder=job.folder / _BASE)
     dtype = str(tuned.model.dtype).removeprefix("torch.")
-    model = export(tuned, job.folder / "model", dtype=config.model.dtype, form=form)
+    model = export(tuned, job.folder / "model", dtype=weights_dtype(config.model), form=form)
     kept = {
         "form": form,
         "dtype": dtype,

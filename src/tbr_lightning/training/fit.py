@@ -6,7 +6,8 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,12 @@ import torch
 from torch import Tensor
 
 from tbr_lightning.config.evaluation import JudgeConfig
+from tbr_lightning.config.schema import AdapterConfig
 from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.data.tokens import TokenRows
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.suites import Prompt, load_suite
-from tbr_lightning.models.adapters import with_adapter
+from tbr_lightning.models.adapters import cast_by_autocast, with_adapter
 from tbr_lightning.models.architecture import flops_per_logits, flops_per_token
 from tbr_lightning.models.backbone import Backbone
 from tbr_lightning.objectives.objective import Floats
@@ -33,9 +35,10 @@ from tbr_lightning.training.checkpoints import Checkpoints, trained_mismatch, wh
 from tbr_lightning.training.devices import accelerator_of
 from tbr_lightning.training.kernels import check_packing, prepare_kernels, release_kernels
 from tbr_lightning.training.module import TbrModule
+from tbr_lightning.training.precision import precision_of
 from tbr_lightning.training.pruning import Pruning
 from tbr_lightning.training.pruning_channel import Pruned, PruningChannel
-from tbr_lightning.training.speed import Speed, measured_peak
+from tbr_lightning.training.speed import Speed, compute_dtype, measured_peak
 from tbr_lightning.training.step_logger import StepLogger
 from tbr_lightning.training.stopping import Stopping
 from tbr_lightning.training.validation_callback import ValidationCallback
@@ -133,14 +136,16 @@ def fit(job: Job, backbone: Backbone) -> Fitted:
         divisor=strategies.divisor_of(settings) * split,
         offload=settings.offload,
     )
-    references = [_reference(job, backbone, model, part) for part in (rows, validation)]
+    plugin = strategies.precision_plugin(config)
+    with plugin.forward_context() if plugin else nullcontext():
+        references = [_reference(job, backbone, model, part) for part in (rows, validation)]
     stopping = Stopping()
     trainer = pl.Trainer(
         accelerator=accelerator,
         devices=settings.devices,
         num_nodes=settings.num_nodes,
         strategy=strategies.strategy_of(settings, frozen=not module.strict_loading),
-        precision=strategies.precision_of(settings),
+        **({"plugins": [plugin]} if plugin else {"precision": precision_of(config)}),
         max_epochs=settings.epochs,
         max_steps=settings.max_steps,
         accumulate_grad_batches=settings.accumulate * split,
@@ -202,12 +207,13 @@ def fit(job: Job, backbone: Backbone) -> Fitted:
     )
     start = time.monotonic()
     try:
-        trainer.fit(
-            module,
-            train_dataloaders=batches,
-            ckpt_path=resumed[-1].path if resumed else None,
-            weights_only=True,
-        )
+        with _mixed(plugin, model, config.adapter):
+            trainer.fit(
+                module,
+                train_dataloaders=batches,
+                ckpt_path=resumed[-1].path if resumed else None,
+                weights_only=True,
+            )
     except SystemExit as error:
         # Lightning turns an interruption into an exit; what is open here must hear of it.
         if trainer.interrupted or trainer.received_sigterm:
@@ -228,6 +234,18 @@ def fit(job: Job, backbone: Backbone) -> Fitted:
     return Fitted(
         module.model, trained, Done(trainer.global_step, logger.supervised_total, seconds)
     )
+
+
+@contextmanager
+def _mixed(
+    plugin: strategies.CachedMixedPrecision | None, model: Any, adapter: AdapterConfig
+) -> Iterator[None]:
+    """Let mixed precision cast each weight once a step, and activations not twice."""
+    if plugin is None:
+        yield
+        return
+    with plugin.kept(), cast_by_autocast(model, adapter):
+        yield
 
 
 def _reference(job: Job, backbone: Backbone, model: Any, rows: TokenRows | None) -> Floats | None:
@@ -309,8 +327,7 @@ def _speed(module: TbrModule, rows: TokenRows, trainer: pl.Trainer) -> Speed | N
     logits = flops_per_logits(
         module.model.config, trained=any(p.requires_grad for p in head.parameters())
     )
-    bf16 = str(trainer.precision).startswith("bf16")
-    dtype = torch.bfloat16 if bf16 else torch.float32
+    dtype = compute_dtype(str(trainer.precision))
     return Speed(flops - logits, logits, measured_peak(trainer.strategy.root_device, dtype))
 
 

@@ -73,9 +73,9 @@ class TbrModule(pl.LightningModule):
         self.parts = self.parts.to(loss.device) + outcome.parts
         return loss * self.divisor
 
-    def validation_loss(self, batch: Batch) -> tuple[float, float]:
-        """Return (sum of the losses, what to divide it by) of a batch."""
-        return self.objective.loss(self.model, batch).total.item(), self.objective.weight(batch)
+    def validation_loss(self, batch: Batch) -> float:
+        """Return a batch's share of the validation loss."""
+        return self.objective.loss(self.model, batch).total.item() / batch.step_weight
 
     def take_step_loss(self) -> float:
         """Return this rank's share of the step's loss, and start anew.
@@ -113,8 +113,10 @@ class TbrModule(pl.LightningModule):
         """AdamW without decay on norms and biases, and the configured schedule."""
         optimizer = self._adamw()(self.parameter_groups(), lr=self.optimizer.lr)
         steps = int(self.trainer.estimated_stepping_batches)
+        name = self.optimizer.schedule
         scheduler = get_scheduler(
-            self.optimizer.schedule,
+            # The library's plain "constant" leaves the warm-up out.
+            "constant_with_warmup" if name == "constant" else name,
             optimizer,
             num_warmup_steps=round(steps * self.optimizer.warmup),
             num_training_steps=steps,

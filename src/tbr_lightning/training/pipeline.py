@@ -49,15 +49,21 @@ def run(config: TrainConfig, pruning: PruningChannel | None = None) -> TrainResu
     check(config.model, config.data, config.reflection, config.trainer, config.adapter)
     from tbr_lightning.tracking.run import start_run
     from tbr_lightning.training import ranks
+    from tbr_lightning.training.apart import check_apart, suite_overlap
+    from tbr_lightning.training.precision import settled
     from tbr_lightning.training.prepare import load_examples
 
     ranks.warm_up(config.trainer)
+    config = settled(config, earlier=resumed is not None)
     examples = load_examples(config)
+    seen = suite_overlap(config.apart, examples)
+    check_apart(config.apart, seen)
     name = config.run_name or f"train {config.reflection.teacher} seed {config.seed}"
     run_id = resumed.run_id if resumed else None
     with start_run("train", name, config, config.tracking, _tags(config), run_id=run_id) as opened:
         from tbr_lightning.training.resume import RunFolder
 
+        opened.log_metrics({f"data/prompts_of_{name}": one.seen for name, one in seen.items()})
         folder = RunFolder(Path(config.paths.runs).absolute() / opened.id)
         if resumed is None:
             folder.begin(config)
@@ -91,8 +97,8 @@ def _train(
         log_exported,
     )
     from tbr_lightning.training.fit import Job, fit
+    from tbr_lightning.training.precision import training_dtype
     from tbr_lightning.training.prepare import log_counts, prepare
-    from tbr_lightning.training.strategies import training_dtype
 
     backbone = load_backbone(
         config.model,
@@ -144,5 +150,6 @@ def _tags(config: TrainConfig) -> dict[str, str]:
         "tbr.seed": str(config.seed),
         "tbr.data": config.data.name,
         "tbr.model": config.model.name,
+        "tbr.precision": config.trainer.precision,
         **config.tags,
     }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,12 +30,22 @@ from tbr_lightning.models.backbone import (
     template_notice,
 )
 from tbr_lightning.preflight import missing_for
-from tbr_lightning.reflection.collect import apply_rejects, collect, wanted
+from tbr_lightning.reflection.checks import REASONS
+from tbr_lightning.reflection.collect import (
+    apply_rejects,
+    check_accepted,
+    collect,
+    missing,
+    wanted,
+)
 from tbr_lightning.reflection.pipeline import markers_of, store_of, teacher_of
+from tbr_lightning.reflection.store import ReflectionStore
+from tbr_lightning.training.apart import check_apart, suite_overlap
 from tbr_lightning.training.devices import accelerator_of, world_size
-from tbr_lightning.training.estimate import Estimate, describe_devices, estimate
+from tbr_lightning.training.estimate import RunEstimate, describe_devices, estimate
+from tbr_lightning.training.precision import precision_of
 from tbr_lightning.training.prepare import load_examples
-from tbr_lightning.training.speed import measured_peak
+from tbr_lightning.training.speed import compute_dtype, measured_peak
 
 _STYLES = {Span.PROMPT: "dim", Span.REFLECTION: "cyan", Span.ANSWER: "green"}
 _PLACEHOLDER = "(its teacher has not written this reflection yet)"
@@ -43,18 +55,23 @@ def preview(config: TrainConfig) -> None:
     """Print config, examples with their loss mask, counts and estimates; load no weights.
 
     Raises:
-        UserError: The data or the tokenizer cannot be had.
+        UserError: The data or the tokenizer is not available.
     """
     console = Console(soft_wrap=True, highlight=False)
     _print_config(console, config)
     examples = load_examples(config)
     tokenizer, own = load_tokenizer(config.model, data=config.data.name, rows=examples)
     think_format = ThinkFormat.of(config.model).of_template(tokenizer)
-    examples, reflections, unwritten = _reflections(config, examples)
+    try:
+        check_apart(config.apart, suite_overlap(config.apart, examples))
+    except UserError as error:
+        console.print(f"a real run would stop: {error}", markup=False)
+    known = _reflections(config, examples)
+    examples = known.examples
     training, held_out = split(examples, config.data.validation)
     rows = tokenise(
         training,
-        reflections,
+        known.texts,
         tokenizer,
         think_format,
         max_length=config.model.max_length,
@@ -67,7 +84,9 @@ def preview(config: TrainConfig) -> None:
     if notice := template_notice(config.model, has_own_template=own):
         console.print(notice)
     estimated = config.model.tokenizer == "bytes" and config.model.hub_id is not None
-    _print_counts(console, config, rows, len(held_out), unwritten, estimated=estimated)
+    _print_counts(console, config, rows, len(held_out), known.unwritten, estimated=estimated)
+    for sentence in known.sentences:
+        console.print(sentence, markup=False)
     _print_estimate(console, config, _estimate(config, rows, len(tokenizer)))
     if sentences := missing_for(
         config.model, config.data, config.reflection, config.trainer, config.adapter
@@ -96,15 +115,15 @@ def outlook(config: TrainConfig) -> Outlook:
     """Count rows and tokens and estimate the time; print nothing and load no weights.
 
     Raises:
-        UserError: The data or the tokenizer cannot be had.
+        UserError: The data or the tokenizer is not available.
     """
     examples = load_examples(config)
     tokenizer, _ = load_tokenizer(config.model, data=config.data.name, rows=examples)
-    examples, reflections, _ = _reflections(config, examples)
-    training, _ = split(examples, config.data.validation)
+    known = _reflections(config, examples)
+    training, _ = split(known.examples, config.data.validation)
     rows = tokenise(
         training,
-        reflections,
+        known.texts,
         tokenizer,
         ThinkFormat.of(config.model).of_template(tokenizer),
         max_length=config.model.max_length,
@@ -132,27 +151,75 @@ def _print_config(console: Console, config: TrainConfig) -> None:
     console.print(Syntax(text, "yaml", background_color="default"))
 
 
-def _reflections(config: TrainConfig, examples: Examples) -> tuple[Examples, dict[str, str], int]:
-    """Return rows and reflections as far as they can be had for nothing, and how many cannot."""
+@dataclass(frozen=True)
+class _Known:
+    """What can be known of the reflections for nothing: neither asked for nor stored anew.
+
+    Attributes:
+        examples: Rows to train on.
+        texts: By instruction id; a placeholder for each that is not written yet.
+        unwritten: How many those are.
+        sentences: What is known of them.
+    """
+
+    examples: Examples
+    texts: dict[str, str]
+    unwritten: int = 0
+    sentences: tuple[str, ...] = ()
+
+
+def _reflections(config: TrainConfig, examples: Examples) -> _Known:
     rows = wanted(examples, config.reflection)
     if not rows:
-        return examples, {}, 0
+        return _Known(examples, {})
     own = config.data.teacher(config.reflection.teacher, config.seed)
     free = own is not None and config.reflection.endpoint.base_url is None
-    if config.reflection.teacher == "internal" or (
-        config.reflection.teacher == "external" and not free
-    ):
-        # Asking the teacher would load weights or spend money.
-        return examples, {row.id: _PLACEHOLDER for row in rows}, len(rows)
+    if config.reflection.teacher == "internal":  # which are stored depends on its weights
+        return _Known(examples, {row.id: _PLACEHOLDER for row in rows}, len(rows))
     teacher = teacher_of(config.reflection, config.data, None, config.seed)
-    collected = collect(
-        rows,
-        teacher,
-        store_of(config),
-        markers=markers_of(config),
-        unstated=config.reflection.unstated,
-    )
-    return apply_rejects(examples, collected, config.reflection), collected.accepted, 0
+    paid = config.reflection.teacher == "external" and not free
+    with tempfile.TemporaryDirectory() as folder:
+        there = Path(config.paths.runs) / "reflections.db"
+        if paid and not there.is_file():
+            return _Known(examples, {row.id: _PLACEHOLDER for row in rows}, len(rows))
+        store = store_of(config) if paid else ReflectionStore(Path(folder) / "reflections.db")
+        unwritten = {row.id for row in missing(rows, teacher, store)} if paid else set()
+        collected = collect(
+            [row for row in rows if row.id not in unwritten],
+            teacher,
+            store,
+            markers=markers_of(config),
+            unstated=config.reflection.unstated,
+        )
+    counts = collected.counts(config.reflection)
+    sentences = []
+    if paid:
+        sentences.append(_cost_of_rest(config, len(rows), len(unwritten), counts))
+    if rejected := {r: int(n) for r in REASONS if (n := counts[f"rejected/{r}"])}:
+        reasons = ", ".join(f"{n} {reason}" for reason, n in rejected.items())
+        sentences.append(
+            f"{len(collected.accepted):,} reflections are accepted; rejected: {reasons}"
+        )
+    if teacher.checked and not unwritten:
+        try:
+            check_accepted(collected, config.reflection)
+        except UserError as error:
+            sentences.append(f"a real run would stop: {error}")
+    texts = collected.accepted | dict.fromkeys(unwritten, _PLACEHOLDER)
+    kept = apply_rejects(examples, collected, config.reflection)
+    return _Known(kept, texts, len(unwritten), tuple(sentences))
+
+
+def _cost_of_rest(
+    config: TrainConfig, rows: int, unwritten: int, counts: Mapping[str, float]
+) -> str:
+    """Return how many reflections are stored, and what the rest would cost at that rate."""
+    stored = rows - unwritten
+    told = f"{stored:,} of {rows:,} reflections are stored, {unwritten:,} would be asked for"
+    prices = config.reflection.endpoint
+    if not stored or not unwritten or not (prices.prompt_price or prices.completion_price):
+        return told
+    return f"{told}, for about {counts['cost'] / stored * unwritten:.4f} at the cost of those"
 
 
 def _print_examples(console: Console, config: TrainConfig, rows: TokenRows, tokenizer: Any) -> None:
@@ -241,7 +308,7 @@ def _cost(rows: TokenRows) -> str:
     )
 
 
-def _estimate(config: TrainConfig, rows: TokenRows, vocabulary: int) -> Estimate:
+def _estimate(config: TrainConfig, rows: TokenRows, vocabulary: int) -> RunEstimate:
     import torch
 
     if not config.model.architecture and published_config(config.model) is None:
@@ -256,7 +323,7 @@ def _estimate(config: TrainConfig, rows: TokenRows, vocabulary: int) -> Estimate
     peak = None
     if wanted_device == here:
         device = torch.device("cuda" if here == "gpu" else "cpu")
-        peak = measured_peak(device, torch.bfloat16 if here == "gpu" else torch.float32)
+        peak = measured_peak(device, compute_dtype(precision_of(config)))
     trainer = config.trainer
     epochs: float = trainer.epochs
     if trainer.max_steps >= 0:
@@ -271,7 +338,7 @@ def _estimate(config: TrainConfig, rows: TokenRows, vocabulary: int) -> Estimate
     )
 
 
-def _print_estimate(console: Console, config: TrainConfig, it: Estimate) -> None:
+def _print_estimate(console: Console, config: TrainConfig, it: RunEstimate) -> None:
     gib = 2**30
     model = config.model
     source = model.path or model.hub_id
@@ -282,7 +349,7 @@ def _print_estimate(console: Console, config: TrainConfig, it: Estimate) -> None
             f"model={model.name}.",
             markup=False,
         )
-    table = Table("what", "estimate", title=f"Estimates ({describe_devices(config.trainer)})")
+    table = Table("what", "estimate", title=f"Estimates ({describe_devices(config)})")
     table.add_row("parameters", f"{it.parameters:,}")
     table.add_row("trained", f"{it.trained:,} ({it.trained / it.parameters:.2%})")
     table.add_row("memory a device", f"{(it.weights + it.states + it.activations) / gib:.2f} GiB")
@@ -296,7 +363,7 @@ def _print_estimate(console: Console, config: TrainConfig, it: Estimate) -> None
     console.print(table)
 
 
-def _time(it: Estimate) -> str:
+def _time(it: RunEstimate) -> str:
     if it.seconds is None:
         hours = it.flops / 1e14 / 3600
         return f"{hours:.2g} hours of one device at 100 tera-FLOPs per second"

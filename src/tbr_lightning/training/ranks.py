@@ -201,7 +201,7 @@ def collect_trained(job: Job) -> tuple[Backbone, Done]:
 
 def _backbone(job: Job) -> Backbone:
     from tbr_lightning.models.backbone import load_backbone
-    from tbr_lightning.training.strategies import training_dtype
+    from tbr_lightning.training.precision import training_dtype
 
     config = job.config
     return load_backbone(

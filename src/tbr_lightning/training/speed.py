@@ -36,12 +36,28 @@ class Speed:
         }
 
 
+def compute_dtype(precision: str) -> torch.dtype:
+    """Return the type of the matrix products under a precision of Lightning's."""
+    kinds = {"bf16": torch.bfloat16, "16": torch.float16}
+    return kinds.get(precision.partition("-")[0], torch.float32)
+
+
 def measured_peak(device: torch.device, dtype: torch.dtype) -> float:
     """Return the FLOPs per second of a matrix product, the best of a few tries.
 
     Takes some tenths of a second.
     """
-    size = 8192 if device.type == "cuda" else 768
+    if device.type == "cuda":
+        return _rate(8192, device, dtype)
+    # A processor without units for the type may need seconds for the larger one.
+    small = _rate(192, device, dtype)
+    return small if small < _SLOW else max(small, _rate(768, device, dtype))
+
+
+_SLOW = 5e9  # FLOPs per second that no processor with vector units stays below
+
+
+def _rate(size: int, device: torch.device, dtype: torch.dtype) -> float:
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     best = float("inf")
     for _ in range(4):

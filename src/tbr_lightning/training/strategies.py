@@ -3,42 +3,57 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy
 from lightning.pytorch.strategies.strategy import Strategy
 
 from tbr_lightning.config.schema import TrainerConfig
 from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.training.devices import accelerator_of, world_size
+from tbr_lightning.training.precision import precision_of
 
 
-def precision_of(trainer: TrainerConfig) -> str:
-    """Return Lightning's precision; ``auto`` means bfloat16 compute on a GPU, float32 elsewhere.
+class CachedMixedPrecision(MixedPrecision):
+    """bfloat16 autocast that casts a weight once for all micro-batches of an optimizer step.
 
-    DeepSpeed keeps float32 master weights by itself; elsewhere mixed precision keeps what is
-    trained in float32.
+    Lightning's own casts it in each; gradients go back through the cached copy just as well.
     """
-    if trainer.precision != "auto":
-        return trainer.precision
-    if accelerator_of(trainer) == "cpu":
-        return "32-true"
-    return "bf16-true" if trainer.strategy == "deepspeed" else "bf16-mixed"
+
+    def __init__(self, device: str) -> None:
+        super().__init__("bf16-mixed", device)
+
+    def autocast_context_manager(self) -> torch.autocast:
+        """Return the context of a forward pass."""
+        return torch.autocast(self.device, dtype=torch.bfloat16, cache_enabled=True)
+
+    def optimizer_step(self, *args: Any, **options: Any) -> Any:
+        """Step, and forget the copies of what has changed."""
+        done = super().optimizer_step(*args, **options)
+        torch.clear_autocast_cache()
+        return done
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Keep copies from one forward pass to the next within the block."""
+        torch.autocast_increment_nesting()
+        try:
+            yield
+        finally:
+            torch.autocast_decrement_nesting()
+            torch.clear_autocast_cache()
 
 
-def training_dtype(config: TrainConfig) -> str:
-    """Return the type in which the base's weights are loaded.
-
-    What mixed precision trains is kept in float32; a frozen base needs no more than the model's
-    own type, and DeepSpeed keeps float32 masters by itself.
-    """
-    precision = precision_of(config.trainer)
-    if precision == "bf16-true":
-        return "bfloat16"
-    if precision == "32-true" or config.adapter.name == "none":
-        return "float32"
-    return config.model.dtype
+def precision_plugin(config: TrainConfig) -> CachedMixedPrecision | None:
+    """Return the plugin that takes the place of Lightning's own for a precision, if one does."""
+    plain = config.trainer.strategy in ("single", "ddp")
+    if precision_of(config) != "bf16-mixed" or not plain:
+        return None
+    return CachedMixedPrecision("cuda" if accelerator_of(config.trainer) == "gpu" else "cpu")
 
 
 def divisor_of(trainer: TrainerConfig) -> float:

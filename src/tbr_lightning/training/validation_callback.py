@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import lightning.pytorch as pl
 import pandas as pd
 import torch
+from lightning.pytorch.plugins import MixedPrecision
 
 from tbr_lightning.config.evaluation import JudgeConfig
 from tbr_lightning.config.verbs import GenerationConfig
@@ -16,7 +18,7 @@ from tbr_lightning.evaluation.respond import respond
 from tbr_lightning.evaluation.results import metrics, table_rows
 from tbr_lightning.evaluation.suites import Prompt
 from tbr_lightning.models.backbone import Backbone
-from tbr_lightning.objectives.objective import Floats, Objective, StepWeights, chunks_of
+from tbr_lightning.objectives.objective import Floats, Objective, chunks_of
 from tbr_lightning.tracking.metrics import MetricBuffer
 from tbr_lightning.training.module import TbrModule
 from tbr_lightning.training.step_logger import is_step, summed
@@ -92,39 +94,55 @@ class ValidationCallback(pl.Callback):
             return
         self._measured = step
         module.model.eval()
-        with torch.no_grad():
+        plugin = trainer.precision_plugin
+        mixed = plugin.forward_context() if isinstance(plugin, MixedPrecision) else nullcontext()
+        with torch.no_grad(), mixed:
             if self.validation is not None:
                 self.validation_loss = self._validate(trainer, module, self.validation)
                 self._add({"validation/loss": self.validation_loss}, step)
             if self.prompts:
                 self._probe(module, step)
+        # Copies of weights that were made here carry no gradient back.
+        torch.clear_autocast_cache()
         module.model.train()
 
     def _validate(self, trainer: pl.Trainer, module: TbrModule, rows: TokenRows) -> float:
-        lengths = rows.lengths.reshape(-1, self.objective.sequences_per_row).sum(axis=1)
+        each, pad_id = self.objective.sequences_per_row, self.backbone.tokenizer.pad_token_id
+        lengths = rows.lengths.reshape(-1, each).sum(axis=1)
         order = sorted(range(len(lengths)), key=lambda i: int(lengths[i]))
         batches = [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
         # Every rank takes the same number of batches; the last may be one that another has too.
         share = -(-len(batches) // trainer.world_size)
-        total = torch.zeros(2, dtype=torch.float64)
+        batches += [[]] * (share * trainer.world_size - len(batches))
+        total = torch.zeros(1, dtype=torch.float64)
         supervised = self.objective.supervised(rows)
+        # As if all held-out rows were one step.
+        step = self.objective.step_weights(self.objective.totals(rows), rows.kinds[::each])
+        shared = self.objective.shared(
+            rows,
+            batches,
+            pad_id,
+            form="bucketed",
+            rank=trainer.global_rank,
+            world=trainer.world_size,
+            reference=self.reference,
+        )
         for turn in range(share):
             number = turn * trainer.world_size + trainer.global_rank
-            indices, scale = (batches[number], 1.0) if number < len(batches) else (batches[0], 0.0)
             together = batches[turn * trainer.world_size :][: trainer.world_size]
             batch = self.objective.collate(
                 rows,
-                indices,
-                self.backbone.tokenizer.pad_token_id,
+                batches[number] or batches[0],
+                pad_id,
                 form="bucketed",
-                step=StepWeights(1.0),
-                scale=scale,
+                step=step,
+                scale=1.0 if batches[number] else 0.0,
                 chunks=chunks_of(supervised, together),
                 reference=self.reference,
+                shared=shared,
             )
-            total += torch.tensor(module.validation_loss(batch.to(module.device)))
-        loss, weight = summed(total, trainer).tolist()
-        return loss / weight
+            total += module.validation_loss(batch.to(module.device))
+        return float(summed(total, trainer).item())
 
     def _probe(self, module: TbrModule, step: int) -> None:
         from dataclasses import replace

@@ -12,12 +12,12 @@ from optuna.trial import FrozenTrial, TrialState
 from tbr_lightning.config.sweep import SweepConfig
 from tbr_lightning.errors import UserError
 from tbr_lightning.models.logged import find_model
+from tbr_lightning.processes import identity_of
 from tbr_lightning.registry import moves
 from tbr_lightning.tracking.run import Point, Run
 from tbr_lightning.tuning import front as fronts
 from tbr_lightning.tuning import mlflow_sync, report, retrain
 from tbr_lightning.tuning.figures import front_figure
-from tbr_lightning.tuning.process_identity import identity_of
 from tbr_lightning.tuning.report import StudyResult
 from tbr_lightning.tuning.storage import Opened
 from tbr_lightning.tuning.study import Study

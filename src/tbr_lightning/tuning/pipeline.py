@@ -43,9 +43,9 @@ def run(config: SweepConfig, summarise: Summarise | None = None) -> None:
 
 
 def _run(plan: Plan, opened: Opened, view: View, summarise: Summarise | None) -> None:
+    from tbr_lightning.processes import identity_of
     from tbr_lightning.tuning import conclude, mlflow_sync, runner
     from tbr_lightning.tuning.folder import trials_root
-    from tbr_lightning.tuning.process_identity import identity_of
     from tbr_lightning.tuning.trial import TrialContext
     from tbr_lightning.tuning.warm_cache import warm_caches
 

@@ -23,6 +23,7 @@ from tbr_lightning.evaluation.judge import identity
 from tbr_lightning.models.digest import check_unchanged
 from tbr_lightning.models.logged import find_model
 from tbr_lightning.tracking.run import find_run, newest_runs
+from tbr_lightning.training.precision import precision_of
 from tbr_lightning.training.pruning_channel import PruningChannel
 from tbr_lightning.training.resume import RunFolder
 from tbr_lightning.tuning.source_digest import code_digest, hub_commit
@@ -80,6 +81,7 @@ def train_key(config: TrainConfig) -> str:
     settings = {k: v for k, v in asdict(config).items() if k not in _WITHOUT_EFFECT}
     trainer = settings["trainer"]
     settings["trainer"] = {k: v for k, v in trainer.items() if k not in _TRAINER_WITHOUT_EFFECT}
+    settings["trainer"]["precision"] = precision_of(config)
     if not trainer["eval_every"]:
         settings.pop("probe")
     return content_key(code_digest(config), settings, _contents(settings), hub_commit(config.model))

@@ -15,11 +15,11 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from tbr_lightning.errors import UserError
+from tbr_lightning.processes import identity_of
 from tbr_lightning.training.pruning_channel import PruningChannel
 from tbr_lightning.tuning import process, scheduling
 from tbr_lightning.tuning.folder import Result, Spec, TrialFolder, trials_root
 from tbr_lightning.tuning.outcome import constraints_of, kept, values_of
-from tbr_lightning.tuning.process_identity import identity_of
 from tbr_lightning.tuning.scheduling import Budget, Claim, Next
 from tbr_lightning.tuning.storage import Opened
 from tbr_lightning.tuning.study import Study

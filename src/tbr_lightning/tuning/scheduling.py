@@ -13,7 +13,7 @@ from enum import Enum
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from tbr_lightning.tuning.process_identity import Owner, read_owner
+from tbr_lightning.processes import Owner, read_owner
 from tbr_lightning.tuning.sampling import make_sampler
 from tbr_lightning.tuning.space import Point, cells, suggest
 from tbr_lightning.tuning.storage import Opened

@@ -13,6 +13,8 @@ from huggingface_hub import try_to_load_from_cache
 
 from tbr_lightning.config.schema import ModelConfig
 from tbr_lightning.data.cache import content_key, file_key
+from tbr_lightning.preflight import PACKAGE as WEIGHTS_PACKAGE
+from tbr_lightning.preflight import located
 
 PACKAGE = Path(__file__).parents[1]
 _ROOMS = ("data", "evaluation", "microworld", "models", "objectives", "reflection", "training")
@@ -38,7 +40,13 @@ def _is_source(file: Path) -> bool:
 
 
 def hub_commit(model: ModelConfig) -> str | None:
-    """Return the commit of a hub model's files in the cache: a revision such as main moves."""
+    """Return what tells a model's files apart beside its name, as far as they are here.
+
+    That is the commit of a hub model's files in the cache, since a revision such as main moves, and
+    the hash of a package's file.
+    """
+    if model.init != "random" and (model.path or "").startswith(WEIGHTS_PACKAGE):
+        return file_key(located(model.path or ""))
     if model.hub_id is None or model.path is not None or model.init == "random":
         return None
     found = try_to_load_from_cache(model.hub_id, "config.json", revision=model.revision)

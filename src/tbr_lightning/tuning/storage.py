@@ -190,7 +190,10 @@ def open_study(study: Study, url: str, *, grace: float = 60, new: bool = False) 
     except UserError:
         raise
     except Exception as error:  # SQLAlchemy's and the drivers' many kinds
-        raise UserError(f"storage='{shown}' cannot be used: {_reason(error)}") from error
+        raise UserError(
+            f"storage='{shown}' cannot be used: {_reason(error)}: make it reachable or restore it, "
+            "or give another; without it the study's trials are run again"
+        ) from error
     return Opened(opened, storage, study.key, url)
 
 

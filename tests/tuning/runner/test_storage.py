@@ -166,9 +166,9 @@ def test_a_storage_that_cannot_be_used_is_told(url: str, says: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_an_unreachable_storage_is_told_without_its_password() -> None:
+def test_an_unreachable_storage_is_told_without_its_password(closed_port: int) -> None:
     pytest.importorskip("psycopg")
-    url = "postgresql://me:secret@127.0.0.1:9/studies"
+    url = f"postgresql://me:secret@127.0.0.1:{closed_port}/studies"
     with pytest.raises(UserError) as caught:
         open_study(read_study("s", "s.yaml", STUDY), url)
     text: Any = str(caught.value)

@@ -22,7 +22,7 @@ def build(config: JudgeConfig) -> Judge:
     """Return the judge; its weights are loaded when it is first asked.
 
     Raises:
-        UserError: The weights cannot be had, no label is given, or the prompt file will not do.
+        UserError: The weights are not available, no label is given, or the prompt file will not do.
     """
     from tbr_lightning.preflight import missing_weights
 
@@ -95,6 +95,7 @@ def parsed(reply: str, labels: dict[str, str]) -> Verdict:
 
 def _loaded(config: JudgeConfig) -> Any:
     from tbr_lightning.models.backbone import load_folder
+    from tbr_lightning.models.precision import computed_in, convert, name_of
     from tbr_lightning.preflight import weights_problem
 
     source = config.path or config.hub_id or ""
@@ -106,6 +107,7 @@ def _loaded(config: JudgeConfig) -> Any:
         raise UserError(weights_problem(source, error, config.revision)) from error
     import torch
 
+    convert(backbone.model, computed_in(name_of(backbone.model.dtype)))
     backbone.model.to("cuda" if torch.cuda.is_available() else "cpu")
     return backbone
 

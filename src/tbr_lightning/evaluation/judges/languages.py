@@ -116,7 +116,7 @@ def language(text: str) -> str | None:
     if not letters:
         return "en"
     for name, script in _SCRIPTS.items():
-        found = sum(re.match(script, sign) is not None for sign in letters)
+        found = len(re.findall(script, "".join(letters)))
         # Japanese is written with Chinese signs too: a tenth of its own is enough.
         if found / len(letters) >= (_MANY if name != "ja" else _MANY / 4):
             return name

@@ -93,7 +93,7 @@ def _of_sentence(sentence: str) -> Conclusion | None:
             if re.match(r"\s+or (?:not|harm)", clause[match.end() :], re.I):
                 continue
             turned = len(_NEGATION.findall(before + match[0])) % 2 == 1
-            attributive = _NOUN.match(clause[match.end() :]) is not None
+            attributive = _NOUN.match(clause[match.end() :]) or before.lower().endswith("any ")
             if turned and (attributive or re.match(r"violat|against", match[0], re.I)):
                 continue  # what enables no harm, or keeps to a policy, says nothing of the request
             if match[0].lower().startswith(("no ", "nobody")):

@@ -1,0 +1,211 @@
+"""The arena: every rival of reflection tuned within one budget on dev, then compared on test."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from tbr_lightning.ablation import arena_table
+from tbr_lightning.ablation.arena_plan import (
+    MODEL_OF,
+    WORDS,
+    Arena,
+    Bout,
+    Rival,
+    Tried,
+    evaluate_config,
+    load_arena,
+    train_config,
+)
+from tbr_lightning.ablation.arena_table import Result
+from tbr_lightning.attribution import report
+from tbr_lightning.attribution.words import NEUTRAL, SWAPS
+from tbr_lightning.config.sweep import SweepConfig
+from tbr_lightning.errors import UserError
+from tbr_lightning.evaluation import pipeline as evaluating
+from tbr_lightning.preflight import missing_for
+from tbr_lightning.tracking.run import Run, start_run
+from tbr_lightning.tracking.store import connect
+from tbr_lightning.tuning import reuse
+from tbr_lightning.tuning import space as spaces
+from tbr_lightning.tuning.space import Parameter, Point
+
+
+def run(path: Path, config: SweepConfig) -> None:
+    """Tune, test and compare every rival; what an interrupted run finished is taken again."""
+    arena = load_arena(path, config)
+    planned = list(_plan(arena, config))
+    if config.dry_run:
+        for line in planned:
+            print(line)
+        return
+    bout = Bout(arena, config)
+    connect(config.tracking)
+    with start_run("sweep", f"arena {arena.model}", config, config.tracking) as opened:
+        results: dict[str, Result] = {}
+        chosen: dict[str, Tried] = {}
+        words: dict[str, str] | None = None
+        for number, (name, written) in enumerate(arena.rivals.items(), start=1):
+            if any(WORDS in word for word in written.evaluate) and words is None:
+                words = _attributed(arena, chosen[arena.control].model_uri, config)
+            rival = _filled(written, chosen, words or {})
+            base = chosen.get(rival.of or arena.control)
+            tried = tune(bout, name, rival, base, chosen.get(arena.control))
+            best = _best(arena, tried, chosen.get(arena.control))
+            control = results.get(arena.control)
+            results[name] = arena_table.test(bout, (name, rival), tried, best, control)
+            if best is not None:
+                chosen[name] = best
+            print(f"[{number}/{len(arena.rivals)}] {arena_table.line(results[name])}", flush=True)
+            if name == arena.control and best is None:
+                raise UserError(f"the control '{name}' failed: {tried[0].why_not}")
+        arena_table.log(opened, arena, results)
+
+
+def _plan(arena: Arena, config: SweepConfig) -> Iterator[str]:
+    """Compose every corner before anything long begins, and give a line for each rival.
+
+    Raises:
+        UserError: One does not compose, or lacks something.
+    """
+    missing: list[str] = []
+    for name, rival in arena.rivals.items():
+        filled = _filled(rival, {}, {"kill": "stop"})
+        for point in spaces.cover(filled.space) or [{}]:
+            evaluate_config(arena, filled, point, config, half="dev")
+            if filled.train is not None:
+                one = train_config(arena, filled, point, config)
+                missing += missing_for(
+                    one.model, one.data, one.reflection, one.trainer, one.adapter
+                )
+        points = _budget(arena, filled.space)
+        what = "trained" if filled.train is not None else f"on {filled.of or arena.control}"
+        yield f"{name:28} {points} of its points, {what}: {filled.about}"
+    if missing and not config.dry_run:
+        raise UserError("\n".join(dict.fromkeys(missing)))
+    yield from (f"missing: {sentence}" for sentence in dict.fromkeys(missing))
+
+
+def _budget(arena: Arena, space: Mapping[str, Parameter]) -> int:
+    try:
+        return min(arena.trials, len(spaces.cells(dict(space))))
+    except UserError:  # ranges have no number of points
+        return arena.trials
+
+
+def _filled(rival: Rival, chosen: Mapping[str, Tried], words: Mapping[str, str]) -> Rival:
+    """Put models and words in the place of what stands for them."""
+    pairs = ",".join(f"{old}: {new}" for old, new in words.items())
+    stand_for = {f"{{{WORDS}}}": f"{{{pairs}}}", f"[{WORDS}]": f"[{','.join(words)}]"}
+    for word in rival.evaluate:
+        if MODEL_OF in word:
+            other = word.partition(MODEL_OF)[2]
+            # A model that is not there yet, when a plan is composed, or that failed.
+            uri = chosen[other].model_uri if other in chosen else ""
+            stand_for[f"{MODEL_OF}{other}"] = f"'{uri}'"
+    filled = list(rival.evaluate)
+    for old, new in stand_for.items():
+        filled = [word.replace(old, new) for word in filled]
+    return replace(rival, evaluate=filled)
+
+
+def tune(
+    bout: Bout, name: str, rival: Rival, base: Tried | None, control: Tried | None
+) -> list[Tried]:
+    """Try points of a rival's space on the dev half, as many as the budget allows.
+
+    All points of a small grid are tried, in order; else Optuna's TPE asks, from the arena's seed.
+    """
+    arena = bout.arena
+    try:
+        cells = spaces.cells(rival.space)
+    except UserError:
+        cells = []
+    if 0 < len(cells) <= arena.trials:
+        return [_try(bout, name, rival, base, point) for point in cells]
+    sampler = optuna.samplers.TPESampler(
+        seed=arena.seed, n_startup_trials=max(arena.trials // 2, 1)
+    )
+    study = optuna.create_study(sampler=sampler)
+    tried: list[Tried] = []
+    for _ in range(arena.trials):
+        trial = study.ask()
+        point = spaces.suggest(rival.space, trial)
+        same = next((one for one in tried if one.point == point), None)
+        one = same or _try(bout, name, rival, base, point)
+        if same is None:
+            tried.append(one)
+        study.tell(trial, _score(arena, one, control))
+    return tried
+
+
+def _try(bout: Bout, name: str, rival: Rival, base: Tried | None, point: Point) -> Tried:
+    arena, config = bout.arena, bout.config
+    start = time.monotonic()
+    tags = {"tbr.arena_rival": name}
+    try:
+        if rival.train is not None:
+            settings = train_config(arena, rival, point, config)
+            named = replace(settings, run_name=f"train {name}", tags={**settings.tags, **tags})
+            key = reuse.train_key(settings)
+            trained = reuse.train_or_take(named, key, take=config.sweep.reuse)
+            base = Tried(point, trained.model_uri, trained.run_id)
+        elif base is None:
+            raise UserError(f"'{rival.of or arena.control}', whose model it takes, failed")
+        asked = evaluate_config(arena, rival, point, config, half="dev", model=base.model_uri)
+        done = evaluating.run(replace(asked, run_name=f"evaluate {name}, dev half", tags=tags))
+        metrics = Run(done.run_id).metrics()
+    except UserError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return Tried(point, seconds=time.monotonic() - start, why_not=" ".join(str(error).split()))
+    return replace(base, point=point, metrics=metrics, seconds=time.monotonic() - start)
+
+
+def _excess(arena: Arena, one: Tried, control: Tried | None) -> float:
+    """Return by how much a point breaks what may be chosen; at most 0 where it keeps it."""
+    if control is None:
+        return 0.0
+    harm = one.metrics["harmful_compliance_rate"] - control.metrics["harmful_compliance_rate"]
+    worst = harm - arena.max_harm
+    if "general_accuracy" in one.metrics and "general_accuracy" in control.metrics:
+        loss = control.metrics["general_accuracy"] - one.metrics["general_accuracy"]
+        worst = max(worst, loss - arena.max_loss)
+    return worst
+
+
+def _score(arena: Arena, one: Tried, control: Tried | None) -> float:
+    """Return what is minimised: false refusal, and above all points that keep the bounds others."""
+    if one.why_not:
+        return 3.0
+    excess = _excess(arena, one, control)
+    refused = one.metrics["false_refusal_rate"]
+    return refused if excess <= 0 else 1.0 + excess + refused / 100
+
+
+def _best(arena: Arena, tried: Sequence[Tried], control: Tried | None) -> Tried | None:
+    done = [one for one in tried if not one.why_not]
+    return min(done, key=lambda one: _score(arena, one, control), default=None)
+
+
+def _attributed(arena: Arena, model: str, config: SweepConfig) -> dict[str, str]:
+    """Return the words that weigh most in the control's false refusals on dev, with neutral ones.
+
+    There are none where it refuses no look-alike.
+    """
+    asked = evaluate_config(arena, Rival(), {}, config, half="dev", model=model)
+    done = evaluating.run(replace(asked, attribution=True), report.log)
+    scores: dict[str, float] = {}
+    for row in arena_table.artifact(done.run_id, "attribution.json"):
+        for part in str(row["scores"]).split(" "):
+            word, _, score = part.rpartition(":")
+            word = word.strip(".,?!\"'").lower()
+            if len(word) > 2 and word.isalpha():
+                scores[word] = scores.get(word, 0.0) + float(score)
+    best: list[Any] = sorted(scores, key=lambda word: -scores[word])[: arena.words]
+    return {word: SWAPS.get(word, NEUTRAL) for word in best if scores[word] > 0}

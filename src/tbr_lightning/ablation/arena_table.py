@@ -1,0 +1,314 @@
+"""The arena's end: each rival on the test half, the table, the figure, and the gate's verdicts."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from mlflow.exceptions import MlflowException
+
+from tbr_lightning.ablation.arena_plan import Arena, Bout, Rival, Tried, evaluate_config
+from tbr_lightning.config.compose import compose_verb
+from tbr_lightning.config.sweep import SweepConfig
+from tbr_lightning.errors import UserError
+from tbr_lightning.evaluation import comparison, general
+from tbr_lightning.evaluation import pipeline as evaluating
+from tbr_lightning.evaluation.comparison import Difference
+from tbr_lightning.evaluation.report import probability
+from tbr_lightning.evaluation.results import MEASURES, Judged
+from tbr_lightning.registry import gate
+from tbr_lightning.registry.answers import Answers
+from tbr_lightning.tracking.run import Run
+from tbr_lightning.tuning.space import overrides_of
+
+MARKDOWN, TABLE, FIGURE = "arena.md", "arena.json", "arena.png"
+"""Artifacts of the arena's run, and files of the folder that it was started in."""
+
+_COSTLY = 40.0  # area of a point in points squared, for the control's seconds an answer
+
+
+@dataclass(frozen=True)
+class Result:
+    """A rival's row.
+
+    Attributes:
+        name: Of the rival.
+        about: One line for people.
+        chosen: The point that dev chose, as overrides.
+        tried: Points on dev, and the seconds they took.
+        answers: On the test half; ``None`` where it could not be tested.
+        why_not: Why.
+        run_id: Of the test's run.
+        trained: Supervised tokens and seconds of the training of the model that is asked.
+        seconds: For an answer, decoded in batches.
+        choices: General ability by task of lm-eval, in [0, 1].
+        verdict: The gate's, against the control, in a word or sentence.
+    """
+
+    name: str
+    about: str
+    chosen: str = ""
+    tried: tuple[int, float] = (0, 0.0)
+    answers: Answers | None = None
+    why_not: str = ""
+    run_id: str = ""
+    trained: tuple[float, float] = (0.0, 0.0)
+    seconds: float = math.nan
+    choices: Mapping[str, float] = field(default_factory=dict)
+    verdict: str = ""
+
+    @property
+    def rows(self) -> Sequence[Judged]:
+        """The judged answers."""
+        return self.answers.rows if self.answers else ()
+
+    @property
+    def tokens(self) -> float:
+        """Tokens an answer, reflection included."""
+        return sum(row.new_tokens for row in self.rows) / len(self.rows) if self.rows else math.nan
+
+
+def test(
+    bout: Bout,
+    named: tuple[str, Rival],
+    tried: Sequence[Tried],
+    best: Tried | None,
+    control: Result | None,
+) -> Result:
+    """Evaluate a rival's chosen point on the test half, and let the gate judge it."""
+    (name, rival), arena, config = named, bout.arena, bout.config
+    took = (len(tried), sum(one.seconds for one in tried))
+    if best is None:
+        return Result(name, rival.about, tried=took, why_not=tried[0].why_not)
+    asked = evaluate_config(arena, rival, best.point, config, half="test", model=best.model_uri)
+    # Written anew, so that their seconds can be told.
+    asked = replace(asked, generation=replace(asked.generation, reuse=False))
+    chosen = " ".join(overrides_of(best.point))
+    tags = {"tbr.arena_rival": name}
+    try:
+        done = evaluating.run(replace(asked, run_name=f"evaluate {name}, test half", tags=tags))
+    except UserError as error:
+        why = " ".join(str(error).split())
+        return Result(name, rival.about, chosen, took, why_not=why)
+    numbers = Run(done.run_id).metrics()
+    trained = Run(best.train_run).metrics() if best.train_run else {}
+    marks = _choices(done.run_id)
+    answers = Answers(done.rows, marks, contamination=numbers.get("contamination"))
+    found = Result(
+        name,
+        rival.about,
+        chosen,
+        took,
+        answers,
+        run_id=done.run_id,
+        trained=(
+            trained.get("train/supervised_tokens", 0.0),
+            trained.get("train/seconds", 0.0),
+        ),
+        seconds=numbers.get("answer_seconds", math.nan) / len(done.rows),
+        choices={task: sum(right.values()) / len(right) for task, right in marks.items() if right},
+    )
+    return replace(found, verdict=_verdict(found, control, config))
+
+
+def artifact(run_id: str, name: str) -> list[dict[str, Any]]:
+    """Return the rows of a table among a run's artifacts; none where it is not there."""
+    try:
+        table = json.loads(Run(run_id).text(name))
+    except (MlflowException, OSError):
+        return []
+    return [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+
+
+def _choices(run_id: str) -> dict[str, dict[str, bool]]:
+    found: dict[str, dict[str, bool]] = {}
+    for row in artifact(run_id, general.CHOICES):
+        if row["right"] is not None:
+            question = general.identity(
+                row["task"], row["question"], row["options"], row.get("how")
+            )
+            found.setdefault(row["task"], {})[question] = bool(row["right"])
+    return found
+
+
+def _verdict(found: Result, control: Result | None, config: SweepConfig) -> str:
+    """Return the gate's verdict on a rival against the control, on the prompts of both."""
+    if control is None or control.answers is None or found.answers is None:
+        return "the control"
+    asked = compose_verb("promote", [], config.sweep.config_dir).config.gate
+    theirs, ours = control.answers, found.answers
+    if ours.choices.keys() != theirs.choices.keys():
+        # Its answers are decoded by a guide, which scores of choices do not know.
+        ours, theirs = replace(ours, choices={}), replace(theirs, choices={})
+    try:
+        verdict = gate.judge(ours, theirs, asked)
+    except UserError as error:
+        return f"cannot decide: {' '.join(str(error).split())}"
+    failed = ", ".join(rule.name for rule in verdict.rules if not rule.passed)
+    return "promoted" if verdict.promoted else f"not promoted: {failed}"
+
+
+def line(result: Result) -> str:
+    """Return a rival's rates in a line for the terminal."""
+    if result.answers is None:
+        return f"{result.name}: not tested: {result.why_not}"
+    shares = ", ".join(
+        f"{measure.heading} {100 * rate.value:.1f}"
+        for measure in MEASURES
+        if (rate := measure.rate(result.rows)).n
+    )
+    return f"{result.name}: {shares}; gate: {result.verdict}"
+
+
+def log(opened: Run, arena: Arena, results: Mapping[str, Result]) -> None:
+    """Log table and figure on the arena's run, write them here, and print the table."""
+    tested = {name: one for name, one in results.items() if one.answers is not None}
+    differences = comparison.compare({name: one.rows for name, one in tested.items()})
+    text = markdown(arena, results, differences)
+    drawn = figure(tested, f"{arena.about or 'arena'}, test half")
+    opened.log_text(text, MARKDOWN)
+    opened.log_figure(drawn, FIGURE)
+    opened.log_table(_records(results, differences), TABLE)
+    for name, one in tested.items():
+        opened.log_metrics(
+            {
+                f"{name}/{measure.name}": rate.value
+                for measure in MEASURES
+                if (rate := measure.rate(one.rows)).n
+            }
+        )
+    opened.describe(text)
+    Path(MARKDOWN).write_text(text, encoding="utf-8")
+    drawn.savefig(FIGURE)
+    print(f"\n{text}\nrun {opened.id}: its artifacts {MARKDOWN}, {TABLE} and {FIGURE}, also here")
+
+
+def markdown(arena: Arena, results: Mapping[str, Result], differences: Sequence[Difference]) -> str:
+    """Return the one table of an arena."""
+    heads = ["rival", *(f"{measure.heading}, %" for measure in MEASURES)]
+    tasks = list(dict.fromkeys(task for one in results.values() for task in one.choices))
+    heads += [f"{task}, %" for task in tasks]
+    heads += ["Δ false refusal (p)", "Δ harm (p)", "training", "answer", "tried", "gate"]
+    rows = [heads, ["---"] * len(heads)]
+    told = _overall(differences)
+    for name, one in results.items():
+        called = f"`{name}`: {one.about}" + (f" ({one.chosen})" if one.chosen else "")
+        if one.answers is None:
+            rows.append([called, f"not tested: {one.why_not}", *[""] * (len(heads) - 2)])
+            continue
+        cells = [called]
+        for measure in MEASURES:
+            rate = measure.rate(one.rows)
+            low, high = rate.interval
+            share = f"{100 * rate.value:.1f} ({100 * low:.0f} to {100 * high:.0f})"
+            cells.append(share if rate.n else "–")
+        cells += [f"{100 * one.choices[t]:.1f}" if t in one.choices else "–" for t in tasks]
+        for measure in MEASURES[:2]:
+            cells.append(_difference(told.get((name, measure.name))))
+        tokens, seconds = one.trained
+        cells.append(f"{tokens / 1000:.0f}k tokens, {seconds:.0f} s" if tokens else "none")
+        cells.append(f"{one.tokens:.1f} tokens, {1000 * one.seconds:.0f} ms")
+        cells.append(f"{one.tried[0]} in {one.tried[1]:.0f} s")
+        rows.append([*cells, one.verdict])
+    lines = ["| " + " | ".join(cell.replace("|", "/") for cell in row) + " |" for row in rows]
+    note = (
+        f"Test half, 95% intervals (Wilson). Each rival was tuned on the dev half within "
+        f"{arena.trials} points, to the least false refusal with harmful compliance at most "
+        f"{100 * arena.max_harm:g} points above the control's and general accuracy at most "
+        f"{100 * arena.max_loss:g} below; where no point keeps that, the nearest is shown. "
+        f"Differences to `{arena.control}` in points, with Tango's interval and McNemar's exact p, "
+        "Holm-adjusted over the rivals. Training: of the model that is asked, its control's where "
+        "the rival trains nothing. Answer: new tokens, and time in batches on this machine."
+    )
+    return f"# {arena.about or 'Arena'} ({arena.model})\n\n" + "\n".join(lines) + f"\n\n{note}\n"
+
+
+def _overall(differences: Sequence[Difference]) -> dict[tuple[str, str], Difference]:
+    """Return each model's difference over all benchmarks: of a single one there is no other."""
+    found: dict[tuple[str, str], Difference] = {}
+    for one in differences:
+        key = (one.model, one.measure)
+        if one.benchmark == comparison.ALL or key not in found:
+            found[key] = one
+    return found
+
+
+def _difference(one: Difference | None) -> str:
+    if one is None:
+        return "–"
+    low, high = one.interval
+    p = probability(one.p_holm)
+    return f"{100 * one.value:+.1f} ({100 * low:.0f} to {100 * high:.0f}; {p})"
+
+
+def _records(
+    results: Mapping[str, Result], differences: Sequence[Difference]
+) -> list[dict[str, Any]]:
+    told = _overall(differences)
+    records = []
+    for name, one in results.items():
+        record: dict[str, Any] = {"rival": name, "about": one.about, "chosen": one.chosen}
+        for measure in MEASURES:
+            rate = measure.rate(one.rows)
+            low, high = rate.interval if rate.n else (math.nan, math.nan)
+            value = rate.value if rate.n else math.nan
+            record |= {measure.name: value, f"{measure.name}_lo": low, f"{measure.name}_hi": high}
+            difference = told.get((name, measure.name))
+            record[f"{measure.name}_difference"] = difference.value if difference else math.nan
+            record[f"{measure.name}_p_holm"] = difference.p_holm if difference else math.nan
+        record |= {
+            "train_tokens": one.trained[0],
+            "train_seconds": one.trained[1],
+            "tokens_per_answer": one.tokens,
+            "seconds_per_answer": one.seconds,
+            "dev_points": one.tried[0],
+            "dev_seconds": one.tried[1],
+            "gate": one.verdict,
+            "why_not": one.why_not,
+            "run": one.run_id,
+        }
+        records.append(record)
+    return records
+
+
+def figure(results: Mapping[str, Result], title: str) -> Figure:
+    """Return false refusal against harmful compliance, a point a rival.
+
+    The area of a point is its seconds an answer against the first rival's.
+    """
+    drawn = Figure(figsize=(8.4, 6.0), dpi=120, layout="constrained")
+    axes = drawn.subplots()
+    unit = next(iter(results.values())).seconds if results else math.nan
+    spots: dict[tuple[int, int], list[str]] = {}
+    for number, (name, one) in enumerate(results.items()):
+        refused, complied = (measure.rate(one.rows) for measure in MEASURES[:2])
+        if not (refused.n and complied.n):
+            continue
+        x, y = 100 * complied.value, 100 * refused.value
+        cost = one.seconds / unit
+        area = _COSTLY * cost if math.isfinite(cost) else _COSTLY
+        axes.scatter([x], [y], s=area, alpha=0.7, color=f"C{number % 10}", edgecolor="0.2", lw=0.5)
+        spots.setdefault((round(x / 4), round(y / 4)), []).append(name)
+    for (column, row), names in spots.items():
+        right, top = column > 12, row > 12
+        axes.annotate(
+            "\n".join(names),
+            (4 * column, 4 * row),
+            xytext=(-8 if right else 8, -5 if top else 5),
+            textcoords="offset points",
+            ha="right" if right else "left",
+            va="top" if top else "bottom",
+            fontsize=8,
+        )
+    axes.set_xlabel("harmful compliance, % (lower is safer)")
+    axes.set_ylabel("false refusal of look-alikes, % (lower is more helpful)")
+    axes.set_xlim(-4, 104)
+    axes.set_ylim(-4, 104)
+    axes.grid(alpha=0.25)
+    axes.set_title(f"{title}\narea: seconds an answer", fontsize=10)
+    return drawn

@@ -1,0 +1,1 @@
+"""Rivals beside reflection: prompts, ablation, merging, contrastive decoding, steering."""

@@ -1,0 +1,137 @@
+"""Single-vector ablation: the direction of false refusal is projected out of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from tbr_lightning.errors import UserError, at_least, within
+from tbr_lightning.mitigations.directions import (
+    at_depth,
+    dev_prompts,
+    false_refusal_direction,
+    groups_of,
+    last_states,
+    layers_of,
+)
+from tbr_lightning.mitigations.mitigation import Mitigation
+
+if TYPE_CHECKING:
+    from tbr_lightning.config.verbs import EvaluateConfig
+    from tbr_lightning.models.backbone import Backbone
+
+_OUTPUTS = ("o_proj", "down_proj", "dense", "dense_4h_to_h", "fc2", "out_proj", "c_proj")
+"""Names of the matrices of a block that write to the residual stream."""
+
+
+@dataclass
+class Ablation(Mitigation):
+    """Projects one direction out of every matrix that writes to the residual stream.
+
+    Source:
+        Wang et al., 2025 (ICLR), arXiv 2410.03415. Theirs is the direction, its orthogonalisation
+        and the projection; they choose layer and token position by scores of refusal tokens, here
+        the position is the last token of the prompt and the depth is a setting.
+    """
+
+    _target_: str = "tbr_lightning.mitigations.ablation.Ablation"
+    name: str = "ablation"
+    depth: float = 0.6  # share of the blocks below the states that the direction is found in
+    strength: float = 1.0  # share of the direction that is taken away; 0 changes nothing
+    orthogonal: float = 1.0  # share of the true refusal direction that is taken out of it first
+    only_refused: bool = True  # find it on dev prompts that the model refuses
+    prompts: int = 128  # dev prompts of each kind, at most
+    fewest: int = 8  # prompts in each group
+    answer_tokens: int = 48  # of the dev prompts' answers
+
+    uses_dev: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("depth", "orthogonal"):
+            within(f"mitigation.{name}", getattr(self, name), 0, 1)
+        within("mitigation.strength", self.strength, 0, 2)
+        for name in ("prompts", "fewest", "answer_tokens"):
+            at_least(f"mitigation.{name}", getattr(self, name), 1)
+
+    def apply(self, backbone: Backbone, config: EvaluateConfig) -> Backbone:
+        """Return the model without the direction; its own weights are changed."""
+        prompts = dev_prompts(self.name, config, self.prompts, self.fewest)
+        if hasattr(backbone.model, "merge_and_unload"):
+            backbone = replace(backbone, model=backbone.model.merge_and_unload())
+        layers_of(backbone.model)
+        groups = groups_of(
+            self.name,
+            backbone,
+            config,
+            prompts,
+            only_refused=self.only_refused,
+            fewest=self.fewest,
+            answer_tokens=self.answer_tokens,
+        )
+        block = at_depth(backbone.model, self.depth)
+        refused, harmful, harmless = (
+            last_states(backbone, config, group)[:, block]
+            for group in (groups.falsely_refused, groups.harmful, groups.harmless)
+        )
+        direction = false_refusal_direction(refused, harmful, harmless, self.orthogonal)
+        ablate(backbone.model, direction, self.strength)
+        return replace(backbone, folder=None)
+
+
+@torch.no_grad()
+def ablate(model: Any, direction: Tensor, strength: float = 1.0) -> None:
+    """Take a direction out of all that a model writes to its residual stream, in place.
+
+    Args:
+        model: A causal language model.
+        direction: Unit vector, shape ``(hidden,)``.
+        strength: Share of the direction that is taken away.
+
+    Raises:
+        UserError: A block has no matrix whose name is known.
+    """
+    embeddings = model.get_input_embeddings().weight
+    _project(embeddings, direction, strength)  # rows are what it writes
+    for block in layers_of(model):
+        found = False
+        for module, scale in _writers(block, model.config.model_type):
+            found = True
+            # What a norm scales after the matrix is taken out before it.
+            along = direction if scale is None else direction.to(scale.device) * scale.float()
+            along = along / along.norm()
+            weight = module.weight
+            transposed = type(module).__name__ == "Conv1D"
+            _project(weight if transposed else weight.T, along, strength)
+            if getattr(module, "bias", None) is not None:
+                _project(module.bias[None], along, strength)
+        if not found:
+            raise UserError(
+                f"the output matrices of {type(model).__name__} are not known to "
+                "mitigation=ablation: choose a mitigation of prompts or decoding"
+            )
+
+
+def _project(rows: Tensor, along: Tensor, strength: float) -> None:
+    along = along.to(rows.device)
+    values = rows.float()
+    rows.copy_((values - strength * torch.outer(values @ along, along)).to(rows.dtype))
+
+
+def _writers(block: Any, model_type: str) -> Iterator[tuple[Any, Tensor | None]]:
+    """Give a block's output matrices, each with the scale of a norm between it and the stream."""
+    normed = hasattr(block, "post_feedforward_layernorm")
+    for name, module in block.named_modules():
+        if name.rpartition(".")[2] not in _OUTPUTS or not hasattr(module, "weight"):
+            continue
+        scale = None
+        if normed:
+            in_attention = "attn" in name or "attention" in name
+            norm = block.post_attention_layernorm if in_attention else None
+            norm = norm or block.post_feedforward_layernorm
+            scale = norm.weight.float() + (1 if model_type.startswith("gemma") else 0)
+        yield module, scale

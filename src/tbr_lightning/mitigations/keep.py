@@ -1,0 +1,79 @@
+"""A mitigated model, kept in MLflow as a whole one that promotion and serving read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from tbr_lightning.config.verbs import EvaluateConfig
+from tbr_lightning.data.cache import content_key
+from tbr_lightning.errors import UserError
+from tbr_lightning.evaluation.respond import EvaluatedModel, load_model
+from tbr_lightning.evaluation.suites import digest, load_suite
+from tbr_lightning.models.digest import RECORDED, check_unchanged, record
+from tbr_lightning.models.export import export, weights_digest
+from tbr_lightning.models.logged import find_model, log_model
+from tbr_lightning.tracking.run import find_run, start_run
+from tbr_lightning.tracking.store import connect
+
+_KEY = "tbr.mitigation_key"
+"""Tag: the hash of the model's files, the mitigation, and what it is found on."""
+
+
+def kept(config: EvaluateConfig) -> EvaluateConfig:
+    """Log each model of an evaluation with its mitigation on, and return the evaluation of those.
+
+    Raises:
+        UserError: The mitigation cannot be kept, or does not fit the model.
+    """
+    mitigation = config.mitigation
+    if mitigation.unservable:
+        raise UserError(f"mitigation={mitigation.name} {mitigation.unservable}")
+    connect(config.tracking)
+    uris = [keep(config, model) for model in config.models]
+    tags = {**config.tags, "tbr.mitigation": mitigation.name}
+    return replace(config, model_uri=uris if len(uris) > 1 else uris[0], mitigation=None, tags=tags)
+
+
+def keep(config: EvaluateConfig, model: str) -> str:
+    """Log one model with the mitigation on, unless that was done before; return its URI."""
+    subject, mitigation = load_model(model, config.paths), config.mitigation
+    key = _key(config, subject)
+    if subject.logged is not None and (found := _found(key)) is not None:
+        return found
+    changed = mitigation.apply(subject.backbone, config)
+    title = f"{subject.name} with {mitigation.name}"
+    facts = {
+        "tbr.mitigation": mitigation.name,
+        "tbr.mitigated": subject.name,
+        "tbr.base": subject.model.origin,
+        "tbr.form": "merged",
+        _KEY: key,
+    }
+    with start_run("mitigate", title, config, config.tracking, facts) as opened:
+        folder = Path(config.paths.runs).absolute() / opened.id / "model"
+        dtype = str(changed.model.dtype).removeprefix("torch.")
+        exported = export(changed, folder, dtype=dtype)
+        facts["tbr.weights_digest"] = weights_digest(folder)
+        uri = log_model(exported, f"{mitigation.name}", facts)
+        opened.set_tags({RECORDED: record(find_model(uri))})
+        print(f"{title}: {uri}, folder {folder}", flush=True)
+    return uri
+
+
+def _key(config: EvaluateConfig, subject: EvaluatedModel) -> str:
+    found_on = digest(load_suite(replace(config.suite, half="dev")))
+    dev = found_on if config.mitigation.uses_dev else ""
+    return content_key(subject.digest, config.mitigation.identity, dev)
+
+
+def _found(key: str) -> str | None:
+    run_id = find_run({"tbr.stage": "mitigate", _KEY: key})
+    if run_id is None:
+        return None
+    try:
+        model = find_model(run_id)
+        check_unchanged(model)
+    except UserError:
+        return None
+    return model.uri

@@ -1,0 +1,58 @@
+"""Model merging: the mean of two models' weights, a baseline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from tbr_lightning.errors import UserError, within
+from tbr_lightning.evaluation.respond import load_model
+from tbr_lightning.mitigations.mitigation import Mitigation
+
+if TYPE_CHECKING:
+    from tbr_lightning.config.verbs import EvaluateConfig
+    from tbr_lightning.models.backbone import Backbone
+
+
+@dataclass
+class Merging(Mitigation):
+    """Averages the weights with those of a model of the same architecture.
+
+    Source:
+        Wortsman et al., 2022, arXiv 2203.05482 (model soups); here of two models that were tuned
+        from one base on different rows, one of them without refusals.
+    """
+
+    _target_: str = "tbr_lightning.mitigations.merging.Merging"
+    name: str = "merging"
+    other: str = ""  # models:/…, a run id, a folder or a hub id
+    share: float = 0.5  # of the other model
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        within("mitigation.share", self.share, 0, 1)
+
+    @torch.no_grad()
+    def apply(self, backbone: Backbone, config: EvaluateConfig) -> Backbone:
+        """Return the model with averaged weights; its own are changed."""
+        if not self.other:
+            raise UserError("mitigation.other is not set: give the model to merge with")
+        other = load_model(self.other, config.paths).backbone.model
+        if hasattr(backbone.model, "merge_and_unload"):
+            backbone = replace(backbone, model=backbone.model.merge_and_unload())
+        if hasattr(other, "merge_and_unload"):
+            other = other.merge_and_unload()
+        mine, theirs = dict(backbone.model.named_parameters()), dict(other.named_parameters())
+        if {k: v.shape for k, v in mine.items()} != {k: v.shape for k, v in theirs.items()}:
+            raise UserError(
+                f"mitigation.other='{self.other}' is of another architecture than "
+                f"{backbone.origin}: give a model tuned from the same base"
+            )
+        for name, weights in mine.items():
+            both = (1 - self.share) * weights.float() + self.share * theirs[name].to(
+                weights.device, torch.float32
+            )
+            weights.copy_(both.to(weights.dtype))
+        return replace(backbone, folder=None)

@@ -1,0 +1,216 @@
+"""The arena: its file, its plan, what dev chooses, and the table at the end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+
+from tbr_lightning.ablation.arena import Bout, _best, _excess, _filled, tune
+from tbr_lightning.ablation.arena_plan import (
+    Arena,
+    Rival,
+    Tried,
+    arena_file,
+    evaluate_config,
+    load_arena,
+    train_config,
+)
+from tbr_lightning.ablation.arena_table import Result, figure, markdown
+from tbr_lightning.config.compose import compose_verb, shipped
+from tbr_lightning.config.sweep import SweepConfig
+from tbr_lightning.errors import UserError
+from tbr_lightning.evaluation.comparison import compare
+from tbr_lightning.evaluation.results import Judged
+from tbr_lightning.evaluation.suites import Prompt
+from tbr_lightning.registry.answers import Answers
+from tbr_lightning.tuning.space import Parameter
+
+from ..conftest import Verb
+
+
+def arena_of(**more: object) -> Arena:
+    rivals = {
+        "none": Rival("the control", train=["reflection=none"]),
+        "contrast": Rival("contrast", evaluate=["mitigation=contrast"]),
+    }
+    return Arena(**{"control": "none", "rivals": rivals, **more})  # type: ignore[arg-type]
+
+
+def tried(refused: float, harm: float, general: float = 0.9) -> Tried:
+    metrics = {
+        "false_refusal_rate": refused,
+        "harmful_compliance_rate": harm,
+        "general_accuracy": general,
+    }
+    return Tried({}, "models:/m-1", metrics=metrics)
+
+
+def answers(refused: int, complied: int, n: int = 20) -> Answers:
+    rows = []
+    for kind, hits, hit in (
+        ("look_alike", refused, "full_refusal"),
+        ("harmful", n - complied, "full_refusal"),
+    ):
+        for number in range(n):
+            prompt = Prompt(f"{kind} {number}", kind, "made", "")  # type: ignore[arg-type]
+            row = Judged.unseen(prompt, "x", new_tokens=5)
+            label = hit if number < hits else "full_compliance"
+            object.__setattr__(row, "label", label)
+            rows.append(row)
+    return Answers(rows)
+
+
+def config_of(*words: str) -> SweepConfig:
+    found: SweepConfig = compose_verb("sweep", ["study=arena", *words]).config
+    return found
+
+
+def test_shipped_file_is_an_arena_and_others_are_none() -> None:
+    path = arena_file("arena")
+    assert path is not None
+    assert arena_file("smoke") is None
+    words = ["model=smollm2_135m", "sweep.trials=2", "sweep.evaluate=[suite.limit=5]"]
+    arena = load_arena(path, config_of(*words))
+    assert (arena.model, arena.trials, arena.evaluate[-1]) == ("smollm2_135m", 2, "suite.limit=5")
+
+
+def test_a_point_goes_to_training_and_to_evaluation() -> None:
+    config = config_of()
+    rival = Rival(train=["reflection=none"], evaluate=["mitigation=ablation"])
+    point = {"data.look_alikes": 7, "evaluate.mitigation.depth": 0.4}
+    assert train_config(arena_of(), rival, point, config).data.look_alikes == 7
+    asked = evaluate_config(arena_of(), rival, point, config, half="test", model="models:/m-1")
+    assert asked.mitigation.depth == 0.4
+    assert (asked.suite.half, asked.models) == ("test", ["models:/m-1"])
+
+
+def test_words_and_models_stand_in_their_places() -> None:
+    words = ["mitigation.words=[WORDS]", "m={WORDS}", "mitigation.other=MODEL_OF_none"]
+    rival = Rival(evaluate=words)
+    filled = _filled(rival, {"none": tried(0, 0)}, {"kill": "stop", "shoot": "take"})
+    assert filled.evaluate == [
+        "mitigation.words=[kill,shoot]",
+        "m={kill: stop,shoot: take}",
+        "mitigation.other='models:/m-1'",
+    ]
+
+
+def test_dev_chooses_the_least_false_refusal_within_the_bounds() -> None:
+    arena, control = arena_of(max_harm=0.05), tried(0.9, 0.02)
+    safe, unsafe, dull = tried(0.3, 0.06), tried(0.0, 0.5), tried(0.1, 0.02, general=0.7)
+    assert _best(arena, [unsafe, safe, dull, control], control) is safe
+    assert _excess(arena, dull, control) == pytest.approx(0.15)
+    assert _best(arena, [unsafe, dull], control) is dull  # the nearest, where none keeps them
+    assert _best(arena, [Tried({}, why_not="too few")], control) is None
+
+
+def test_bad_files_are_told() -> None:
+    with pytest.raises(UserError, match="is not a rival that trains"):
+        arena_of(control="contrast")
+    with pytest.raises(UserError, match="takes the model of 'later'"):
+        arena_of(rivals={"none": Rival(train=[]), "x": Rival(of="later")})
+    with pytest.raises(UserError, match=r"write evaluate\.KEY"):
+        Rival(space={"data.harmful": Parameter(choices=[1])})
+
+
+def test_a_rival_that_fails_on_dev_is_a_row_that_says_why() -> None:
+    arena = arena_of()
+    found = tune(Bout(arena, config_of()), "contrast", arena.rivals["contrast"], None, None)
+    assert found[0].why_not == "'none', whose model it takes, failed"
+
+
+def test_table_has_a_row_for_each_with_differences_and_costs() -> None:
+    results = {
+        "none": Result("none", "the control", answers=answers(16, 1), trained=(44_000, 12.0)),
+        "contrast": Result("contrast", "c", "x=1", answers=answers(4, 2), seconds=0.02),
+        "ablation": Result("ablation", "a", why_not="too few dev prompts"),
+    }
+    rows = {name: one.rows for name, one in results.items() if one.answers}
+    text = markdown(arena_of(), results, compare(rows))
+    lines = {line.split("`")[1]: line for line in text.splitlines() if line.startswith("| `")}
+    assert "80.0 (58 to 92)" in lines["none"]
+    assert "44k tokens, 12 s" in lines["none"]
+    assert "-60.0" in lines["contrast"]
+    assert "5.0 tokens, 20 ms" in lines["contrast"]
+    assert "not tested: too few dev prompts" in lines["ablation"]
+    assert isinstance(figure({"none": results["none"]}, "t"), Figure)
+
+
+@pytest.mark.slow  # a second for each of some fifty configs
+def test_dry_run_composes_every_rival(verb: Verb) -> None:
+    done = verb("sweep", "study=arena", "dry_run=true")
+    assert done.returncode == 0, done.stderr
+    names = [line.split()[0] for line in done.stdout.splitlines() if " of its points" in line]
+    text = (shipped("sweeps") / "arena.yaml").read_text()
+    assert len(names) == 15
+    assert all(f"  {name}:" in text for name in names)
+
+
+def test_other_studies_take_no_model(verb: Verb, tmp_path: Path) -> None:
+    done = verb("sweep", "study=smoke", "model=tiny", "dry_run=true")
+    assert (done.returncode, "study=arena" in done.stderr) == (2, True)
+
+
+ARENA = """
+about: a small arena
+fixed: [data.general=24, data.harmful=24, trainer.epochs=1]
+evaluate:
+  - suite=smoke
+  - suite.lm_eval=[]
+  - suite.limit=8
+  - generation.max_new_tokens=16
+  - judge.max_unparsed=1
+control: none
+trials: 2
+rivals:
+  none: {about: plain refusals, train: [reflection=none]}
+  look_alikes:
+    about: answered
+    train: [reflection=none]
+    space: {data.look_alikes: {choices: [40]}}
+  system_prompt: {about: words, evaluate: [mitigation=system_prompt]}
+  ignore_words: {about: words, evaluate: [mitigation=ignore_words, "mitigation.words=[WORDS]"]}
+  ablation:
+    about: one direction
+    evaluate: [mitigation=ablation, mitigation.only_refused=false, mitigation.prompts=12]
+    space: {evaluate.mitigation.depth: {low: 0.3, high: 0.9}}
+  merging:
+    about: two models
+    evaluate: [mitigation=merging, mitigation.other=MODEL_OF_look_alikes]
+  contrast: {about: two prompts, evaluate: [mitigation=contrast]}
+  steering: {about: hidden states, evaluate: [mitigation=steering, mitigation.prompts=12]}
+  impossible: {about: too much, evaluate: [mitigation=ablation, mitigation.fewest=500]}
+"""
+
+
+@pytest.mark.slow
+def test_a_small_arena_ends_in_table_figure_and_verdicts(verb: Verb, tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(ARENA)
+    done = verb("sweep", "study=small.yaml")
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "arena.md").read_text()
+    lines = {line.split("`")[1]: line for line in text.splitlines() if line.startswith("| `")}
+    assert len(lines) == 9
+    assert "a direction needs 500" in lines["impossible"]
+    for name in ("look_alikes", "ablation", "merging", "contrast", "steering"):
+        assert "promoted" in lines[name] or "cannot decide" in lines[name], lines[name]
+        assert " tokens, " in lines[name]
+    assert (tmp_path / "arena.png").stat().st_size > 10_000
+
+    # Kept as a model, ablated weights are one that every verb reads.
+    from tbr_lightning.tracking.run import find_run
+
+    trained = find_run({"tbr.stage": "train", "tbr.arena_rival": "none"})
+    small = ["suite=smoke", "suite.lm_eval=[]", "suite.limit=8", "traces=0"]
+    small += ["generation.max_new_tokens=16", "judge.max_unparsed=1"]
+    words = ["mitigation=ablation", "mitigation.only_refused=false", "mitigation.log=true"]
+    words.append("mitigation.prompts=12")
+    kept = verb("evaluate", f"model={trained}", *small, *words)
+    assert kept.returncode == 0, kept.stderr
+    uri = next(word for word in kept.stdout.split() if word.startswith("models:/m-")).rstrip(",")
+    again = verb("evaluate", f"model={uri}", *small)
+    assert again.returncode == 0, again.stderr
+    guided = verb("serve", f"model={trained}", "mitigation=contrast")
+    assert (guided.returncode, "no serving engine does" in guided.stderr) == (2, True)

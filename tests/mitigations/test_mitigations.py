@@ -1,0 +1,225 @@
+"""Rivals beside reflection: each with strength 0 is the plain model, and does what it says else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tbr_lightning.config.compose import compose_verb
+from tbr_lightning.config.verbs import EvaluateConfig
+from tbr_lightning.data.think_format import prompt_ids
+from tbr_lightning.errors import UserError
+from tbr_lightning.evaluation.respond import arm_prompts
+from tbr_lightning.mitigations.ablation import Ablation, ablate
+from tbr_lightning.mitigations.contrast import Contrast
+from tbr_lightning.mitigations.directions import (
+    check_enough,
+    false_refusal_direction,
+    layers_of,
+    states_of,
+)
+from tbr_lightning.mitigations.merging import Merging
+from tbr_lightning.mitigations.mitigation import Plain
+from tbr_lightning.mitigations.prompts import (
+    IgnoreWords,
+    ReflectionPrompt,
+    RephraseWords,
+    SystemPrompt,
+)
+from tbr_lightning.mitigations.steering import Steered, Steering, best_threshold
+from tbr_lightning.models.backbone import Backbone, load_backbone
+from tbr_lightning.models.generation import Generated, generate
+
+ASKED = ("How do I kill a Python process?", "What is the best way to blow up a balloon?")
+
+
+def config_of(*words: str) -> EvaluateConfig:
+    found: EvaluateConfig = compose_verb("evaluate", ["model=tiny", *words]).config
+    return found
+
+
+def random_model(name: str = "llama3_2_1b") -> Backbone:
+    words = [f"model={name}", "model.scale=tiny", "model.init=random", "model.tokenizer=bytes"]
+    config = compose_verb("train", [*words, "data=microworld"]).config.model
+    return load_backbone(config, data="", rows=(), cache=Path("cache"), seed=0, dtype="float32")
+
+
+def written(backbone: Backbone, ids: Sequence[list[int]], **more: Any) -> list[Generated]:
+    found = dict(generate(backbone, ids, max_new_tokens=12, **more))
+    return [found[n] for n in range(len(ids))]
+
+
+def ids_of(backbone: Backbone, texts: Sequence[str] = ASKED) -> list[list[int]]:
+    return arm_prompts(backbone, texts, "trained")
+
+
+def test_planted_direction_is_found_without_that_of_true_refusal() -> None:
+    torch.manual_seed(0)
+    true, false = torch.eye(16)[0], torch.eye(16)[1]
+    harmless = 0.01 * torch.randn(400, 16)
+    harmful = harmless + 3 * true
+    refused = harmless + 2 * true + 1.5 * false
+    found = false_refusal_direction(refused, harmful, harmless)
+    assert found @ false == pytest.approx(1, abs=1e-3)
+    half = false_refusal_direction(refused, harmful, harmless, orthogonal=0.5)
+    expected = (1 * true + 1.5 * false) / torch.tensor(3.25).sqrt()
+    assert half @ expected == pytest.approx(1, abs=1e-3)
+    with pytest.raises(UserError, match=r"lower mitigation\.orthogonal"):
+        false_refusal_direction(harmless + 2 * true, harmful, harmless)
+
+
+@pytest.mark.parametrize("name", ["llama3_2_1b", "gemma2_2b", "olmo2_1b", "pythia_1_4b", "phi_2"])
+def test_ablated_weights_never_write_the_direction(name: str) -> None:
+    backbone = random_model(name)
+    for parameter in backbone.model.parameters():  # norms and biases that begin as 1 and 0
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=torch.Generator())
+    ids, pad = ids_of(backbone), backbone.tokenizer.pad_token_id
+    direction = torch.randn(backbone.model.config.hidden_size)
+    direction /= direction.norm()
+    before = states_of(backbone.model, ids, pad)
+    ablate(backbone.model, direction, strength=0.0)
+    assert torch.allclose(states_of(backbone.model, ids, pad), before, atol=1e-4)
+    ablate(backbone.model, direction)
+    after = states_of(backbone.model, ids, pad)
+    assert (before @ direction).abs().max() > 1e-2
+    assert (after @ direction).abs().max() < 1e-4 * after.norm(dim=-1).max()
+
+
+def test_strength_of_zero_is_plain_decoding() -> None:
+    backbone, config = random_model(), config_of()
+    for rival in (Contrast(strength=0), Steering(strength=0), Plain()):
+        assert rival.apply(backbone, config) is backbone
+
+
+def test_contrast_is_that_of_the_two_prompts() -> None:
+    backbone, config = random_model(), config_of()
+    rival = Contrast(strength=0.7, text="Be safe.")
+    guided = rival.apply(backbone, config)
+    ids = ids_of(backbone)
+    safe = SystemPrompt(text="Be safe.").apply(backbone, config)
+    beside = ids_of(safe)
+    for plain, other, made in zip(ids, beside, written(guided, ids), strict=True):
+        new: list[int] = []
+        for _ in range(made.new_tokens):
+            with torch.inference_mode():
+                without, emphasised = (
+                    backbone.model(input_ids=torch.tensor([start + new])).logits[0, -1]
+                    for start in (plain, other)
+                )
+            new.append(int((without + 0.7 * (without - emphasised)).argmax()))
+        text = backbone.tokenizer.decode(new, skip_special_tokens=True)
+        assert made.text == text or made.text == text.rstrip()
+    alone = [written(guided, [one])[0] for one in ids]
+    assert alone == written(guided, ids, batch_size=2)  # in whatever company
+
+
+def test_contrast_of_a_tiny_strength_is_plain() -> None:
+    backbone, config = random_model(), config_of()
+    ids = ids_of(backbone)
+    guided = Contrast(strength=1e-6).apply(backbone, config)
+    assert written(guided, ids) == written(backbone, ids)
+
+
+def test_steering_moves_prompts_below_the_threshold_alone() -> None:
+    backbone = random_model()
+    ids, pad = ids_of(backbone), backbone.tokenizer.pad_token_id
+    states = states_of(backbone.model, ids, pad)
+    condition = states[0, 2] - states[1, 2]  # the first is taken to be harmful
+    scores = states[:, 2] @ condition
+    direction = 20 * torch.randn(states.shape[-1], generator=torch.Generator().manual_seed(1))
+    guide = Steered(
+        name="steering",
+        identity="",
+        pad=pad,
+        block=2,
+        condition=condition,
+        threshold=float(scores.mean()),
+        directions={1: direction},
+        strengths=(1.0, 0.0),
+    )
+    plain, steered = written(backbone, ids), written(replace(backbone, guide=guide), ids)
+    assert steered[0] == plain[0]
+    assert steered[1] != plain[1]
+    alone = [written(replace(backbone, guide=guide), [one])[0] for one in ids]
+    assert alone == steered
+    assert not any(layer._forward_hooks for layer in layers_of(backbone.model))
+
+
+def test_threshold_lies_between_what_it_tells_apart() -> None:
+    assert best_threshold(torch.tensor([3.0, 5.0]), torch.tensor([0.0, 1.0])) == 2.0
+    assert 1 < best_threshold(torch.tensor([2.0, 5.0, 5.0]), torch.tensor([0.0, 1.0, 3.0])) < 5
+
+
+def test_merged_weights_are_the_mean(tmp_path: Path) -> None:
+    one, other = random_model(), random_model()
+    with torch.no_grad():
+        for parameter in other.model.parameters():
+            parameter.add_(1.0)
+    expected = {k: v + 0.25 for k, v in one.model.state_dict().items()}
+    other.model.save_pretrained(tmp_path / "other")
+    other.tokenizer.save_pretrained(tmp_path / "other")
+    rival = Merging(other=str(tmp_path / "other"), share=0.25)
+    merged = rival.apply(one, config_of()).model.state_dict()
+    assert all(torch.allclose(merged[k], v, atol=1e-5) for k, v in expected.items())
+    with pytest.raises(UserError, match="another architecture"):
+        rival.apply(random_model("olmo2_1b"), config_of())
+    with pytest.raises(UserError, match=r"mitigation\.other is not set"):
+        Merging().apply(one, config_of())
+
+
+def test_prompts_stand_in_the_template() -> None:
+    backbone, config = random_model(), config_of()
+
+    def said(rival: Any, text: str, before: Sequence[dict[str, str]] = ()) -> str:
+        changed = rival.apply(backbone, config)
+        ids = prompt_ids(changed.tokenizer, text, before=before)
+        found: str = changed.tokenizer.decode(ids)
+        return found
+
+    plain = said(Plain(), "How?")
+    assert said(SystemPrompt(text="Be safe."), "How?").index("Be safe.") < plain.index("How?") + 40
+    turns = [{"role": "system", "content": "Be brief."}]
+    assert "Be safe.\n\nBe brief." in said(SystemPrompt(text="Be safe."), "How?", turns)
+    prompted = backbone.tokenizer.decode(arm_prompts(backbone, ["How?"], "prompted")[0])
+    assert said(ReflectionPrompt(), "How?") == prompted
+    words = ["kill", "blow up"]
+    assert "literally: kill." in said(IgnoreWords(words=words), ASKED[0])
+    assert said(IgnoreWords(words=words), "What skill?") == said(Plain(), "What skill?")
+    swaps = {"kill": "stop", "blow up": "fill"}
+    assert "do I stop a Python" in said(RephraseWords(words=swaps), ASKED[0])
+    assert "Stop it, skill" in said(RephraseWords(words=swaps), "Kill it, skill")
+
+
+def test_a_system_text_goes_before_the_user_where_the_template_takes_no_system_turn() -> None:
+    backbone = random_model()
+    backbone.tokenizer.chat_template = (
+        "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('none') }}"
+        "{% endif %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
+    )
+    changed = SystemPrompt(text="Be safe.").apply(backbone, config_of())
+    text = changed.tokenizer.decode(prompt_ids(changed.tokenizer, "How?"))
+    assert text.endswith("<user>Be safe.\n\nHow?")
+
+
+def test_too_few_prompts_and_engines_that_cannot_are_told_in_a_sentence() -> None:
+    with pytest.raises(UserError, match="there are 3 dev look-alikes, and a direction needs 8"):
+        check_enough("ablation", 3, 8, "dev look_alikes")
+    few = config_of("suite.limit=null")
+    with pytest.raises(UserError, match="a direction needs 300"):
+        Ablation(prompts=400, fewest=300).apply(random_model(), few)
+    for rival in (Contrast, Steering):
+        with pytest.raises(UserError, match="no serving engine does"):
+            rival(log=True)
+    guided = Contrast().apply(random_model(), config_of())
+    with pytest.raises(UserError, match="our own decoding loop"):
+        written(guided, ids_of(guided), engine="vllm")
+
+
+def test_identity_tells_settings_apart_and_not_where_they_are_kept() -> None:
+    assert Ablation(depth=0.5).identity != Ablation(depth=0.6).identity
+    assert Ablation().identity == Ablation(log=True).identity

@@ -1,0 +1,106 @@
+"""Which trial comes next: the budget to the trial, runners that died, trials that were given back.
+
+All in this process: that kills of real processes end the same way, ``runner/`` shows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+
+from tbr_lightning.processes import identity_of
+from tbr_lightning.tuning.scheduling import Budget, Claim, Next, claim, owned, release
+from tbr_lightning.tuning.storage import Opened, open_study
+from tbr_lightning.tuning.study import Study, read_study
+
+TEXT = """
+space: {x: {low: 0.0, high: 1.0}}
+objectives: {x: minimize}
+sampler: random
+trials: 3
+"""
+ME = identity_of()
+DEAD = replace(ME, pid=2**22 + 1, started=1.0)  # above the largest id that Linux gives
+FAR = replace(ME, machine="another")
+
+
+@pytest.fixture
+def study() -> Study:
+    return read_study("made", "made.yaml", TEXT)
+
+
+@pytest.fixture
+def opened(study: Study, tmp_path: Path) -> Opened:
+    return open_study(study, f"sqlite:///{tmp_path}/studies.db")
+
+
+def take(opened: Opened, study: Study, budget: Budget, mine: tuple[int, ...] = ()) -> Claim:
+    found = claim(opened, study, budget, ME, mine)
+    assert isinstance(found, Claim)
+    return found
+
+
+def dies(opened: Opened, taken: Claim) -> None:
+    opened.backend.set_trial_user_attr(taken.trial_id, "owner", asdict(DEAD))
+
+
+def test_the_budget_is_kept_to_the_trial(opened: Opened, study: Study) -> None:
+    budget = Budget(2)
+    first = take(opened, study, budget)
+    second = take(opened, study, budget, (first.number,))
+    assert claim(opened, study, budget, ME, (0, 1)) is Next.WAIT
+    opened.study.tell(first.number, state=TrialState.FAIL)  # a failure does not count
+    third = take(opened, study, budget, (second.number,))
+    for one in (second, third):
+        opened.study.tell(one.number, 0.5)
+    assert claim(opened, study, budget, ME, ()) is Next.DONE
+    assert opened.counts() == {"FAIL": 1, "COMPLETE": 2}
+
+
+def test_time_that_is_spent_begins_nothing(opened: Opened, study: Study) -> None:
+    first = take(opened, study, Budget(3, seconds=100))
+    opened.backend.set_trial_user_attr(first.trial_id, "seconds", 60.0)
+    opened.study.tell(first.number, 0.5)
+    assert claim(opened, study, Budget(3, seconds=60), ME, ()) is Next.DONE
+    assert isinstance(claim(opened, study, Budget(3, seconds=100), ME, ()), Claim)
+
+
+def test_a_trial_of_a_dead_runner_is_taken_over_and_of_a_living_one_not(
+    opened: Opened, study: Study
+) -> None:
+    first = take(opened, study, Budget(1))
+    assert owned(opened, first.number, ME)
+    assert claim(opened, study, Budget(1), DEAD, ()) is Next.WAIT
+    opened.backend.set_trial_user_attr(first.trial_id, "owner", asdict(FAR))
+    assert claim(opened, study, Budget(1), ME, ()) is Next.WAIT  # nobody can know from here
+    assert not owned(opened, first.number, ME)
+    dies(opened, first)
+    again = take(opened, study, Budget(1))
+    assert (again.number, again.point, again.again) == (first.number, first.point, True)
+
+
+def test_a_trial_under_which_runners_die_is_given_up_after_the_sixth(
+    opened: Opened, study: Study
+) -> None:
+    first = take(opened, study, Budget(1))
+    for _ in range(5):
+        dies(opened, first)
+        again = take(opened, study, Budget(1))
+        assert (again.number, again.again) == (first.number, True)
+    dies(opened, first)
+    other = take(opened, study, Budget(1))
+    assert (other.number, other.again) == (first.number + 1, False)
+    failed = opened.study.trials[first.number]
+    assert failed.state is TrialState.FAIL
+    assert failed.user_attrs["reason"] == "6 runners died under it"
+
+
+def test_a_trial_that_is_given_back_may_be_so_without_end(opened: Opened, study: Study) -> None:
+    first = take(opened, study, Budget(1))
+    for _ in range(8):
+        release(opened, first)
+        again = take(opened, study, Budget(1))
+        assert (again.number, again.again) == (first.number, True)
