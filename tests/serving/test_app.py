@@ -153,7 +153,7 @@ def test_what_the_engine_gets(server: Running) -> None:
         ({"n": 2}, 400, "n", "must be 1, or left out, with the engine"),
         ({"n": 0}, 400, "n", "from 1 to 128"),
         ({"tools": [{}]}, 400, "tools", "must be [], or left out"),
-        ({"max_tokens": 127}, 400, "max_tokens", "give at most 12"),
+        ({"max_tokens": 128}, 400, "max_tokens", "give at most 12"),
         ({"mesages": []}, 400, "mesages", "did you mean 'messages'"),
         ({"messages": [{"role": "user", "content": "far " * 300}]}, 400, "messages", "sees 128"),
     ],
