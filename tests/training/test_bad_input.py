@@ -41,7 +41,7 @@ cpu_only = pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="th
         (["resume=" + "0" * 32], ["resume=" + "0" * 32, "has no such run"]),
         (["resume=lates"], ["resume=lates", "give latest or the id"]),
         (["data.general=0", "data.harmful=0"], ["data=microworld has no training rows"]),
-        (["data.harmful=100000"], ["lower data.general or data.harmful"]),
+        (["data.harmful=100000"], ["lower data.general, data.harmful or data.look_alikes"]),
         (
             ["model=llama2_7b", *TINY, "model.max_length=4096"],
             ["model.max_length=4096", "context of llama2_7b (2048 tokens)"],
