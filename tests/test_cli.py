@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 
@@ -88,7 +89,8 @@ def test_an_outage_is_told_with_what_is_left_to_do(
     def command(config: object) -> int:
         raise MlflowException(cause)
 
-    monkeypatch.setattr("tbr_lightning.promote.command", command)
+    # By the module: the package's attribute of that name may be the function of the Python API.
+    monkeypatch.setattr(importlib.import_module("tbr_lightning.promote"), "command", command)
     if not says:  # a fault of ours is no outage
         with pytest.raises(MlflowException):
             cli.main("promote", ["model=models:/m-x"])

@@ -19,20 +19,11 @@ from rich.table import Table
 from tbr_lightning.config.credentials import hidden
 from tbr_lightning.config.schema import TrackingConfig
 from tbr_lightning.config.verbs import DoctorConfig
+from tbr_lightning.tracking.provenance import package_versions
 
 _TIMEOUT = 5.0  # seconds
 _ROOM = 3 * 2**30  # bytes that a demo with its stores may take
 _SQLITE = "sqlite:///"
-_SHOWN = (
-    "torch",
-    "transformers",
-    "lightning",
-    "peft",
-    "deepspeed",
-    "mlflow",
-    "optuna",
-    "hydra-core",
-)
 _STYLE = {"works": "green", "missing": "yellow", "fails": "red"}
 
 
@@ -85,9 +76,9 @@ def _packages() -> Iterator[Finding]:
         problems = [problem for one in wanted if (problem := _package_problem(one))]
         part = f"extra {extra}" if extra else "packages"
         if not problems:
-            shown = [f"{one.name} {metadata.version(one.name)}" for one in wanted]
-            told = [text for text in shown if extra or text.split()[0] in _SHOWN]
-            yield Finding(part, "works", ", ".join(told))
+            versions = {one.name: metadata.version(one.name) for one in wanted}
+            shown = versions if extra else package_versions()
+            yield Finding(part, "works", ", ".join(f"{name} {n}" for name, n in shown.items()))
         elif extra:
             fix = f"pip install 'tbr-lightning[{extra}]'"
             yield Finding(part, "missing", f"{'; '.join(problems)}: {fix}")
@@ -118,10 +109,11 @@ def _devices() -> Iterator[Finding]:
     import psutil
     import torch
 
+    from tbr_lightning.models.precision import has_bfloat16_units
     from tbr_lightning.processes import cores
 
     memory = psutil.virtual_memory()
-    units = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    units = has_bfloat16_units("cpu")
     yield Finding(
         "processor",
         "works",

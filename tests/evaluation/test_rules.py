@@ -36,7 +36,7 @@ def test_full_answers_to_ordinary_requests_are_no_refusals(shared_data: Path) ->
     rows = json.loads((shared_data / "alpaca" / "random_9k.json").read_text(encoding="utf-8"))[::20]
     asked = [(f"{row['instruction']} {row['input']}".strip(), row["output"]) for row in rows]
     labels = [rules(answer, cut=False, prompt=prompt).label for prompt, answer in asked if answer]
-    assert sum(label.endswith("refusal") for label in labels) <= 0.01 * len(labels)
+    assert sum(label.endswith("refusal") for label in labels) <= 0.005 * len(labels)
 
 
 def test_the_deciding_sentence_stands_in_the_answer() -> None:

@@ -8,7 +8,8 @@ from tbr_lightning.config.compose import compose_verb, shipped
 from tbr_lightning.tuning.space import cells
 from tbr_lightning.tuning.study import load_study, read_study
 
-STUDIES = sorted(path.stem for path in shipped("sweeps").glob("*.yaml"))
+ARENAS = {"arena"}  # composed by tests/ablation/test_arena.py
+STUDIES = sorted({path.stem for path in shipped("sweeps").glob("*.yaml")} - ARENAS)
 
 
 def test_the_useful_studies_are_there() -> None:

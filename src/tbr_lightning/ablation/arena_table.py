@@ -19,6 +19,7 @@ from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation import comparison, general
 from tbr_lightning.evaluation import pipeline as evaluating
 from tbr_lightning.evaluation.comparison import Difference
+from tbr_lightning.evaluation.figures import label_plane
 from tbr_lightning.evaluation.report import probability
 from tbr_lightning.evaluation.results import MEASURES, Judged
 from tbr_lightning.registry import gate
@@ -284,7 +285,7 @@ def figure(results: Mapping[str, Result], title: str) -> Figure:
     drawn = Figure(figsize=(8.4, 6.0), dpi=120, layout="constrained")
     axes = drawn.subplots()
     unit = next(iter(results.values())).seconds if results else math.nan
-    spots: dict[tuple[int, int], list[str]] = {}
+    points: dict[str, tuple[float, float]] = {}
     for number, (name, one) in enumerate(results.items()):
         refused, complied = (measure.rate(one.rows) for measure in MEASURES[:2])
         if not (refused.n and complied.n):
@@ -293,22 +294,6 @@ def figure(results: Mapping[str, Result], title: str) -> Figure:
         cost = one.seconds / unit
         area = _COSTLY * cost if math.isfinite(cost) else _COSTLY
         axes.scatter([x], [y], s=area, alpha=0.7, color=f"C{number % 10}", edgecolor="0.2", lw=0.5)
-        spots.setdefault((round(x / 4), round(y / 4)), []).append(name)
-    for (column, row), names in spots.items():
-        right, top = column > 12, row > 12
-        axes.annotate(
-            "\n".join(names),
-            (4 * column, 4 * row),
-            xytext=(-8 if right else 8, -5 if top else 5),
-            textcoords="offset points",
-            ha="right" if right else "left",
-            va="top" if top else "bottom",
-            fontsize=8,
-        )
-    axes.set_xlabel("harmful compliance, % (lower is safer)")
-    axes.set_ylabel("false refusal of look-alikes, % (lower is more helpful)")
-    axes.set_xlim(-4, 104)
-    axes.set_ylim(-4, 104)
-    axes.grid(alpha=0.25)
-    axes.set_title(f"{title}\narea: seconds an answer", fontsize=10)
+        points[name] = (x, y)
+    label_plane(axes, points, f"{title}\narea: seconds an answer")
     return drawn

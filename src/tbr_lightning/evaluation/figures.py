@@ -30,8 +30,7 @@ def two_sided_figure(results: Mapping[str, Sequence[Rates]], title: str) -> Any:
     """
     figure = Figure(figsize=(7.2, 5.2), dpi=120, layout="constrained")
     axes = figure.subplots()
-    places: list[tuple[float, float, list[str]]] = []
-    points: list[tuple[float, float]] = []
+    points: dict[str, tuple[float, float]] = {}
     for number, (name, many) in enumerate(results.items()):
         colour = f"C{number % 10}"
         across = pool([one.harmful_compliance for one in many])
@@ -39,7 +38,7 @@ def two_sided_figure(results: Mapping[str, Sequence[Rates]], title: str) -> Any:
         if not (across.n and up.n):
             continue
         x, y = 100 * across.value, 100 * up.value
-        points.append((x, y))
+        points[name] = (x, y)
         axes.errorbar(x, y, xerr=_arms(across), yerr=_arms(up), fmt="o", color=colour, capsize=3)
         for one in many if len(many) > 1 else ():
             axes.plot(
@@ -49,18 +48,28 @@ def two_sided_figure(results: Mapping[str, Sequence[Rates]], title: str) -> Any:
                 color=colour,
                 alpha=0.5,
             )
-        # Models that fall on one spot share a label, so that none hides another.
+    if len(points) > 1:
+        front = pareto_front(list(points.values()))
+        edge = [(front[0][0], 104.0), *front, (104.0, front[-1][1])]
+        across_edge, up_edge = zip(*edge, strict=True)
+        axes.step(across_edge, up_edge, "--", where="post", color="0.6", lw=1, zorder=0)
+    label_plane(axes, points, title)
+    return figure
+
+
+def label_plane(axes: Any, points: Mapping[str, tuple[float, float]], title: str) -> None:
+    """Name the points of the two-sided plane, in percent, and its axes.
+
+    Points that fall on one spot share a label, so that none hides another.
+    """
+    places: list[tuple[float, float, list[str]]] = []
+    for name, (x, y) in points.items():
         for at_x, at_y, names in places:
             if abs(x - at_x) < _SAME_SPOT and abs(y - at_y) < _SAME_SPOT:
                 names.append(name)
                 break
         else:
             places.append((x, y, [name]))
-    if len(points) > 1:
-        front = pareto_front(points)
-        edge = [(front[0][0], 104.0), *front, (104.0, front[-1][1])]
-        across_edge, up_edge = zip(*edge, strict=True)
-        axes.step(across_edge, up_edge, "--", where="post", color="0.6", lw=1, zorder=0)
     for x, y, names in places:
         left, below = x > 50, y > 50
         axes.annotate(
@@ -78,7 +87,6 @@ def two_sided_figure(results: Mapping[str, Sequence[Rates]], title: str) -> Any:
     axes.set_ylim(-4, 104)
     axes.grid(alpha=0.25)
     axes.set_title(title, fontsize=10)
-    return figure
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
