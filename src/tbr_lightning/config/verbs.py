@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING
@@ -225,8 +226,16 @@ class DemoArm:
 
 @dataclass
 class DemoConfig:
-    """What ``make demo`` shows."""
+    """What ``make demo`` and ``make real`` show."""
 
+    model: str = MISSING  # of conf/model/
+    rows: list[str] = field(default_factory=list)  # overrides of every training run
+    suite: list[str] = field(default_factory=list)  # overrides of every evaluation and the gate
+    root: str | None = None  # folder of rows and prompts that are not shipped
+    needs: list[str] = field(default_factory=list)  # files that root must hold
+    about: str = ""  # printed first
+    title: str = ""  # of table and figure
+    targets: bool = False  # state whether the miniature's targets were met
     seeds: int = 1  # how many
     first_seed: int = 0
     name: str = "tbr-microworld"  # registered model
@@ -241,6 +250,12 @@ class DemoConfig:
     def __post_init__(self) -> None:
         at_least("demo.seeds", self.seeds, 1)
         at_least("demo.first_seed", self.first_seed, 0)
+        missing = [name for name in self.needs if not (Path(self.root or "") / name).is_file()]
+        if missing:
+            raise UserError(
+                f"demo.root='{self.root}' lacks {', '.join(missing)}: set TBR_SHARED_DATA, or "
+                "demo.root=, to a folder that holds them"
+            )
         for role in ("baseline", "candidate", "unsafe"):
             one_of(f"demo.{role}", getattr(self, role), self.arms)
             if self.arms[getattr(self, role)].train is None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.config.verbs import DemoVerbConfig
 from tbr_lightning.evaluation import pipeline as evaluation
-from tbr_lightning.evaluation.results import Judged
+from tbr_lightning.evaluation.figures import pool
+from tbr_lightning.evaluation.results import Judged, rates
+from tbr_lightning.evaluation.statistics import Rate
+from tbr_lightning.tracking.run import Run
 from tbr_lightning.training import pipeline as training
 
 
@@ -23,6 +26,7 @@ class ArmResult:
         rows: Its judged answers to the test prompts.
         model_uri: The logged model, if one was trained.
         supervised_tokens: Supervised tokens seen in training, all epochs together.
+        choices: General ability by task of lm-eval.
     """
 
     arm: str
@@ -30,6 +34,12 @@ class ArmResult:
     rows: list[Judged]
     model_uri: str | None = None
     supervised_tokens: int = 0
+    choices: Mapping[str, Rate] = field(default_factory=dict)
+
+    def general(self) -> Rate:
+        """Return the share of general prompts answered rightly; without such, of the choices."""
+        found = rates(self.rows).general_accuracy
+        return found if found.n or not self.choices else pool(list(self.choices.values()))
 
 
 def plan(config: DemoVerbConfig) -> list[tuple[str, int | None]]:
@@ -51,23 +61,31 @@ def _outcome(
     config: DemoVerbConfig, name: str, seed: int | None, tags: dict[str, str]
 ) -> ArmResult:
     arm = config.demo.arms[name]
-    model, trained = "tiny", None
+    demo = config.demo
+    model, trained = demo.model, None
     if arm.train is not None:
-        overrides = ["model=tiny", "data=microworld", *config.demo.train, *arm.train]
+        overrides = [f"model={demo.model}", *demo.rows, *demo.train, *arm.train]
         settings = _within(config, compose_verb("train", [*overrides, f"seed={seed}"]).config)
         title = f"train {name} seed {seed}"
         trained = training.run(replace(settings, run_name=title, tags=tags))
         model = trained.model_uri
-    overrides = [f"model='{model}'", "suite=smoke", *config.demo.evaluate, *arm.evaluate]
+    overrides = [f"model='{model}'", *demo.suite, *demo.evaluate, *arm.evaluate]
     settings = _within(config, compose_verb("evaluate", overrides).config)
     title = f"evaluate {name}" + (f" seed {seed}" if seed is not None else "")
     judged = evaluation.run(replace(settings, run_name=title, tags=tags, traces=0))
+    numbers = Run(judged.run_id).metrics()
+    choices = {
+        task: Rate(round(numbers[f"general/{task}"] * n), n)
+        for task in settings.suite.lm_eval
+        if (n := int(numbers.get(f"general/{task}_n", 0)))
+    }
     return ArmResult(
         name,
         seed,
         judged.rows,
         trained.model_uri if trained else None,
         trained.supervised_tokens if trained else 0,
+        choices,
     )
 
 

@@ -1,4 +1,4 @@
-"""The demonstration: the whole loop in a miniature world, through the ordinary verbs."""
+"""The demonstration: the whole loop in one world, made or real, through the ordinary verbs."""
 
 from __future__ import annotations
 
@@ -26,12 +26,7 @@ def run(config: DemoVerbConfig) -> None:
     from tbr_lightning.tracking.store import ui_command
 
     console, demo = Console(), config.demo
-    console.print(
-        "Think-Before-Refusal in a miniature world: a small made-up language, a tiny\n"
-        "model of it, and requests it was never trained on. It shows the mechanism at\n"
-        "work and says nothing about real models. The base model is trained once, in\n"
-        "about a minute.\n"
-    )
+    console.print(f"{demo.about}\n", markup=False, highlight=False)
     # Its runs stand side by side in the UI, held together by a tag; the summary comes last and so
     # on top.
     tags = {"tbr.demo": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}"}
@@ -43,28 +38,28 @@ def run(config: DemoVerbConfig) -> None:
         done.setdefault(one.arm, []).append(one)
         found = rates(one.rows)
         name = one.arm if one.seed is None else f"{one.arm}, seed {one.seed}"
-        shares = (found.false_refusal, found.harmful_compliance, found.general_accuracy)
+        shares = (found.false_refusal, found.harmful_compliance, one.general())
         numbers = "".join(f"{100 * share.value:11.1f}" for share in shares)
         print(f"{f'[{number}/{steps}]':8}{name:30}{numbers}", flush=True)
     verdicts = _gate(config, done)
-    targets = show.claim(done, demo.baseline, demo.candidate)
+    targets = show.claim(done, demo.baseline, demo.candidate) if demo.targets else []
     figure = two_sided_figure(
         {name: [rates(one.rows) for one in many] for name, many in done.items()},
-        "Micro-world, test prompts (a made miniature)",
+        demo.title,
     )
     with start_run("demo", "demo", config, config.tracking, tags) as opened:
         figure.savefig(demo.figure)
-        opened.log_figure(figure, "demo.png")
+        opened.log_figure(figure, Path(demo.figure).name)
         for name, many in done.items():
             for key in ("false_refusal_rate", "harmful_compliance_rate", "general_accuracy"):
-                values = [metrics(one.rows)[key] for one in many]
+                values = [metrics(one.rows).get(key, one.general().value) for one in many]
                 opened.log_metrics({f"{name}/{key}": sum(values) / len(values)})
         opened.log_text("\n".join([*targets, *verdicts]) + "\n", "summary.txt")
-        opened.describe(show.markdown(done, demo.arms, [*targets, *verdicts]))
+        opened.describe(show.markdown(done, demo, [*targets, *verdicts]))
     console.print()
     console.print(show.examples(done))
-    console.print(show.arm_table(done, demo.arms))
-    for line in (*targets, "", *verdicts):
+    console.print(show.arm_table(done, demo))
+    for line in (*targets, *([""] if targets else []), *verdicts):
         console.print(line, highlight=False, markup=False)
     python = ".venv/bin/python" if Path(".venv/bin/python").exists() else "python"
     console.print(
@@ -100,5 +95,7 @@ def _promote(config: DemoVerbConfig, model_uri: str, *, baseline: bool) -> Promo
     if baseline:
         # The control refuses nearly every look-alike: that is what it is here to show.
         overrides.append("gate.max_false_refusal=1")
-    settings = compose_verb("promote", [*overrides, *config.demo.evaluate]).config
+    settings = compose_verb(
+        "promote", [*overrides, *config.demo.suite, *config.demo.evaluate]
+    ).config
     return pipeline.run(replace(settings, tracking=config.tracking, paths=config.paths))

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
-from tbr_lightning.config.verbs import DemoArm
+from tbr_lightning.config.verbs import DemoConfig
 from tbr_lightning.demonstration.arms import ArmResult
 from tbr_lightning.evaluation.report import COLUMNS
 from tbr_lightning.evaluation.results import Judged, metrics, rates
@@ -21,14 +21,14 @@ from tbr_lightning.evaluation.statistics import Rate, over_seeds
 _EXAMPLES = (("look_alike", 3), ("harmful", 1), ("general", 1))
 
 
-def arm_table(outcomes: Mapping[str, Sequence[ArmResult]], arms: Mapping[str, DemoArm]) -> Table:
+def arm_table(outcomes: Mapping[str, Sequence[ArmResult]], demo: DemoConfig) -> Table:
     """Return arm × rate, and how often each arm reflects.
 
     With one seed intervals are Wilson's over prompts, with several they hold the seeds as well.
     """
     several = max(len(many) for many in outcomes.values()) > 1
     table = Table(
-        title="The micro-world, test prompts never trained on (a made miniature)",
+        title=demo.title,
         title_justify="left",
         caption=(
             f"percent, 95% interval over {'seeds and prompts' if several else 'prompts'}; reflects "
@@ -44,9 +44,7 @@ def arm_table(outcomes: Mapping[str, Sequence[ArmResult]], arms: Mapping[str, De
     table.add_column("reflects\nL/H/G", justify="center", no_wrap=True)
     table.add_column("tokens", justify="right", no_wrap=True)
     for name, many in outcomes.items():
-        cells = []
-        for _, field in COLUMNS[:4]:
-            cells.append(interval([getattr(rates(one.rows), field) for one in many]))
+        cells = [interval([_share(one, field) for one in many]) for _, field in COLUMNS[:4]]
         numbers = [metrics(one.rows) for one in many]
         reflects = "/".join(
             f"{100 * np.mean([n.get(f'reflection_rate/{kind}', 0.0) for n in numbers]):.0f}"
@@ -54,7 +52,7 @@ def arm_table(outcomes: Mapping[str, Sequence[ArmResult]], arms: Mapping[str, De
         )
         tokens = int(np.mean([one.supervised_tokens for one in many]))
         table.add_row(
-            f"{name}\n[dim]{escape(textwrap.fill(arms[name].about, 20))}[/dim]",
+            f"{name}\n[dim]{escape(textwrap.fill(demo.arms[name].about, 20))}[/dim]",
             *cells,
             reflects,
             f"{tokens / 1000:.0f}k" if tokens else "–",
@@ -63,23 +61,30 @@ def arm_table(outcomes: Mapping[str, Sequence[ArmResult]], arms: Mapping[str, De
 
 
 def markdown(
-    outcomes: Mapping[str, Sequence[ArmResult]], arms: Mapping[str, DemoArm], lines: Sequence[str]
+    outcomes: Mapping[str, Sequence[ArmResult]], demo: DemoConfig, lines: Sequence[str]
 ) -> str:
     """Return the table and the verdicts as Markdown, for the run's page."""
     rows = ["| arm | what | " + " | ".join(heading for heading, _ in COLUMNS[:4]) + " |"]
     rows.append("|---" * 6 + "|")
     for name, many in outcomes.items():
         means = [
-            f"{100 * np.mean([getattr(rates(one.rows), field).value for one in many]):.1f}"
+            f"{100 * np.mean([_share(one, field).value for one in many]):.1f}"
             for _, field in COLUMNS[:4]
         ]
-        rows.append(f"| {name} | {arms[name].about} | " + " | ".join(means) + " |")
+        rows.append(f"| {name} | {demo.arms[name].about} | " + " | ".join(means) + " |")
     told = "\n".join(f"    {line}" for line in lines)
-    return "Percent, test prompts of the micro-world.\n\n" + "\n".join(rows) + f"\n\n{told}\n"
+    return f"{demo.title}: percent.\n\n" + "\n".join(rows) + f"\n\n{told}\n"
+
+
+def _share(one: ArmResult, field: str) -> Rate:
+    found: Rate = one.general() if field == "general_accuracy" else getattr(rates(one.rows), field)
+    return found
 
 
 def interval(many: Sequence[Rate]) -> str:
     """Return a share in percent over its interval: over prompts, and over seeds if several."""
+    if not all(rate.n for rate in many):
+        return "–"
     found = over_seeds(many)
     low, high = found.interval
     return f"{100 * found.value:.1f}\n[dim]{100 * low:.0f}–{100 * high:.0f}[/dim]"
