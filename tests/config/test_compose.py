@@ -252,3 +252,21 @@ def test_a_saved_config_imports_only_what_its_group_holds(group: str, target: st
     saved = OmegaConf.create({group: {"_target_": target}})
     with pytest.raises(UserError, match=rf"{group}._target_: {target} in a saved config"):
         restored(EvaluateConfig if group in ("suite", "judge") else TrainConfig, saved)
+
+
+def test_the_real_world_of_the_demo_needs_its_files(tmp_path: Path) -> None:
+    words = ["world=real", f"demo.root='{tmp_path}'"]
+    with pytest.raises(UserError, match=r"lacks alpaca/random_9k\.json, star1/STAR-1\.json, "):
+        compose_verb("demo", words)
+    demo = compose_verb("demo", [*words, "demo.needs=[]"]).config.demo
+    trained = [arm for arm in demo.arms.values() if arm.train is not None]
+    made = [
+        compose_verb("train", [f"model={demo.model}", *demo.rows, *arm.train]).config
+        for arm in trained
+    ]
+    assert [config.reflection.teacher for config in made] == ["none", "none", "recorded"]
+    assert [config.data.harmful is None for config in made] == [True, False, False]
+    assert {config.seed for config in made} == {0}
+    asked = compose_verb("evaluate", ["model=tiny", *demo.suite]).config
+    assert (asked.suite.half, asked.suite.benchmarks) == ("test", ["xstest"])
+    assert asked.suite.root == str(tmp_path)

@@ -47,5 +47,25 @@ def test_the_demo_tells_its_story_twice(verb: Verb, base_folder: Path, tmp_path:
     assert len(client.search_model_versions("name = 'tbr-microworld'")) == 6
 
 
+def test_the_same_story_on_rows_of_ones_own(
+    base_folder: Path, shared_data: Path, tmp_path: Path
+) -> None:
+    short = [
+        "world=real",
+        f"demo.root='{shared_data}'",
+        "demo.model=tiny",  # of random weights: SmolLM2's own run is make real
+        "demo.train=[adapter=none,trainer.max_steps=2,data.general_rows=40,data.harmful_rows=20]",
+        "demo.evaluate=[suite.limit=4,generation.max_new_tokens=8,judge.max_unparsed=1]",
+    ]
+    done = run_verb(tmp_path, "demo", *short)
+    assert done.returncode == 0, done.stderr
+    assert "60 unsafe prompts of XSTest" in done.stdout
+    assert "SmolLM2-135M-Instruct on XSTest" in done.stdout
+    assert "target:" not in done.stdout
+    for part in ("gate: none (v1)", "gate: external (v2)", "gate: general (v3)"):
+        assert part in done.stdout
+    assert Path("real.png").stat().st_size > 10_000
+
+
 def _flat(text: str) -> str:
     return " ".join(text.split())
