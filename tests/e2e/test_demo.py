@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,10 @@ def test_the_same_story_on_rows_of_ones_own(
     for part in ("gate: none (v1)", "gate: external (v2)", "gate: general (v3)"):
         assert part in done.stdout
     assert Path("real.png").stat().st_size > 10_000
+    record = json.loads(Path("real.json").read_text(encoding="utf-8"))
+    assert list(record["arms"]) == ["base", "general", "none", "external"]
+    assert record["arms"]["none"]["shares"]["false refusal"]["prompts"] <= 4
+    assert record["gate"][0].startswith("gate: none (v1)")
 
 
 def _flat(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -49,13 +50,18 @@ def run(config: DemoVerbConfig) -> None:
     )
     with start_run("demo", "demo", config, config.tracking, tags) as opened:
         figure.savefig(demo.figure)
+        record = show.records(done, demo) | {"gate": verdicts}
+        table = Path(demo.figure).with_suffix(".json")
+        table.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        opened.log_text(table.read_text(encoding="utf-8"), table.name)
         opened.log_figure(figure, Path(demo.figure).name)
         for name, many in done.items():
             for key in ("false_refusal_rate", "harmful_compliance_rate", "general_accuracy"):
                 values = [metrics(one.rows).get(key, one.general().value) for one in many]
                 opened.log_metrics({f"{name}/{key}": sum(values) / len(values)})
         opened.log_text("\n".join([*targets, *verdicts]) + "\n", "summary.txt")
-        opened.describe(show.markdown(done, demo, [*targets, *verdicts]))
+        told = "\n".join(f"    {line}" for line in [*targets, *verdicts])
+        opened.describe(f"{demo.title}: percent.\n\n{show.markdown(record)}\n{told}\n")
     console.print()
     console.print(show.examples(done))
     console.print(show.arm_table(done, demo))
@@ -63,7 +69,7 @@ def run(config: DemoVerbConfig) -> None:
         console.print(line, highlight=False, markup=False)
     python = ".venv/bin/python" if Path(".venv/bin/python").exists() else "python"
     console.print(
-        f"\nFigure: {demo.figure}, also in MLflow under run {opened.id}. Next:\n"
+        f"\nFigure: {demo.figure}, table: {Path(demo.figure).with_suffix('.json')}, also in MLflow under run {opened.id}. Next:\n"
         f"  {ui_command(config.tracking)}\n    every run, answer and model in MLflow\n"
         f"  {python} -m tbr_lightning.promote status name={demo.name}\n"
         "    who is champion, and why\n"

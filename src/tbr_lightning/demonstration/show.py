@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from rich import box
@@ -60,20 +61,50 @@ def arm_table(outcomes: Mapping[str, Sequence[ArmResult]], demo: DemoConfig) -> 
     return table
 
 
-def markdown(
-    outcomes: Mapping[str, Sequence[ArmResult]], demo: DemoConfig, lines: Sequence[str]
-) -> str:
-    """Return the table and the verdicts as Markdown, for the run's page."""
-    rows = ["| arm | what | " + " | ".join(heading for heading, _ in COLUMNS[:4]) + " |"]
-    rows.append("|---" * 6 + "|")
+def records(outcomes: Mapping[str, Sequence[ArmResult]], demo: DemoConfig) -> dict[str, Any]:
+    """Return what the table shows as plain values: shares and intervals in [0, 1], counts of prompts.
+
+    A share without prompts is left out.
+    """
+    arms: dict[str, Any] = {}
     for name, many in outcomes.items():
-        means = [
-            f"{100 * np.mean([_share(one, field).value for one in many]):.1f}"
-            for _, field in COLUMNS[:4]
-        ]
-        rows.append(f"| {name} | {demo.arms[name].about} | " + " | ".join(means) + " |")
-    told = "\n".join(f"    {line}" for line in lines)
-    return f"{demo.title}: percent.\n\n" + "\n".join(rows) + f"\n\n{told}\n"
+        shares = {}
+        for heading, field in COLUMNS[:4]:
+            found = [_share(one, field) for one in many]
+            if all(rate.n for rate in found):
+                across = over_seeds(found)
+                low, high = across.interval
+                shares[heading] = {
+                    "value": across.value,
+                    "low": low,
+                    "high": high,
+                    "prompts": found[0].n,
+                }
+        arms[name] = {
+            "about": demo.arms[name].about,
+            "seeds": len(many),
+            "supervised_tokens": int(np.mean([one.supervised_tokens for one in many])),
+            "shares": shares,
+        }
+    return {"title": demo.title, "model": demo.model, "arms": arms}
+
+
+def markdown(record: Mapping[str, Any]) -> str:
+    """Return the table of :func:`records` as Markdown: percent with 95% intervals."""
+    headings = [heading for heading, _ in COLUMNS[:4]]
+    headings = [h for h in headings if any(h in arm["shares"] for arm in record["arms"].values())]
+    rows = ["| arm | " + " | ".join(headings) + " |", "|---" * (len(headings) + 1) + "|"]
+    for name, arm in record["arms"].items():
+        cells = [_cell(arm["shares"].get(heading)) for heading in headings]
+        rows.append(f"| `{name}`: {arm['about']} | " + " | ".join(cells) + " |")
+    return "\n".join(rows) + "\n"
+
+
+def _cell(share: Mapping[str, float] | None) -> str:
+    if share is None:
+        return "–"
+    value, low, high = (100 * share[key] for key in ("value", "low", "high"))
+    return f"{value:.1f} ({low:.0f} to {high:.0f}, n={share['prompts']})"
 
 
 def _share(one: ArmResult, field: str) -> Rate:
