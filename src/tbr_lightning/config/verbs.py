@@ -231,6 +231,7 @@ class DemoConfig:
     model: str = MISSING  # of conf/model/
     rows: list[str] = field(default_factory=list)  # overrides of every training run
     suite: list[str] = field(default_factory=list)  # overrides of every evaluation and the gate
+    gate: list[str] = field(default_factory=list)  # overrides of every decision of the gate
     root: str | None = None  # folder of rows and prompts that are not shipped
     needs: list[str] = field(default_factory=list)  # files that root must hold
     about: str = ""  # printed first

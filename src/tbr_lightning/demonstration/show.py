@@ -62,9 +62,10 @@ def arm_table(outcomes: Mapping[str, Sequence[ArmResult]], demo: DemoConfig) -> 
 
 
 def records(outcomes: Mapping[str, Sequence[ArmResult]], demo: DemoConfig) -> dict[str, Any]:
-    """Return what the table shows as plain values: shares and intervals in [0, 1], counts of prompts.
+    """Return what the table shows as plain values.
 
-    A share without prompts is left out.
+    Shares and intervals are in [0, 1], prompts and tokens are counts. A share without prompts is
+    left out.
     """
     arms: dict[str, Any] = {}
     for name, many in outcomes.items():
