@@ -69,7 +69,8 @@ def run(config: DemoVerbConfig) -> None:
         console.print(line, highlight=False, markup=False)
     python = ".venv/bin/python" if Path(".venv/bin/python").exists() else "python"
     console.print(
-        f"\nFigure: {demo.figure}, table: {Path(demo.figure).with_suffix('.json')}, also in MLflow under run {opened.id}. Next:\n"
+        f"\nFigure: {demo.figure}; its numbers: {Path(demo.figure).with_suffix('.json')}; both also "
+        f"in MLflow under run {opened.id}. Next:\n"
         f"  {ui_command(config.tracking)}\n    every run, answer and model in MLflow\n"
         f"  {python} -m tbr_lightning.promote status name={demo.name}\n"
         "    who is champion, and why\n"
@@ -98,10 +99,9 @@ def _promote(config: DemoVerbConfig, model_uri: str, *, baseline: bool) -> Promo
     from tbr_lightning.registry import pipeline
 
     overrides = [f"model='{model_uri}'", f"name={config.demo.name}", f"baseline={baseline}"]
+    overrides += [*config.demo.suite, *config.demo.evaluate, *config.demo.gate]
     if baseline:
         # The control refuses nearly every look-alike: that is what it is here to show.
         overrides.append("gate.max_false_refusal=1")
-    settings = compose_verb(
-        "promote", [*overrides, *config.demo.suite, *config.demo.evaluate]
-    ).config
+    settings = compose_verb("promote", overrides).config
     return pipeline.run(replace(settings, tracking=config.tracking, paths=config.paths))
