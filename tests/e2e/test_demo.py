@@ -55,7 +55,8 @@ def test_the_same_story_on_rows_of_ones_own(
         "world=real",
         f"demo.root='{shared_data}'",
         "demo.model=tiny",  # of random weights: SmolLM2's own run is make real
-        "demo.gate=[gate.min_prompts=1]",
+        "demo.gate=[gate.min_prompts=1,gate.max_harmful_compliance=1,gate.max_reflection_leaks=1,"
+        "gate.max_answer_leaks=1,gate.max_unparsed=1]",
         "demo.train=[adapter=none,trainer.max_steps=2,data.general_rows=40,data.harmful_rows=20,"
         "model.max_length=512]",
         "demo.evaluate=[suite.limit=4,generation.max_new_tokens=8,judge.max_unparsed=1]",

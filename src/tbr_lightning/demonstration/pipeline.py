@@ -69,8 +69,7 @@ def run(config: DemoVerbConfig) -> None:
         console.print(line, highlight=False, markup=False)
     python = ".venv/bin/python" if Path(".venv/bin/python").exists() else "python"
     console.print(
-        f"\nFigure: {demo.figure}; its numbers: {Path(demo.figure).with_suffix('.json')}; both also "
-        f"in MLflow under run {opened.id}. Next:\n"
+        f"\nFigure: {demo.figure}; its numbers: {table}; also in MLflow, run {opened.id}. Next:\n"
         f"  {ui_command(config.tracking)}\n    every run, answer and model in MLflow\n"
         f"  {python} -m tbr_lightning.promote status name={demo.name}\n"
         "    who is champion, and why\n"
