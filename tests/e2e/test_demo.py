@@ -71,7 +71,7 @@ def test_the_same_story_on_rows_of_ones_own(
     assert Path("real.png").stat().st_size > 10_000
     record = json.loads(Path("real.json").read_text(encoding="utf-8"))
     assert list(record["arms"]) == ["base", "general", "none", "external"]
-    assert record["arms"]["none"]["shares"]["false refusal"]["prompts"] <= 4
+    assert record["arms"]["none"]["shares"]["general accuracy"]["prompts"] == 4
     assert record["gate"][0].startswith("gate: none (v1)")
 
 
