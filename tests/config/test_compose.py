@@ -23,12 +23,14 @@ NEEDS = {
     ("reflection", "recorded"): ["reflection.path=x.jsonl"],
     ("suite", "xstest"): ["suite.path=x.csv"],
     ("data", "files"): ["data.general=x.json"],
+    ("world", "real"): ["demo.needs=[]"],
 }
 OF_GROUP = {
     "suite": "evaluate",
     "judge": "evaluate",
     "mitigation": "evaluate",
     "gate": "promote",
+    "world": "demo",
 }
 MODEL = {"evaluate": ["model=tiny"]}
 
@@ -270,3 +272,8 @@ def test_the_real_world_of_the_demo_needs_its_files(tmp_path: Path) -> None:
     asked = compose_verb("evaluate", ["model=tiny", *demo.suite]).config
     assert (asked.suite.half, asked.suite.benchmarks) == ("test", ["xstest"])
     assert asked.suite.root == str(tmp_path)
+
+
+def test_a_group_of_another_verb_is_not_its_own_suggestion() -> None:
+    with pytest.raises(UserError, match=r"^'world' is not a config group of train$"):
+        compose_verb("train", ["world=real"])

@@ -189,7 +189,8 @@ def _explain(error: Exception, verb: str, overrides: Sequence[str], config_dir: 
     if match := re.search(r"Could not override '([^']+)'", text):
         key = match[1]
         if "No match in the defaults list" in text:
-            return f"'{key}' is not a config group of {verb}{near(key, _groups())}"
+            others = [group for group in _groups() if group != key]
+            return f"'{key}' is not a config group of {verb}{near(key, others)}"
         return _unknown_key(key, verb, overrides, config_dir)
     if match := re.search(r"Could not find '([^']+)'\s*\n\s*\n?Available options", text):
         group, _, member = match[1].rpartition("/")
