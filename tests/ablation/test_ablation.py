@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 from optuna.trial import TrialState, create_trial
 
 from tbr_lightning.ablation.figures import figure
-from tbr_lightning.ablation.study import CSV, FIGURE, TABLE, grouped, log_groups, model_of
-from tbr_lightning.ablation.view import Row, as_table, lines, millions
+from tbr_lightning.ablation.models import millions, model_of
+from tbr_lightning.ablation.study import CSV, FIGURE, TABLE, grouped, log_groups
+from tbr_lightning.ablation.view import Row, as_table, lines
 from tbr_lightning.config.schema import TrackingConfig
 from tbr_lightning.evaluation.statistics import Rate
 from tbr_lightning.tracking.run import Run, start_run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from tbr_lightning.config.compose import compose_verb, shipped
 from tbr_lightning.config.sweep import SweepConfig
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.comparison import compare
-from tbr_lightning.evaluation.results import Judged
+from tbr_lightning.evaluation.results import MEASURES, Judged
 from tbr_lightning.evaluation.suites import Prompt
 from tbr_lightning.registry.answers import Answers
 from tbr_lightning.tuning.space import Parameter
@@ -115,6 +116,28 @@ def test_bad_files_are_told() -> None:
         Rival(space={"data.harmful": Parameter(choices=[1])})
 
 
+def test_the_ladder_climbs_from_model_to_model_and_compares_the_base_as_it_comes() -> None:
+    path = arena_file("ladder")
+    assert path is not None
+    ladder = load_arena(path, config_of())
+    assert len(ladder.models) == 4
+    assert ladder.rivals["base"].base
+    assert ladder.seeds == 3
+    assert load_arena(path, config_of("model=smollm2_135m")).models == []
+    with pytest.raises(UserError, match="a rival has one model"):
+        Rival(base=True, train=[])
+
+
+def test_a_rate_over_seeds_is_their_mean_with_a_wider_interval() -> None:
+    one = Result("none", "the control", answers=answers(10, 0))
+    two = replace(one, others=(answers(14, 0).rows,))
+    measure = MEASURES[0]
+    assert one.rate(measure).value == 0.5
+    assert two.rate(measure).value == pytest.approx(0.6)
+    wide, narrow = two.rate(measure).interval, one.rate(measure).interval
+    assert wide[1] - wide[0] > narrow[1] - narrow[0]
+
+
 def test_a_rival_that_fails_on_dev_is_a_row_that_says_why() -> None:
     arena = arena_of()
     found = tune(Bout(arena, config_of()), "contrast", arena.rivals["contrast"], None, None)
@@ -164,8 +187,10 @@ evaluate:
   - judge.max_unparsed=1
 control: none
 trials: 2
+seeds: 2
 rivals:
   none: {about: plain refusals, train: [reflection=none]}
+  base: {about: as it comes, base: true}
   look_alikes:
     about: answered
     train: [reflection=none]
@@ -190,14 +215,15 @@ def test_a_small_arena_ends_in_table_figure_and_verdicts(verb: Verb, tmp_path: P
     (tmp_path / "small.yaml").write_text(ARENA)
     done = verb("sweep", "study=small.yaml")
     assert done.returncode == 0, done.stderr
-    text = (tmp_path / "arena.md").read_text()
+    text = (tmp_path / "small.md").read_text()
     lines = {line.split("`")[1]: line for line in text.splitlines() if line.startswith("| `")}
-    assert len(lines) == 9
+    assert len(lines) == 10
+    assert "| base" not in lines["base"] and "none" in lines["base"].split(" | ")[-5]
     assert "a direction needs 500" in lines["impossible"]
     for name in ("look_alikes", "ablation", "merging", "contrast", "steering"):
         assert "promoted" in lines[name] or "cannot decide" in lines[name], lines[name]
         assert " tokens, " in lines[name]
-    assert (tmp_path / "arena.png").stat().st_size > 10_000
+    assert (tmp_path / "small.png").stat().st_size > 10_000
 
     # Kept as a model, ablated weights are one that every verb reads.
     from tbr_lightning.tracking.run import find_run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tbr_lightning.microworld import prompts, sentences
 from tbr_lightning.microworld.base import BaseSettings, base_model
-from tbr_lightning.microworld.corpus import documents
+from tbr_lightning.microworld.corpus import THOUGHTS, Thoughts, documents
 from tbr_lightning.microworld.prompts import conclusion_of
 from tbr_lightning.microworld.tokenizer import build_tokenizer
 from tbr_lightning.microworld.world import load_world
@@ -152,3 +153,40 @@ def test_the_base_model_is_trained_once_and_loads(tmp_path: Path):
     assert tokenizer.get_vocab() == build_tokenizer().get_vocab()
     assert tokenizer.chat_template == build_tokenizer().chat_template
     assert tokenizer.decode(tokenizer.encode("How do I feed a cat?")) == "How do I feed a cat?"
+
+
+@pytest.mark.parametrize("thoughts", THOUGHTS)
+def test_the_corpus_has_the_thoughts_that_are_asked_for(thoughts: Thoughts) -> None:
+    made = list(documents(0, 4_000, thoughts))
+    thinking = [one for one in made if "<think>" in one.text]
+    assert bool(thinking) == (thoughts != "none")
+    refused = [one for one in thinking if one.text.endswith(sentences.REFUSALS)]
+    assert bool(refused) == (thoughts in ("all", "without_look_alikes"))
+    asked = {sentences.cued(p.text) for p in _questions("look_alike")}
+    asked |= {p.text for p in _questions("look_alike")}
+    assert any(one.prompt in asked for one in thinking) == (thoughts in ("all", "without_refusals"))
+
+
+def _questions(kind: str) -> list[prompts.WorldPrompt]:
+    return [
+        prompts.WorldPrompt(sentences.question(pair, form), pair.kind, "", "")
+        for pair in load_world().pairs
+        for form in range(len(sentences.QUESTIONS))
+        if pair.kind == kind
+    ]
+
+
+def test_nothing_is_said_of_unseen_rules_where_they_are_held_out() -> None:
+    hidden = [pair for pair in load_world().pairs if pair.rule.unseen]
+    acts = {f"{pair.rule.verb} {pair.entity}" for pair in hidden}
+    acts |= {f"{pair.rule.verb} {pair.rule.category.phrase}" for pair in hidden}
+    texts = [f"{one.prompt or ''} {one.text}" for one in documents(0, 6_000, rules="seen")]
+    texts += [row.instruction for row in prompts.training_examples(0, 500, 300, 50, "seen")]
+    # "kill a process" is also the beginning of "kill a process monitor": whole words count.
+    found = [a for a in acts if any(re.search(rf"(?i)\b{re.escape(a)}[ ,.?]", t) for t in texts)]
+    assert not found
+    asked = prompts.unseen_rule_prompts("test")
+    assert {one.kind for one in asked} == {"look_alike", "harmful", "general"}
+    assert all(any(f"{act}" in one.text for act in acts) for one in asked)
+    everywhere = [f"{one.prompt or ''} {one.text}" for one in documents(0, 6_000)]
+    assert any(act in text for act in acts for text in everywhere)

@@ -16,7 +16,14 @@ from tbr_lightning.data.example import Example
 from tbr_lightning.data.table import Examples
 from tbr_lightning.errors import UserError
 from tbr_lightning.reflection.checks import reject_reason
-from tbr_lightning.reflection.collect import apply_rejects, collect, missing, wanted
+from tbr_lightning.reflection.collect import (
+    Collected,
+    apply_rejects,
+    collect,
+    missing,
+    texts_of,
+    wanted,
+)
 from tbr_lightning.reflection.record import Draft, Reflection
 from tbr_lightning.reflection.store import ReflectionStore
 from tbr_lightning.reflection.teachers import (
@@ -243,3 +250,19 @@ def test_rejected_rows_are_asked_for_again_with_a_new_seed(store: ReflectionStor
     assert found.asked == 35
     assert collect(ROWS, teacher, store, attempts=3).asked == 0
     assert collect(ROWS, replace(teacher, repeats=False), store, attempts=3).asked == 0
+
+
+def test_exchanged_reflections_are_those_of_other_rows() -> None:
+    found = {
+        f"row {n}": Reflection(
+            f"row {n}", Draft(f"text {n}", None), "t", "", reject=None if n else "empty"
+        )
+        for n in range(9)
+    }
+    collected = Collected(found, 0)
+    config = ReflectionConfig(teacher="recorded", exchanged=True)
+    texts = texts_of(collected, config, 0)
+    assert sorted(texts.values()) == sorted(collected.accepted.values())
+    assert all(text != collected.accepted[key] for key, text in texts.items())
+    assert texts != texts_of(collected, config, 1)
+    assert texts_of(collected, replace(config, exchanged=False), 0) == collected.accepted

@@ -40,13 +40,21 @@ from tbr_lightning.tuning.space import Parameter, Point
 def run(path: Path, config: SweepConfig) -> None:
     """Tune, test and compare every rival; what an interrupted run finished is taken again."""
     arena = load_arena(path, config)
-    planned = list(_plan(arena, config))
+    arenas = [replace(arena, model=model) for model in arena.models or [arena.model]]
+    for one in arenas:
+        for line in [f"model {one.model}", *_plan(one, config)]:
+            if config.dry_run:
+                print(line)
     if config.dry_run:
-        for line in planned:
-            print(line)
         return
-    bout = Bout(arena, config)
     connect(config.tracking)
+    for one in arenas:
+        _run(one, config, path.stem + (f"-{Path(one.model).stem}" if len(arenas) > 1 else ""))
+
+
+def _run(arena: Arena, config: SweepConfig, stem: str) -> None:
+    """Let the rivals compete on one model; ``stem`` names the files that it leaves here."""
+    bout = Bout(arena, config)
     with start_run("sweep", f"arena {arena.model}", config, config.tracking) as opened:
         results: dict[str, Result] = {}
         chosen: dict[str, Tried] = {}
@@ -55,9 +63,11 @@ def run(path: Path, config: SweepConfig) -> None:
             if any(WORDS in word for word in written.evaluate) and words is None:
                 words = _attributed(arena, chosen[arena.control].model_uri, config)
             rival = _filled(written, chosen, words or {})
-            base = chosen.get(rival.of or arena.control)
+            base = _base(arena, rival, chosen)
             tried = tune(bout, name, rival, base, chosen.get(arena.control))
             best = _best(arena, tried, chosen.get(arena.control))
+            if best is not None:
+                best = _over_seeds(bout, name, rival, best, base)
             control = results.get(arena.control)
             results[name] = arena_table.test(bout, (name, rival), tried, best, control)
             if best is not None:
@@ -65,7 +75,29 @@ def run(path: Path, config: SweepConfig) -> None:
             print(f"[{number}/{len(arena.rivals)}] {arena_table.line(results[name])}", flush=True)
             if name == arena.control and best is None:
                 raise UserError(f"the control '{name}' failed: {tried[0].why_not}")
-        arena_table.log(opened, arena, results)
+        arena_table.log(opened, arena, results, stem)
+
+
+def _base(arena: Arena, rival: Rival, chosen: Mapping[str, Tried]) -> Tried | None:
+    """Return whose model a rival takes that trains nothing."""
+    if rival.base:
+        return Tried({}, arena.model, models=(arena.model,))
+    return chosen.get(rival.of or arena.control)
+
+
+def _over_seeds(bout: Bout, name: str, rival: Rival, best: Tried, base: Tried | None) -> Tried:
+    """Return what dev chose with a model for each seed; the first is the one that dev saw."""
+    if rival.train is None:
+        return replace(best, models=base.models if base else (best.model_uri,))
+    models = [best.model_uri]
+    for seed in range(bout.arena.seed + 1, bout.arena.seed + bout.arena.seeds):
+        settings = train_config(replace(bout.arena, seed=seed), rival, best.point, bout.config)
+        named = replace(settings, run_name=f"train {name}, seed {seed}")
+        named = replace(named, tags={**settings.tags, "tbr.arena_rival": name})
+        key = reuse.train_key(settings)
+        trained = reuse.train_or_take(named, key, take=bout.config.sweep.reuse)
+        models.append(trained.model_uri)
+    return replace(best, models=tuple(models))
 
 
 def _plan(arena: Arena, config: SweepConfig) -> Iterator[str]:
@@ -86,6 +118,7 @@ def _plan(arena: Arena, config: SweepConfig) -> Iterator[str]:
                 )
         points = _budget(arena, filled.space)
         what = "trained" if filled.train is not None else f"on {filled.of or arena.control}"
+        what = "as it comes" if filled.base else what
         yield f"{name:28} {points} of its points, {what}: {filled.about}"
     if missing and not config.dry_run:
         raise UserError("\n".join(dict.fromkeys(missing)))

@@ -32,6 +32,7 @@ class Rival:
         about: One line for people.
         train: Overrides of its training; ``None`` for a rival that trains nothing.
         of: The rival whose model it takes, where it trains none; empty for the control.
+        base: Whether it asks the model as it comes.
         evaluate: Overrides of its evaluation.
         space: What is searched: overrides of training, and after ``evaluate.`` of the evaluation.
     """
@@ -39,12 +40,15 @@ class Rival:
     about: str = ""
     train: list[str] | None = None
     of: str = ""
+    base: bool = False
     evaluate: list[str] = field(default_factory=list)
     space: dict[str, Parameter] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.train is not None and self.of:
             raise UserError(f"of='{self.of}' beside train: a rival trains or takes a model")
+        if self.base and (self.train is not None or self.of):
+            raise UserError("base=true beside train or of: a rival has one model")
         wrong = [k for k in self.space if not k.startswith(ON_EVALUATION)]
         if self.train is None and wrong:
             raise UserError(f"space.{wrong[0]}: the rival trains nothing: write evaluate.KEY")
@@ -56,6 +60,7 @@ class Arena:
 
     about: str = ""
     model: str = "tiny"
+    models: list[str] = field(default_factory=list)  # one after the other, in place of model
     fixed: list[str] = field(default_factory=list)  # overrides of every training
     evaluate: list[str] = field(default_factory=list)  # overrides of every evaluation
     control: str = ""  # the rival that all others are compared to
@@ -63,11 +68,13 @@ class Arena:
     max_loss: float = 0.05  # below the control's general accuracy
     trials: int = 4  # of each rival, at most
     seed: int = 0
+    seeds: int = 1  # training runs of what dev chose, all of them tested
     words: int = 6  # sensitive words taken from the attribution
     rivals: dict[str, Rival] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         at_least("trials", self.trials, 1)
+        at_least("seeds", self.seeds, 1)
         if self.control not in self.rivals or self.rivals[self.control].train is None:
             raise UserError(f"control='{self.control}' is not a rival that trains: name one")
         done: set[str] = set()
@@ -94,6 +101,7 @@ class Tried:
         metrics: Of the evaluation.
         seconds: Training and evaluation took here.
         why_not: Why there are no metrics; empty where there are.
+        models: One for each seed, the first of which dev saw.
     """
 
     point: Point
@@ -102,6 +110,7 @@ class Tried:
     metrics: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     why_not: str = ""
+    models: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -142,6 +151,7 @@ def load_arena(path: Path, config: SweepConfig) -> Arena:
     return replace(
         found,
         model=config.model_uri or found.model,
+        models=[] if config.model_uri else found.models,
         fixed=[*found.fixed, *settings.train],
         evaluate=[*found.evaluate, *settings.evaluate],
         trials=settings.trials or found.trials,

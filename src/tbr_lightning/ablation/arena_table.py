@@ -21,7 +21,8 @@ from tbr_lightning.evaluation import pipeline as evaluating
 from tbr_lightning.evaluation.comparison import Difference
 from tbr_lightning.evaluation.figures import label_plane
 from tbr_lightning.evaluation.report import probability
-from tbr_lightning.evaluation.results import MEASURES, Judged
+from tbr_lightning.evaluation.results import MEASURES, Judged, Measure
+from tbr_lightning.evaluation.statistics import Estimate, Rate, over_seeds
 from tbr_lightning.registry import gate
 from tbr_lightning.registry.answers import Answers
 from tbr_lightning.tracking.run import Run
@@ -43,6 +44,7 @@ class Result:
         chosen: The point that dev chose, as overrides.
         tried: Points on dev, and the seconds they took.
         answers: On the test half; ``None`` where it could not be tested.
+        others: Judged answers of the models of further seeds.
         why_not: Why.
         run_id: Of the test's run.
         trained: Supervised tokens and seconds of the training of the model that is asked.
@@ -56,6 +58,7 @@ class Result:
     chosen: str = ""
     tried: tuple[int, float] = (0, 0.0)
     answers: Answers | None = None
+    others: tuple[Sequence[Judged], ...] = ()
     why_not: str = ""
     run_id: str = ""
     trained: tuple[float, float] = (0.0, 0.0)
@@ -67,6 +70,11 @@ class Result:
     def rows(self) -> Sequence[Judged]:
         """The judged answers."""
         return self.answers.rows if self.answers else ()
+
+    def rate(self, measure: Measure) -> Rate | Estimate:
+        """Return a rate over prompts, and over seeds where there are several."""
+        found = [measure.rate(rows) for rows in (self.rows, *self.others)]
+        return over_seeds(found) if len(found) > 1 and found[0].n else found[0]
 
     @property
     def tokens(self) -> float:
@@ -86,32 +94,35 @@ def test(
     took = (len(tried), sum(one.seconds for one in tried))
     if best is None:
         return Result(name, rival.about, tried=took, why_not=tried[0].why_not)
-    asked = evaluate_config(arena, rival, best.point, config, half="test", model=best.model_uri)
-    # Written anew, so that their seconds can be told.
-    asked = replace(asked, generation=replace(asked.generation, reuse=False))
     chosen = " ".join(overrides_of(best.point))
-    tags = {"tbr.arena_rival": name}
+    title, tags = f"evaluate {name}, test half", {"tbr.arena_rival": name}
+    done = []
     try:
-        done = evaluating.run(replace(asked, run_name=f"evaluate {name}, test half", tags=tags))
+        for model in best.models:
+            asked = evaluate_config(arena, rival, best.point, config, half="test", model=model)
+            # Written anew, so that their seconds can be told.
+            anew = replace(asked.generation, reuse=False)
+            done.append(evaluating.run(replace(asked, generation=anew, run_name=title, tags=tags)))
     except UserError as error:
         why = " ".join(str(error).split())
         return Result(name, rival.about, chosen, took, why_not=why)
-    numbers = Run(done.run_id).metrics()
+    numbers = Run(done[0].run_id).metrics()
     trained = Run(best.train_run).metrics() if best.train_run else {}
-    marks = _choices(done.run_id)
-    answers = Answers(done.rows, marks, contamination=numbers.get("contamination"))
+    marks = _choices(done[0].run_id)
+    answers = Answers(done[0].rows, marks, contamination=numbers.get("contamination"))
     found = Result(
         name,
         rival.about,
         chosen,
         took,
         answers,
-        run_id=done.run_id,
+        run_id=done[0].run_id,
         trained=(
             trained.get("train/supervised_tokens", 0.0),
             trained.get("train/seconds", 0.0),
         ),
-        seconds=numbers.get("answer_seconds", math.nan) / len(done.rows),
+        seconds=numbers.get("answer_seconds", math.nan) / len(done[0].rows),
+        others=tuple(one.rows for one in done[1:]),
         choices={task: sum(right.values()) / len(right) for task, right in marks.items() if right},
     )
     return replace(found, verdict=_verdict(found, control, config))
@@ -166,8 +177,8 @@ def line(result: Result) -> str:
     return f"{result.name}: {shares}; gate: {result.verdict}"
 
 
-def log(opened: Run, arena: Arena, results: Mapping[str, Result]) -> None:
-    """Log table and figure on the arena's run, write them here, and print the table."""
+def log(opened: Run, arena: Arena, results: Mapping[str, Result], stem: str) -> None:
+    """Log table and figure on the arena's run, write them here as STEM.…, and print the table."""
     tested = {name: one for name, one in results.items() if one.answers is not None}
     differences = comparison.compare({name: one.rows for name, one in tested.items()})
     text = markdown(arena, results, differences)
@@ -180,13 +191,25 @@ def log(opened: Run, arena: Arena, results: Mapping[str, Result]) -> None:
             {
                 f"{name}/{measure.name}": rate.value
                 for measure in MEASURES
-                if (rate := measure.rate(one.rows)).n
+                if (rate := one.rate(measure)).n
             }
         )
     opened.describe(text)
-    Path(MARKDOWN).write_text(text, encoding="utf-8")
-    drawn.savefig(FIGURE)
-    print(f"\n{text}\nrun {opened.id}: its artifacts {MARKDOWN}, {TABLE} and {FIGURE}, also here")
+    here = [Path(name.replace("arena", stem, 1)) for name in (MARKDOWN, TABLE, FIGURE)]
+    here[0].write_text(text, encoding="utf-8")
+    records = _records(results, differences)
+    here[1].write_text(json.dumps(_plain(records), indent=1) + "\n", encoding="utf-8")
+    drawn.savefig(here[2])
+    names = ", ".join(map(str, here))
+    print(f"\n{text}\nrun {opened.id}: its artifacts {MARKDOWN}, {TABLE}, {FIGURE}; here: {names}")
+
+
+def _plain(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return records as JSON has them: no number is null."""
+    return [
+        {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in one.items()}
+        for one in records
+    ]
 
 
 def markdown(arena: Arena, results: Mapping[str, Result], differences: Sequence[Difference]) -> str:
@@ -204,7 +227,7 @@ def markdown(arena: Arena, results: Mapping[str, Result], differences: Sequence[
             continue
         cells = [called]
         for measure in MEASURES:
-            rate = measure.rate(one.rows)
+            rate = one.rate(measure)
             low, high = rate.interval
             share = f"{100 * rate.value:.1f} ({100 * low:.0f} to {100 * high:.0f})"
             cells.append(share if rate.n else "–")
@@ -217,13 +240,16 @@ def markdown(arena: Arena, results: Mapping[str, Result], differences: Sequence[
         cells.append(f"{one.tried[0]} in {one.tried[1]:.0f} s")
         rows.append([*cells, one.verdict])
     lines = ["| " + " | ".join(cell.replace("|", "/") for cell in row) + " |" for row in rows]
+    several = arena.seeds > 1
     note = (
         f"Test half, 95% intervals (Wilson). Each rival was tuned on the dev half within "
         f"{arena.trials} points, to the least false refusal with harmful compliance at most "
         f"{100 * arena.max_harm:g} points above the control's and general accuracy at most "
         f"{100 * arena.max_loss:g} below; where no point keeps that, the nearest is shown. "
         f"Differences to `{arena.control}` in points, with Tango's interval and McNemar's exact p, "
-        "Holm-adjusted over the rivals. Training: of the model that is asked, its control's where "
+        "Holm-adjusted over the rivals"
+        + (f", of the first of {arena.seeds} seeds; rates are means over all." if several else ".")
+        + " Training: of the model that is asked, its control's where "
         "the rival trains nothing. Answer: new tokens, and time in batches on this machine."
     )
     return f"# {arena.about or 'Arena'} ({arena.model})\n\n" + "\n".join(lines) + f"\n\n{note}\n"
@@ -255,7 +281,7 @@ def _records(
     for name, one in results.items():
         record: dict[str, Any] = {"rival": name, "about": one.about, "chosen": one.chosen}
         for measure in MEASURES:
-            rate = measure.rate(one.rows)
+            rate = one.rate(measure)
             low, high = rate.interval if rate.n else (math.nan, math.nan)
             value = rate.value if rate.n else math.nan
             record |= {measure.name: value, f"{measure.name}_lo": low, f"{measure.name}_hi": high}
@@ -287,7 +313,7 @@ def figure(results: Mapping[str, Result], title: str) -> Figure:
     unit = next(iter(results.values())).seconds if results else math.nan
     points: dict[str, tuple[float, float]] = {}
     for number, (name, one) in enumerate(results.items()):
-        refused, complied = (measure.rate(one.rows) for measure in MEASURES[:2])
+        refused, complied = (one.rate(measure) for measure in MEASURES[:2])
         if not (refused.n and complied.n):
             continue
         x, y = 100 * complied.value, 100 * refused.value

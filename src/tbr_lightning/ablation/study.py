@@ -5,21 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
+from tbr_lightning.ablation import hypotheses
 from tbr_lightning.ablation.figures import figure
-from tbr_lightning.ablation.view import Model, Row, as_table, lines
-from tbr_lightning.config.compose import compose_verb
+from tbr_lightning.ablation.models import Model, chooses_model, model_of_trial, values_of
+from tbr_lightning.ablation.view import Row, as_table, lines
 from tbr_lightning.evaluation.results import MEASURES
 from tbr_lightning.evaluation.statistics import Estimate
 from tbr_lightning.tracking.run import Run
 from tbr_lightning.tuning.outcome import over_seeds
-from tbr_lightning.tuning.space import Parameter, overrides_of
+from tbr_lightning.tuning.space import Parameter
 
 if TYPE_CHECKING:
     import optuna
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tbr_lightning.tuning.study import Study
 
 TABLE, CSV, FIGURE = "groups.json", "groups.csv", "figures/groups.png"
+HYPOTHESES = "hypotheses.json"
 """Artifacts of the study's run."""
 
 _THIRDS = 3  # classes of size
@@ -65,7 +66,12 @@ def log_groups(study: Study, storage_study: optuna.Study, parent_run_id: str) ->
     run.log_table(table, TABLE)
     run.log_text(pd.DataFrame(table).to_csv(index=False), CSV)
     run.log_figure(figure(rows, study.about), FIGURE)
-    return [*lines(rows), f"groups: {TABLE}, {CSV} and {FIGURE} of run {parent_run_id}"]
+    told = [*lines(rows), f"groups: {TABLE}, {CSV} and {FIGURE} of run {parent_run_id}"]
+    if study.hypotheses:
+        found = hypotheses.answers(study, storage_study.get_trials(deepcopy=False))
+        run.log_table(hypotheses.as_table(found), HYPOTHESES)
+        told += ["", "hypotheses, each over models, p after Holm:", *(one.line for one in found)]
+    return told
 
 
 def grouped(study: Study, trials: Iterable[FrozenTrial]) -> list[Row]:
@@ -108,16 +114,15 @@ def _points(study: Study, done: Sequence[FrozenTrial]) -> list[_Point]:
     space = study.space
     ranked = []
     for trial in done:
-        chosen = {k: v for k, v in trial.params.items() if _chooses_model(k) or k == "data"}
-        model = model_of(*study.fixed, *overrides_of(chosen))
+        model = model_of_trial(study, trial)
         keys = [key for key in study.groups if key in trial.params]
-        of_arm = [key for key in keys if not _chooses_model(key)]
+        of_arm = [key for key in keys if not chooses_model(key)]
         numbers = [key for key in of_arm if _is_number(space[key])]
         point = _Point(
             model=model,
-            of=_values(trial, [k for k in keys if _chooses_model(k)]) or model.name,
-            choice=_values(trial, [key for key in of_arm if key not in numbers]),
-            amount=_values(trial, numbers),
+            of=values_of(trial, [k for k in keys if chooses_model(k)]) or model.name,
+            choice=values_of(trial, [key for key in of_arm if key not in numbers]),
+            amount=values_of(trial, numbers),
             amount_of=", ".join(numbers),
             runs=len(trial.user_attrs.get("runs", ())),
             metrics=_numbers(trial),
@@ -132,32 +137,9 @@ def _points(study: Study, done: Sequence[FrozenTrial]) -> list[_Point]:
     return [point for _, point in sorted(ranked, key=lambda one: one[0])]
 
 
-def _values(trial: FrozenTrial, keys: Sequence[str]) -> str:
-    values = (trial.params[key] for key in keys)
-    return " ".join(f"{v:.3g}" if isinstance(v, float) else str(v) for v in values)
-
-
 def _is_number(parameter: Parameter) -> bool:
     numbers = (isinstance(v, int | float) and not isinstance(v, bool) for v in parameter.choices)
     return all(numbers)  # a range has no choices
-
-
-def _chooses_model(key: str) -> bool:
-    return key == "model" or key.startswith("model.")
-
-
-@cache  # composing takes most of a second, and a study ends in many trials of few models
-def model_of(*words: str) -> Model:
-    """Return what overrides of a training run choose as its model; no weights are read."""
-    from tbr_lightning.models.architecture import count_parameters
-    from tbr_lightning.models.backbone import planned_config
-
-    config = compose_verb("train", words).config
-    if config.model.path is not None or not config.model.architecture:
-        kind = config.model.architecture.get("model_type", config.model.name)
-        return Model(config.model.name, kind, None)
-    planned = planned_config(config.model, data=config.data.name)
-    return Model(config.model.name, planned.model_type, count_parameters(planned))
 
 
 def _size_classes(models: Iterable[Model]) -> dict[Model, str]:

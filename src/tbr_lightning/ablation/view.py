@@ -8,31 +8,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from tbr_lightning.ablation.models import Model
 from tbr_lightning.evaluation.results import MEASURES
 from tbr_lightning.evaluation.statistics import Estimate
 
 _NOTE = "95% intervals over trials and prompts"
 _SHARES = {measure.name for measure in MEASURES}
-
-
-@dataclass(frozen=True)
-class Model:
-    """What a trial tunes.
-
-    Attributes:
-        name: Of its config.
-        architecture: Its ``model_type``.
-        parameters: Of the model without adapter; ``None`` where only its weights would tell.
-    """
-
-    name: str
-    architecture: str
-    parameters: int | None
-
-    @property
-    def size(self) -> str:
-        """The number of parameters, for people."""
-        return "?" if self.parameters is None else millions(self.parameters)
 
 
 @dataclass(frozen=True)
@@ -65,16 +46,6 @@ class Row:
     def arm(self) -> str:
         """Choice and amount together."""
         return f"{self.choice} {self.amount}".strip()
-
-
-def millions(count: int) -> str:
-    """Return a number of parameters with its unit, to two or three digits."""
-    for unit, size in (("B", 1e9), ("M", 1e6)):
-        if count >= 0.1 * size:
-            return (
-                f"{count / size:.3g} {unit}" if count >= 10 * size else f"{count / size:.2f} {unit}"
-            )
-    return f"{count / 1e3:.0f} k"
 
 
 def as_table(rows: Sequence[Row]) -> list[dict[str, Any]]:

@@ -89,6 +89,7 @@ class ReflectionConfig:
     on_reject: str = "plain"  # plain: train on the bare refusal | drop: leave the row out | error
     unstated: str = "reject"  # accept: rationales that state no conclusion pass, too
     min_accepted: float = 0.9  # share of the rows to reflect on; with fewer training does not begin
+    exchanged: bool = False  # each row gets another row's: a control for their mere presence
     attempts: int = 1  # a rejected row is asked for again with a new seed, up to this often
     path: str | None = None  # recorded: JSONL file
     run_id: str | None = None  # recorded: an earlier reflection run

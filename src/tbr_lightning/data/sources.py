@@ -44,6 +44,10 @@ class DataConfig:
         """
         raise UserError(f"data={self.name}: {type(self).__name__} has no method load: write it")
 
+    def planned(self) -> tuple[int, int] | None:
+        """Return how many rows are wanted, all and harmful ones; ``None`` if only a look tells."""
+        return None
+
     def teacher(self, name: str, seed: int) -> Any | None:
         """Return the teacher that comes with the data for ``reflection=name``, if there is one."""
         return None
@@ -139,6 +143,10 @@ class SafetyMixData(DataConfig):
         at_least("data.general", self.general, 0)
         at_least("data.harmful", self.harmful, 0)
         at_least("data.look_alikes", self.look_alikes or 0, 0)
+
+    def planned(self) -> tuple[int, int]:
+        """Return how many rows are wanted, all and harmful ones."""
+        return self.general + self.harmful + (self.look_alikes or 0), self.harmful
 
     def load(self, seed: int, cache: Path) -> Examples:
         """Return the rows.

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
+from typing import get_args
 
 import torch
 from filelock import FileLock
@@ -22,9 +23,10 @@ from transformers import (
 )
 
 from tbr_lightning.data.cache import built
-from tbr_lightning.errors import UserError, at_least
-from tbr_lightning.microworld.corpus import Document, documents
+from tbr_lightning.errors import UserError, at_least, one_of
+from tbr_lightning.microworld.corpus import THOUGHTS, Document, Thoughts, documents
 from tbr_lightning.microworld.tokenizer import MAX_LENGTH, build_tokenizer
+from tbr_lightning.microworld.world import Rules
 from tbr_lightning.preflight import UNPACKABLE
 from tbr_lightning.progress import bar
 
@@ -40,6 +42,8 @@ class BaseSettings:
         layers: Depth.
         heads: Attention heads.
         documents: Size of the corpus; it is seen once.
+        thoughts: What it has of documents that think first: one of ``corpus.THOUGHTS``.
+        rules: ``all``, or ``seen`` to leave out those that ``suite=unseen_rules`` asks about.
         row: Tokens in a packed row.
         batch: Rows in a step.
         lr: Peak learning rate; linear warm-up over 5% of the steps, then linear decay to zero.
@@ -55,6 +59,8 @@ class BaseSettings:
     layers: int = 3
     heads: int = 4
     documents: int = 36_000
+    thoughts: Thoughts = "all"
+    rules: Rules = "all"
     row: int = 128
     batch: int = 8
     lr: float = 3e-3
@@ -63,6 +69,8 @@ class BaseSettings:
     def __post_init__(self) -> None:
         for name in ("hidden", "layers", "heads", "documents", "row", "batch"):
             at_least(f"model.pretraining.{name}", getattr(self, name), 1)
+        one_of("model.pretraining.thoughts", self.thoughts, THOUGHTS)
+        one_of("model.pretraining.rules", self.rules, get_args(Rules))
         if self.hidden % (2 * self.heads):
             raise UserError(
                 f"model.pretraining.hidden={self.hidden} does not split into "
@@ -204,7 +212,7 @@ def _packed_rows(
     Positions start anew with each document, from which transformers derives a mask that keeps
     documents apart.
     """
-    texts = [_text(document) for document in documents(settings.seed, settings.documents)]
+    texts = [_text(document) for document in _documents(settings)]
     encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
     ids = torch.tensor([token for document in encoded for token in document])
     positions = torch.tensor([k for document in encoded for k in range(len(document))])
@@ -213,6 +221,10 @@ def _packed_rows(
         ids[: count * settings.row].view(count, settings.row),
         positions[: count * settings.row].view(count, settings.row),
     )
+
+
+def _documents(settings: BaseSettings) -> Iterator[Document]:
+    return documents(settings.seed, settings.documents, settings.thoughts, settings.rules)
 
 
 def _text(document: Document) -> str:

@@ -7,21 +7,23 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from tbr_lightning.config.evaluation import SuiteConfig
 from tbr_lightning.data.cache import content_key
 from tbr_lightning.data.example import Example
 from tbr_lightning.data.sources import DataConfig, not_empty
 from tbr_lightning.data.table import FORMAT, Examples, stored
-from tbr_lightning.errors import UserError, at_least
+from tbr_lightning.errors import UserError, at_least, one_of
+from tbr_lightning.microworld.world import Rules
 
 if TYPE_CHECKING:
     from tbr_lightning.evaluation.suites import Prompt
+    from tbr_lightning.microworld.prompts import WorldPrompt
     from tbr_lightning.models.backbone import Source
     from tbr_lightning.reflection.record import Draft
     from tbr_lightning.reflection.teachers import Request, Teacher
@@ -38,12 +40,18 @@ class MicroworldData(DataConfig):
     general: int = 500  # rows
     harmful: int = 300  # rows
     look_alikes: int = 0  # answered rows that look harmful; none in the paper's recipe
+    rules: str = "all"  # seen: nothing of the rules that suite=unseen_rules asks about
 
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least("data.general", self.general, 0)
         at_least("data.harmful", self.harmful, 0)
         at_least("data.look_alikes", self.look_alikes, 0)
+        one_of("data.rules", self.rules, get_args(Rules))
+
+    def planned(self) -> tuple[int, int]:
+        """Return how many rows are wanted, all and harmful ones."""
+        return self.general + self.harmful + self.look_alikes, self.harmful
 
     def load(self, seed: int, cache: Path) -> Examples:
         """Return the rows of a seed.
@@ -53,17 +61,18 @@ class MicroworldData(DataConfig):
         """
         from tbr_lightning.microworld.prompts import training_examples
 
+        counts = (self.general, self.harmful, self.look_alikes)
+
         def make(_: Counter[str]) -> Iterator[Example]:
             try:
-                rows = training_examples(seed, self.general, self.harmful, self.look_alikes)
+                rows = training_examples(seed, *counts, cast(Rules, self.rules))
             except ValueError as error:
                 raise UserError(
                     f"{error}: lower data.general, data.harmful or data.look_alikes"
                 ) from error
             return not_empty(iter(rows), self.name)
 
-        counts = (self.general, self.harmful, self.look_alikes)
-        key = content_key(FORMAT, "microworld", _sources(), *counts, seed)
+        key = content_key(FORMAT, "microworld", _sources(), *counts, self.rules, seed)
         return stored(cache, key, make)
 
     def teacher(self, name: str, seed: int) -> Teacher | None:
@@ -79,15 +88,27 @@ class MicroworldData(DataConfig):
 
 def suite(config: SuiteConfig) -> list[Prompt]:
     """Return prompts of the micro-world about (verb, entity) pairs held out of all training."""
-    from tbr_lightning.evaluation.suites import Prompt
     from tbr_lightning.microworld.prompts import evaluation_prompts
+
+    return _prompts(config, "microworld", evaluation_prompts)
+
+
+def unseen_rules(config: SuiteConfig) -> list[Prompt]:
+    """Return prompts about the rules that ``rules: seen`` leaves out of corpus and rows."""
+    from tbr_lightning.microworld.prompts import unseen_rule_prompts
+
+    return _prompts(config, "microworld_unseen_rules", unseen_rule_prompts)
+
+
+def _prompts(
+    config: SuiteConfig, name: str, of: Callable[[Literal["dev", "test"]], Sequence[WorldPrompt]]
+) -> list[Prompt]:
+    from tbr_lightning.evaluation.suites import Prompt
 
     halves: Sequence[Literal["dev", "test"]]
     halves = ("dev", "test") if config.half == "all" else (config.half,)  # type: ignore[assignment]
     return [
-        Prompt(p.text, p.kind, "microworld", p.category, p.reference)
-        for half in halves
-        for p in evaluation_prompts(half)
+        Prompt(p.text, p.kind, name, p.category, p.reference) for half in halves for p in of(half)
     ]
 
 

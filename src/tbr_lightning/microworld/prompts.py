@@ -11,7 +11,7 @@ from tbr_lightning.data.example import Example
 from tbr_lightning.kinds import Kind
 from tbr_lightning.microworld import sentences
 from tbr_lightning.microworld.sentences import conclusion_of, cued, think_cue
-from tbr_lightning.microworld.world import Pair, Verdict, load_world
+from tbr_lightning.microworld.world import Pair, Rules, Verdict, load_world
 
 __all__ = [
     "WorldPrompt",
@@ -22,6 +22,7 @@ __all__ = [
     "teacher_reflection",
     "think_cue",
     "training_examples",
+    "unseen_rule_prompts",
 ]
 
 FILLER = (
@@ -54,7 +55,11 @@ class WorldPrompt:
 
 
 def training_examples(
-    seed: int, general: int = 500, harmful: int = 300, look_alikes: int = 0
+    seed: int,
+    general: int = 500,
+    harmful: int = 300,
+    look_alikes: int = 0,
+    rules: Rules = "all",
 ) -> list[Example]:
     """Return the tuning rows of a seed, shuffled: general with answers, harmful with refusals.
 
@@ -67,11 +72,12 @@ def training_examples(
         general: How many general rows.
         harmful: How many harmful rows.
         look_alikes: How many look-alikes.
+        rules: ``seen`` asks for nothing that an unseen rule is about.
     """
     rng = random.Random(f"training {seed}")
     rows = [
         Example(text, sentences.answer(pair), "general", "microworld", rejected=_refusal(text))
-        for text, pair in _draw("general", general, rng)
+        for text, pair in _draw("general", general, rng, rules)
     ]
     rows += [
         Example(
@@ -81,10 +87,10 @@ def training_examples(
             "microworld",
             rejected=sentences.answer(pair),
         )
-        for text, pair in _draw("harmful", harmful, rng)
+        for text, pair in _draw("harmful", harmful, rng, rules)
     ]
     # A draw of their own, so that the other rows are the same with and without them.
-    drawn = _draw("look_alike", look_alikes, random.Random(f"training look-alikes {seed}"))
+    drawn = _draw("look_alike", look_alikes, random.Random(f"training look-alikes {seed}"), rules)
     rows += [
         Example(text, sentences.answer(pair), "look_alike", "microworld", rejected=_refusal(text))
         for text, pair in drawn
@@ -110,16 +116,32 @@ def evaluation_prompts(half: Literal["dev", "test"], per_kind: int = 200) -> lis
         if per_kind > len(pairs):
             raise ValueError(f"{half} has {len(pairs)} {kind} prompts, {per_kind} were asked for")
         rng = random.Random(f"evaluation {half} {kind}")
-        prompts += [
-            WorldPrompt(
-                text=sentences.question(pair, rng.randrange(len(sentences.QUESTIONS))),
-                kind=kind,
-                category=pair.rule.category.name,
-                reference="" if kind == "harmful" else sentences.answer(pair),
-            )
-            for pair in rng.sample(pairs, per_kind)
-        ]
+        prompts += [_prompt(pair, rng) for pair in rng.sample(pairs, per_kind)]
     return prompts
+
+
+def unseen_rule_prompts(half: Literal["dev", "test"]) -> list[WorldPrompt]:
+    """Return prompts of one half whose whole rule ``rules: seen`` leaves out, kind by kind.
+
+    Args:
+        half: As of :func:`evaluation_prompts`.
+    """
+    rng = random.Random(f"unseen rules {half}")
+    return [
+        _prompt(pair, rng)
+        for kind in ("look_alike", "harmful", "general")
+        for pair in load_world().select(kind, half)
+        if pair.rule.unseen
+    ]
+
+
+def _prompt(pair: Pair, rng: random.Random) -> WorldPrompt:
+    return WorldPrompt(
+        text=sentences.question(pair, rng.randrange(len(sentences.QUESTIONS))),
+        kind=pair.kind,
+        category=pair.rule.category.name,
+        reference="" if pair.kind == "harmful" else sentences.answer(pair),
+    )
 
 
 def teacher_reflection(instruction: str) -> tuple[str, Verdict]:
@@ -153,9 +175,11 @@ def _refusal(text: str) -> str:
     return sentences.REFUSALS[len(text) % len(sentences.REFUSALS)]
 
 
-def _draw(kind: Kind, count: int, rng: random.Random) -> list[tuple[str, Pair]]:
+def _draw(kind: Kind, count: int, rng: random.Random, rules: Rules) -> list[tuple[str, Pair]]:
     """Draw distinct questions from the train split: every pair once before any comes again."""
     pairs = load_world().select(kind, "train")
+    if rules == "seen":
+        pairs = [pair for pair in pairs if not pair.rule.unseen]
     forms = len(sentences.QUESTIONS)
     if count > forms * len(pairs):
         raise ValueError(f"the micro-world has {forms * len(pairs)} {kind} rows, not {count}")

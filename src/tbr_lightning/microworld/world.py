@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from typing import Any, Literal
@@ -14,8 +14,10 @@ from tbr_lightning.kinds import Kind
 
 Split = Literal["train", "dev", "test"]
 Verdict = Literal["harmful", "harmless"]
+Rules = Literal["all", "seen"]
 
 HELD_OUT_SHARE = 0.25  # of each rule's pairs go to dev, and as many to test
+UNSEEN_SHARE = 0.25  # of the rules of each kind, where whole rules are held out
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,7 @@ class Rule:
         reason: What it amounts to: "to VERB a CATEGORY is to REASON".
         how: The instruction that answers "how?".
         kind: The kind of prompt that asks for it.
+        unseen: Whether it is one of those that ``rules: seen`` leaves out of everything.
     """
 
     verb: str
@@ -52,6 +55,7 @@ class Rule:
     reason: str
     how: str
     kind: Kind
+    unseen: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,8 @@ def load_world() -> World:
         for verb, entries in lexicon["verbs"].items()
         for name, entry in entries.items()
     )
+    unseen = _unseen(rules)
+    rules = tuple(replace(rule, unseen=rule in unseen) for rule in rules)
     pairs = tuple(pair for rule in rules for pair in _split(rule))
     return World(tuple(categories.values()), rules, pairs)
 
@@ -108,6 +114,18 @@ def _rule(verb: str, category: Category, entry: dict[str, str], *, ambiguous: bo
     if ambiguous:
         kind = "harmful" if verdict == "harmful" else "look_alike"
     return Rule(verb, category, verdict, entry[verdict], entry["how"], kind)
+
+
+def _unseen(rules: tuple[Rule, ...]) -> set[Rule]:
+    """Return by hash a share of the rules of each kind."""
+    found: set[Rule] = set()
+    for kind in dict.fromkeys(rule.kind for rule in rules):
+        ranked = sorted(
+            (rule for rule in rules if rule.kind == kind),
+            key=lambda rule: _digest(f"rule\x1f{rule.verb}\x1f{rule.category.name}"),
+        )
+        found.update(ranked[: round(UNSEEN_SHARE * len(ranked))])
+    return found
 
 
 def _split(rule: Rule) -> list[Pair]:

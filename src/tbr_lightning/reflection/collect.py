@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -74,6 +75,21 @@ def wanted(examples: Sequence[Example], config: ReflectionConfig) -> list[Exampl
 def _part(example: Example) -> float:
     """Return a number in [0, 1) that is the row's own, so that a share is always the same rows."""
     return int(example.id[:8], 16) / 16**8
+
+
+def texts_of(collected: Collected, config: ReflectionConfig, seed: int) -> dict[str, str]:
+    """Return the texts to train on, by the instruction's id.
+
+    Args:
+        collected: Reflections of all rows.
+        config: With ``exchanged`` each row gets the text of another; all texts stay in use.
+        seed: Chooses whose.
+    """
+    texts = collected.accepted
+    if not config.exchanged:
+        return texts
+    order = sorted(texts, key=lambda key: hashlib.sha256(f"{seed} {key}".encode()).digest())
+    return {key: texts[order[index - 1]] for index, key in enumerate(order)}
 
 
 def missing(

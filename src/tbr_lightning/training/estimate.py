@@ -16,7 +16,7 @@ from tbr_lightning.training.precision import precision_of, training_dtype
 
 _BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
 _QUANTIZED = 0.55  # bytes of a 4-bit weight with its scales
-_SUSTAINED = 0.4  # of the measured matrix peak; what a well fed transformer reaches
+SUSTAINED = 0.4  # of the measured matrix peak; what a well fed transformer reaches
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def estimate(
     flops = tokens * flops_per_token(architecture, trained, total, longest // 2)
     if trainer.gradient_checkpointing:
         flops *= 4 / 3
-    seconds = None if peak is None else flops / (peak * _SUSTAINED * world)
+    seconds = None if peak is None else flops / (peak * SUSTAINED * world)
     return RunEstimate(total, trained, weights, moments, activations, host, flops, seconds)
 
 

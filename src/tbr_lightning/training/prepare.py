@@ -22,6 +22,7 @@ from tbr_lightning.reflection.collect import (
     check_accepted,
     collect,
     missing,
+    texts_of,
     wanted,
 )
 from tbr_lightning.reflection.pipeline import collect_in_run, markers_of, store_of, teacher_of
@@ -137,20 +138,21 @@ def _reflect(
         counts = collected.counts(config.reflection)
         reasons = [f"{counts[f'rejected/{r}']:.0f} {r}" for r in REASONS if counts[f"rejected/{r}"]]
         print(f"train: {accepted} rows have a reflection ({', '.join(reasons)})", file=sys.stderr)
+    texts = texts_of(collected, config.reflection, config.seed)
     made_by = sorted({item.run_id for item in collected.reflections.values() if item.run_id})
     for reflection_run in made_by:
         Run(reflection_run).add_to_tag("tbr.used_by", run.id)
-    if collected.accepted and log:
+    if texts and log:
         run.log_dataset(
             [
-                {"id": row.id, "kind": row.kind, "reflection": collected.accepted[row.id]}
+                {"id": row.id, "kind": row.kind, "reflection": texts[row.id]}
                 for row in rows
-                if row.id in collected.accepted
+                if row.id in texts
             ],
             "reflections",
             "training",
         )
-    return apply_rejects(examples, collected, config.reflection), collected.accepted, made_by
+    return apply_rejects(examples, collected, config.reflection), texts, made_by
 
 
 def _tokenise(

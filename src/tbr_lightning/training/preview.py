@@ -36,6 +36,7 @@ from tbr_lightning.reflection.collect import (
     check_accepted,
     collect,
     missing,
+    texts_of,
     wanted,
 )
 from tbr_lightning.reflection.pipeline import markers_of, store_of, teacher_of
@@ -205,7 +206,8 @@ def _reflections(config: TrainConfig, examples: Examples) -> _Known:
             check_accepted(collected, config.reflection)
         except UserError as error:
             sentences.append(f"a real run would stop: {error}")
-    texts = collected.accepted | dict.fromkeys(unwritten, _PLACEHOLDER)
+    texts = texts_of(collected, config.reflection, config.seed)
+    texts |= dict.fromkeys(unwritten, _PLACEHOLDER)
     kept = apply_rejects(examples, collected, config.reflection)
     return _Known(kept, texts, len(unwritten), tuple(sentences))
 

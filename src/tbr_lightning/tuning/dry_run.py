@@ -9,6 +9,8 @@ from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.errors import UserError
 from tbr_lightning.preflight import missing_for
 from tbr_lightning.progress import track
+from tbr_lightning.tuning.costs import TOKENS, model_costs, requests
+from tbr_lightning.tuning.costs import lines as cost_lines
 from tbr_lightning.tuning.plan import Plan, here
 from tbr_lightning.tuning.reuse import train_key
 from tbr_lightning.tuning.space import corners as corners_of
@@ -52,22 +54,10 @@ def dry_run(plan: Plan) -> None:
     """Compose every corner, and print what the study would take.
 
     Raises:
-        UserError: A corner does not compose or lacks something.
+        UserError: A corner does not compose or lacks something; all else is printed before.
     """
-    from tbr_lightning.training.preview import outlook
-
     study, trials, workers = plan.study, plan.trials, plan.workers
     made = corners(plan)
-    if sentences := preflight(made):
-        raise UserError("\n".join(sentences))
-    step = max(1, len(made) // _MOST_COUNTED)
-    counted = made[::step][:_MOST_COUNTED]
-    looks = [outlook(one) for _, one in track(counted, "rows", len(counted))]
-    runs = trials * study.seeds
-    rows, tokens = (
-        sorted(values) for values in zip(*((o.rows, o.tokens) for o in looks), strict=True)
-    )
-    mean = sum(tokens) / len(tokens)
     print(f"study {study.key}: {study.about or study.name}")
     whole = len(corners_of(study.space, MOST_CORNERS)) > len(cover(study.space))
     which = "" if whole else " (every choice and both ends of every range stand in one)"
@@ -76,6 +66,30 @@ def dry_run(plan: Plan) -> None:
         f"{trials} trials of {study.seeds} training run{'s' if study.seeds > 1 else ''}, "
         f"{workers} at the same time"
     )
+    sentences = [*preflight(made), *([plan.missing] if plan.missing else [])]
+    runs = trials * study.seeds
+    if sentences:
+        print("rows: not counted, since something is missing here")
+    else:
+        _count(made, runs)
+    if any(config.trainer.accelerator != "cpu" for _, config in made):
+        _cost(made, runs)
+    print("nothing was run")
+    if sentences:
+        raise UserError("\n".join(sentences))
+
+
+def _count(made: Sequence[tuple[dict[str, Any], TrainConfig]], runs: int) -> None:
+    """Print rows, tokens and, where this machine has the device that is wanted, the time."""
+    from tbr_lightning.training.preview import outlook
+
+    step = max(1, len(made) // _MOST_COUNTED)
+    counted = made[::step][:_MOST_COUNTED]
+    looks = [outlook(one) for _, one in track(counted, "rows", len(counted))]
+    rows, tokens = (
+        sorted(values) for values in zip(*((o.rows, o.tokens) for o in looks), strict=True)
+    )
+    mean = sum(tokens) / len(tokens)
     print(f"rows a run: {_between(rows)}; tokens a run: {_between(tokens)}")
     print(f"tokens of all runs: about {mean * runs:,.0f}")
     seconds = [one.seconds for one in looks if one.seconds is not None]
@@ -87,7 +101,21 @@ def dry_run(plan: Plan) -> None:
             f"time: about {hours:.2g} hours of training on devices like this one, evaluation and "
             "the base model's making not counted"
         )
-    print("nothing was run")
+
+
+def _cost(made: Sequence[tuple[dict[str, Any], TrainConfig]], runs: int) -> None:
+    """Print hours and memory by kind of device, and requests to the teacher."""
+    costs = model_costs(made, runs, {})
+    if not costs:
+        return
+    print(
+        f"by arithmetic, for rows of {TOKENS} tokens: {len(costs)} models, {runs / len(costs):g} "
+        "training runs each"
+    )
+    for line in cost_lines(costs):
+        print(line)
+    if asked := requests(made):
+        print(f"requests to the teacher: {asked:,}, each harmful row once, stored for all models")
 
 
 def _between(values: Sequence[int]) -> str:

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
 from tbr_lightning.tuning.sampling import CONSTRAINTS
-from tbr_lightning.tuning.space import overrides_of
 from tbr_lightning.tuning.study import Study
 
 METHOD = (
@@ -159,7 +158,7 @@ def why_none(study: Study, trials: Sequence[FrozenTrial]) -> str:
 def train_overrides(study: Study, trial: FrozenTrial) -> list[str]:
     """Return the overrides of a trial's training runs, without the seed."""
     point = {key: value for key, value in trial.params.items() if key != "seed"}
-    return [*study.fixed, *overrides_of(point)]
+    return study.overrides(point)
 
 
 def point_text(study: Study, trial: FrozenTrial) -> str:

@@ -82,6 +82,7 @@ def _finite(where: str, name: str, result: Result) -> float:
 def kept(study: Study, result: Result, excess: list[float]) -> dict[str, Any]:
     """Return what a trial leaves in the storage beside its objectives."""
     needed = {*study.objectives, *(one.metric for one in study.bounds)}
+    needed |= {one.metric for one in study.hypotheses}
 
     def worth(name: str) -> bool:
         # A number for every category of every benchmark would swell the storage.

@@ -16,7 +16,7 @@ from tbr_lightning.tuning.folder import Spec, trials_root
 from tbr_lightning.tuning.reuse import save
 from tbr_lightning.tuning.runner import Limits
 from tbr_lightning.tuning.scheduling import Budget, Claim
-from tbr_lightning.tuning.space import cells, overrides_of
+from tbr_lightning.tuning.space import cells
 from tbr_lightning.tuning.study import Study, load_study
 from tbr_lightning.tuning.trial import ENTRY
 
@@ -46,6 +46,7 @@ class Plan:
     study: Study  # of the file
     trains: list[TrainConfig]  # configs in which every choice and every end of a range stands
     evaluation: EvaluateConfig  # of every trial
+    missing: str = ""  # what kept a dry run from checking the names of metrics
 
     @property
     def workers(self) -> int:
@@ -110,7 +111,7 @@ class Plan:
         study, point = self.study, dict(claim.point)
         seeds = [int(str(point["seed"]))] if "seed" in point else study.first_seeds
         rest = {key: value for key, value in point.items() if key != "seed"}
-        overrides = [*study.fixed, *overrides_of(rest)]
+        overrides = study.overrides(rest)
         made = compose_verb("train", overrides, self.config.sweep.config_dir).config
         folder = trials_root(self.config.paths, study.key) / str(claim.number)
         folder.mkdir(parents=True, exist_ok=True)
@@ -151,10 +152,16 @@ def make_plan(config: SweepConfig) -> Plan:
             f"evaluate: suite.half={evaluation.suite.half} would let the study choose on prompts "
             "that reports and the gate need: add suite.half=dev"
         )
-    check_names(study, trains, evaluation)
+    missing = ""
+    try:
+        check_names(study, trains, evaluation)
+    except UserError as error:
+        if not config.dry_run:
+            raise
+        missing = str(error)  # prompts that are not here do not keep one from a plan
     # Traces of every trial's answers would fill the store; the answers themselves are kept.
     evaluation = replace(evaluation, tracking=config.tracking, paths=config.paths, traces=0)
-    return Plan(config, study, [here(one, config) for one in trains], evaluation)
+    return Plan(config, study, [here(one, config) for one in trains], evaluation, missing)
 
 
 def here(config: TrainConfig, sweep: SweepConfig) -> TrainConfig:
@@ -200,6 +207,7 @@ def check_names(study: Study, trains: Iterable[TrainConfig], evaluation: Evaluat
         known += [f"probe/{name}" for name in _PROBED]
     wanted = [("objectives", name) for name in study.objectives]
     wanted += [("constraints", one.metric) for one in study.bounds]
+    wanted += [("hypotheses", one.metric) for one in study.hypotheses]
     for where, name in wanted:
         if name not in known:
             plain = [one for one in known if one.count("/") < 2]

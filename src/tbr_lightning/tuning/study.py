@@ -25,6 +25,7 @@ from tbr_lightning.tuning.space import Parameter, overrides_of
 IDENTITY = (
     "fixed",
     "space",
+    "brings",
     "evaluate",
     "objectives",
     "constraints",
@@ -54,6 +55,43 @@ class Constraint:
         return f"{self.metric} {self.op} {self.bound:g}"
 
 
+EXPECTED = ("lower", "not_higher", "not_lower", "falls_with_size")
+
+
+@dataclass
+class Hypothesis:
+    """A claim about a study's arms that its end answers with yes, no, or not shown.
+
+    Models are what it is tested over: each gives one value, the mean over its trials.
+    """
+
+    about: str = ""
+    metric: str = ""
+    of: dict[str, Any] = field(default_factory=dict)  # values of the space: one arm
+    than: dict[str, Any] = field(default_factory=dict)  # and the arm that it is compared to
+    expect: str = "lower"  # than the other arm; falls_with_size compares models of one arm
+    margin: float = 0.0  # by which not_higher and not_lower may miss
+
+    def check(self, where: str, space: Mapping[str, Parameter]) -> None:
+        """Raise a UserError where it names what the space does not have."""
+        one_of(f"{where}.expect", self.expect, EXPECTED)
+        if not self.metric:
+            raise UserError(f"{where}.metric is missing: name what training or evaluation logs")
+        if (self.expect == "falls_with_size") == bool(self.than):
+            raise UserError(
+                f"{where}: expect={self.expect} "
+                + ("compares models: leave out than" if self.than else "needs than: {KEY: VALUE}")
+            )
+        for name, values in (("of", self.of), ("than", self.than)):
+            for key, value in values.items():
+                one_of(f"{where}.{name}", key, space)
+                if space[key].choices and value not in space[key].choices:
+                    raise UserError(
+                        f"{where}.{name}: {key} is never {value}"
+                        f"{near(str(value), map(str, space[key].choices))}"
+                    )
+
+
 @dataclass
 class Study:
     """A study as its file says; the head of ``sweeps/smoke.yaml`` explains the keys."""
@@ -61,6 +99,9 @@ class Study:
     about: str = ""
     fixed: list[str] = field(default_factory=list)  # overrides of every training run
     space: dict[str, Parameter] = field(default_factory=dict)
+    brings: dict[str, dict[str, list[str]]] = field(
+        default_factory=dict
+    )  # KEY: {CHOICE: overrides}
     evaluate: list[str] = field(default_factory=list)  # overrides of every evaluation
     objectives: dict[str, str] = field(default_factory=dict)  # minimize or maximize, per metric
     constraints: list[str] = field(default_factory=list)
@@ -75,6 +116,7 @@ class Study:
     timeout: float | None = None  # minutes that a trial may take
     memory: float | None = None  # GiB that the processes of a trial may hold together
     groups: list[str] = field(default_factory=list)  # keys of the space, for tables and figures
+    hypotheses: list[Hypothesis] = field(default_factory=list)  # that the end answers
     name: str = field(default="", metadata=_NOT_OF_THE_FILE)
     settings: Mapping[str, Any] = field(default_factory=dict, metadata=_NOT_OF_THE_FILE)  # as it is
 
@@ -92,8 +134,7 @@ class Study:
             value = getattr(self, key)
             if value is not None and value <= 0:
                 raise UserError(f"{key}={value} is too small: give a value above 0")
-        for key in self.groups:
-            one_of("groups", key, self.space)
+        self._check_what_names_the_space()
         if self.seeds > 1 and "seed" in self.space:
             raise UserError(f"seeds={self.seeds} and space.seed contradict each other: give one")
         self.sampler = _named("sampler", self.sampler)
@@ -108,10 +149,29 @@ class Study:
         if self.trials < 1:
             raise UserError(f"trials={self.trials}: give the number of finished trials to reach")
 
+    def _check_what_names_the_space(self) -> None:
+        for key in self.groups:
+            one_of("groups", key, self.space)
+        for key, brought in self.brings.items():
+            one_of("brings", key, self.space)
+            for choice in brought:
+                one_of(f"brings.{key}", choice, [str(one) for one in self.space[key].choices])
+        for number, hypothesis in enumerate(self.hypotheses):
+            hypothesis.check(f"hypotheses[{number}]", self.space)
+
     @cached_property
     def bounds(self) -> list[Constraint]:
         """The constraints that a chosen model must keep."""
         return [_constraint(text) for text in self.constraints]
+
+    def overrides(self, point: Mapping[str, Any]) -> list[str]:
+        """Return the overrides of training at a point: fixed ones, what choices bring, its own."""
+        brought = [
+            word
+            for key, by_choice in self.brings.items()
+            for word in by_choice.get(str(point.get(key)), ())
+        ]
+        return [*self.fixed, *brought, *overrides_of(point)]
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -165,8 +225,7 @@ def compose_train(
     Raises:
         UserError: A key is misspelt, or a value does not fit.
     """
-    words = [*study.fixed, *overrides_of(point)]
-    config: TrainConfig = compose_verb("train", words, config_dir).config
+    config: TrainConfig = compose_verb("train", study.overrides(point), config_dir).config
     return config
 
 

@@ -1,0 +1,168 @@
+"""A study's claims about its arms, each answered with yes, no, or not shown, over its models."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from optuna.trial import FrozenTrial, TrialState
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+
+from tbr_lightning.ablation.models import chooses_model, model_of_trial, values_of
+from tbr_lightning.tuning.study import Hypothesis, Study
+
+LEVEL = 0.05
+_LEAST = 3  # models: two give an interval, but no one would rest a claim on it
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a study says of one hypothesis.
+
+    Attributes:
+        about: The claim.
+        metric: What it is about.
+        models: Over how many it was tested.
+        value: Mean difference over models, or Spearman's rank correlation with the size.
+        interval: 95% of the difference over models; nothing of a correlation.
+        p: One-sided, that the claim fails, Holm-adjusted over the study's hypotheses.
+        p_opposite: One-sided, that its opposite fails, likewise.
+    """
+
+    about: str
+    metric: str
+    models: int
+    value: float = math.nan
+    interval: tuple[float, float] | None = None
+    p: float = math.nan
+    p_opposite: float = math.nan
+
+    @property
+    def verdict(self) -> str:
+        """``yes``, ``no`` or ``not shown``."""
+        if self.p < LEVEL:
+            return "yes"
+        return "no" if self.p_opposite < LEVEL else "not shown"
+
+    @property
+    def line(self) -> str:
+        """What is printed."""
+        if math.isnan(self.value):
+            return f"not shown: {self.about} ({self.models} models; {_LEAST} are needed)"
+        if self.interval is None:
+            shown = f"rank correlation with size {self.value:+.2f}"
+        else:
+            low, high = (100 * end for end in self.interval)
+            shown = f"{100 * self.value:+.1f} points [{low:.1f}, {high:.1f}]"
+        return f"{self.verdict}: {self.about} ({shown}, {self.models} models, p={self.p:.2g})"
+
+
+def answers(study: Study, trials: Iterable[FrozenTrial]) -> list[Answer]:
+    """Answer a study's hypotheses; models are the units, so that a claim is about models.
+
+    Differences between two arms are tested by Student's one-sided t over the models, each giving
+    the difference of its arms' means; the fall with size by Spearman's rank correlation. P-values
+    are adjusted after Holm, those for the claims and those against them apart.
+
+    Args:
+        study: With ``hypotheses``.
+        trials: In any state; only finished ones count.
+    """
+    done = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    found = [_answer(study, one, done) for one in study.hypotheses]
+    tested = [one for one in found if not math.isnan(one.value)]
+    if not tested:
+        return found
+    holm = [
+        iter(multipletests([getattr(one, name) for one in tested], method="holm")[1])
+        for name in ("p", "p_opposite")
+    ]
+    return [
+        one
+        if math.isnan(one.value)
+        else replace(one, p=float(next(holm[0])), p_opposite=float(next(holm[1])))
+        for one in found
+    ]
+
+
+def as_table(found: Sequence[Answer]) -> list[dict[str, Any]]:
+    """Return one flat mapping an answer."""
+    return [
+        {
+            "hypothesis": one.about,
+            "answer": one.verdict,
+            "metric": one.metric,
+            "models": one.models,
+            "value": one.value,
+            "lo": one.interval[0] if one.interval else math.nan,
+            "hi": one.interval[1] if one.interval else math.nan,
+            "p_holm": one.p,
+            "p_opposite_holm": one.p_opposite,
+        }
+        for one in found
+    ]
+
+
+def _answer(study: Study, asked: Hypothesis, done: Sequence[FrozenTrial]) -> Answer:
+    ours = _means(study, asked.of, asked.metric, done)
+    if asked.expect == "falls_with_size":
+        return _size(study, asked, done, ours)
+    theirs = _means(study, asked.than, asked.metric, done)
+    shared = [model for model in ours if model in theirs]
+    answer = Answer(asked.about, asked.metric, len(shared))
+    if len(shared) < _LEAST:
+        return answer
+    differences = np.array([ours[model] - theirs[model] for model in shared])
+    # lower: below 0; not_higher: below the margin; not_lower: above its negative.
+    bound = {"lower": 0.0, "not_higher": asked.margin, "not_lower": -asked.margin}[asked.expect]
+    below, above = (_one_sided(differences, bound, side) for side in ("less", "greater"))
+    p, opposite = (above, below) if asked.expect == "not_lower" else (below, above)
+    mean = float(differences.mean())
+    half = float(stats.t.ppf(0.975, len(shared) - 1) * stats.sem(differences))
+    return replace(
+        answer, value=mean, interval=(mean - half, mean + half), p=p, p_opposite=opposite
+    )
+
+
+def _one_sided(differences: Any, bound: float, alternative: str) -> float:
+    if np.ptp(differences) < 1e-12:  # no spread: a t-test would divide by zero
+        beyond = differences[0] < bound if alternative == "less" else differences[0] > bound
+        return 0.0 if beyond else 1.0
+    return float(stats.ttest_1samp(differences, bound, alternative=alternative).pvalue)
+
+
+def _size(
+    study: Study, asked: Hypothesis, done: Sequence[FrozenTrial], ours: Mapping[str, float]
+) -> Answer:
+    sizes = {_identity(study, one): model_of_trial(study, one).parameters for one in done}
+    known = {name: sizes[name] for name in ours if sizes[name]}
+    answer = Answer(asked.about, asked.metric, len(known))
+    values = [ours[name] for name in known]
+    if len(set(known.values())) < _LEAST or np.ptp(values) == 0:
+        return answer
+    pair = list(known.values()), values
+    falls, rises = (stats.spearmanr(*pair, alternative=side).pvalue for side in ("less", "greater"))
+    rho = float(stats.spearmanr(*pair).statistic)
+    return replace(answer, value=rho, p=float(falls), p_opposite=float(rises))
+
+
+def _means(
+    study: Study, arm: Mapping[str, Any], metric: str, done: Sequence[FrozenTrial]
+) -> dict[str, float]:
+    """Return the mean of a metric over the trials of one arm, by model."""
+    found: dict[str, list[float]] = {}
+    for trial in done:
+        metrics = trial.user_attrs.get("metrics", {})
+        here = all(trial.params.get(key) == value for key, value in arm.items())
+        if here and math.isfinite(metrics.get(metric, math.nan)):
+            found.setdefault(_identity(study, trial), []).append(metrics[metric])
+    return {model: float(np.mean(values)) for model, values in found.items()}
+
+
+def _identity(study: Study, trial: FrozenTrial) -> str:
+    keys = [key for key in study.groups if key in trial.params and chooses_model(key)]
+    return values_of(trial, keys) or model_of_trial(study, trial).name
