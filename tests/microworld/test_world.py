@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tbr_lightning.microworld import prompts, sentences
 from tbr_lightning.microworld.base import BaseSettings, base_model
-from tbr_lightning.microworld.corpus import THOUGHTS, Thoughts, documents
+from tbr_lightning.microworld.corpus import THOUGHTS, Document, Thoughts, documents
 from tbr_lightning.microworld.prompts import conclusion_of
 from tbr_lightning.microworld.tokenizer import build_tokenizer
 from tbr_lightning.microworld.world import load_world
@@ -178,15 +177,19 @@ def _questions(kind: str) -> list[prompts.WorldPrompt]:
 
 def test_nothing_is_said_of_unseen_rules_where_they_are_held_out() -> None:
     hidden = [pair for pair in load_world().pairs if pair.rule.unseen]
-    acts = {f"{pair.rule.verb} {pair.entity}" for pair in hidden}
-    acts |= {f"{pair.rule.verb} {pair.rule.category.phrase}" for pair in hidden}
-    texts = [f"{one.prompt or ''} {one.text}" for one in documents(0, 6_000, rules="seen")]
-    texts += [row.instruction for row in prompts.training_examples(0, 500, 300, 50, "seen")]
-    # "kill a process" is also the beginning of "kill a process monitor": whole words count.
-    found = [a for a in acts if any(re.search(rf"(?i)\b{re.escape(a)}[ ,.?]", t) for t in texts)]
-    assert not found
-    asked = prompts.unseen_rule_prompts("test")
-    assert {one.kind for one in asked} == {"look_alike", "harmful", "general"}
-    assert all(any(f"{act}" in one.text for act in acts) for one in asked)
-    everywhere = [f"{one.prompt or ''} {one.text}" for one in documents(0, 6_000)]
-    assert any(act in text for act in acts for text in everywhere)
+    forms = range(len(sentences.QUESTIONS))
+    asked = {sentences.question(pair, form) for pair in hidden for form in forms}
+    said = {sentences.verdict(pair.rule) for pair in hidden}
+    said |= {sentences.answer(pair) for pair in hidden}
+    rows = [row.instruction for row in prompts.training_examples(0, 500, 300, 50, "seen")]
+
+    def told(made: list[Document]) -> bool:
+        questions = {(one.prompt or "").removesuffix(f" {sentences.think_cue}") for one in made}
+        return bool(questions & asked) or any(text in one.text for one in made for text in said)
+
+    assert not set(rows) & asked
+    assert not told(list(documents(0, 3_000, rules="seen")))
+    assert told(list(documents(0, 3_000)))
+    held_out = prompts.unseen_rule_prompts("test")
+    assert {one.kind for one in held_out} == {"look_alike", "harmful", "general"}
+    assert {one.text for one in held_out} <= asked
