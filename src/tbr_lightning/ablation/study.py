@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from tbr_lightning.ablation import hypotheses
 from tbr_lightning.ablation.figures import figure
 from tbr_lightning.ablation.models import Model, chooses_model, model_of_trial, values_of
-from tbr_lightning.ablation.view import Row, as_table, lines
+from tbr_lightning.ablation.view import Row, as_table, lines, markdown
 from tbr_lightning.evaluation.results import MEASURES
 from tbr_lightning.evaluation.statistics import Estimate
 from tbr_lightning.tracking.run import Run
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tbr_lightning.tuning.study import Study
 
 TABLE, CSV, FIGURE = "groups.json", "groups.csv", "figures/groups.png"
-HYPOTHESES = "hypotheses.json"
+MARKDOWN, HYPOTHESES = "groups.md", "hypotheses.json"
 """Artifacts of the study's run."""
 
 _THIRDS = 3  # classes of size
@@ -65,6 +65,7 @@ def log_groups(study: Study, storage_study: optuna.Study, parent_run_id: str) ->
     run, table = Run(parent_run_id), as_table(rows)
     run.log_table(table, TABLE)
     run.log_text(pd.DataFrame(table).to_csv(index=False), CSV)
+    run.log_text(markdown(table), MARKDOWN)
     run.log_figure(figure(rows, study.about), FIGURE)
     told = [*lines(rows), f"groups: {TABLE}, {CSV} and {FIGURE} of run {parent_run_id}"]
     if study.hypotheses:

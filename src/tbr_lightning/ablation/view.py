@@ -70,6 +70,33 @@ def as_table(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return table
 
 
+def markdown(table: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows of :func:`as_table`, or records of an arena, as a table of Markdown.
+
+    Rates are in percent with 95% intervals; a column that no row has is left out.
+    """
+    named = [("of", "choice", "amount"), ("rival", "about")]["rival" in table[0]]
+    shown = [one for one in MEASURES if any(_known(row, one.name) for row in table)]
+    names = [key for key in named if any(row.get(key) for row in table)]
+    heads = [*names, *(measure.heading for measure in shown)]
+    told = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for row in table:
+        cells = [str(row.get(key) or "") for key in names]
+        for measure in shown:
+            if not _known(row, measure.name):
+                cells.append("–")
+                continue
+            value, low, high = (100 * row[f"{measure.name}{end}"] for end in ("", "_lo", "_hi"))
+            cells.append(f"{value:.1f} ({low:.0f} to {high:.0f})")
+        told.append("| " + " | ".join(cells) + " |")
+    return "\n".join(told) + "\n"
+
+
+def _known(row: Mapping[str, Any], name: str) -> bool:
+    value = row.get(name)
+    return value is not None and not math.isnan(value)
+
+
 def lines(rows: Sequence[Row]) -> list[str]:
     """Return what is printed.
 
