@@ -80,6 +80,7 @@ def run(config: EvaluateConfig, explain: Explain | None = None) -> EvaluateResul
         with_mitigation,
     )
     from tbr_lightning.evaluation.verdicts import check_judges
+    from tbr_lightning.models.digest import BASE_RECORDED
     from tbr_lightning.models.precision import name_of
     from tbr_lightning.tracking.store import connect
 
@@ -148,6 +149,8 @@ def run(config: EvaluateConfig, explain: Explain | None = None) -> EvaluateResul
         tags["tbr.mitigation"] = config.mitigation.name
     if subject.logged is not None:
         tags["tbr.trained_by"] = subject.logged.run_id
+        if base := subject.logged.tags.get(BASE_RECORDED):
+            tags[BASE_RECORDED] = base
     return _evaluate(config, subject, prompts, questions, tags=tags, limit=limit, explain=explain)
 
 
