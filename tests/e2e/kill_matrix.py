@@ -3,7 +3,8 @@
 ``python -m tests.e2e.kill_matrix FOLDER [VERB…]`` prints a line of JSON for each cell. A phase is a
 share of the writes that the command makes when nobody disturbs it (to the tracker, to its stores,
 checkpoints), so that no clock decides; the signal arrives right before one of them. Commands are
-forked, since importing takes longer than they do.
+forked, since importing takes longer than they do. Of a sweep the runner is disturbed, before it hands
+out the first, the middle and the last of some cheap trials.
 """
 
 from __future__ import annotations
@@ -118,9 +119,9 @@ def command(folder: Path, verb: str, words: tuple[str, ...], act: Callable[[], N
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.environ.pop("MLFLOW_TRACKING_URI", None)
         at_each_write(act)
-        with chdir(folder), (folder / "said.txt").open("a", buffering=1) as said:
-            with redirect_stdout(said), redirect_stderr(said):
-                code = cli.main(verb, words)
+        said = (folder / "said.txt").open("a", buffering=1)
+        with chdir(folder), redirect_stdout(said), redirect_stderr(said):
+            code = cli.main(verb, words)
     except BaseException:
         import traceback
 
@@ -334,11 +335,77 @@ def run_verb(scratch: Path, name: str, teacher: TeacherServer) -> None:
                 shutil.rmtree(folder)
 
 
+TRIALS = 5
+_SUPPORT = str(Path(made.__file__).parent)
+
+
+def _sweep(folder: Path, act: Callable[[], None]) -> int:
+    """Run a study of cheap trials in a process of its own; return how it ended."""
+    child = os.fork()
+    if child:
+        _, status = os.waitpid(child, 0)
+        return os.waitstatus_to_exitcode(status)
+    code = 1
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, cli._interrupt)  # as the command does
+        sys.path.insert(0, _SUPPORT)
+        os.environ["PYTHONPATH"] = os.pathsep.join(one for one in sys.path if one)
+        import cheap_sweep
+
+        make = cheap_sweep.Spec
+
+        def spec(**facts: Any) -> Any:
+            act()
+            return make(**facts)
+
+        cheap_sweep.Spec = spec
+        cheap_sweep.sweep(folder / "cheap.yaml", f"sqlite:///{folder}/s.db", folder / "runs")
+        code = 0
+    except KeyboardInterrupt:
+        code = 130
+    finally:
+        os._exit(code)
+
+
+def run_sweep(scratch: Path) -> None:
+    """Print a line for each cell of a sweep."""
+    for phase, point in (("start", 1), ("middle", (TRIALS + 1) // 2), ("end", TRIALS)):
+        for how in SIGNALS:
+            folder = scratch / f"sweep-{phase}-{how.name}"
+            folder.mkdir(parents=True)
+            (folder / "cheap.yaml").write_text(
+                "space: {how: {choices: [good]}, x: {low: 0.0, high: 1.0}}\n"
+                f"objectives: {{x: minimize}}\nsampler: random\ntrials: {TRIALS}\n"
+            )
+            ended = _sweep(folder, killer(point, how))
+            code = _sweep(folder, lambda: None)
+            with closing(sqlite3.connect(folder / "s.db")) as db:
+                states = [state for (state,) in db.execute("SELECT state FROM trials")]
+            times = [len(file.read_text().split()) for file in folder.glob("runs/sweeps/*/*/times")]
+            complete = states.count("COMPLETE")
+            cell = {
+                "verb": "sweep",
+                "phase": phase,
+                "signal": how.name,
+                "ended": ended,
+                "then": code,
+                "traceback": False,
+                "trials": complete,
+                "lost": TRIALS - complete + states.count("RUNNING"),
+                "doubled": sum(times) - TRIALS + max(0, complete - TRIALS),
+            }
+            print(json.dumps(cell), flush=True)
+
+
 def main(scratch: Path, names: list[str]) -> None:
     """Run the matrix, or some verbs of it."""
     teacher = TeacherServer()
-    for name in names or ["train", "reflect", "evaluate", "promote"]:
-        run_verb(scratch, name, teacher)
+    for name in names or ["train", "reflect", "evaluate", "promote", "sweep"]:
+        if name == "sweep":
+            run_sweep(scratch)
+        else:
+            run_verb(scratch, name, teacher)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Up to where this installation has seen a ledger, so that one put back to an earlier state is told.
+"""Up to where this installation has seen a ledger, to tell one put back to an earlier state.
 
 An earlier state was true once: chain and signatures hold, and the tracker's tag agrees where it was
 put back as well. What this installation has itself written stands beside its file of public keys,
