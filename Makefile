@@ -51,7 +51,7 @@ lint: $(READY) ## Check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/hadolint docker/Dockerfile
-	$(BIN)/shellcheck docker/postgres/databases.sh
+	$(BIN)/shellcheck -x docker/postgres/databases.sh docker/build-with-buildah docker/try-images.sh
 	$(BIN)/compose-lint check --config docker/.compose-lint.yml --strict-config --fail-on low --skip-suppressed --quiet docker/compose.yaml
 
 format: $(READY) ## Rewrite the code in the project's style

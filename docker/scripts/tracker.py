@@ -33,7 +33,11 @@ def command(words: Sequence[str], environment: Mapping[str, str]) -> list[str]:
     if words and words[0] == "upgrade":
         return [*mlflow, "db", "upgrade", environment["MLFLOW_BACKEND_STORE_URI"], *words[1:]]
     rest = list(words[1:] if words and words[0] == "server" else words)
-    return [*mlflow, "server", "--host", "0.0.0.0", "--port", "5000", "--workers", "2", *rest]
+    # On a busy machine a worker that is still importing would be taken for dead after 5 s, and the
+    # next one too, for ever.
+    patient = ["--uvicorn-opts", "--timeout-worker-healthcheck 60"]
+    where = ["--host", "0.0.0.0", "--port", "5000", "--workers", "2"]
+    return [*mlflow, "server", *where, *patient, *rest]
 
 
 def prepare() -> tuple[list[str], dict[str, str]]:

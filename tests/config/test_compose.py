@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra.utils import get_method
@@ -248,12 +250,48 @@ def test_settings_of_endpoints_are_read_where_earlier_versions_had_them(tmp_path
         ("objective", "torch.nn.Linear"),
         ("data", "torch.load"),
         ("suite", "torch.load"),  # a function that its module has from another
+        # Functions of their own modules, which read what a config names.
+        ("judge", "joblib.numpy_pickle.load"),
+        ("second_judge", "pandas.io.pickle.read_pickle"),
+        ("probe", "torch.serialization.load"),
+        ("judge", "antigravity.fly"),  # importing it alone would do something
+        # Of this package, and of another group.
+        ("data", "tbr_lightning.objectives.sft.SFT"),
+        ("objective", "tbr_lightning.data.sources.FilesData"),
+        ("suite", "tbr_lightning.cli.main"),
+        ("judge", "tbr_lightning.evaluation.suites.published"),
+        ("judge", "tbr_lightning.evaluation.judges.rules.re.compile"),
     ],
 )
 def test_a_saved_config_imports_only_what_its_group_holds(group: str, target: str) -> None:
+    before = set(sys.modules)
     saved = OmegaConf.create({group: {"_target_": target}})
     with pytest.raises(UserError, match=rf"{group}._target_: {target} in a saved config"):
-        restored(EvaluateConfig if group in ("suite", "judge") else TrainConfig, saved)
+        restored(TrainConfig if group in ("data", "objective", "probe") else EvaluateConfig, saved)
+    assert "antigravity" not in set(sys.modules) - before
+
+
+@pytest.mark.parametrize(
+    ("saved", "where"),
+    [
+        ({"suite": {"tasks": {"mine": "os.system"}}}, r"suite\.tasks\.mine"),
+        (
+            {"suite": {"tasks": {"mine": {"_target_": "os.system"}}}},
+            r"suite\.tasks\.mine\._target_",
+        ),
+        ({"suite": {"more": [{"_target_": "os.system"}]}}, r"suite\.more\[0\]\._target_"),
+        ({"mitigation": {"inner": {"_target_": "os.system"}}}, r"mitigation\.inner\._target_"),
+    ],
+)
+def test_a_saved_config_hides_no_target_deeper_within(saved: dict[str, Any], where: str) -> None:
+    with pytest.raises(UserError, match=rf"{where}: os\.system in a saved config"):
+        restored(EvaluateConfig, OmegaConf.create(saved))
+
+
+def test_what_was_typed_may_be_of_a_file_of_ones_own_when_it_is_read_back(own_rows: str) -> None:
+    config = compose_verb("train", ["data=mine"], own_rows).config
+    saved = OmegaConf.create({"data": OmegaConf.to_container(OmegaConf.structured(config.data))})
+    assert restored(TrainConfig, OmegaConf.merge(OmegaConf.structured(config), saved)) == config
 
 
 def test_the_real_world_of_the_demo_needs_its_files(tmp_path: Path) -> None:

@@ -42,7 +42,11 @@ def instructions() -> list[tuple[str, str]]:
     "words",
     [
         ("hadolint", "--failure-threshold", "style", DOCKER / "Dockerfile"),
-        ("shellcheck", "--severity", "style", DOCKER / "postgres" / "databases.sh"),
+        (
+            *("shellcheck", "--external-sources", "--severity", "style"),
+            *(DOCKER / "postgres" / "databases.sh", DOCKER / "build-with-buildah"),
+            DOCKER / "try-images.sh",
+        ),
         (
             *("compose-lint", "check", "--config", DOCKER / ".compose-lint.yml"),
             *("--strict-config", "--fail-on", "low", DOCKER / "compose.yaml"),
@@ -164,6 +168,53 @@ def test_services_are_closed_by_default(stack: dict[str, Any]) -> None:
     assert "ports" not in stack["services"]["postgres"]
 
 
+def _volumes(stack: dict[str, Any], *, written: bool = False) -> dict[str, set[str]]:
+    return {
+        name: {
+            volume.split(":")[0]
+            for volume in service.get("volumes", [])
+            if not (written and volume.endswith(":ro"))
+        }
+        for name, service in stack["services"].items()
+    }
+
+
+def test_training_writes_nothing_that_promotion_or_serving_trusts(stack: dict[str, Any]) -> None:
+    mounted, written = _volumes(stack), _volumes(stack, written=True)
+    for name in ("promote", "serve"):
+        # The base of an adapter is part of what is examined, and held to the signed digest.
+        assert mounted[name] & written["train"] <= {"bases"}, name
+        assert "bases" not in written[name]
+    # What serving believes is written by promotion alone.
+    assert [name for name in written if "trusted-keys" in written[name]] == ["promote"]
+    assert "trusted-keys" in mounted["serve"]
+
+
+def test_the_private_key_is_in_one_container(stack: dict[str, Any]) -> None:
+    mounted = _volumes(stack)
+    assert [name for name in mounted if "promote-key" in mounted[name]] == ["promote"]
+    environment = stack["services"]["promote"]["environment"]
+    (place,) = [v for v in stack["services"]["promote"]["volumes"] if v.startswith("promote-key:")]
+    assert environment["TBR_EVIDENCE_KEY"].startswith(place.split(":")[1])
+    for name in ("promote", "serve"):
+        assert stack["services"][name]["environment"]["TBR_PUBLIC_KEYS"].startswith(
+            "/var/lib/tbr/trusted/"
+        )
+    secrets = {name: service.get("secrets", []) for name, service in stack["services"].items()}
+    holders = [name for name, held in secrets.items() if "ledger_password" in held]
+    assert holders == ["postgres", "promote"]
+
+
+def test_images_of_others_are_pinned_by_digest_or_said_not_to_be(stack: dict[str, Any]) -> None:
+    example = (DOCKER / "env.example").read_text()
+    for image in (
+        stack["services"]["postgres"]["image"],
+        stack["services"]["train"]["build"]["args"]["PYTHON_IMAGE"],
+    ):
+        if "@sha256:" not in image:
+            assert re.search(rf"not pinned.*^\w+_IMAGE={re.escape(image)}$", example, re.M | re.S)
+
+
 def test_a_service_has_what_it_mounts(stack: dict[str, Any]) -> None:
     for name, service in stack["services"].items():
         for volume in service.get("volumes", []):
@@ -247,7 +298,10 @@ def test_the_paths_that_the_images_write_are_volumes(stack: dict[str, Any]) -> N
     home = re.search(r"TBR_HOME=(\S+)", text)[1]  # type: ignore[index]
     for name in ("train", "promote", "serve"):
         mounted = {v.split(":")[1] for v in stack["services"][name]["volumes"]}
-        assert {f"{home}/cache", f"{home}/runs", f"{home}/huggingface"} <= mounted
+        hub = stack["services"][name]["environment"].get("HF_HOME", f"{home}/huggingface")
+        assert {f"{home}/cache", f"{home}/runs", hub} <= mounted
+        # A new volume has the owner of the folder in the image that it is mounted over.
+        assert all(f" {folder}" in text for folder in mounted)
         assert "/tmp" in stack["services"][name]["tmpfs"]
 
 

@@ -10,7 +10,17 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from tbr_lightning.errors import UserError
-from tbr_lightning.models.digest import folder_digest, model_digest
+from tbr_lightning.models.digest import (
+    BASE_RECORDED,
+    RECORDED,
+    base_digest,
+    check_unchanged,
+    folder_digest,
+    model_digest,
+    model_files,
+    record,
+)
+from tbr_lightning.models.logged import find_model, hf_folder
 
 from ..support import made
 
@@ -63,3 +73,71 @@ def test_a_model_whose_files_are_gone_is_told(store: Path) -> None:
     shutil.rmtree(made.weights_file(logged).parents[1])
     with pytest.raises(UserError, match="are gone from the artifact store"):
         model_digest(logged)
+
+
+@pytest.fixture
+def base(store: Path) -> Path:
+    """The base of an adapter, of which only a few files are read."""
+    base = store / "base"
+    base.mkdir()
+    (base / "config.json").write_text('{"model_type": "x"}')
+    (base / "model-1.safetensors").write_bytes(bytes(4000))
+    (base / "model.safetensors.index.json").write_text("{}")
+    return base
+
+
+@pytest.mark.parametrize("file", ["config.json", "model-1.safetensors", "adapter_config.json"])
+def test_an_adapter_whose_base_was_changed_is_refused(store: Path, base: Path, file: str) -> None:
+    logged = made.model(store, "w", base)
+    digest = record(logged)
+    tagged = find_model(logged.uri)
+    assert (tagged.tags[RECORDED], tagged.tags[BASE_RECORDED]) == (digest, base_digest(base))
+    (base / "README.md").write_text("nothing reads this")
+    (base / "onnx").mkdir()
+    assert check_unchanged(tagged) == digest
+    with (base / file).open("ab") as stream:
+        stream.write(b" ")
+    assert model_files(logged).own == folder_digest(made.weights_file(logged).parents[1])
+    with pytest.raises(UserError, match=r"stand on another base than the one they were trained on"):
+        check_unchanged(tagged)
+
+
+def test_another_base_whose_digest_was_put_into_the_tracker_has_another_whole(
+    store: Path, base: Path
+) -> None:
+    """The tags are the tracker's, and may be rewritten; what is signed is the digest of both."""
+    logged = made.model(store, "w", base)
+    before = record(logged)
+    (base / "model-1.safetensors").write_bytes(b"other weights")
+    MlflowClient().set_logged_model_tags(logged.model_id, {BASE_RECORDED: base_digest(base)})
+    with pytest.raises(UserError, match="are not those that its training run logged"):
+        check_unchanged(find_model(logged.uri))
+    assert record(logged) != before
+
+
+def test_an_adapter_that_an_earlier_version_logged_is_held_to_its_own_files(
+    store: Path, base: Path
+) -> None:
+    logged = made.model(store, "w", base)
+    own = model_files(logged).own
+    MlflowClient().set_logged_model_tags(logged.model_id, {RECORDED: own})
+    assert check_unchanged(find_model(logged.uri)) == model_digest(logged) != own
+    made.weights_file(logged).write_text("other")
+    with pytest.raises(UserError, match="are not those that its training run logged"):
+        check_unchanged(find_model(logged.uri))
+
+
+def test_an_adapter_whose_base_is_gone_is_told(store: Path, base: Path) -> None:
+    logged = made.model(store, "w", base)
+    shutil.rmtree(base)
+    with pytest.raises(UserError, match=f"the adapter's base is not at {base}"):
+        model_digest(logged)
+
+
+def test_files_that_change_between_the_check_and_the_copy_are_not_read(store: Path) -> None:
+    logged = made.model(store, "w")
+    checked = model_digest(logged)
+    made.weights_file(logged).write_text("other")
+    with pytest.raises(UserError, match="were changed while they were read"):
+        hf_folder(logged, store / "cache", checked)
+    assert not list((store / "cache").iterdir())

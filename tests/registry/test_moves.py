@@ -329,6 +329,42 @@ def test_a_ledger_whose_end_was_cut_off_moves_nothing(tmp_path: Path, registry: 
     assert "its end was cut off" in audit(registry).problems[0]
 
 
+@pytest.mark.parametrize("left", [0, 1, 2])
+def test_ledger_and_tracker_put_back_together_are_told(
+    tmp_path: Path, registry: Registry, left: int
+) -> None:
+    """Signatures do not tell an old state from the newest; what was seen from here does."""
+    first, second, _ = registry.ledger.entries(made.NAME)
+    with sqlite3.connect(tmp_path / "ledger.db") as db:
+        db.execute("DELETE FROM tbr_ledger WHERE seq > ?", [left])
+    client = MlflowClient()
+    if left:
+        mark = (first, second)[left - 1].mark
+        client.set_registered_model_tag(made.NAME, "tbr.ledger", mark)
+    else:
+        client.delete_registered_model_tag(made.NAME, "tbr.ledger")
+    for alias in ("champion", "previous", "challenger"):
+        client.delete_registered_model_alias(made.NAME, alias)
+    if left == 2:
+        client.set_registered_model_alias(made.NAME, "previous", "1")
+    if left:
+        client.set_registered_model_alias(made.NAME, "champion", str(left))
+    with pytest.raises(UserError, match="it was put back to an earlier state"):
+        recover(registry)
+    assert f"ends at entry {left}, and entry 3" in audit_or_refusal(registry)
+    # A new ledger that is meant is begun by removing what was seen of the old one.
+    shutil.rmtree(made.keys(tmp_path).public.with_name("evidence.key.pub.seen"))
+    assert recover(registry).entries == (first, second)[:left]
+
+
+def audit_or_refusal(registry: Registry) -> str:
+    """Return what ``verify`` says first."""
+    try:
+        return audit(registry).problems[0]
+    except UserError as error:
+        return str(error)
+
+
 def test_a_ledger_that_was_rewritten_with_fitting_hashes_is_caught(
     tmp_path: Path, registry: Registry
 ) -> None:

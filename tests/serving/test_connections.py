@@ -138,7 +138,7 @@ def test_what_is_served_is_a_copy(tmp_path: Path) -> None:
     weights = store / "model" / "model.safetensors"
     weights.write_bytes(b"Yes.")
     copy = private_copy(store, tmp_path / "served" / "artifacts")
-    files = Checked(copy, "d", "by", store, stamp_of(store))
+    files = Checked(copy, "d", "by", (store,), stamp_of((store,)))
     assert not files.changed
     weights.write_bytes(b"Never.")
     assert (copy / "model" / "model.safetensors").read_bytes() == b"Yes."

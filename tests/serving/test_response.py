@@ -13,7 +13,7 @@ from tbr_lightning.data.think_format import ThinkFormat
 from tbr_lightning.errors import UserError
 from tbr_lightning.models.logged import LAYOUT, LoggedModel
 from tbr_lightning.serving.engines import TRANSFORMERS, VLLM, Engine, Served, choose
-from tbr_lightning.serving.files import lay_out
+from tbr_lightning.serving.files import copied, lay_out
 from tbr_lightning.serving.release import Release
 from tbr_lightning.serving.response import Stream, rewrite
 from tbr_lightning.serving.weights import FORCE, Weights
@@ -113,7 +113,7 @@ def test_vllm_is_asked_in_its_own_words(tmp_path: Path) -> None:
 def test_an_adapter_stays_beside_its_base_where_the_engine_applies_it(
     base_folder: Path, tmp_path: Path
 ) -> None:
-    artifacts = tmp_path / "artifacts"
+    artifacts = tmp_path / "logged"
     (artifacts / "peft").mkdir(parents=True)
     (artifacts / "peft" / "adapter_config.json").write_text("{}")
     tokenizer = artifacts / "components" / "tokenizer"
@@ -127,10 +127,12 @@ def test_an_adapter_stays_beside_its_base_where_the_engine_applies_it(
     (artifacts / "MLmodel").write_text(json.dumps(described))
     home = tmp_path / "home"
     home.mkdir()
-    weights = lay_out(artifacts, home, "m-1", adapters=True)
+    copy, sources, _ = copied(artifacts, tmp_path / "private")
+    assert sources == (artifacts, base_folder)
+    weights = lay_out(copy, home, "m-1", adapters=True)
     assert weights.think_format.max_new_tokens == 9
     # Not the base itself, which may change under a running engine.
-    assert (weights.folder / "model.safetensors").resolve().parent == tmp_path / "base"
+    assert (weights.folder / "model.safetensors").resolve().parent == tmp_path / "private" / "base"
     assert (weights.adapter / "adapter_config.json").is_file()
 
 

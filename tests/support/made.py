@@ -75,8 +75,11 @@ def contents(folder: Path) -> dict[str, str]:
     return found
 
 
-def model(folder: Path, weights: str) -> LoggedModel:
-    """Log a model whose files have the form, and none of the size, of a real one."""
+def model(folder: Path, weights: str, base: Path | None = None) -> LoggedModel:
+    """Log a model whose files have the form, and none of the size, of a real one.
+
+    With a ``base`` it is an adapter on what is in that folder.
+    """
     experiment = connect(tracking(folder))
     client = MlflowClient()
     run = client.create_run(experiment)
@@ -85,7 +88,11 @@ def model(folder: Path, weights: str) -> LoggedModel:
         root = Path(temporary)
         (root / "components" / "tokenizer").mkdir(parents=True)
         (root / "model").mkdir()
-        (root / "MLmodel").write_text("flavors: {}\n")
+        flavors = {} if base is None else {"transformers": {"local_base_model_path": str(base)}}
+        (root / "MLmodel").write_text(json.dumps({"flavors": flavors}))
+        if base is not None:
+            (root / "peft").mkdir()
+            (root / "peft" / "adapter_model.safetensors").write_text(weights)
         (root / "components" / "tokenizer" / "tokenizer.json").write_text("{}")
         (root / "model" / "config.json").write_text(json.dumps({"tbr": ThinkFormat().as_dict()}))
         (root / "model" / "model.safetensors").write_text(weights)
@@ -104,6 +111,24 @@ def config(folder: Path, uri: str, *overrides: str, ledger: str | None = None) -
     words = [f"model='{uri}'", f"name={NAME}", "suite.lm_eval=[]", *overrides]
     made = compose_verb("promote", words).config
     return replace(made, tracking=tracking(folder, ledger), paths=paths(folder))
+
+
+def words(folder: Path) -> tuple[str, ...]:
+    """Return the words of ``promote`` for the candidate whose URI stands in the folder's file."""
+    there, kept = tracking(folder), paths(folder)
+    file = folder / "candidate"
+    uri = file.read_text() if file.exists() else ""
+    return (
+        f"model={uri}",
+        f"name={NAME}",
+        "suite.lm_eval=[]",
+        "baseline=true",
+        f"tracking.uri={there.uri}",
+        f"tracking.artifacts={there.artifacts}",
+        f"tracking.experiment={there.experiment}",
+        f"paths.cache={kept.cache}",
+        f"paths.runs={kept.runs}",
+    )
 
 
 def answers(refused: int = 0, complied: int = 0, wrong: int = 0, **more: Any) -> list[Judged]:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from tbr_lightning.config.schema import OptimizerConfig
+from tbr_lightning.errors import UserError
 from tbr_lightning.objectives.sft import SFT
 from tbr_lightning.training.checkpoints import Checkpoints, trained_mismatch, whole_checkpoints
 from tbr_lightning.training.module import TbrModule
+from tbr_lightning.training.strategies import tensors_alone
 
 from .conftest import config_of, fit_here, tiny_model
 
@@ -203,6 +207,40 @@ def test_a_run_that_goes_on_ends_where_it_would_have_ended(
 def test_a_run_without_checkpoints_writes_none(tmp_path: Path) -> None:
     job, _ = fit_here(tmp_path, *FIT, "trainer.checkpoint=false", "trainer.max_steps=1")
     assert not job.checkpoints.exists()
+
+
+class Evil:
+    """Runs something where its pickle is read."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (self.trace,))
+
+
+def test_a_checkpoint_that_would_run_something_is_refused(tmp_path: Path) -> None:
+    file, trace = tmp_path / "x.ckpt", tmp_path / "ran"
+    torch.save({"state_dict": {}, "loops": Evil(trace)}, file)
+    with pytest.raises(UserError, match=r"x\.ckpt holds something else than tensors"):
+        trained_mismatch(file, module(tmp_path, "model=llama2_7b"))
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("given", [{}, {"weights_only": False}])
+def test_shards_are_read_as_tensors_whatever_deepspeed_asks_for(
+    tmp_path: Path, given: dict[str, Any]
+) -> None:
+    file, trace = tmp_path / "zero_pp_rank_0_optim_states.pt", tmp_path / "ran"
+    torch.save({"optimizer_state_dict": Evil(trace)}, file)
+    says = "holds something else than tensors"
+    with pytest.raises(UserError, match=says), tensors_alone(tmp_path):
+        torch.load(file, **given)
+    assert not trace.exists()
+    # Outside it is as it was.
+    assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
+    torch.load(file, weights_only=False)
+    assert trace.exists()
 
 
 def module(folder: Path, *words: str) -> TbrModule:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import is_dataclass
 from typing import Any, TypeVar
 
@@ -13,6 +12,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from tbr_lightning.config.endpoint import HOLDERS, nested
+from tbr_lightning.config.saved_targets import check_saved
 from tbr_lightning.errors import UserError
 
 T = TypeVar("T")
@@ -25,13 +25,6 @@ RENAMED = {
     "tbr_lightning.training.objective.sft": "tbr_lightning.objectives.sft.SFT",
 }
 """Targets in configs that earlier versions saved, and what they are called now."""
-
-_BASES = {
-    "data": "tbr_lightning.data.sources.DataConfig",
-    "objective": "tbr_lightning.objectives.objective.Objective",
-    "mitigation": "tbr_lightning.mitigations.mitigation.Mitigation",
-}
-"""What the targets of a group derive from."""
 
 
 class TargetSource(FileConfigSource):
@@ -86,34 +79,6 @@ def schema_of(target: str | None) -> type | None:
     return found if isinstance(found, type) and is_dataclass(found) else None
 
 
-def _check_saved(group: str, target: str | None) -> None:
-    """Refuse to import, for a saved config, what its group cannot hold.
-
-    A run's folder may come from elsewhere: it is read as data. A target of the standard library,
-    or one that its module has from another, is nobody's data source, suite, judge or objective.
-
-    Raises:
-        UserError: It is such a target.
-    """
-    if target is None or target.startswith("tbr_lightning."):
-        return
-    module = target.rpartition(".")[0]
-    top = target.partition(".")[0]
-    if top not in {*sys.stdlib_module_names, ""}:
-        found: Any = schema_of(target) or get_object(target)
-        base = get_object(_BASES[group]) if group in _BASES else None
-        if base is not None:
-            if isinstance(found, type) and issubclass(found, base):
-                return
-        elif getattr(found, "__module__", None) == module and callable(found):
-            return
-    what = f"derives from {_BASES[group]}" if group in _BASES else "is a function of that module"
-    raise UserError(
-        f"{group}._target_: {target} in a saved config is not what this group holds, so it is not "
-        f"used: name one that {what}"
-    )
-
-
 def _rename_tasks(suite: Any) -> None:
     """Put the questions of a suite that an earlier version saved where they stand now."""
     if (choices := suite.pop("choices", None)) is not None:
@@ -127,6 +92,9 @@ def _rename_tasks(suite: Any) -> None:
 
 def restored(kind: type[T], saved: Any, **instead: Any) -> T:
     """Return a config of a verb as it was saved, by this version or an earlier one.
+
+    Raises:
+        UserError: It names a target that its place cannot hold; nothing of it is imported.
 
     Args:
         kind: The verb's schema.
@@ -147,8 +115,10 @@ def restored(kind: type[T], saved: Any, **instead: Any) -> T:
             pretraining["data"] = "microworld"
         if name in ("suite", "probe"):
             _rename_tasks(part)
-        _check_saved(str(name), part.get("_target_"))
-        _check_saved(str(name) + ".pretraining", (part.get("pretraining") or {}).get("_target_"))
+    check_saved(OmegaConf.to_container(node))  # type: ignore[arg-type]
+    for name, part in node.items():
+        if not isinstance(part, DictConfig):
+            continue
         if (schema := schema_of(part.get("_target_"))) is not None:
             structured[name] = OmegaConf.structured(schema)
     made: T = OmegaConf.to_object(OmegaConf.merge(structured, node, instead))  # type: ignore[assignment]

@@ -13,7 +13,7 @@ from tbr_lightning.tracking import signing
 from tbr_lightning.tracking.run import Run
 
 SIGNATURE, DIGEST = "tbr.evidence", "tbr.artifacts_digest"
-"""Tags of an evaluation's run."""
+"""Tags of an evaluation's run; the digest is of all files of the model, an adapter's base too."""
 
 
 def attest(run: Run, model_id: str, digest: str, files: Sequence[str], paths: PathsConfig) -> None:

@@ -146,9 +146,18 @@ def run(config: EvaluateConfig, explain: Explain | None = None) -> EvaluateResul
         tags["tbr.dtype"] = dtype
     if config.mitigated:
         tags["tbr.mitigation"] = config.mitigation.name
-    if subject.logged is not None:
-        tags["tbr.trained_by"] = subject.logged.run_id
+    tags |= _made_by(subject)
     return _evaluate(config, subject, prompts, questions, tags=tags, limit=limit, explain=explain)
+
+
+def _made_by(subject: EvaluatedModel) -> dict[str, str]:
+    """Return tags with the training run of a logged model, and the digest of an adapter's base."""
+    from tbr_lightning.models.digest import BASE_RECORDED
+
+    if subject.logged is None:
+        return {}
+    base = subject.logged.tags.get(BASE_RECORDED)
+    return {"tbr.trained_by": subject.logged.run_id} | ({BASE_RECORDED: base} if base else {})
 
 
 def _mitigation_identity(config: EvaluateConfig) -> str:

@@ -1,25 +1,54 @@
-"""Digests of what ships: every file of a logged model, weights and templates alike."""
+"""Digests of what ships: every file of a logged model and of an adapter's base."""
 
 from __future__ import annotations
 
 import hashlib
 import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 import mlflow
+import yaml
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from tbr_lightning.errors import UserError, disk_full
-from tbr_lightning.models.logged import LoggedModel
 from tbr_lightning.progress import bar
+
+if TYPE_CHECKING:
+    from tbr_lightning.models.logged import LoggedModel
 
 NOT_THE_MODELS = frozenset({"registered_model_meta"})
 """Files that MLflow writes beside a model when it is fetched by the name of a version."""
 
+READ_OF_A_BASE = frozenset({".json", ".safetensors", ".jinja", ".model", ".txt"})
+"""Suffixes of the files in a base's folder that loading it may read."""
+
 _BLOCK = 1 << 22  # bytes
+
+
+@dataclass(frozen=True)
+class FilesDigest:
+    """Digests of a logged model's files.
+
+    Attributes:
+        own: Of what was logged.
+        base: Of the base of an adapter; empty for a whole model.
+    """
+
+    own: str
+    base: str = ""
+
+    @property
+    def whole(self) -> str:
+        """Of all that the model is made of."""
+        if not self.base:
+            return self.own
+        return hashlib.sha256(f"adapter {self.own} on base {self.base}".encode()).hexdigest()
 
 
 def folder_digest(folder: Path) -> str:
@@ -30,11 +59,54 @@ def folder_digest(folder: Path) -> str:
     Raises:
         OSError: A file cannot be read.
     """
-    files = sorted(
-        (file.relative_to(folder).as_posix(), file)
-        for file in folder.rglob("*")
-        if file.is_file() and file.relative_to(folder).as_posix() not in NOT_THE_MODELS
-    )
+    files = ((file.relative_to(folder).as_posix(), file) for file in folder.rglob("*"))
+    return _digest(folder, [one for one in files if one[0] not in NOT_THE_MODELS])
+
+
+def base_digest(folder: Path) -> str:
+    """Return SHA-256 over those files of a base's folder that loading it may read.
+
+    Its folder may be one of a hub's cache, where files of other formats come and go.
+
+    Raises:
+        OSError: A file cannot be read.
+    """
+    files = [(file.name, file) for file in folder.iterdir() if file.suffix in READ_OF_A_BASE]
+    return _digest(folder, files)
+
+
+def base_of(artifacts: Path) -> Path | None:
+    """Return the folder of the base that a logged adapter names; ``None`` for a whole model.
+
+    Raises:
+        UserError: It is not there.
+    """
+    if not (artifacts / "peft").is_dir():
+        return None
+    described = yaml.safe_load((artifacts / "MLmodel").read_text(encoding="utf-8"))
+    base = Path(str(described["flavors"]["transformers"]["local_base_model_path"]))
+    if not (base / "config.json").is_file():
+        raise UserError(f"the adapter's base is not at {base}: put it there")
+    return base
+
+
+def files_digest(artifacts: Path, base: Path | None = None) -> FilesDigest:
+    """Return the digests of a logged model's files.
+
+    Args:
+        artifacts: Folder of what was logged.
+        base: Where a copy of an adapter's base is; ``None`` for where the adapter says.
+
+    Raises:
+        UserError: The base is not there.
+        OSError: A file cannot be read.
+    """
+    base = base or base_of(artifacts)
+    return FilesDigest(folder_digest(artifacts), "" if base is None else base_digest(base))
+
+
+def _digest(folder: Path, named: list[tuple[str, Path]]) -> str:
+    files = sorted((name, file) for name, file in named if file.is_file())
     digest = hashlib.sha256()
     megabytes = sum(file.stat().st_size for _, file in files) >> 20
     with bar(f"digest of {folder.name}", megabytes) as shown:
@@ -49,10 +121,15 @@ def folder_digest(folder: Path) -> str:
 
 
 def model_digest(model: LoggedModel) -> str:
-    """Return the digest of a logged model's artifacts, read in place where they are local files.
+    """Return the digest of all files of a logged model: see :func:`model_files`."""
+    return model_files(model).whole
+
+
+def model_files(model: LoggedModel) -> FilesDigest:
+    """Return the digests of a logged model's files, read in place where they are local.
 
     Raises:
-        UserError: They are gone from the artifact store.
+        UserError: They are gone from the artifact store, or an adapter's base from its folder.
     """
     try:
         location = str(MlflowClient().get_logged_model(model.model_id).artifact_location)
@@ -60,10 +137,10 @@ def model_digest(model: LoggedModel) -> str:
         if folder is not None:
             if not (folder / "MLmodel").is_file():
                 raise FileNotFoundError(folder)
-            return folder_digest(folder)
+            return files_digest(folder)
         with tempfile.TemporaryDirectory() as temporary:
             got = mlflow.artifacts.download_artifacts(model.uri, dst_path=temporary)
-            return folder_digest(Path(got))
+            return files_digest(Path(got))
     except (MlflowException, OSError) as error:
         raise UserError(
             disk_full(error)
@@ -72,32 +149,55 @@ def model_digest(model: LoggedModel) -> str:
         ) from error
 
 
-RECORDED = "tbr.artifacts_digest"
-"""Tag of a logged model: the digest of its files when its training run had logged them."""
+RECORDED, BASE_RECORDED = "tbr.artifacts_digest", "tbr.base_digest"
+"""Tags of a logged model: the digest of all its files when its training run had logged them, and,
+of an adapter, that of its base's files alone, which tells which of them have changed."""
 
 
 def record(model: LoggedModel) -> str:
     """Record the digest of the files that were just logged, and return it."""
-    digest = model_digest(model)
-    MlflowClient().set_logged_model_tags(model.model_id, {RECORDED: digest})
-    return digest
+    found = model_files(model)
+    tags = {RECORDED: found.whole} | ({BASE_RECORDED: found.base} if found.base else {})
+    MlflowClient().set_logged_model_tags(model.model_id, tags)
+    return found.whole
 
 
 def check_unchanged(model: LoggedModel) -> str:
     """Return the digest of a model's files, which are those that its training run logged.
 
-    A model that an earlier version logged has no recorded digest to compare with.
+    A model that an earlier version logged has no recorded digest to compare with, or one that
+    leaves out an adapter's base.
 
     Raises:
         UserError: They were changed since, or are gone.
     """
-    found, expected = model_digest(model), model.tags.get(RECORDED)
-    if expected is not None and found != expected:
-        raise UserError(
-            f"the files of {model.uri} are not those that its training run logged: their digest is "
-            f"{found[:16]}…, recorded was {expected[:16]}…: restore them, or train it again"
+    found = model_files(model)
+    if (told := changed(found, model.tags)) is not None:
+        raise UserError(f"the files of {model.uri} {told}: restore them, or train it again")
+    return found.whole
+
+
+def changed(found: FilesDigest, tags: Mapping[str, str]) -> str | None:
+    """Return in what a model's files differ from those that its training run logged, or none.
+
+    Args:
+        found: Of the files as they are.
+        tags: Of the logged model.
+    """
+    expected, base = tags.get(RECORDED), tags.get(BASE_RECORDED)
+    if base is None and expected == found.own:
+        return None
+    if base is not None and base != found.base:
+        return (
+            "stand on another base than the one they were trained on: the digest of its files is "
+            f"{found.base[:16] or 'none'}…, recorded was {base[:16]}…"
         )
-    return found
+    if expected is not None and found.whole != expected:
+        return (
+            f"are not those that its training run logged: their digest is {found.whole[:16]}…, "
+            f"recorded was {expected[:16]}…"
+        )
+    return None
 
 
 def _local(location: str) -> Path | None:

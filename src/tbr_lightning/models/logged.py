@@ -19,6 +19,7 @@ from mlflow.tracking import MlflowClient
 
 from tbr_lightning.data.cache import contents_key
 from tbr_lightning.errors import UserError, disk_full
+from tbr_lightning.models.digest import FilesDigest, base_digest, base_of, folder_digest
 
 if TYPE_CHECKING:
     from tbr_lightning.models.backbone import Backbone
@@ -125,7 +126,7 @@ def hf_folder(model: LoggedModel, into: Path, digest: str | None = None) -> Path
             since, is made anew. ``None`` takes what is there.
 
     Raises:
-        UserError: The model's files are gone from the artifact store.
+        UserError: The model's files are gone from the artifact store, or were changed meanwhile.
     """
     target, made_of = into / model.model_id, into / f"{model.model_id}.json"
     if target.is_dir():
@@ -136,8 +137,16 @@ def hf_folder(model: LoggedModel, into: Path, digest: str | None = None) -> Path
     with tempfile.TemporaryDirectory(dir=into) as temporary:
         try:
             got = Path(mlflow.artifacts.download_artifacts(model.uri, dst_path=temporary))
-            if (got / "peft").is_dir():
-                _merge(got)
+            own = "" if digest is None else folder_digest(got)
+            base = base_of(got)
+            if base is not None:
+                _merge(got, base)
+            # What was read, and not what was there a moment before it was.
+            if digest is not None and FilesDigest(own, _base_digest(base)).whole != digest:
+                raise UserError(
+                    f"the files of {model.uri} were changed while they were read: restore them, "
+                    "and give the command again"
+                )
             shutil.copytree(got / "components" / "tokenizer", got / "model", dirs_exist_ok=True)
         except (MlflowException, OSError) as error:
             raise UserError(
@@ -164,13 +173,16 @@ def _is_made_of(folder: Path, made_of: Path, digest: str) -> bool:
     return bool(kept == [digest, contents_key(str(folder))])
 
 
-def _merge(artifacts: Path) -> None:
+def _base_digest(base: Path | None) -> str:
+    return "" if base is None else base_digest(base)
+
+
+def _merge(artifacts: Path, base: Path) -> None:
     """Merge the adapter among a logged model's artifacts into its base, as ``model``."""
     from tbr_lightning.models.export import LAYOUT as LAYOUT_FILE
     from tbr_lightning.models.export import merge_into
 
     described = mlflow.models.Model.load(artifacts)
-    base = Path(described.flavors["transformers"]["local_base_model_path"])
     adapter = artifacts / "peft"
     shutil.copytree(artifacts / "components" / "tokenizer", adapter, dirs_exist_ok=True)
     (adapter / LAYOUT_FILE).write_text(json.dumps(described.metadata[LAYOUT]))

@@ -164,7 +164,8 @@ def _read(registry: Registry) -> tuple[aliases.Registered, list[Entry], int]:
     there = _registered(registry)
     entries = registry.ledger.entries(registry.name)
     done, cut = followed(there, entries)
-    if problem := registry.ledger.problem(entries) or cut:
+    back = registry.ledger.put_back(registry.name, entries)
+    if problem := registry.ledger.problem(entries) or cut or back:
         raise UserError(
             f"{problem}; nothing is moved until that is repaired: see 'promote verify', and check "
             f"tracking.ledger={registry.ledger.shown}"

@@ -29,7 +29,11 @@ class Audit:
 def chain_problem(registry: Registry, entries: Sequence[Entry]) -> str | None:
     """Return a sentence on the first thing that shows the ledger to be altered, or ``None``."""
     there = aliases.registered(registry.name)
-    return registry.ledger.problem(entries) or (followed(there, entries)[1] if there else None)
+    return (
+        registry.ledger.problem(entries)
+        or (followed(there, entries)[1] if there else None)
+        or registry.ledger.put_back(registry.name, entries)
+    )
 
 
 def intact(entries: Sequence[Entry]) -> str:

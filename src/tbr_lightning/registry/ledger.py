@@ -24,6 +24,7 @@ from sqlalchemy.schema import CreateTable
 from tbr_lightning.config.schema import TrackingConfig
 from tbr_lightning.errors import UserError, disk_full
 from tbr_lightning.registry.entry import BEGIN, Draft, Entry, broken_link, who
+from tbr_lightning.registry.high_water import put_back, remember
 from tbr_lightning.tracking.signing import Keys
 
 _WAIT = 60  # seconds for another's lock
@@ -92,6 +93,13 @@ class Ledger:
         self._url = _parsed(url, write=write)
         self._keys = keys
         self.shown = self._url.render_as_string(hide_password=True)
+        # Without who asks: who writes and who only reads have roles of their own.
+        self._place = sql.URL.create(
+            self._url.drivername,
+            host=self._url.host,
+            port=self._url.port,
+            database=self._url.database,
+        ).render_as_string()
         try:
             # NullPool: nothing stays open between commands, and nothing is shared by a fork.
             self._engine = sql.create_engine(self._url, poolclass=NullPool, **self._options())
@@ -134,6 +142,10 @@ class Ledger:
                 return f"{entry.name} carries no signature: something else has written it"
         return None
 
+    def put_back(self, model: str, entries: Sequence[Entry]) -> str | None:
+        """Return a sentence if entries that were written from here are gone, or ``None``."""
+        return put_back(self._keys, self._place, model, entries)
+
     def append(self, model: str, draft: Draft, after: Entry | None) -> Entry:
         """Write a decision behind the entry that it was taken after.
 
@@ -161,6 +173,7 @@ class Ledger:
                     connection.execute(sql.insert(TABLE).values(**asdict(entry)))
             except IntegrityError as error:
                 raise ConflictError from error
+        remember(self._keys, self._place, entry)
         return entry
 
     @contextmanager

@@ -6,6 +6,7 @@ import fcntl
 import json
 import shutil
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,24 +23,28 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 from tbr_lightning.config.schema import PathsConfig, TrackingConfig
 from tbr_lightning.data.think_format import ThinkFormat
 from tbr_lightning.errors import UserError, disk_full
-from tbr_lightning.models.digest import RECORDED, folder_digest
+from tbr_lightning.models.digest import RECORDED, FilesDigest, base_of, changed, files_digest
 from tbr_lightning.models.logged import LAYOUT, LoggedModel
 from tbr_lightning.serving.release import Release, recorded
 from tbr_lightning.serving.weights import Weights, link, prepare
 
 Stamp = frozenset[tuple[str, int, int]]
 
+BASE = "base"
+"""Folder beside the copy of an adapter's files: the copy of its base."""
+
 _CLONE = 0x40049409  # Linux' FICLONE: a copy that shares its blocks until one of them is written
 
 
-def stamp_of(folder: Path) -> Stamp:
-    """Return name, size and time of the files of a folder; nothing of one that is gone."""
+def stamp_of(folders: Sequence[Path]) -> Stamp:
+    """Return name, size and time of the files of folders; nothing of one that is gone."""
     found = set()
-    with suppress(OSError):
-        for file in folder.rglob("*"):
-            facts = file.stat()
-            if file.is_file():
-                found.add((str(file), facts.st_size, facts.st_mtime_ns))
+    for folder in folders:
+        with suppress(OSError):
+            for file in folder.rglob("*"):
+                facts = file.stat()
+                if file.is_file():
+                    found.add((str(file), facts.st_size, facts.st_mtime_ns))
     return frozenset(found)
 
 
@@ -84,22 +89,22 @@ class Checked:
 
     Attributes:
         artifacts: Folder of the logged model.
-        digest: Over all of them.
+        digest: Over all of them, an adapter's base among them.
         by: What they were compared with, in words.
-        source: Folder in the store that they were copied from.
+        sources: Folders that they were copied from: in the store, and of an adapter's base.
         stamp: Sizes and times of its files at that time, of :func:`stamp_of`.
     """
 
     artifacts: Path
     digest: str
     by: str
-    source: Path | None = None
+    sources: tuple[Path, ...] = ()
     stamp: Stamp = frozenset()
 
     @property
     def changed(self) -> bool:
         """Whether the store has other files by now; what is served is the copy."""
-        return self.source is not None and stamp_of(self.source) != self.stamp
+        return bool(self.sources) and stamp_of(self.sources) != self.stamp
 
 
 def fetch(model: LoggedModel, cache: Path) -> Path:
@@ -135,6 +140,34 @@ def _whole(folder: Path) -> Path:
     return folder
 
 
+def copied(folder: Path, private: Path) -> tuple[Path, tuple[Path, ...], Stamp]:
+    """Copy a logged model, and the base of an adapter beside it, to where they are served from.
+
+    Args:
+        folder: Of the logged model.
+        private: Folder of the copies.
+
+    Returns:
+        The copy, whose base is in ``BASE`` beside it; the folders that were copied, and their
+        stamp from before that.
+
+    Raises:
+        UserError: There is no room, or the base is not there.
+    """
+    base = base_of(folder)
+    sources = (folder,) if base is None else (folder, base)
+    stamp = stamp_of(sources)
+    if base is not None:
+        private_copy(base, private / BASE)
+    return private_copy(folder, private / "artifacts"), sources, stamp
+
+
+def digest_of_copy(artifacts: Path) -> FilesDigest:
+    """Return the digests of what :func:`copied` has made."""
+    base = artifacts.parent / BASE
+    return files_digest(artifacts, base if base.is_dir() else None)
+
+
 def check(
     release: Release, artifacts: Path, tracking: TrackingConfig, paths: PathsConfig
 ) -> Checked:
@@ -143,14 +176,19 @@ def check(
     Raises:
         UserError: They are others.
     """
-    found = folder_digest(artifacts)
+    files = digest_of_copy(artifacts)
+    found = files.whole
     expected, is_signed = recorded(release, tracking, paths)
     if expected is not None:
         _same(release, artifacts, found, expected, "the ledger has")
         how = "verified by the ledger"
         return Checked(artifacts, found, how if is_signed else f"{how}, which is not signed")
-    if (whole := release.model.tags.get(RECORDED)) is not None:
-        _same(release, artifacts, found, whole, "its training run logged")
+    if RECORDED in release.model.tags:
+        if (told := changed(files, release.model.tags)) is not None:
+            raise UserError(
+                f"the files of {release.title} in {artifacts} {told}; restore them, or serve "
+                "another version"
+            )
         return Checked(
             artifacts, found, "not in the ledger; the files are those of its training run"
         )
@@ -177,7 +215,7 @@ def lay_out(artifacts: Path, home: Path, name: str, *, adapters: bool) -> Weight
     """Make the folder that an engine reads, in ``home``, of a logged model's files.
 
     Args:
-        artifacts: Of the logged model; they stay as they are.
+        artifacts: Of :func:`copied`; they stay as they are.
         home: An empty folder.
         name: Of the folder to make, by which the engine calls the model.
         adapters: The engine can put an adapter on its base; otherwise it is merged.
@@ -190,10 +228,7 @@ def lay_out(artifacts: Path, home: Path, name: str, *, adapters: bool) -> Weight
         return prepare((artifacts / "model", tokenizer), home / name)
     described = yaml.safe_load((artifacts / "MLmodel").read_text(encoding="utf-8"))
     think_format = ThinkFormat(**described["metadata"][LAYOUT])
-    base = Path(str(described["flavors"]["transformers"]["local_base_model_path"]))
-    if not (base / "config.json").is_file():
-        raise UserError(f"the adapter's base is not at {base}: put it there")
-    base = private_copy(base, artifacts.parent / "base")
+    base = artifacts.parent / BASE
     adapter = home / "adapter"
     link((artifacts / "peft", tokenizer), adapter)
     if adapters:

@@ -91,7 +91,7 @@ def recorded(
 
     ledger = Ledger(ledger_url(tracking), keys_of(paths), write=False)
     entries = ledger.entries(release.name)
-    if problem := ledger.problem(entries):
+    if problem := ledger.problem(entries) or ledger.put_back(release.name, entries):
         raise UserError(f"the ledger is not intact ({problem}): see 'promote verify'")
     if entries and release.alias in ALIASES:
         holder = aliases_after(entries).get(release.alias)

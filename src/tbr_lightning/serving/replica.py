@@ -17,16 +17,15 @@ from pathlib import Path
 import aiohttp
 
 from tbr_lightning.config.serve import ServeConfig
-from tbr_lightning.models.digest import folder_digest
 from tbr_lightning.serving.engines import Engine, Served
 from tbr_lightning.serving.files import (
     Checked,
     check,
+    copied,
+    digest_of_copy,
     fetch,
     lay_out,
-    private_copy,
     remove_left,
-    stamp_of,
 )
 from tbr_lightning.serving.metrics import Metrics
 from tbr_lightning.serving.process import EngineProcess, socket_in
@@ -143,7 +142,6 @@ async def bring_up(release: Release, engine: Engine, config: ServeConfig) -> Rep
 
     def prepared() -> tuple[Checked, Weights]:
         source = fetch(release.model, Path(config.paths.cache))
-        stamp = stamp_of(source)
         kept = Path(config.paths.cache).absolute() / "served"
         kept.mkdir(parents=True, exist_ok=True)
         remove_left(kept)
@@ -151,14 +149,16 @@ async def bring_up(release: Release, engine: Engine, config: ServeConfig) -> Rep
         private = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=kept))
         home = Path(tempfile.mkdtemp(prefix="tbr-"))
         try:
-            artifacts = private_copy(source, private / "artifacts")
+            artifacts, sources, stamp = copied(source, private)
             if config.verify:
                 files = check(release, artifacts, config.tracking, config.paths)
             else:
-                files = Checked(artifacts, folder_digest(artifacts), "unverified (verify=false)")
+                files = Checked(
+                    artifacts, digest_of_copy(artifacts).whole, "unverified (verify=false)"
+                )
             name = release.model.model_id
             weights = lay_out(artifacts, home, name, adapters=engine.adapters)
-            return replace(files, source=source, stamp=stamp), weights
+            return replace(files, sources=sources, stamp=stamp), weights
         except BaseException:
             shutil.rmtree(home, ignore_errors=True)
             shutil.rmtree(private, ignore_errors=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,8 +13,10 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
+from tbr_lightning.errors import UserError
 from tbr_lightning.training.module import TbrModule
 from tbr_lightning.training.step_logger import StepLogger, is_step
+from tbr_lightning.training.strategies import not_tensors
 
 _LAST = 2  # the newest and, should it turn out truncated, the one before it
 
@@ -145,10 +148,16 @@ def trained_mismatch(checkpoint: Path, module: TbrModule) -> str | None:
     """Return in what a checkpoint's tensors differ from those a module trains, or ``None``.
 
     Only single-file checkpoints are looked into; DeepSpeed compares its shards by itself.
+
+    Raises:
+        UserError: It holds something else than tensors.
     """
     if checkpoint.is_dir():
         return None
-    saved = torch.load(checkpoint, map_location="meta", weights_only=True)["state_dict"]
+    try:
+        saved = torch.load(checkpoint, map_location="meta", weights_only=True)["state_dict"]
+    except pickle.UnpicklingError as error:
+        raise UserError(not_tensors(checkpoint)) from error
     wanted = {n: p.shape for n, p in module.named_parameters() if p.requires_grad}
     for name, shape in wanted.items():
         if name not in saved:

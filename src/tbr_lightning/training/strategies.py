@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from lightning.pytorch.strategies.strategy import Strategy
 
 from tbr_lightning.config.schema import TrainerConfig
 from tbr_lightning.config.verbs import TrainConfig
+from tbr_lightning.errors import UserError
 from tbr_lightning.training.devices import accelerator_of, world_size
 from tbr_lightning.training.precision import precision_of
 
@@ -96,13 +99,65 @@ def _deepspeed(trainer: TrainerConfig, *, frozen: bool) -> Strategy:
         "logging_batch_size_per_gpu": trainer.batch_size,
     }
     if accelerator_of(trainer) == "gpu":
-        return DeepSpeedStrategy(**settings)
+        return SafeDeepSpeedStrategy(**settings)
     # Overlapping uses CUDA streams; buckets of gigabytes would be reserved for nothing.
     small = {"overlap_comm": False, "allgather_bucket_size": 2**24, "reduce_bucket_size": 2**24}
     return CpuDeepSpeedStrategy(**settings, **small, process_group_backend="gloo")
 
 
-class CpuDeepSpeedStrategy(DeepSpeedStrategy):
+@contextmanager
+def tensors_alone(checkpoint: Path) -> Iterator[None]:
+    """Let nothing be unpickled but tensors, plain values, and the records DeepSpeed keeps of them.
+
+    DeepSpeed itself reads its shards as pickles, which may run anything. Its own classes among them
+    are data without code of their own.
+
+    Raises:
+        UserError: There is something else in the checkpoint.
+    """
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    known = [DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address]
+    before = os.environ.get(_FORCE)
+    os.environ[_FORCE] = "1"  # what torch.load is asked for does not matter then
+    try:
+        with torch.serialization.safe_globals(known):
+            yield
+    except pickle.UnpicklingError as error:
+        raise UserError(not_tensors(checkpoint)) from error
+    finally:
+        if before is None:
+            del os.environ[_FORCE]
+        else:
+            os.environ[_FORCE] = before
+
+
+def not_tensors(checkpoint: Path) -> str:
+    """Return what is said of a checkpoint that is not read."""
+    return (
+        f"the checkpoint {checkpoint} holds something else than tensors, which reading it might "
+        "run: it is damaged, or not of this program: delete it, or start a new run"
+    )
+
+
+_FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+
+
+class SafeDeepSpeedStrategy(DeepSpeedStrategy):
+    """DeepSpeed whose checkpoints are read as tensors alone.
+
+    There is no setting for it: DeepSpeed asks for whole pickles.
+    """
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> Any:
+        """Read a checkpoint as Lightning does, see :func:`tensors_alone`."""
+        with tensors_alone(Path(checkpoint_path)):
+            return super().load_checkpoint(checkpoint_path, weights_only)
+
+
+class CpuDeepSpeedStrategy(SafeDeepSpeedStrategy):
     """DeepSpeed on CPU ranks over gloo, which Lightning refuses and DeepSpeed itself can do.
 
     It makes ZeRO testable without a GPU. Lightning's strategy is a class to derive from; there is
