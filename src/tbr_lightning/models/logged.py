@@ -166,6 +166,7 @@ def _is_made_of(folder: Path, made_of: Path, digest: str) -> bool:
 
 def _merge(artifacts: Path) -> None:
     """Merge the adapter among a logged model's artifacts into its base, as ``model``."""
+    from tbr_lightning.models.bases import folder_of_base
     from tbr_lightning.models.export import LAYOUT as LAYOUT_FILE
     from tbr_lightning.models.export import merge_into
 
@@ -174,4 +175,4 @@ def _merge(artifacts: Path) -> None:
     adapter = artifacts / "peft"
     shutil.copytree(artifacts / "components" / "tokenizer", adapter, dirs_exist_ok=True)
     (adapter / LAYOUT_FILE).write_text(json.dumps(described.metadata[LAYOUT]))
-    merge_into(adapter, artifacts / "model", base=base)
+    merge_into(adapter, artifacts / "model", base=folder_of_base(base, adapter))

@@ -22,6 +22,7 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 from tbr_lightning.config.schema import PathsConfig, TrackingConfig
 from tbr_lightning.data.think_format import ThinkFormat
 from tbr_lightning.errors import UserError, disk_full
+from tbr_lightning.models.bases import folder_of_base
 from tbr_lightning.models.digest import RECORDED, folder_digest
 from tbr_lightning.models.logged import LAYOUT, LoggedModel
 from tbr_lightning.serving.release import Release, recorded
@@ -191,9 +192,7 @@ def lay_out(artifacts: Path, home: Path, name: str, *, adapters: bool) -> Weight
     described = yaml.safe_load((artifacts / "MLmodel").read_text(encoding="utf-8"))
     think_format = ThinkFormat(**described["metadata"][LAYOUT])
     base = Path(str(described["flavors"]["transformers"]["local_base_model_path"]))
-    if not (base / "config.json").is_file():
-        raise UserError(f"the adapter's base is not at {base}: put it there")
-    base = private_copy(base, artifacts.parent / "base")
+    base = private_copy(folder_of_base(base, artifacts / "peft"), artifacts.parent / "base")
     adapter = home / "adapter"
     link((artifacts / "peft", tokenizer), adapter)
     if adapters:

@@ -12,10 +12,11 @@ from mlflow.exceptions import MlflowException
 
 from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.errors import UserError, disk_full
-from tbr_lightning.models.backbone import Backbone, load_folder, weights_dtype
+from tbr_lightning.models.backbone import Backbone, load_folder
 from tbr_lightning.models.digest import RECORDED, record
 from tbr_lightning.models.export import export, load_adapter, weights_digest
 from tbr_lightning.models.logged import find_model, log_model
+from tbr_lightning.models.planned import weights_dtype
 from tbr_lightning.tracking.metrics import MetricBuffer
 from tbr_lightning.tracking.run import Run
 from tbr_lightning.training.fit import Done, Job

@@ -22,13 +22,8 @@ from tbr_lightning.data.think_format import Span, ThinkFormat
 from tbr_lightning.data.tokens import TokenRows, tokenise
 from tbr_lightning.errors import UserError
 from tbr_lightning.kinds import KINDS
-from tbr_lightning.models.backbone import (
-    is_own,
-    load_tokenizer,
-    planned_config,
-    published_config,
-    template_notice,
-)
+from tbr_lightning.models.backbone import adapter_notice, load_tokenizer, template_notice
+from tbr_lightning.models.planned import is_own, planned_config, published_config
 from tbr_lightning.preflight import missing_for
 from tbr_lightning.reflection.checks import REASONS
 from tbr_lightning.reflection.collect import (
@@ -81,8 +76,12 @@ def preview(config: TrainConfig) -> None:
         form=config.objective.form,
     )
     _print_examples(console, config, rows, tokenizer)
-    if notice := template_notice(config.model, has_own_template=own):
-        console.print(notice)
+    notices = (
+        adapter_notice(config.model),
+        template_notice(config.model, has_own_template=own),
+    )
+    for notice in filter(None, notices):
+        console.print(notice, markup=False)
     estimated = config.model.tokenizer == "bytes" and config.model.hub_id is not None
     _print_counts(console, config, rows, len(held_out), known.unwritten, estimated=estimated)
     for sentence in known.sentences:
