@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 _REQUIREMENTS = ("torch", "transformers", "mlflow")
 
+TRAINED_ROWS = "tbr.trained_rows"
+"""Tag: the hash of which rows a model was trained on; arms of one comparison share it."""
+
 LAYOUT = "tbr_layout"
 """In a logged model's metadata: the think format."""
 

@@ -115,7 +115,7 @@ def _train(
     )
     for notice in filter(None, notices):
         print(f"train: {notice}", file=sys.stderr)
-    prepared = prepare(config, examples, backbone, opened, log=not resumed)
+    prepared = prepare(config, examples, backbone, opened, folder=folder.path, log=not resumed)
     log_counts(opened, prepared, len(examples))
     tokenizer = folder.path / "tokenizer"
     backbone.tokenizer.save_pretrained(tokenizer)
