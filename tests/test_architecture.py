@@ -22,6 +22,7 @@ ROAD = [
     "config",
     "data",
     "tracking",
+    "locate",
     "preflight",
     "models",
     "evaluation",

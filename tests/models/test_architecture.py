@@ -12,7 +12,7 @@ import torch
 import yaml
 from peft import LoraConfig, get_peft_model
 
-from tbr_lightning import preflight
+from tbr_lightning import locate, preflight
 from tbr_lightning.config.compose import compose_verb, options, shipped
 from tbr_lightning.config.schema import TINY_CONTEXT, ModelConfig
 from tbr_lightning.errors import UserError
@@ -243,8 +243,8 @@ def test_a_gated_model_without_access_is_told_before_the_run(
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *args, **more: None)
     monkeypatch.setattr("huggingface_hub.HfApi.auth_check", refuse)
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *args, **more: None)
-    assert "gated" in preflight.missing_weights(model("llama2_7b"))[0]
-    assert not preflight.missing_weights(model("qwen2_5_7b"))
+    assert "gated" in locate.missing_weights(model("llama2_7b"))[0]
+    assert not locate.missing_weights(model("qwen2_5_7b"))
 
 
 @pytest.mark.parametrize(

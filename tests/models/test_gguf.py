@@ -14,9 +14,10 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.errors import UserError
+from tbr_lightning.locate import missing_weights
 from tbr_lightning.models import gguf as files
-from tbr_lightning.models.backbone import load_backbone, published_config
-from tbr_lightning.preflight import missing_weights
+from tbr_lightning.models.backbone import load_backbone
+from tbr_lightning.models.planned import published_config
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"

@@ -67,7 +67,7 @@ def values_of(trial: FrozenTrial, keys: Sequence[str]) -> str:
 def model_of(*words: str) -> Model:
     """Return what overrides of a training run choose as its model; no weights are read."""
     from tbr_lightning.models.architecture import count_parameters
-    from tbr_lightning.models.backbone import planned_config
+    from tbr_lightning.models.planned import planned_config
 
     config = compose_verb("train", words).config
     if config.model.path is not None or not config.model.architecture:

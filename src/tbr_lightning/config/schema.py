@@ -91,8 +91,9 @@ class ReflectionConfig:
     min_accepted: float = 0.9  # share of the rows to reflect on; with fewer training does not begin
     exchanged: bool = False  # each row gets another row's: a control for their mere presence
     attempts: int = 1  # a rejected row is asked for again with a new seed, up to this often
-    path: str | None = None  # recorded: JSONL file
-    run_id: str | None = None  # recorded: an earlier reflection run
+    path: str | None = None  # recorded: JSONL file; none: that of the arm to compare with
+    run_id: str | None = None  # recorded: an earlier reflection run; none: as path
+    same_rows: bool = True  # leave out rows that another arm's reflection makes too long
     prompt: str | None = None  # internal and external: prompt file; null for the shipped one
     temperature: float = 0.0
     max_new_tokens: int = 256

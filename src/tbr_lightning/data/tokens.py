@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,7 +31,7 @@ from tbr_lightning.errors import UserError
 from tbr_lightning.kinds import KINDS, Kind
 from tbr_lightning.progress import bar
 
-_FORMAT = 2
+_FORMAT = 3
 _CHUNK = 1000  # rows tokenised together
 _IDS, _META = "ids.bin", "meta.json"
 _SPANS = np.arange(len(Span), dtype=np.uint8)
@@ -60,6 +61,8 @@ class TokenRows(Sequence[TokenRow]):
         digest: Hash of all that determines the rows.
         left_out: Rows of the data that were longer than the limit.
         left_out_for_reflection: Those of them that fit without their reflection.
+        left_out_for_others: Rows that fit, but not with what another arm puts before the answer.
+        rows_digest: Hash of which rows of the data are there, in their order.
         per_row: Sequences of each row of the data, which follow each other.
         folder: That holds the files.
     """
@@ -69,6 +72,8 @@ class TokenRows(Sequence[TokenRow]):
         self.digest: str = meta["digest"]
         self.left_out: int = meta["left_out"]
         self.left_out_for_reflection: int = meta.get("left_out_for_reflection", 0)
+        self.left_out_for_others: int = meta.get("left_out_for_others", 0)
+        self.rows_digest: str = meta.get("rows_digest", "")
         self.per_row: int = meta.get("per_row", 1)
         self.lengths: npt.NDArray[np.int32] = _mapped(folder, "lengths")
         self.kinds: npt.NDArray[np.uint8] = _mapped(folder, "kinds")
@@ -121,6 +126,7 @@ def tokenise(
     sequences: Sequences = as_it_stands,
     per_row: int = 1,
     form: str = "",
+    beside: Mapping[str, Sequence[str]] | None = None,
 ) -> TokenRows:
     """Return the tokenised rows, from the cache if it has them.
 
@@ -137,6 +143,8 @@ def tokenise(
         sequences: What each row becomes; a row of which one is too long is left out whole.
         per_row: How many that are.
         form: Names ``sequences`` and its settings; tells rows of one form from another's.
+        beside: Reflections that other arms give rows, by the instruction's id; a row that one of
+            them makes too long is left out, so that all arms train on the same rows.
 
     Raises:
         UserError: The tokenizer has no end token, a response has no tokens, or every row is longer
@@ -144,10 +152,12 @@ def tokenise(
     """
     end_token(tokenizer)  # without one nothing could be learnt
     used = {key: reflections[key] for key in set(examples.ids()) & reflections.keys()}
+    others = {key: texts for key, texts in (beside or {}).items() if texts}
     key = content_key(
         _FORMAT,
         examples.digest,
         used,
+        others,
         tokenizer_digest(tokenizer),
         think_format.think_open,
         think_format.think_close,
@@ -155,6 +165,19 @@ def tokenise(
         max_length,
         *([form] if form else []),
     )
+
+    def lengths_beside(chunk: Sequence[Example]) -> Iterator[tuple[Example, int]]:
+        """Give the tokens of each sequence that another arm makes of a row."""
+        forms = [
+            (example, *one)
+            for example in chunk
+            for text in others.get(example.id, ())
+            if text != used.get(example.id)
+            for one in sequences(example, text)
+        ]
+        made = _tokens(forms, tokenizer, think_format) if forms else ()
+        for (example, _, _), parts in zip(forms, made, strict=True):
+            yield example, sum(map(len, parts))
 
     def write(folder: Path) -> None:
         writer = _Writer(folder, max_length, per_row)
@@ -166,6 +189,9 @@ def tokenise(
                     for one in sequences(example, used.get(example.id))
                 ]
                 made = _tokens(wanted, tokenizer, think_format)
+                crowded = {
+                    example.id for example, length in lengths_beside(chunk) if length > max_length
+                }
                 for example in chunk:
                     row = [next(made) for _ in range(per_row)]
                     for parts in row:
@@ -174,7 +200,7 @@ def tokenise(
                                 f"row {example.id}: its response has no tokens in this tokenizer: "
                                 "fix or remove the row"
                             )
-                    writer.add(stream, row, KINDS.index(example.kind))
+                    writer.add(stream, row, example, crowded=example.id in crowded)
                 shown.advance(len(chunk))
         writer.finish(key)
 
@@ -203,23 +229,39 @@ class _Writer:
         self._kinds: list[int] = []
         self._left_out = 0
         self._for_reflection = 0
+        self._for_others = 0
+        self._rows = hashlib.sha256()
 
-    def add(self, stream: Any, row: Sequence[Sequence[list[int]]], kind: int) -> None:
+    def add(
+        self,
+        stream: Any,
+        row: Sequence[Sequence[list[int]]],
+        example: Example,
+        *,
+        crowded: bool,
+    ) -> None:
         counts = [[len(part) for part in parts] for parts in row]
         if max(map(sum, counts)) > self._max_length:
             self._left_out += 1
             bare = [sum(row) - row[Span.REFLECTION] for row in counts]
             self._for_reflection += max(bare) <= self._max_length
             return
+        if crowded:
+            self._for_others += 1
+            return
+        self._rows.update(example.id.encode())
         tokens = [token for parts in row for part in parts for token in part]
         stream.write(np.array(tokens, np.int32).tobytes())
         self._counts += counts
-        self._kinds += [kind] * len(row)
+        self._kinds += [KINDS.index(example.kind)] * len(row)
 
     def finish(self, digest: str) -> None:
         if not self._counts:
             raise UserError(
-                f"model.max_length={self._max_length}: all {self._left_out} rows are longer: "
+                f"model.max_length={self._max_length}: all {self._left_out + self._for_others} "
+                "rows are longer, be it with another arm's reflection: raise it"
+                if self._for_others
+                else f"model.max_length={self._max_length}: all {self._left_out} rows are longer: "
                 "raise it"
             )
         counts = np.array(self._counts, np.int32)
@@ -232,6 +274,8 @@ class _Writer:
             "digest": digest,
             "left_out": self._left_out,
             "left_out_for_reflection": self._for_reflection,
+            "left_out_for_others": self._for_others,
+            "rows_digest": self._rows.hexdigest()[:16],
             "per_row": self._per_row,
         }
         (self._folder / _META).write_text(json.dumps(meta), encoding="utf-8")

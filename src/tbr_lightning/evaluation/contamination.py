@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tbr_lightning.data.example import normal_form
+from tbr_lightning.models.logged import TRAINED_ROWS, find_model
 from tbr_lightning.tracking.run import Run
 
 HASHES = "training_prompts.npz"
@@ -96,6 +97,26 @@ def of_run(run: Run, prompts: Sequence[Any]) -> dict[str, Overlap] | None:
     with tempfile.TemporaryDirectory() as folder:
         file = run.download(HASHES, Path(folder))
         return None if file is None else overlap(file, prompts)
+
+
+def different_rows(models: Mapping[str, str | None]) -> str | None:
+    """Return what to say where models that are compared were not trained on the same rows.
+
+    Args:
+        models: Id in MLflow of each, by the name that it was given; ``None`` where it has none.
+    """
+    known = {
+        name: find_model(f"models:/{model_id}").tags.get(TRAINED_ROWS)
+        for name, model_id in models.items()
+        if model_id is not None
+    }
+    trained = {name: rows for name, rows in known.items() if rows}
+    if len(set(trained.values())) < 2:
+        return None
+    return (
+        f"{', '.join(trained)} were not all trained on the same rows: a difference between them "
+        "may be one of their data"
+    )
 
 
 def metrics(found: Mapping[str, Overlap]) -> dict[str, float]:

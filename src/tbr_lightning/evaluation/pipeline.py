@@ -356,7 +356,15 @@ def _log_figures(run: Run, models: dict[str, list[Judged]], title: str) -> None:
 
 def compare(config: EvaluateConfig, explain: Explain | None = None) -> ComparisonResult:
     """Evaluate several models, each in a run of its own below one that compares them."""
-    from tbr_lightning.evaluation import comparison, figures, report, suites, table_export, traces
+    from tbr_lightning.evaluation import (
+        comparison,
+        contamination,
+        figures,
+        report,
+        suites,
+        table_export,
+        traces,
+    )
     from tbr_lightning.evaluation.results import rates
     from tbr_lightning.tracking.run import start_run
     from tbr_lightning.tracking.store import connect
@@ -380,6 +388,9 @@ def compare(config: EvaluateConfig, explain: Explain | None = None) -> Compariso
             for model in config.models
         }
         rows = {model: one.rows for model, one in done.items()}
+        if told := contamination.different_rows({m: one.model_id for m, one in done.items()}):
+            opened.set_tags({"tbr.trained_rows_differ": told})
+            print(f"evaluate: {told}", file=sys.stderr)
         differences = comparison.compare(rows)
         if differences:
             opened.log_table([comparison.as_row(one) for one in differences], COMPARISON)

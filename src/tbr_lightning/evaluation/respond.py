@@ -27,7 +27,7 @@ from tbr_lightning.evaluation.store import FILE, ResponseStore, weights_identity
 from tbr_lightning.evaluation.suites import Prompt
 from tbr_lightning.evaluation.verdicts import with_verdicts
 from tbr_lightning.models.architecture import context_length
-from tbr_lightning.models.backbone import Backbone, load_folder
+from tbr_lightning.models.backbone import Backbone, load_adapted, load_folder
 from tbr_lightning.models.digest import check_unchanged
 from tbr_lightning.models.generation import Generated, generate, stop_tokens
 from tbr_lightning.models.logged import LoggedModel, find_model, hf_folder
@@ -124,7 +124,7 @@ def load_model(
             "config.json, a hub id (owner/name), openai:NAME, or one of "
             f"{', '.join(options('model'))}"
         )
-    from tbr_lightning.preflight import missing_weights
+    from tbr_lightning.locate import missing_weights
 
     if sentences := missing_weights(model):
         raise UserError("\n".join(sentences))
@@ -134,8 +134,9 @@ def load_model(
 
 def _load_local(name: str, cache: Path) -> Backbone:
     """Load a GGUF file or a folder of this machine, which may hold an adapter only."""
+    from tbr_lightning.locate import base_of, path_problems, weights_problem
+    from tbr_lightning.models.export import saved_think_format
     from tbr_lightning.models.gguf import folder_of, is_gguf
-    from tbr_lightning.preflight import path_problems, weights_problem
 
     folder = Path(name).expanduser()
     if sentences := path_problems(name, f"model='{name}'"):
@@ -144,7 +145,10 @@ def _load_local(name: str, cache: Path) -> Backbone:
         loaded = load_folder(folder_of(folder, cache), origin=name, thinks=False)
         return replace(loaded, folder=None)
     try:
-        return load_folder(folder, origin=name, thinks=True)
+        if base_of(folder) is None:
+            return load_folder(folder, origin=name, thinks=True)
+        own = saved_think_format(folder)
+        return load_adapted(folder, own, cache=cache, origin=name, thinks=own is not None)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise UserError(weights_problem(name, error, None)) from error
 

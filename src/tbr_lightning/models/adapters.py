@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from tbr_lightning.config.schema import AdapterConfig
@@ -38,7 +39,7 @@ def with_adapter(model: Any, config: AdapterConfig) -> Any:
         task_type="CAUSAL_LM",
     )
     ends = [model.get_input_embeddings(), model.get_output_embeddings()]
-    tied = ends[1] is not None and ends[0].weight is ends[1].weight
+    tied = _is_tied(model)
     try:
         adapted = get_peft_model(model, lora)
     except ValueError as error:
@@ -54,6 +55,96 @@ def with_adapter(model: Any, config: AdapterConfig) -> Any:
             "them out, or keep the adapter apart with adapter.export=adapter"
         )
     return adapted
+
+
+def merged_with(model: Any, folder: Path) -> Any:
+    """Return a model with the adapter in a folder merged into it.
+
+    Where the adapter changes only one of two layers that share a matrix, each gets its own first;
+    where it was trained with a larger vocabulary, the embeddings are made as large.
+
+    Args:
+        model: The base.
+        folder: As PEFT saves it.
+
+    Raises:
+        UserError: The adapter does not fit the model, or cannot be merged into it.
+    """
+    import torch
+    from peft import PeftConfig, PeftModel
+
+    settings = PeftConfig.from_pretrained(str(folder))
+    settings.inference_mode = True
+    rows = _vocabulary_of(folder)
+    if rows is not None and rows != model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(rows, mean_resizing=False)
+    if _is_tied(model) and _touches_ends(model, folder):
+        output = model.get_output_embeddings()
+        output.weight = torch.nn.Parameter(output.weight.detach().clone())
+        model.config.get_text_config().tie_word_embeddings = False
+        model.config.tie_word_embeddings = False
+    try:
+        adapted = PeftModel.from_pretrained(model, str(folder), config=settings).eval()
+    except (ValueError, RuntimeError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"the adapter in {folder} does not fit its base ({reason}): give the base that it was "
+            "trained on"
+        ) from error
+    probe = torch.arange(1, 17).unsqueeze(0).to(model.device)
+    with torch.inference_mode():
+        apart = adapted(input_ids=probe).logits.float()
+    try:
+        merged = adapted.merge_and_unload(safe_merge=True).eval()
+    except (ValueError, AttributeError, NotImplementedError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"the adapter in {folder} cannot be merged into its base ({reason}): give another, or "
+            "a whole model"
+        ) from error
+    with torch.inference_mode():
+        off = (merged(input_ids=probe).logits.float() - apart).abs().max().item()
+    bound = max(1e-3, 32 * torch.finfo(merged.dtype).eps) * max(1.0, apart.abs().max().item())
+    if not off <= bound:
+        raise UserError(
+            f"the adapter in {folder} gives another model once it is merged (logits by {off:.3g}): "
+            "merge it with the program that made it, and give the whole model"
+        )
+    return merged
+
+
+def _is_tied(model: Any) -> bool:
+    output = model.get_output_embeddings()
+    return output is not None and output.weight is model.get_input_embeddings().weight
+
+
+def _touches_ends(model: Any, folder: Path) -> bool:
+    """Return whether an adapter has weights of the embeddings or of the output layer."""
+    ends = [model.get_input_embeddings(), model.get_output_embeddings()]
+    named = [name for name, module in model.named_modules() if module in ends]
+    words = {name.rpartition(".")[2] for name in named}
+    return any(words & set(name.split(".")) for name in _tensors(folder))
+
+
+def _vocabulary_of(folder: Path) -> int | None:
+    """Return the rows of the embeddings that were saved whole with an adapter, if they were."""
+    whole = [
+        shape[0]
+        for name, shape in _tensors(folder).items()
+        if name.endswith(("embed_tokens.weight", "lm_head.weight", "wte.weight"))
+    ]
+    return max(whole, default=None)
+
+
+def _tensors(folder: Path) -> dict[str, list[int]]:
+    from safetensors import safe_open
+
+    found = {}
+    for file in sorted(folder.glob("adapter_model*.safetensors")):
+        with safe_open(file, framework="pt") as opened:
+            for name in opened.keys():  # noqa: SIM118 - it is no mapping
+                found[name] = list(opened.get_slice(name).get_shape())
+    return found
 
 
 @contextmanager

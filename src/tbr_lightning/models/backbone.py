@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import torch
-import yaml
-from huggingface_hub import hf_hub_download, try_to_load_from_cache
-from hydra.utils import get_method
+from huggingface_hub import try_to_load_from_cache
 from jinja2 import TemplateError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from tbr_lightning.config.compose import shipped
 from tbr_lightning.config.schema import AdapterConfig, ModelConfig
 from tbr_lightning.data.example import Example
 from tbr_lightning.data.think_format import (
@@ -27,18 +24,15 @@ from tbr_lightning.data.think_format import (
     prompt_ids,
 )
 from tbr_lightning.errors import UserError
-from tbr_lightning.models.adapters import quantization
+from tbr_lightning.locate import base_of, located, weights_problem
+from tbr_lightning.models.adapters import merged_with, quantization
 from tbr_lightning.models.architecture import build_config
+from tbr_lightning.models.bases import find_base, tokenizer_place
 from tbr_lightning.models.decoding import Guidance
-from tbr_lightning.models.gguf import folder_of, gguf_config, gguf_tokenizer, is_gguf
+from tbr_lightning.models.gguf import folder_of, gguf_tokenizer, is_gguf
+from tbr_lightning.models.planned import adapter_folder, source_of, weights_dtype
 from tbr_lightning.models.tokenizers import byte_tokenizer, trained_tokenizer
-from tbr_lightning.preflight import (
-    base_of,
-    located,
-    missing_attention,
-    missing_weights,
-    weights_problem,
-)
+from tbr_lightning.preflight import missing_attention
 
 disable_progress_bar()  # of every load and save: ours has its own
 
@@ -121,6 +115,8 @@ def load_backbone(
     if config.init == "random" or (config.hub_id is None and config.path is None):
         ready = None if tokenizer is None else AutoTokenizer.from_pretrained(tokenizer)
         return _random(config, ready or _tokenizer(config, rows, world=world), seed)
+    if (found := adapter_folder(config)) is not None:
+        return _adapted(config, found, cache, tokenizer, adapter)
     if config.path is not None:
         place = located(config.path)
         if is_gguf(place):
@@ -132,97 +128,77 @@ def load_backbone(
     return _pretrained(config, tokenizer, _quantization(adapter))
 
 
-def _quantization(adapter: AdapterConfig | None) -> Any:
-    return None if adapter is None else quantization(adapter)
+def _adapted(
+    config: ModelConfig,
+    folder: Path,
+    cache: Path,
+    tokenizer: Path | None,
+    adapter: AdapterConfig | None,
+) -> Backbone:
+    """Load the base of an adapter with the adapter merged into it."""
+    if adapter is not None and adapter.quantize:
+        raise UserError(
+            f"adapter={adapter.name} puts a new adapter on a quantised base, and {folder} is an "
+            "adapter itself, which is merged in full precision first: merge it and save the whole "
+            "model, or use adapter=lora"
+        )
+    name = config.path or f"{config.hub_id}@{config.revision or 'main'}"
+    try:
+        return load_adapted(
+            folder,
+            ThinkFormat.of(config),
+            cache=cache,
+            origin=name,
+            dtype=weights_dtype(config),
+            attention=config.attention,
+            tokenizer=tokenizer,
+            template=config.chat_template,
+        )
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        raise UserError(weights_problem(name, error, config.revision)) from error
 
 
-def weights_dtype(config: ModelConfig) -> str:
-    """Return the type of the weights: the configured one, or for ``auto`` that of the files.
-
-    Weights that are stored in float16 are taken as bfloat16, which training does not overflow.
-    """
-    if config.dtype != "auto":
-        return config.dtype
-    found = published_config(config)
-    stored = None if found is None else getattr(found, "dtype", None)
-    return "float32" if stored in (None, torch.float32) else "bfloat16"
-
-
-def planned_config(
-    config: ModelConfig, *, data: str, vocab_size: int | None = None
-) -> PretrainedConfig:
-    """Return the transformers config of what :func:`load_backbone` would give; load no weights.
+def load_adapted(
+    folder: Path,
+    think_format: ThinkFormat | None = None,
+    *,
+    cache: Path,
+    origin: str,
+    tokenizer: Path | None = None,
+    thinks: bool = False,
+    **how: Any,
+) -> Backbone:
+    """Load the base of the adapter in a folder, by whoever made it, and merge the adapter into it.
 
     Args:
-        config: Of the model.
-        data: Name of the data.
-        vocab_size: Of the tokenizer in use; ``None`` for the published one.
+        folder: With ``adapter_config.json``.
+        think_format: As in :func:`load_folder`.
+        cache: Folder of what is made of GGUF files.
+        origin: What the weights are.
+        tokenizer: Folder of the tokenizer; ``None`` for the adapter's own, or else its base's.
+        thinks: The adapter was tuned on think blocks.
+        how: The rest of :func:`load_folder`.
+
+    Raises:
+        UserError: The base is not available, or the adapter does not fit it.
     """
-    if config.made_for(data) and config.init != "random":
-        return source_of(config).config()
-    return published_config(config) or build_config(config, vocab_size=vocab_size)
+    base = find_base(folder, cache)
+    loaded = load_folder(
+        base.source,
+        think_format,
+        origin=origin,
+        thinks=thinks,
+        revision=base.revision,
+        tokenizer=tokenizer or tokenizer_place(folder),
+        adapter=folder,
+        **how,
+    )
+    # Both together are in no folder that they could be loaded from again.
+    return replace(loaded, folder=None)
 
 
-def published_config(config: ModelConfig) -> PretrainedConfig | None:
-    """Return the config that stands with the weights: in the folder, the cache, or on the hub.
-
-    The hub is asked only for a model whose architecture is not that of its config group.
-
-    Returns:
-        ``None`` where it cannot be read, or where the weights are random.
-    """
-    source = config.path or config.hub_id
-    if config.init == "random" or source is None:
-        return None
-    try:
-        if config.path is not None:
-            source = str(place := located(config.path))
-            if is_gguf(place):
-                return gguf_config(place)
-        elif not is_own(config):
-            if missing_weights(config):
-                return None
-            hf_hub_download(source, "config.json", revision=config.revision, etag_timeout=10)
-        found = AutoConfig.from_pretrained(
-            source,
-            revision=None if config.path else config.revision,
-            local_files_only=True,
-            trust_remote_code=False,
-        )
-    except (OSError, ValueError, KeyError, UserError):
-        return None
-    return cast("PretrainedConfig", found)
-
-
-def is_own(config: ModelConfig) -> bool:
-    """Return whether the weights are those that the config group of the model's name describes."""
-    file = shipped("conf") / "model" / f"{config.name}.yaml"
-    if not file.is_file():
-        return False
-    stated = yaml.safe_load(file.read_text("utf-8"))
-    return (stated.get("hub_id"), stated.get("path")) == (config.hub_id, config.path)
-
-
-@dataclass(frozen=True)
-class Source:
-    """A base model that is made here rather than downloaded.
-
-    Attributes:
-        folder: Returns the Hugging Face folder of the weights, made once in the given cache.
-        tokenizer: Returns the tokenizer.
-        config: Returns the transformers config; makes no weights.
-    """
-
-    folder: Callable[[Path], Path]
-    tokenizer: Callable[[], Any]
-    config: Callable[[], PretrainedConfig]
-
-
-def source_of(config: ModelConfig) -> Source:
-    """Return the base model that ``model.pretraining`` describes, by its ``_target_``."""
-    settings = {k: v for k, v in config.pretraining.items() if k not in ("_target_", "data")}
-    found: Source = get_method(config.pretraining["_target_"])(settings)
-    return found
+def _quantization(adapter: AdapterConfig | None) -> Any:
+    return None if adapter is None else quantization(adapter)
 
 
 def load_folder(
@@ -237,18 +213,22 @@ def load_folder(
     tokenizer: Path | None = None,
     template: str | None = None,
     quantized: Any = None,
+    adapter: Path | None = None,
 ) -> Backbone:
-    """Load a Hugging Face folder or hub id; only safetensors, never remote code."""
+    """Load a Hugging Face folder or hub id; only safetensors, never remote code.
+
+    With ``adapter``, a folder of PEFT's, that is merged into it.
+    """
     safe: dict[str, Any] = {"trust_remote_code": False, "revision": revision}
     how = _attention(attention)
     if quantized is not None:
         how["quantization_config"] = quantized
-    # The tokenizer of an adapter that came without one is its base's.
-    base = base_of(Path(folder)) if not (Path(folder) / "tokenizer_config.json").is_file() else None
-    reader = AutoTokenizer.from_pretrained(tokenizer or base or folder, **safe)
+    reader = AutoTokenizer.from_pretrained(tokenizer or folder, **safe)
     model = AutoModelForCausalLM.from_pretrained(
         folder, use_safetensors=True, dtype=dtype, **safe, **how
     )
+    if adapter is not None:
+        model = merged_with(model, adapter)
     model.eval()
     own = _complete(reader, template)
     _within(reader, model)
@@ -335,19 +315,23 @@ def _tokenizer(config: ModelConfig, rows: Iterable[Example], *, world: bool) -> 
         return trained_tokenizer(texts, config.vocab_size, config.max_length)
     if world:
         return source_of(config).tokenizer()
-    source = config.path or config.hub_id
+    source, revision = config.path or config.hub_id, None if config.path else config.revision
     if source is None:
         raise UserError(
             f"model.tokenizer=own: {config.name} has none for this data: use bytes or train"
         )
     if config.path is not None:
-        source = str(place := located(config.path))
-        if is_gguf(place):
-            return gguf_tokenizer(place)
+        source = str(located(config.path))
+    if (adapter := adapter_folder(config)) is not None:
+        source, revision = str(tokenizer_place(adapter) or ""), None
+        if not source:
+            base = base_of(adapter)
+            assert base is not None
+            source, revision = base.files
+    if is_gguf(source):
+        return gguf_tokenizer(Path(source))
     try:
-        return AutoTokenizer.from_pretrained(
-            source, revision=None if config.path else config.revision, trust_remote_code=False
-        )
+        return AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(
             f"the tokenizer of {source} cannot be loaded: go online once, or use "
@@ -409,4 +393,16 @@ def template_notice(config: ModelConfig, *, has_own_template: bool) -> str | Non
     return (
         f"the tokenizer of {config.name} has no chat template: '### User:' and '### Assistant:' "
         "before each turn are used; model.chat_template=FILE gives another"
+    )
+
+
+def adapter_notice(config: ModelConfig) -> str | None:
+    """Return what to say where the model of a config is an adapter on a base."""
+    folder = adapter_folder(config)
+    base = None if folder is None else base_of(folder)
+    if base is None:
+        return None
+    return (
+        f"{config.path or config.hub_id} is an adapter of {base.name}: it is merged into that "
+        "base, and training goes on from there"
     )

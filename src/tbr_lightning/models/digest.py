@@ -17,6 +17,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from tbr_lightning.errors import UserError, disk_full
+from tbr_lightning.models.bases import folder_of_base
 from tbr_lightning.progress import bar
 
 if TYPE_CHECKING:
@@ -75,19 +76,17 @@ def base_digest(folder: Path) -> str:
     return _digest(folder, files)
 
 
-def base_of(artifacts: Path) -> Path | None:
+def logged_base(artifacts: Path) -> Path | None:
     """Return the folder of the base that a logged adapter names; ``None`` for a whole model.
 
     Raises:
-        UserError: It is not there.
+        UserError: It is neither there nor on the hub.
     """
     if not (artifacts / "peft").is_dir():
         return None
     described = yaml.safe_load((artifacts / "MLmodel").read_text(encoding="utf-8"))
     base = Path(str(described["flavors"]["transformers"]["local_base_model_path"]))
-    if not (base / "config.json").is_file():
-        raise UserError(f"the adapter's base is not at {base}: put it there")
-    return base
+    return folder_of_base(base, artifacts / "peft")
 
 
 def files_digest(artifacts: Path, base: Path | None = None) -> FilesDigest:
@@ -101,7 +100,7 @@ def files_digest(artifacts: Path, base: Path | None = None) -> FilesDigest:
         UserError: The base is not there.
         OSError: A file cannot be read.
     """
-    base = base or base_of(artifacts)
+    base = base or logged_base(artifacts)
     return FilesDigest(folder_digest(artifacts), "" if base is None else base_digest(base))
 
 

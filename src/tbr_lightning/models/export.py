@@ -12,8 +12,9 @@ import torch
 from transformers import GenerationConfig
 
 from tbr_lightning.data.think_format import ThinkFormat, stops_of
-from tbr_lightning.errors import UserError
+from tbr_lightning.locate import reference_to
 from tbr_lightning.models.backbone import Backbone, load_folder
+from tbr_lightning.models.bases import Base, find_base
 from tbr_lightning.models.generation import stop_tokens
 
 LAYOUT = "tbr.json"
@@ -51,6 +52,7 @@ def export(backbone: Backbone, folder: Path, *, dtype: str, form: str = "merged"
     tokenizer.padding_side = "left"
     tokenizer.save_pretrained(folder)
     if form == "adapter":
+        _name_base(model, backbone.folder)
         model.save_pretrained(folder)
         (folder / LAYOUT).write_text(json.dumps(backbone.think_format.as_dict(), indent=2))
         reloaded = load_adapter(folder, base=backbone.folder, dtype=str(model.dtype).split(".")[1])
@@ -67,23 +69,44 @@ def load_adapter(folder: Path, *, base: Path | None = None, dtype: str = "auto")
 
     Args:
         folder: That :func:`export` wrote with ``form="adapter"``.
-        base: Folder of the base; ``None`` for what the adapter itself names.
+        base: Folder of the base; ``None``, or one that is gone, for what the adapter itself names.
         dtype: Of the base's weights.
 
     Raises:
-        UserError: The base is not where the adapter says.
+        UserError: The base is not available.
     """
     from peft import PeftModel
 
-    named = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
-    where = str(base or named)
-    if not (Path(where) / "config.json").is_file():
-        raise UserError(f"the base of the adapter in {folder} is not at {where}: put it there")
-    think_format = ThinkFormat(**json.loads((folder / LAYOUT).read_text()))
+    if base is not None and (base / "config.json").is_file():
+        found = Base(str(base))
+    else:
+        found = find_base(folder)
     loaded = load_folder(
-        where, think_format, origin=where, thinks=True, dtype=dtype, tokenizer=folder
+        found.source,
+        saved_think_format(folder),
+        origin=found.source,
+        thinks=True,
+        dtype=dtype,
+        revision=found.revision,
+        tokenizer=folder,
     )
     return replace(loaded, model=PeftModel.from_pretrained(loaded.model, str(folder)).eval())
+
+
+def saved_think_format(folder: Path) -> ThinkFormat | None:
+    """Return the think format that an adapter was exported with; ``None`` for anybody else's."""
+    if not (folder / LAYOUT).is_file():
+        return None
+    return ThinkFormat(**json.loads((folder / LAYOUT).read_text()))
+
+
+def _name_base(model: Any, folder: Path | None) -> None:
+    """Let an adapter name its base so that other machines find it: by hub id and commit."""
+    if folder is None:
+        return
+    base = reference_to(folder)
+    for settings in model.peft_config.values():
+        settings.base_model_name_or_path, settings.revision = base.name, base.revision
 
 
 def merge_into(folder: Path, target: Path, *, base: Path | None = None) -> None:

@@ -19,12 +19,15 @@ from mlflow.tracking import MlflowClient
 
 from tbr_lightning.data.cache import contents_key
 from tbr_lightning.errors import UserError, disk_full
-from tbr_lightning.models.digest import FilesDigest, base_digest, base_of, folder_digest
+from tbr_lightning.models.digest import FilesDigest, base_digest, folder_digest, logged_base
 
 if TYPE_CHECKING:
     from tbr_lightning.models.backbone import Backbone
 
 _REQUIREMENTS = ("torch", "transformers", "mlflow")
+
+TRAINED_ROWS = "tbr.trained_rows"
+"""Tag: the hash of which rows a model was trained on; arms of one comparison share it."""
 
 LAYOUT = "tbr_layout"
 """In a logged model's metadata: the think format."""
@@ -138,7 +141,7 @@ def hf_folder(model: LoggedModel, into: Path, digest: str | None = None) -> Path
         try:
             got = Path(mlflow.artifacts.download_artifacts(model.uri, dst_path=temporary))
             own = "" if digest is None else folder_digest(got)
-            base = base_of(got)
+            base = logged_base(got)
             if base is not None:
                 _merge(got, base)
             # What was read, and not what was there a moment before it was.

@@ -58,7 +58,12 @@ def store_of(config: ReflectConfig | TrainConfig) -> ReflectionStore:
     """Return the store of all reflections; it is no cache, since a teacher may have been paid."""
     from tbr_lightning.reflection.store import ReflectionStore
 
-    return ReflectionStore(Path(config.paths.runs) / "reflections.db")
+    return ReflectionStore(store_file(config))
+
+
+def store_file(config: ReflectConfig | TrainConfig) -> Path:
+    """Return where the store is, or will be."""
+    return Path(config.paths.runs) / "reflections.db"
 
 
 def markers_of(config: ReflectConfig | TrainConfig) -> tuple[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -60,6 +60,15 @@ class ReflectionStore:
                     db.commit()
 
             yield put
+
+    def about(self, ids: Container[str]) -> Iterator[tuple[str, str]]:
+        """Give (instruction's id, text) of every record of some instructions, whoever wrote it."""
+        with self._told(), self._open() as db:
+            records = db.execute("SELECT record FROM reflections").fetchall()
+        for (record,) in records:
+            found = Reflection.from_json(record)
+            if found.instruction_id in ids:
+                yield found.instruction_id, found.draft.text
 
     def get(self, keys: Iterable[str]) -> dict[str, Reflection]:
         """Return the records that exist, by key."""

@@ -55,8 +55,8 @@ def run(config: PromoteConfig, tell: Callable[[str], None] = lambda _: None) -> 
         raise UserError("model is not set: give the candidate, e.g. model=models:/m-…")
     if config.suite.half != "test":
         raise UserError(f"suite.half={config.suite.half}: the gate reads the test half only")
+    from tbr_lightning.evaluation.imported import logged_model
     from tbr_lightning.models.digest import check_unchanged
-    from tbr_lightning.models.logged import find_model
     from tbr_lightning.registry import aliases, gate, moves, record
     from tbr_lightning.registry.alias_sync import Standing, open_registry, recover
     from tbr_lightning.registry.entry import weights_of
@@ -66,7 +66,7 @@ def run(config: PromoteConfig, tell: Callable[[str], None] = lambda _: None) -> 
 
     exam = exam_of(config)
     registry = open_registry(config.name, config.tracking, config.paths)
-    candidate = find_model(config.model_uri)
+    candidate = logged_model(config.model_uri, config, config.tracking, config.paths)
     digest = check_unchanged(candidate)
     standing = recover(registry) if aliases.registered(config.name) else Standing((), {})
     standing.refuse_drift()

@@ -23,7 +23,7 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 from tbr_lightning.config.schema import PathsConfig, TrackingConfig
 from tbr_lightning.data.think_format import ThinkFormat
 from tbr_lightning.errors import UserError, disk_full
-from tbr_lightning.models.digest import RECORDED, FilesDigest, base_of, changed, files_digest
+from tbr_lightning.models.digest import RECORDED, FilesDigest, changed, files_digest, logged_base
 from tbr_lightning.models.logged import LAYOUT, LoggedModel
 from tbr_lightning.serving.release import Release, recorded
 from tbr_lightning.serving.weights import Weights, link, prepare
@@ -154,7 +154,7 @@ def copied(folder: Path, private: Path) -> tuple[Path, tuple[Path, ...], Stamp]:
     Raises:
         UserError: There is no room, or the base is not there.
     """
-    base = base_of(folder)
+    base = logged_base(folder)
     sources = (folder,) if base is None else (folder, base)
     stamp = stamp_of(sources)
     if base is not None:

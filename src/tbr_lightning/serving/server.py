@@ -34,13 +34,17 @@ def serve(config: ServeConfig) -> int:
     """
     listener = listen(config.host, config.port)
     try:
+        from tbr_lightning.evaluation.imported import logged_model
         from tbr_lightning.tracking.store import connect
 
         engine = choose(config.engine)
         prompts: Sequence[Prompt] = load_suite(config.suite) if config.check.enabled else ()
         judge: Judge | None = make_judge(config.judge) if config.check.enabled else None
         connect(config.tracking)
-        release = resolve(config.model_uri)
+        named = config.model_uri
+        if not named.startswith("models:/"):
+            named = logged_model(named, config, config.tracking, config.paths).uri
+        release = resolve(named)
         logging.basicConfig(format="serve: %(message)s", level=logging.WARNING)
         logging.getLogger("aiohttp").setLevel(logging.ERROR)
         for handler in logging.getLogger().handlers:

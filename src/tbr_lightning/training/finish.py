@@ -12,10 +12,11 @@ from mlflow.exceptions import MlflowException
 
 from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.errors import UserError, disk_full
-from tbr_lightning.models.backbone import Backbone, load_folder, weights_dtype
+from tbr_lightning.models.backbone import Backbone, load_folder
 from tbr_lightning.models.digest import RECORDED, record
 from tbr_lightning.models.export import export, load_adapter, weights_digest
-from tbr_lightning.models.logged import find_model, log_model
+from tbr_lightning.models.logged import TRAINED_ROWS, find_model, log_model
+from tbr_lightning.models.planned import weights_dtype
 from tbr_lightning.tracking.metrics import MetricBuffer
 from tbr_lightning.tracking.run import Run
 from tbr_lightning.training.fit import Done, Job
@@ -120,6 +121,7 @@ def _log(
         **{key: value for key, value in tags.items() if key.startswith("tbr.")},
         "tbr.base": exported.model.origin,
         "tbr.dataset_digest": prepared.digest,
+        TRAINED_ROWS: prepared.rows.rows_digest,
         "tbr.reflection_runs": ",".join(prepared.reflection_runs),
         "tbr.reflections": str(prepared.reflections),
         "tbr.form": exported.form,

@@ -87,7 +87,7 @@ def _train(
     resumed: bool,
     pruning: PruningChannel | None,
 ) -> Outcome:
-    from tbr_lightning.models.backbone import load_backbone, template_notice
+    from tbr_lightning.models.backbone import adapter_notice, load_backbone, template_notice
     from tbr_lightning.training import ranks
     from tbr_lightning.training.devices import world_size
     from tbr_lightning.training.finish import (
@@ -109,9 +109,13 @@ def _train(
         dtype=training_dtype(config),
         adapter=config.adapter,
     )
-    if notice := template_notice(config.model, has_own_template=backbone.has_own_template):
+    notices = (
+        adapter_notice(config.model),
+        template_notice(config.model, has_own_template=backbone.has_own_template),
+    )
+    for notice in filter(None, notices):
         print(f"train: {notice}", file=sys.stderr)
-    prepared = prepare(config, examples, backbone, opened, log=not resumed)
+    prepared = prepare(config, examples, backbone, opened, folder=folder.path, log=not resumed)
     log_counts(opened, prepared, len(examples))
     tokenizer = folder.path / "tokenizer"
     backbone.tokenizer.save_pretrained(tokenizer)

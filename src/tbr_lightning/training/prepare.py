@@ -16,6 +16,7 @@ from tbr_lightning.data.think_format import Span
 from tbr_lightning.data.tokens import TokenRows, tokenise
 from tbr_lightning.evaluation.contamination import HASHES, training_hashes
 from tbr_lightning.models.backbone import Backbone
+from tbr_lightning.models.logged import TRAINED_ROWS
 from tbr_lightning.reflection.checks import REASONS
 from tbr_lightning.reflection.collect import (
     apply_rejects,
@@ -25,6 +26,7 @@ from tbr_lightning.reflection.collect import (
     texts_of,
     wanted,
 )
+from tbr_lightning.reflection.known import Beside, known_beside
 from tbr_lightning.reflection.pipeline import collect_in_run, markers_of, store_of, teacher_of
 from tbr_lightning.tracking.run import Run
 
@@ -39,6 +41,7 @@ class Prepared:
         digest: Of the training rows before tokenisation.
         reflections: Number of training rows with a reflection.
         reflection_runs: MLflow runs that wrote them.
+        beside: What other arms put before the answers.
     """
 
     rows: TokenRows
@@ -46,6 +49,7 @@ class Prepared:
     digest: str
     reflections: int
     reflection_runs: Sequence[str]
+    beside: Beside
 
 
 def load_examples(config: TrainConfig) -> Examples:
@@ -60,9 +64,25 @@ def load_examples(config: TrainConfig) -> Examples:
 
 
 def prepare(
-    config: TrainConfig, examples: Examples, backbone: Backbone, run: Run, *, log: bool
+    config: TrainConfig,
+    examples: Examples,
+    backbone: Backbone,
+    run: Run,
+    *,
+    folder: Path,
+    log: bool,
 ) -> Prepared:
-    """Collect reflections, split, and tokenise; ``log`` is false where the run has it already."""
+    """Collect reflections, split, and tokenise.
+
+    Args:
+        config: Of the training.
+        examples: Its rows.
+        backbone: With the tokenizer.
+        run: That is open.
+        folder: Of the run, which keeps what is not to change when it goes on.
+        log: False where the run has everything already.
+    """
+    beside = _beside(config, examples, folder)
     examples, reflections, made_by = _reflect(config, examples, backbone, run, log=log)
     examples, held_out = split(examples, config.data.validation)
     if log:
@@ -70,14 +90,26 @@ def prepare(
         run.log_bytes(training_hashes(one.prompt for one in examples), HASHES)
         if held_out:
             run.log_examples(held_out, config.data.name, "validation")
-    rows = _tokenise(config, examples, reflections, backbone)
+    rows = _tokenise(config, examples, reflections, backbone, beside)
     return Prepared(
         rows=rows,
-        validation=_tokenise(config, held_out, reflections, backbone) if held_out else None,
+        validation=(
+            _tokenise(config, held_out, reflections, backbone, beside) if held_out else None
+        ),
         digest=examples.digest,
         reflections=int((rows.span_counts[:, Span.REFLECTION] > 0).sum()),
         reflection_runs=made_by,
+        beside=beside,
     )
+
+
+def _beside(config: TrainConfig, examples: Examples, folder: Path) -> Beside:
+    file = folder / "beside.json"
+    if file.is_file():
+        return Beside.saved(file)
+    beside = known_beside(config, examples)
+    beside.save(file)
+    return beside
 
 
 def log_counts(run: Run, prepared: Prepared, rows: int) -> None:
@@ -88,9 +120,19 @@ def log_counts(run: Run, prepared: Prepared, rows: int) -> None:
             "data/rows": prepared.rows.data_rows,
             "data/rows_left_out_as_too_long": left_out,
             "data/rows_left_out_for_their_reflection": prepared.rows.left_out_for_reflection,
+            "data/rows_left_out_for_other_arms": prepared.rows.left_out_for_others,
             **{f"data/{kind}": n for kind, n in prepared.rows.data_kinds().items()},
         }
     )
+    run.set_tags({TRAINED_ROWS: prepared.rows.rows_digest})
+    if notice := prepared.beside.notice:
+        print(f"train: {notice}", file=sys.stderr)
+    if others := prepared.rows.left_out_for_others:
+        print(
+            f"train: {others} of {rows} rows are longer than model.max_length tokens with the "
+            "reflection of another arm and were left out, so that all arms train on the same",
+            file=sys.stderr,
+        )
     if left_out:
         print(
             f"train: {left_out} of {rows} rows are longer than model.max_length tokens and were "
@@ -103,8 +145,8 @@ def _cost(rows: TokenRows) -> str:
     if not rows.left_out_for_reflection:
         return ""
     return (
-        f", {rows.left_out_for_reflection} of them for their reflection: a model without it trains "
-        "on these rows, so the two are not trained on the same: raise model.max_length"
+        f", {rows.left_out_for_reflection} of them for their reflection: an arm without it that "
+        "does not know these reflections trains on them: raise model.max_length"
     )
 
 
@@ -156,7 +198,11 @@ def _reflect(
 
 
 def _tokenise(
-    config: TrainConfig, examples: Examples, reflections: Mapping[str, str], backbone: Backbone
+    config: TrainConfig,
+    examples: Examples,
+    reflections: Mapping[str, str],
+    backbone: Backbone,
+    beside: Beside,
 ) -> TokenRows:
     return tokenise(
         examples,
@@ -168,4 +214,5 @@ def _tokenise(
         sequences=config.objective.sequences,
         per_row=config.objective.sequences_per_row,
         form=config.objective.form,
+        beside=beside.texts,
     )

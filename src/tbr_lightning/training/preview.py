@@ -22,13 +22,8 @@ from tbr_lightning.data.think_format import Span, ThinkFormat
 from tbr_lightning.data.tokens import TokenRows, tokenise
 from tbr_lightning.errors import UserError
 from tbr_lightning.kinds import KINDS
-from tbr_lightning.models.backbone import (
-    is_own,
-    load_tokenizer,
-    planned_config,
-    published_config,
-    template_notice,
-)
+from tbr_lightning.models.backbone import adapter_notice, load_tokenizer, template_notice
+from tbr_lightning.models.planned import is_own, planned_config, published_config
 from tbr_lightning.preflight import missing_for
 from tbr_lightning.reflection.checks import REASONS
 from tbr_lightning.reflection.collect import (
@@ -39,6 +34,7 @@ from tbr_lightning.reflection.collect import (
     texts_of,
     wanted,
 )
+from tbr_lightning.reflection.known import known_beside
 from tbr_lightning.reflection.pipeline import markers_of, store_of, teacher_of
 from tbr_lightning.reflection.store import ReflectionStore
 from tbr_lightning.training.apart import check_apart, suite_overlap
@@ -67,6 +63,7 @@ def preview(config: TrainConfig) -> None:
         check_apart(config.apart, suite_overlap(config.apart, examples))
     except UserError as error:
         console.print(f"a real run would stop: {error}", markup=False)
+    beside = known_beside(config, examples)
     known = _reflections(config, examples)
     examples = known.examples
     training, held_out = split(examples, config.data.validation)
@@ -80,13 +77,18 @@ def preview(config: TrainConfig) -> None:
         sequences=config.objective.sequences,
         per_row=config.objective.sequences_per_row,
         form=config.objective.form,
+        beside=beside.texts,
     )
     _print_examples(console, config, rows, tokenizer)
-    if notice := template_notice(config.model, has_own_template=own):
-        console.print(notice)
+    notices = (
+        adapter_notice(config.model),
+        template_notice(config.model, has_own_template=own),
+    )
+    for notice in filter(None, notices):
+        console.print(notice, markup=False)
     estimated = config.model.tokenizer == "bytes" and config.model.hub_id is not None
     _print_counts(console, config, rows, len(held_out), known.unwritten, estimated=estimated)
-    for sentence in known.sentences:
+    for sentence in (*known.sentences, *filter(None, [beside.notice])):
         console.print(sentence, markup=False)
     _print_estimate(console, config, _estimate(config, rows, len(tokenizer)))
     if sentences := missing_for(
@@ -120,6 +122,7 @@ def outlook(config: TrainConfig) -> Outlook:
     """
     examples = load_examples(config)
     tokenizer, _ = load_tokenizer(config.model, data=config.data.name, rows=examples)
+    beside = known_beside(config, examples)
     known = _reflections(config, examples)
     training, _ = split(known.examples, config.data.validation)
     rows = tokenise(
@@ -132,6 +135,7 @@ def outlook(config: TrainConfig) -> Outlook:
         sequences=config.objective.sequences,
         per_row=config.objective.sequences_per_row,
         form=config.objective.form,
+        beside=beside.texts,
     )
     trainer = config.trainer
     share = 1.0
@@ -274,8 +278,8 @@ def _print_counts(
     tokens = int(rows.lengths.sum())
     console.print(
         f"{rows.data_rows:,} training rows ({rows.left_out:,} left out as longer than "
-        f"model.max_length{_cost(rows)}), {held_out:,} for validation; {tokens:,} tokens an "
-        f"epoch, longest row {int(rows.lengths.max()):,}"
+        f"model.max_length{_cost(rows)}{_others(rows)}), {held_out:,} for validation; "
+        f"{tokens:,} tokens an epoch, longest row {int(rows.lengths.max()):,}"
     )
     console.print(
         f"{steps:,} optimizer steps of {trainer.batch_size} x {trainer.accumulate} x "
@@ -301,12 +305,18 @@ def step_count(config: TrainConfig, rows: int) -> int:
     return steps if trainer.max_steps < 0 else min(steps, trainer.max_steps)
 
 
+def _others(rows: TokenRows) -> str:
+    if not rows.left_out_for_others:
+        return ""
+    return f"; {rows.left_out_for_others:,} more with the reflection of another arm"
+
+
 def _cost(rows: TokenRows) -> str:
     if not rows.left_out_for_reflection:
         return ""
     return (
         f", {rows.left_out_for_reflection:,} of them for their reflection: an arm without it "
-        "trains on them"
+        "that does not know these reflections trains on them"
     )
 
 

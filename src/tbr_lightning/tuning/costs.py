@@ -62,7 +62,7 @@ def model_costs(
         tokens: Of a run with a model, by its name, where its rows could be counted; else the rows
             that the data config wants are taken at :data:`TOKENS` each.
     """
-    from tbr_lightning.models.backbone import planned_config
+    from tbr_lightning.models.planned import planned_config
 
     of_model: dict[str, TrainConfig] = {}
     for _, config in made:

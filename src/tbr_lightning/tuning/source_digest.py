@@ -13,8 +13,8 @@ from huggingface_hub import try_to_load_from_cache
 
 from tbr_lightning.config.schema import ModelConfig
 from tbr_lightning.data.cache import content_key, file_key
-from tbr_lightning.preflight import PACKAGE as WEIGHTS_PACKAGE
-from tbr_lightning.preflight import located
+from tbr_lightning.locate import ADAPTER, located
+from tbr_lightning.locate import PACKAGE as WEIGHTS_PACKAGE
 
 PACKAGE = Path(__file__).parents[1]
 _ROOMS = ("data", "evaluation", "microworld", "models", "objectives", "reflection", "training")
@@ -49,5 +49,8 @@ def hub_commit(model: ModelConfig) -> str | None:
         return file_key(located(model.path or ""))
     if model.hub_id is None or model.path is not None or model.init == "random":
         return None
-    found = try_to_load_from_cache(model.hub_id, "config.json", revision=model.revision)
-    return Path(found).parent.name if isinstance(found, str) else None
+    for name in ("config.json", ADAPTER):
+        found = try_to_load_from_cache(model.hub_id, name, revision=model.revision)
+        if isinstance(found, str):
+            return Path(found).parent.name
+    return None

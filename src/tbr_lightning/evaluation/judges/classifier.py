@@ -24,7 +24,7 @@ def build(config: JudgeConfig) -> Judge:
     Raises:
         UserError: The weights are not available, no label is given, or the prompt file will not do.
     """
-    from tbr_lightning.preflight import missing_weights
+    from tbr_lightning.locate import missing_weights
 
     if not config.labels:
         raise UserError(
@@ -94,9 +94,9 @@ def parsed(reply: str, labels: dict[str, str]) -> Verdict:
 
 
 def _loaded(config: JudgeConfig) -> Any:
+    from tbr_lightning.locate import weights_problem
     from tbr_lightning.models.backbone import load_folder
     from tbr_lightning.models.precision import computed_in, convert, name_of
-    from tbr_lightning.preflight import weights_problem
 
     source = config.path or config.hub_id or ""
     try:
