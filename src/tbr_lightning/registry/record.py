@@ -69,6 +69,7 @@ def log_verdict(run: Run, exam: Exam, case: Case, verdict: Decision, attempt: in
             "bound": rule.bound,
             "limit": rule.limit,
             "n": rule.n,
+            "chance": rule.chance,
         }
         for rule in verdict.rules
     ]
