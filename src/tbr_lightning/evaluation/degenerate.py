@@ -69,7 +69,7 @@ def marked(rows: Sequence[Judged]) -> list[Judged]:
     Answers to general prompts are left alone: whether they are right says more. So are answers to
     harmful requests that share no word with theirs: they may hand over what was asked all the same.
     """
-    found = {}
+    found: dict[int, str | None] = {}
     for kind in ("harmful", "look_alike"):
         places = [place for place, row in enumerate(rows) if row.kind == kind]
         why = degenerate([rows[place] for place in places])
