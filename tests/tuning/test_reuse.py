@@ -56,6 +56,39 @@ def test_an_evaluation_counts_with_the_model_it_is_of(word: str, same: bool) -> 
     assert evaluate_key(config, "k") != evaluate_key(config, "l")
 
 
+def test_what_stands_in_folders_that_a_config_names_counts(tmp_path: Path) -> None:
+    """Not only files that it names itself: weights, prompts and task files beneath them too."""
+    for name in ("m", "xstest", "arc"):
+        (tmp_path / name).mkdir()
+    files = {
+        tmp_path / "m" / "model.safetensors": "weights",
+        tmp_path / "m" / "tokenizer.json": "weights",
+        tmp_path / "xstest" / "xstest_prompts.csv": "prompts",
+        tmp_path / "arc" / "ARC-Challenge_test.json": "prompts",
+    }
+    for file in files:
+        file.write_text("one")
+    train = ["model=mistral", f"model.path={tmp_path}/m", "data=microworld"]
+    by_root = ["model=tiny", "suite=xstest", f"suite.root={tmp_path}"]
+    by_folder = [f"model={tmp_path}/m", "suite=smoke"]
+
+    def keys() -> dict[str, str]:
+        return {
+            "train": train_key(compose_verb("train", train).config),
+            "root": evaluate_key(compose_verb("evaluate", by_root).config, "t"),
+            "folder": evaluate_key(compose_verb("evaluate", by_folder).config, "t"),
+        }
+
+    before = keys()
+    assert keys() == before
+    for file, of in files.items():
+        file.write_text(f"another {file.name}")
+        now = keys()
+        changed = {name for name in now if now[name] != before[name]}
+        assert changed == ({"train", "folder", "root"} if of == "weights" else {"root"}), file
+        before = now
+
+
 def test_code_that_decides_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = compose_verb("train", ["model=tiny", "data=microworld"]).config
     copied = tmp_path / "tbr_lightning"
