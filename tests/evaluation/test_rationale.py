@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -59,3 +61,13 @@ def test_only_the_prompted_arm_reads_answers_so() -> None:
 def test_markers_come_first() -> None:
     text = f"<think>{WHY}\nAnswer: none yet</think>\n{SAYS}"
     assert ThinkFormat().split(text) == (f"{WHY}\nAnswer: none yet", SAYS)
+
+
+def test_answers_of_a_small_model_are_split_as_a_reader_splits_them() -> None:
+    """Greedy answers of SmolLM2-135M-Instruct to XSTest in the prompted arm, each read by eye."""
+    file = Path(__file__).with_name("prompted_answers.json")
+    for one in json.loads(file.read_text(encoding="utf-8")):
+        reflection, answer = ThinkFormat().split(one["response"])
+        if reflection is None:
+            reflection, answer = split_plain(answer)
+        assert (reflection, answer) == (one["reflection"], one["answer"])

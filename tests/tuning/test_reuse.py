@@ -58,25 +58,22 @@ def test_an_evaluation_counts_with_the_model_it_is_of(word: str, same: bool) -> 
 
 def test_what_stands_in_folders_that_a_config_names_counts(tmp_path: Path) -> None:
     """Not only files that it names itself: weights, prompts and task files beneath them too."""
-    for name in ("m", "xstest", "arc"):
-        (tmp_path / name).mkdir()
     files = {
-        tmp_path / "m" / "model.safetensors": "weights",
-        tmp_path / "m" / "tokenizer.json": "weights",
-        tmp_path / "xstest" / "xstest_prompts.csv": "prompts",
-        tmp_path / "arc" / "ARC-Challenge_test.json": "prompts",
+        tmp_path / "m" / "model.safetensors": "train",
+        tmp_path / "m" / "tokenizer.json": "train",
+        tmp_path / "root" / "xstest" / "xstest_prompts.csv": "evaluate",
+        tmp_path / "root" / "arc" / "ARC-Challenge_test.json": "evaluate",
     }
     for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("one")
     train = ["model=mistral", f"model.path={tmp_path}/m", "data=microworld"]
-    by_root = ["model=tiny", "suite=xstest", f"suite.root={tmp_path}"]
-    by_folder = [f"model={tmp_path}/m", "suite=smoke"]
+    evaluate = ["model=tiny", "suite=xstest", f"suite.root={tmp_path}/root"]
 
     def keys() -> dict[str, str]:
         return {
             "train": train_key(compose_verb("train", train).config),
-            "root": evaluate_key(compose_verb("evaluate", by_root).config, "t"),
-            "folder": evaluate_key(compose_verb("evaluate", by_folder).config, "t"),
+            "evaluate": evaluate_key(compose_verb("evaluate", evaluate).config, "t"),
         }
 
     before = keys()
@@ -84,8 +81,7 @@ def test_what_stands_in_folders_that_a_config_names_counts(tmp_path: Path) -> No
     for file, of in files.items():
         file.write_text(f"another {file.name}")
         now = keys()
-        changed = {name for name in now if now[name] != before[name]}
-        assert changed == ({"train", "folder", "root"} if of == "weights" else {"root"}), file
+        assert {name for name in now if now[name] != before[name]} == {of}, file
         before = now
 
 
