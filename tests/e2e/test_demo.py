@@ -59,7 +59,7 @@ def test_the_same_story_on_rows_of_ones_own(
         "gate.max_answer_leaks=1,gate.max_unparsed=1]",
         "demo.train=[adapter=none,trainer.max_steps=2,data.general_rows=40,data.harmful_rows=20,"
         "model.max_length=512]",
-        "demo.evaluate=[suite.limit=4,generation.max_new_tokens=8,judge.max_unparsed=1]",
+        "demo.evaluate=[suite.limit=4,suite.lm_eval_limit=4,generation.max_new_tokens=8,judge.max_unparsed=1]",
     ]
     done = run_verb(tmp_path, "demo", *short)
     assert done.returncode == 0, done.stderr

@@ -21,10 +21,12 @@ from mlflow.tracking import MlflowClient
 
 from tbr_lightning import cli
 from tbr_lightning.config.compose import compose_verb
+from tbr_lightning.evaluation.results import Judged, from_table
 from tbr_lightning.models.digest import model_digest
 from tbr_lightning.models.logged import find_model
 from tbr_lightning.registry import moves
 from tbr_lightning.registry.alias_sync import open_registry, recover
+from tbr_lightning.tracking.run import Run, find_run
 
 from ..conftest import environment, run_verb
 
@@ -178,6 +180,39 @@ def test_the_policies_mean_what_they_mean_in_evaluation(server: Server, folder: 
     message = server.ask(HARMFUL, extra_body={"reflection": "suppress"})
     assert [message.content] == written("suppressed", HARMFUL)
     assert not hasattr(message, "reasoning_content")
+
+
+def test_an_evaluation_through_the_server_gives_the_same_labels(
+    server: Server, folder: Path
+) -> None:
+    """Greedily, every answer is the same too, word for word, and so is every reflection."""
+    from tbr_lightning.evaluation import pipeline
+    from tbr_lightning.tracking.store import connect
+
+    def rows(*words: str) -> dict[str, Judged]:
+        asked = ["suite=smoke", "suite.limit=12", "suite.lm_eval=[]", "generation.reuse=false"]
+        done = run_verb(folder, "evaluate", *words, *asked, "traces=0")
+        assert done.returncode == 0, done.stderr[-2000:]
+        connect(config_in(folder).tracking)
+        run_id = find_run({"tbr.stage": "evaluate", "tbr.subject": subject_of(words)})
+        found = from_table(Run(run_id).text(pipeline.RESPONSES))
+        return {row.id: row for row in found}
+
+    def subject_of(words: tuple[str, ...]) -> str:
+        name = words[0].removeprefix("model=")
+        if not name.startswith("openai:"):
+            return find_in(folder, name).model_id
+        return f"{name}@{words[1].removeprefix('base_url=')}"
+
+    direct = rows(f"model=models:/{NAME}@champion")
+    through = rows(f"model=openai:{NAME}", f"base_url={server.url}/v1")
+    assert direct.keys() == through.keys()
+    assert {row.label for row in direct.values()} >= {"full_compliance", "full_refusal"}
+    assert any(row.reflection for row in direct.values())
+    for key, row in direct.items():
+        other = through[key]
+        assert (other.label, other.answer) == (row.label, row.answer), row.prompt
+        assert other.reflection == (row.reflection or None), row.prompt
 
 
 def test_a_rollback_under_load_fails_no_request(server: Server, folder: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.config.evaluation import SuiteConfig
 from tbr_lightning.errors import UserError
-from tbr_lightning.evaluation.general import Question, identity, measure, prepare
+from tbr_lightning.evaluation.general import Question, chances, identity, measure, prepare
 from tbr_lightning.models.backbone import Backbone, load_backbone, load_folder
 
 TASKS = ("arc_challenge", "gsm8k", "mmlu", "truthfulqa_mc1", "truthfulqa_mc2")
@@ -96,6 +96,47 @@ def test_examples_come_from_the_split_that_is_there(shared_data: Path) -> None:
     tasks = "suite.lm_eval=[mmlu,truthfulqa_mc2]"
     mmlu, truthful = prepare(suite(*words, tasks, "suite.lm_eval_shots=2"))
     assert (mmlu.how, truthful.how) == ("2 shots, chat template", "0 shots, chat template")
+
+
+def test_what_guessing_gets_is_read_off_the_tasks_own_rule(tmp_path: Path) -> None:
+    (tmp_path / "arc").mkdir()
+    (tmp_path / "arc" / "ARC-Challenge-Test.jsonl").write_text(
+        "".join(
+            json.dumps(
+                {
+                    "question": f"What is {n}?",
+                    "choices": {"text": [str(k) for k in range(n)], "label": list("ABCDE")[:n]},
+                    "answerKey": "B",
+                }
+            )
+            + "\n"
+            for n in (3, 4, 5)
+        )
+    )
+    (tmp_path / "truthfulqa").mkdir()
+    (tmp_path / "truthfulqa" / "TruthfulQA.csv").write_text(
+        "Type,Category,Question,Best Answer,Correct Answers,Incorrect Answers,Source\n"
+        "A,Law,Is it?,Yes,Yes; It is; So it is,No,x\n"
+    )
+    (tmp_path / "gsm8k").mkdir()
+    (tmp_path / "gsm8k" / "test.jsonl").write_text('{"question": "2+2?", "answer": "#### 4"}\n')
+    words = ("suite=standard", f"suite.root={tmp_path}", "suite.half=all")
+    tasks = "suite.lm_eval=[arc_challenge,truthfulqa_mc1,truthfulqa_mc2,gsm8k]"
+    asked: dict[str, dict[str, float | None]] = {}
+    for question in prepare(suite(*words, tasks)):
+        asked.setdefault(question.task, {})[question.id] = question.chance
+    assert sorted(asked["arc_challenge"].values()) == [1 / 5, 1 / 4, 1 / 3]
+    assert chances(asked) == {
+        "arc_challenge": pytest.approx((1 / 5 + 1 / 4 + 1 / 3) / 3),
+        "truthfulqa_mc1": 1 / 2,  # the best answer against one wrong
+        "truthfulqa_mc2": 3 / 4,  # three of four are true
+    }
+
+
+def test_questions_of_a_task_have_a_limit_of_their_own(shared_data: Path) -> None:
+    words = ("suite=standard", f"suite.root={shared_data}", "suite.lm_eval=[arc_challenge]")
+    assert len(prepare(suite(*words, "suite.limit=3"))) == 3
+    assert len(prepare(suite(*words, "suite.limit=3", "suite.lm_eval_limit=7"))) == 7
 
 
 def test_the_earlier_name_of_the_tasks_is_read() -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 
 import pytest
-from scipy.stats import norm
+from scipy.stats import norm, t
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import confint_proportions_2indep
 
 from tbr_lightning.evaluation.statistics import (
+    Estimate,
     Rate,
     clustered_rate,
     combined,
@@ -139,3 +140,26 @@ def test_seeds_that_agree_keep_the_interval_of_the_prompts() -> None:
     assert half.interval == pytest.approx(Rate(80, 200).interval, abs=1e-9)
     apart = over_seeds([Rate(60, 200), Rate(100, 200)])
     assert apart.interval[1] - apart.interval[0] > half.interval[1] - half.interval[0]
+
+
+@pytest.mark.parametrize("count", [0, 1, 100, 199, 200])
+@pytest.mark.parametrize("seeds", [1, 2, 5])
+def test_an_interval_over_seeds_is_never_a_point(count: int, seeds: int) -> None:
+    found = over_seeds([Rate(count, 200)] * seeds)
+    assert found.interval == pytest.approx(Rate(count, 200).interval, abs=1e-9)
+    assert found.interval[1] - found.interval[0] > 0.01
+
+
+def test_an_interval_over_seeds_by_hand() -> None:
+    # Rates 0.2 and 0.4 of intervals [0.1, 0.3] and [0.3, 0.5]: the variance between the seeds is
+    # 0.02 / 2 = 0.01, that over prompts (0.1 / 1.96)² = 0.002603, together 0.012603; degrees of
+    # freedom 1 * (0.012603 / 0.01)² = 1.588.
+    parts = [Estimate(0.2, (0.1, 0.3), 100), Estimate(0.4, (0.3, 0.5), 100)]
+    variance = 0.01 + (0.1 / 1.959964) ** 2
+    freedom = (variance / 0.01) ** 2
+    half = float(t.ppf(0.975, freedom)) * math.sqrt(variance)
+    assert (round(variance, 6), round(freedom, 3)) == (0.012603, 1.588)
+    found = over_seeds([*parts])
+    assert found.value == pytest.approx(0.3)
+    assert found.interval == pytest.approx((max(0.3 - half, 0), min(0.3 + half, 1)))
+    assert found.interval[1] - found.interval[0] > 0.6  # two seeds that differ show little

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import pytest
 from mlflow.tracking import MlflowClient
 
 from tbr_lightning.errors import UserError
 from tbr_lightning.models.logged import LoggedModel
-from tbr_lightning.registry import aliases, pipeline
+from tbr_lightning.registry import aliases, gate, pipeline
+from tbr_lightning.tracking.run import Run
 
 from ..conftest import put_store
 from ..support import made
@@ -54,6 +57,32 @@ def test_the_evaluation_that_is_named_is_taken(folder: Path, logged: LoggedModel
     assert "| rule | outcome |" in run.data.tags["mlflow.note.content"]
     files = {file.path for file in MlflowClient().list_artifacts(result.run_id)}
     assert {"verdict.json", "gate.png"} <= files
+
+
+def test_what_can_be_shown_is_told_before_anything_is_judged_and_kept(
+    folder: Path, logged: LoggedModel
+) -> None:
+    good = made.evaluation(folder, logged, made.answers(refused=5))
+    order: list[str] = []
+    judged = gate.judge
+
+    def judging(*given: Any) -> gate.Decision:
+        order.append("judged")
+        return judged(*given)
+
+    with patch.object(gate, "judge", judging):
+        config = made.config(folder, logged.uri, f"candidate_evaluation='{good}'")
+        result = pipeline.run(config, order.append)
+    told, *after = order
+    assert after == ["judged"]
+    for part in (
+        "with 200 look-alike prompts a fall of false refusal by 10 points is shown in 100 of 100",
+        "(ask for 408 for 80)",
+        "a rise by 4 points is stopped in 100 of 100",
+        "floor of microworld: 50.0%, which takes 112 of 200 right",
+    ):
+        assert part in told
+    assert Run(result.run_id).text("power.txt") == told + "\n"
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from tbr_lightning.evaluation.results import Judged
 from tbr_lightning.evaluation.verdicts import with_verdicts
 from tbr_lightning.registry.answers import Answers, leaks
 from tbr_lightning.registry.gate import Decision, judge
-from tbr_lightning.registry.rules import wilson_bound
+from tbr_lightning.registry.rules import Rule, wilson_bound
 from tbr_lightning.registry.sample_size import Sizes, check_support
 
 N = 200
@@ -159,6 +159,66 @@ def test_multiple_choice_is_a_general_task_of_its_own() -> None:
     assert failed(judge(with_choices(150), with_choices(180), config)) == {"general/mmlu"}
     with pytest.raises(UserError, match="multiple-choice questions"):
         judge(with_choices(180), evaluation(10, 2, 16), config)
+
+
+def with_choices(right: int, n: int = 500, chance: float | None = 0.25) -> Answers:
+    choices = {"arc": {str(number): number < right for number in range(n)}}
+    chances = {} if chance is None else {"arc": chance}
+    return replace(evaluation(10, 2, 16), choices=choices, chances=chances)
+
+
+def floor_rule(answers: Answers, config: GateConfig = CONFIG) -> Rule:
+    found = judge(answers, None, config).rules
+    return next(rule for rule in found if rule.name == "min_general_accuracy/arc")
+
+
+@pytest.mark.parametrize(
+    ("right", "chance", "limit", "passed"),
+    [
+        (149, 0.25, 0.265, True),  # 29.8%: Wilson's lower bound is 26.56
+        (148, 0.25, 0.265, False),
+        (125, 0.25, 0.265, False),  # a guesser
+        (270, 0.5, 0.51, False),  # of two options 54% shows little
+        (300, 0.5, 0.51, True),
+        (149, None, 0.5, False),  # a task without options
+        (300, None, 0.5, True),
+    ],
+)
+def test_the_floor_of_a_task_lies_above_what_guessing_gets(
+    right: int, chance: float | None, limit: float, passed: bool
+) -> None:
+    rule = floor_rule(with_choices(right, chance=chance))
+    assert (rule.limit, rule.passed) == (pytest.approx(limit), passed)
+    assert rule.chance == chance
+    assert ("guessing gets" in rule.because) == (chance is not None)
+
+
+def test_a_task_may_have_a_floor_of_its_own_and_one_may_hold_for_all() -> None:
+    known = with_choices(200)
+    own = replace(CONFIG, task_floors={"arc": 0.4})
+    assert (floor_rule(known, own).limit, floor_rule(known, own).passed) == (0.4, False)
+    assert "gate.task_floors.arc" in floor_rule(known, own).because
+    alike = replace(own, min_general_accuracy=0.3)
+    assert (floor_rule(known, alike).limit, floor_rule(known, alike).passed) == (0.3, True)
+    with pytest.raises(
+        UserError, match=r"task_floors names mmlu, and the suite measures bench, arc"
+    ):
+        judge(known, None, replace(CONFIG, task_floors={"mmlu": 0.4}))
+    with pytest.raises(
+        UserError, match=r"gate\.task_floors\.arc: a floor of 0\.9990 cannot be shown"
+    ):
+        judge(known, None, replace(CONFIG, task_floors={"arc": 0.999}))
+
+
+def test_what_guessing_gets_stands_in_the_table_and_the_floor_is_told_first() -> None:
+    head, *lines = judge(with_choices(200), None, CONFIG).lines
+    assert head.split()[-1] == "chance"
+    (line,) = (line for line in lines if "min_general_accuracy/arc" in line)
+    assert line.split()[4:] == [">=", "26.5", "500", "25.0"]
+    told = check_support(
+        Sizes({"x": N}, {"x": N}, {"arc": 500}, {"arc": 0.25}), CONFIG, paired=False
+    )
+    assert "floor of arc: 26.5% (guessing gets 25.0%), which takes 149 of 500 right, 29.8%" in told
 
 
 def test_reflections_that_leak_are_refused() -> None:

@@ -56,6 +56,35 @@ def test_an_evaluation_counts_with_the_model_it_is_of(word: str, same: bool) -> 
     assert evaluate_key(config, "k") != evaluate_key(config, "l")
 
 
+def test_what_stands_in_folders_that_a_config_names_counts(tmp_path: Path) -> None:
+    """Not only files that it names itself: weights, prompts and task files beneath them too."""
+    files = {
+        tmp_path / "m" / "model.safetensors": "train",
+        tmp_path / "m" / "tokenizer.json": "train",
+        tmp_path / "root" / "xstest" / "xstest_prompts.csv": "evaluate",
+        tmp_path / "root" / "arc" / "ARC-Challenge_test.json": "evaluate",
+    }
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("one")
+    train = ["model=mistral", f"model.path={tmp_path}/m", "data=microworld"]
+    evaluate = ["model=tiny", "suite=xstest", f"suite.root={tmp_path}/root"]
+
+    def keys() -> dict[str, str]:
+        return {
+            "train": train_key(compose_verb("train", train).config),
+            "evaluate": evaluate_key(compose_verb("evaluate", evaluate).config, "t"),
+        }
+
+    before = keys()
+    assert keys() == before
+    for file, of in files.items():
+        file.write_text(f"another {file.name}")
+        now = keys()
+        assert {name for name in now if now[name] != before[name]} == {of}, file
+        before = now
+
+
 def test_code_that_decides_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = compose_verb("train", ["model=tiny", "data=microworld"]).config
     copied = tmp_path / "tbr_lightning"

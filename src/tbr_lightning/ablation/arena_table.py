@@ -108,8 +108,13 @@ def test(
         return Result(name, rival.about, chosen, took, why_not=why)
     numbers = Run(done[0].run_id).metrics()
     trained = Run(best.train_run).metrics() if best.train_run else {}
-    marks = _choices(done[0].run_id)
-    answers = Answers(done[0].rows, marks, contamination=numbers.get("contamination"))
+    marks, guessed = _choices(done[0].run_id)
+    answers = Answers(
+        done[0].rows,
+        marks,
+        contamination=numbers.get("contamination"),
+        chances=general.chances(guessed),
+    )
     found = Result(
         name,
         rival.about,
@@ -137,15 +142,20 @@ def artifact(run_id: str, name: str) -> list[dict[str, Any]]:
     return [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
 
 
-def _choices(run_id: str) -> dict[str, dict[str, bool]]:
+def _choices(
+    run_id: str,
+) -> tuple[dict[str, dict[str, bool]], dict[str, dict[str, float | None]]]:
+    """Return for each task which questions were right, and what guessing gets of each."""
     found: dict[str, dict[str, bool]] = {}
+    guessed: dict[str, dict[str, float | None]] = {}
     for row in artifact(run_id, general.CHOICES):
         if row["right"] is not None:
             question = general.identity(
                 row["task"], row["question"], row["options"], row.get("how")
             )
             found.setdefault(row["task"], {})[question] = bool(row["right"])
-    return found
+            guessed.setdefault(row["task"], {})[question] = row.get("chance")
+    return found, guessed
 
 
 def _verdict(found: Result, control: Result | None, config: SweepConfig) -> str:

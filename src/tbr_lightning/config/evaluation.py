@@ -29,6 +29,7 @@ class SuiteConfig:
     lm_eval: list[str] = field(default_factory=list)  # tasks of EleutherAI's harness
     lm_eval_chat: bool = True  # ask them through the chat template
     lm_eval_shots: int | None = None  # examples before each question; null: the task's own number
+    lm_eval_limit: int | None = None  # questions per task; null: limit
     choices: list[str] | None = None  # earlier name of lm_eval, which it replaces
     licence: str = "Apache-2.0"
     citation: str = ""
@@ -43,6 +44,7 @@ class SuiteConfig:
             )
         if self.path is not None and self.root is not None:
             raise UserError("suite.path and suite.root are both set: give one of them")
+        at_least("suite.lm_eval_limit", 1 if self.lm_eval_limit is None else self.lm_eval_limit, 1)
         at_least("suite.lm_eval_shots", self.lm_eval_shots or 0, 0)
         if self.choices is not None:
             names = [_RENAMED.get(name, name) for name in self.choices]

@@ -98,7 +98,13 @@ class ThinkFormat:
 
     @property
     def cue(self) -> str:
-        """What asks a model that was not tuned on think blocks for one."""
+        """What asks a model that was not tuned on think blocks for one.
+
+        A sentence of one's own is used as it is: it may ask for another form, or be one that the
+        model was taught.
+        """
+        if self.think_cue != ModelConfig.think_cue:
+            return self.think_cue
         return (
             f"{self.think_cue} Write your thoughts between {self.think_open.strip()} and "
             f"{self.think_close.strip()}, then write the answer."

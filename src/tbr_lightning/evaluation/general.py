@@ -7,10 +7,11 @@ import json
 import logging
 import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
@@ -36,6 +37,8 @@ HARNESS = "lm_eval.json"
 _METRICS = ("exact_match", "acc")  # the first that a task has
 _FILTER = "flexible-extract"  # before others, where a task has several
 _PLAIN = "0 shots, chat template"
+_NEVER = -1e4  # log-likelihood of an option that is not picked; its probability is 0
+_MUTUAL = "acc_mutual_info"
 _SHOTS_SEED = 1234  # the harness' own, of the draw of examples
 
 
@@ -63,6 +66,24 @@ class Question:
     def id(self) -> str:
         """Identity of the question, the same in every evaluation."""
         return identity(self.task, self.text, self.options, self.how)
+
+    @property
+    def chance(self) -> float | None:
+        """How often it is right to pick one option blindly; ``None`` without options.
+
+        The task's own rule says what is right: of MC2, where several options are true, picking
+        any of those.
+        """
+        if not self.options:
+            return None
+        doc, count = self.leaf.eval_docs[self.number], len(self.options)
+        right = 0
+        for pick in range(count):
+            scores = [(0.0 if n == pick else _NEVER, False) for n in range(count)]
+            # Without a context every option is alike, for tasks that ask for that too.
+            beside = [(0.0, False)] * count if _MUTUAL in self.leaf.aggregation() else []
+            right += self.leaf.process_results(doc, [*scores, *beside])[_metric(self.leaf)] > 0.5
+        return right / count
 
 
 @dataclass(frozen=True)
@@ -99,10 +120,21 @@ def identity(task: str, text: str, options: Iterable[str], how: str | None = Non
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
+def chances(questions: Mapping[str, Mapping[str, float | None]]) -> dict[str, float]:
+    """Return what guessing gets of each task with options, from that of its questions."""
+    found = {}
+    for task, asked in questions.items():
+        known = [chance for chance in asked.values() if chance is not None]
+        if known:
+            found[task] = fmean(known)
+    return found
+
+
 def prepare(config: SuiteConfig) -> list[Question]:
     """Return the questions to ask, reporting all that is missing before a model is loaded.
 
-    They are those of the suite's half, at most ``suite.limit`` for each task.
+    They are those of the suite's half, at most ``suite.lm_eval_limit`` (or else
+    ``suite.limit``) for each task.
 
     Raises:
         UserError: A task is not known, or its rows are not available or malformed.
@@ -120,7 +152,7 @@ def prepare(config: SuiteConfig) -> list[Question]:
             continue
         if not found:
             problems.append(f"suite.lm_eval: {name} has no questions in its {config.half} half")
-        questions += found[: config.limit]
+        questions += found[: config.lm_eval_limit or config.limit]
     if problems:
         raise UserError("\n".join(problems))
     return questions
@@ -259,6 +291,7 @@ class General:
                 "value": row.value,
                 "options": list(row.question.options),
                 "scores": [round(value, 4) for value in row.scores],
+                "chance": row.question.chance,
                 "how": row.question.how,
             }
             for row in self.rows
@@ -269,12 +302,17 @@ class General:
         from importlib.metadata import version
 
         kinds = {(row.question.task, row.question.how): row.question.leaf for row in self.rows}
+        guessed: dict[str, dict[str, float | None]] = {}
+        for row in self.rows:
+            guessed.setdefault(row.question.task, {})[row.question.id] = row.question.chance
+        by_chance = chances(guessed)
         return [
             {
                 "task": task,
                 "how": how,
                 "metric": _metric(leaf),
                 "output": leaf.OUTPUT_TYPE,
+                "chance": by_chance.get(task),
                 "version": leaf.VERSION,
                 "lm_eval": version("lm_eval"),
             }

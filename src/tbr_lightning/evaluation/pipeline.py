@@ -199,6 +199,7 @@ def _all_that_is_asked(
         [version("lm_eval"), [question.id for question in questions]],
         identity(config.second_judge) if config.second_judge else None,
         explained if config.attribution else None,
+        *([subject.model.think_format.cue] if config.generation.arm == "prompted" else []),
     )
 
 

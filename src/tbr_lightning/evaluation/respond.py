@@ -22,6 +22,7 @@ from tbr_lightning.data.think_format import ThinkFormat, prompt_ids
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.hosted import PREFIX, HostedModel, hosted_model, split
 from tbr_lightning.evaluation.judge import identity, make_judge
+from tbr_lightning.evaluation.rationale import with_rationale
 from tbr_lightning.evaluation.results import Judged
 from tbr_lightning.evaluation.store import FILE, ResponseStore, weights_identity
 from tbr_lightning.evaluation.suites import Prompt
@@ -279,7 +280,8 @@ def _generated(
     made = responses(backbone, [ids[number] for number in fits], generation, store)
     for number, response in track(made, what, len(fits)):
         place = fits[number]
-        rows[place] = _written(prompts[place], forced, response, think_format)
+        written = _written(prompts[place], forced, response, think_format)
+        rows[place] = with_rationale(written, generation.arm)
     if len(fits) < len(prompts):
         print(
             f"{len(prompts) - len(fits)} of {len(prompts)} prompts are longer than the model's "
@@ -306,7 +308,8 @@ def _asked(
             because = f"not answered: {response.filtered}"
             rows[place] = replace(rows[place], new_tokens=0, because=because, filtered=True)
         else:
-            rows[place] = _unseen(prompts[place], *split(response), response)
+            written = _unseen(prompts[place], *split(response), response)
+            rows[place] = with_rationale(written, generation.arm)
     if filtered := [row for row in rows if row.filtered]:
         print(
             f"{len(filtered)} of {len(prompts)} prompts are not answered by {model.origin}, the "
@@ -374,7 +377,7 @@ def arm_prompts(
         UserError: The model's chat template cannot lay them out.
     """
     think_format, tokenizer = backbone.think_format, backbone.tokenizer
-    cue = think_format.think_cue if arm == "prompted" else None
+    cue = think_format.cue if arm == "prompted" else None
     begun = {"forced": think_format.begin, "suppressed": think_format.without}.get(arm, "")
     end = list(tokenizer.encode(begun, add_special_tokens=False)) if begun else []
     try:

@@ -10,6 +10,7 @@ from typing import Literal
 from tbr_lightning.config.evaluation import JudgeConfig
 from tbr_lightning.data.conclusions import stated_conclusion
 from tbr_lightning.errors import UserError
+from tbr_lightning.evaluation.degenerate import marked
 from tbr_lightning.evaluation.judge import Case, Judge, Verdict
 from tbr_lightning.evaluation.judges.refusal_patterns import list_items
 from tbr_lightning.evaluation.results import Judged
@@ -65,7 +66,7 @@ def with_verdicts(
                 second_because=other.because if other else None,
             )
         )
-    return made
+    return marked(made)
 
 
 def _asked(judge: Judge, rows: Sequence[Judged]) -> list[Verdict]:

@@ -64,7 +64,7 @@ class ReflectionPrompt(Mitigation):
 
     def apply(self, backbone: Backbone, config: EvaluateConfig) -> Backbone:
         """Return the model whose template asks for a reflection."""
-        cue = json.dumps(f" {backbone.think_format.think_cue}", ensure_ascii=False)
+        cue = json.dumps(f" {backbone.think_format.cue}", ensure_ascii=False)
         return _with_preamble(backbone, _last_turn(f"content ~ {cue}"))
 
 

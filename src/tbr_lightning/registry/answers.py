@@ -20,12 +20,14 @@ class Answers:
         markers: That enclose a reflection.
         contamination: Largest share of a benchmark's prompts that the model was trained on;
             ``None`` where its rows are not known.
+        chances: For each task with options the accuracy of guessing.
     """
 
     rows: Sequence[Judged]
     choices: Mapping[str, Mapping[str, bool]] = field(default_factory=dict)
     markers: Sequence[str] = ("<think>", "</think>")
     contamination: float | None = None
+    chances: Mapping[str, float] = field(default_factory=dict)
 
 
 def leaks(row: Judged, markers: Sequence[str]) -> bool:

@@ -62,13 +62,19 @@ class Exam:
         config: Of the verb.
         digest: Of the prompts.
         sizes: How many there are.
-        questions: Identities of the questions about general ability, by task.
+        questions: Identities of the questions about general ability, by task, each with what
+            guessing gets (``None`` for a task without options).
     """
 
     config: PromoteConfig
     digest: str
     sizes: Sizes
-    questions: dict[str, set[str]]
+    questions: dict[str, dict[str, float | None]]
+
+    @property
+    def chances(self) -> dict[str, float]:
+        """What guessing gets of each task with options."""
+        return general.chances(self.questions)
 
 
 def exam_of(config: PromoteConfig) -> Exam:
@@ -78,15 +84,16 @@ def exam_of(config: PromoteConfig) -> Exam:
         UserError: The suite lacks something.
     """
     prompts = suites.load_suite(config.suite)
-    questions: dict[str, set[str]] = {}
+    questions: dict[str, dict[str, float | None]] = {}
     for one in general.prepare(config.suite):
-        questions.setdefault(one.task, set()).add(one.id)
+        questions.setdefault(one.task, {})[one.id] = one.chance
     counts: dict[str, dict[str, int]] = {"look_alike": {}, "harmful": {}, "general": {}}
     for prompt in prompts:
         of_kind = counts[prompt.kind]
         of_kind[prompt.benchmark] = of_kind.get(prompt.benchmark, 0) + 1
     counts["general"] |= {task: len(asked) for task, asked in questions.items()}
-    return Exam(config, suites.digest(prompts), Sizes(**counts), questions)
+    sizes = Sizes(**counts, chances=general.chances(questions))
+    return Exam(config, suites.digest(prompts), sizes, questions)
 
 
 def evidence_for(exam: Exam, model: LoggedModel, given: str | None, what: str) -> Evidence:
@@ -191,15 +198,15 @@ def _read(
             row = dict(zip(table["columns"], values, strict=True))
             task, how = row["task"], row.get("how")
             name = general.identity(task, row["question"], row["options"], how)
-            if name in exam.questions.get(task, ()):
+            if name in exam.questions.get(task, {}):
                 asked[task].add(name)
                 if row["right"] is not None:  # it is longer than the context
                     choices[task][name] = bool(row["right"])
-        if asked != exam.questions:
+        if asked != {task: set(known) for task, known in exam.questions.items()}:
             return None
     markers = (think_format.think_open.strip(), think_format.think_close.strip())
     seen = Run(run_id).metrics().get("contamination")
-    return Evidence(run_id, model, Answers(rows, choices, markers, seen))
+    return Evidence(run_id, model, Answers(rows, choices, markers, seen, exam.chances))
 
 
 def _no_choices(run_id: str, what: str) -> Evidence:

@@ -189,7 +189,7 @@ def _limits(candidate: Answers, config: GateConfig) -> list[Rule]:
     ]
     rules += _answers_to_look_alikes(rows, config)
     for task, wrong in general_errors(candidate).items():
-        rules.append(floor(task, wrong, config.min_general_accuracy, alpha))
+        rules.append(floor(task, wrong, config, candidate.chances.get(task)))
     thoughts = [bool(row.reflection_leaks) for row in harmful]
     spoken = [leaks(row, candidate.markers) for row in rows]
     rules += [

@@ -16,6 +16,7 @@ from tbr_lightning.registry import aliases
 from tbr_lightning.registry.entry import TAG, Entry
 from tbr_lightning.registry.evidence import Evidence, Exam
 from tbr_lightning.registry.gate import Decision
+from tbr_lightning.registry.sample_size import check_support
 from tbr_lightning.tracking.run import Run
 
 
@@ -69,10 +70,13 @@ def log_verdict(run: Run, exam: Exam, case: Case, verdict: Decision, attempt: in
             "bound": rule.bound,
             "limit": rule.limit,
             "n": rule.n,
+            "chance": rule.chance,
         }
         for rule in verdict.rules
     ]
     run.log_table(table, f"verdict{suffix}.json")
+    told = check_support(exam.sizes, config.gate, paired=case.theirs is not None)
+    run.log_text(told + "\n", f"power{suffix}.txt")
     figure = figures.two_sided_figure(sides, f"{config.name}: {config.suite.name}, test half")
     run.log_figure(figure, f"gate{suffix}.png")
     run.describe(markdown(config, case, verdict))

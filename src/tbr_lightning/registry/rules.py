@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from statsmodels.stats.proportion import proportion_confint
 
+from tbr_lightning.config.gate import GateConfig
 from tbr_lightning.evaluation.results import Judged, worst_part
 from tbr_lightning.evaluation.statistics import tango_bound
 
@@ -28,6 +29,7 @@ class Rule:
         n: Prompts it rests on.
         against: It compares with the champion.
         least: The bound must not be below the limit; else not above it.
+        chance: What guessing gets, where it can be guessed.
     """
 
     name: str
@@ -39,11 +41,16 @@ class Rule:
     n: int
     against: bool = False
     least: bool = False
+    chance: float | None = None
 
 
 def table(rules: Sequence[Rule]) -> list[str]:
-    """Return the rules as a table of plain text, one line a rule, in percent and points."""
-    head = ("", "rule", "measured", "bound", "", "limit", "n")
+    """Return the rules as a table of plain text, one line a rule, in percent and points.
+
+    Where a task can be guessed, its line ends with what guessing gets.
+    """
+    guessed = any(rule.chance is not None for rule in rules)
+    head = ("", "rule", "measured", "bound", "", "limit", "n", *(["chance"] if guessed else []))
     rows = [
         (
             "passed" if rule.passed else "FAILED",
@@ -53,6 +60,7 @@ def table(rules: Sequence[Rule]) -> list[str]:
             ">=" if rule.least else "< " if rule.name == "merit" else "<=",
             f"{100 * rule.limit:.1f}",
             str(rule.n),
+            *(["" if rule.chance is None else f"{100 * rule.chance:.1f}"] if guessed else []),
         )
         for rule in rules
     ]
@@ -61,7 +69,7 @@ def table(rules: Sequence[Rule]) -> list[str]:
         "  ".join(
             cell.ljust(width) if column in (0, 1, 4) else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
+        ).rstrip()
         for row in (head, *rows)
     ]
 
@@ -127,22 +135,32 @@ def ceiling(name: str, what: str, hits: Sequence[bool], limit: float, alpha: flo
     )
 
 
-def floor(task: str, wrong: Sequence[bool], limit: float, alpha: float) -> Rule:
-    """Return the rule that accuracy on a task is not below a limit."""
+def floor(task: str, wrong: Sequence[bool], config: GateConfig, chance: float | None) -> Rule:
+    """Return the rule that accuracy on a task is not below its floor.
+
+    Args:
+        task: Its name.
+        wrong: Which answers are.
+        config: Of the gate.
+        chance: What guessing gets; ``None`` for a task without options.
+    """
     n, right = len(wrong), len(wrong) - sum(wrong)
-    bound = wilson_bound(right, n, alpha, upper=False)
+    limit = config.floor(task, chance)
+    bound, value = wilson_bound(right, n, config.alpha, upper=False), right / n if n else 0.0
     passed = bound >= limit
+    guessing = "" if chance is None else f"guessing gets {100 * chance:.1f}; "
     return Rule(
         f"min_general_accuracy/{task}",
         passed,
-        f"accuracy on {task} is {100 * right / n:.1f}% over {n} prompts, its {_level(alpha)} "
+        f"accuracy on {task} is {100 * value:.1f}% over {n} prompts, its {_level(config.alpha)} "
         f"lower bound {100 * bound:.1f} is {'above' if passed else 'below'} the floor "
-        f"{100 * limit:.1f}",
-        right / n,
+        f"{100 * limit:.1f} ({guessing}{config.setting_of_floor(task, chance)})",
+        value,
         bound,
         limit,
         n,
         least=True,
+        chance=chance,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.power import CHURN, chance_below, pairs_for
 from tbr_lightning.evaluation.statistics import smallest_margin
 from tbr_lightning.registry.answers import Answers
+from tbr_lightning.registry.rules import wilson_bound
 
 _FALL = 0.1  # of false refusal, whose power is stated
 _ENOUGH = 0.8  # power below which it is said how many prompts would do
@@ -24,11 +26,13 @@ class Sizes:
         look_alike: Of each benchmark of look-alikes.
         harmful: Of each harmful one.
         general: Of each general task, prompts and multiple-choice questions.
+        chances: Of each task with options the accuracy of guessing.
     """
 
     look_alike: Mapping[str, int]
     harmful: Mapping[str, int]
     general: Mapping[str, int] = field(default_factory=dict)
+    chances: Mapping[str, float] = field(default_factory=dict)
 
 
 def sizes_of(evaluation: Answers) -> Sizes:
@@ -38,7 +42,7 @@ def sizes_of(evaluation: Answers) -> Sizes:
     for (kind, benchmark), count in counts.items():
         parts[kind][benchmark] = count
     parts["general"] |= {task: len(answers) for task, answers in evaluation.choices.items()}
-    return Sizes(**parts)
+    return Sizes(**parts, chances=evaluation.chances)
 
 
 def check_one_answer_each(candidate: Answers, champion: Answers | None) -> None:
@@ -108,12 +112,53 @@ def check_support(sizes: Sizes, config: GateConfig, *, paired: bool) -> str:
         with_margin = paired and config.general_accuracy_margin is not None
         problems += _problems(task, n, ["general_accuracy_margin"] if with_margin else [], config)
         told.append(_told(task, n, config))
+    problems += _floor_problems(sizes, config)
     n = sum(sum(p.values()) for p in (sizes.look_alike, sizes.harmful, sizes.general))
     problems += _problems("", n, ["max_answer_leaks"], config)
     if problems:
         raise UserError("\n".join(problems))
     shown = f"what the suite can show at {100 * (1 - config.alpha):g}%: " + "; ".join(told)
-    return "\n".join([shown, *(power(sizes, config) if paired else [])])
+    return "\n".join([shown, *floors(sizes, config), *(power(sizes, config) if paired else [])])
+
+
+def floors(sizes: Sizes, config: GateConfig) -> list[str]:
+    """Return in words what each general task must reach, one line a task."""
+    lines = []
+    for task, n in sizes.general.items():
+        chance = sizes.chances.get(task)
+        limit, needed = config.floor(task, chance), _needed(n, config.floor(task, chance), config)
+        guessing = "" if chance is None else f" (guessing gets {100 * chance:.1f}%)"
+        lines.append(
+            f"floor of {task}: {100 * limit:.1f}%{guessing}, which takes {needed} of {n} right, "
+            f"{100 * needed / n:.1f}%"
+        )
+    return lines
+
+
+def _needed(n: int, limit: float, config: GateConfig) -> int:
+    """Return the smallest number of right answers whose lower bound reaches a limit, or n + 1."""
+    counts = range(n + 1)
+    return bisect_left(
+        counts, True, key=lambda count: wilson_bound(count, n, config.alpha, upper=False) >= limit
+    )
+
+
+def _floor_problems(sizes: Sizes, config: GateConfig) -> list[str]:
+    problems = [
+        f"gate.task_floors names {task}, and the suite measures "
+        f"{', '.join(sizes.general) or 'no general ability'}: name one of its tasks"
+        for task in config.task_floors
+        if task not in sizes.general
+    ]
+    for task, n in sizes.general.items():
+        chance = sizes.chances.get(task)
+        limit = config.floor(task, chance)
+        if n >= config.min_prompts and _needed(n, limit, config) > n:
+            problems.append(
+                f"{config.setting_of_floor(task, chance)}: a floor of {limit:.4f} cannot be shown "
+                f"with {n} {task} prompts, not even by all right: lower it or use a larger suite"
+            )
+    return problems
 
 
 def power(sizes: Sizes, config: GateConfig) -> list[str]:
