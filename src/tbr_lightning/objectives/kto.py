@@ -81,6 +81,11 @@ class KTO(Objective):
         return 2
 
     @property
+    def uses_rejected(self) -> bool:
+        """It does."""
+        return True
+
+    @property
     def form(self) -> str:
         """Tells rows with one response or two from pairs, and which of them reflects."""
         return f"sides/{self.reflect}"

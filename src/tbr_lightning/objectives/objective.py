@@ -139,6 +139,16 @@ class Objective:
         return 1
 
     @property
+    def trained_by(self) -> str:
+        """Whose trainer minimises it: ours, or ``trl``, which then needs no :meth:`loss`."""
+        return ""
+
+    @property
+    def uses_rejected(self) -> bool:
+        """Whether it learns from dispreferred responses."""
+        return False
+
+    @property
     def form(self) -> str:
         """Names what :meth:`sequences` makes of a row; empty for the row as it stands."""
         return ""

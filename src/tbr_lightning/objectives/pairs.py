@@ -117,6 +117,11 @@ class PairObjective(Objective):
         return 2
 
     @property
+    def uses_rejected(self) -> bool:
+        """It does."""
+        return True
+
+    @property
     def form(self) -> str:
         """Tells pairs from single rows, and which of a pair reflects."""
         return f"pairs/{self.reflect}"

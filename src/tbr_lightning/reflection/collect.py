@@ -14,7 +14,7 @@ from tbr_lightning.progress import track
 from tbr_lightning.reflection.checks import REASONS, boilerplate, reject_reason
 from tbr_lightning.reflection.record import Reflection, request_key
 from tbr_lightning.reflection.relevance import off_topic
-from tbr_lightning.reflection.store import ReflectionStore
+from tbr_lightning.reflection.store import RecordStore
 from tbr_lightning.reflection.teachers import Request, Teacher, shipped_prompts
 
 
@@ -77,7 +77,10 @@ def _part(example: Example) -> float:
 
 
 def missing(
-    rows: Sequence[Example], teacher: Teacher, store: ReflectionStore, seed: int | None = None
+    rows: Sequence[Example],
+    teacher: Teacher,
+    store: RecordStore[Reflection],
+    seed: int | None = None,
 ) -> list[Example]:
     """Return the rows whose reflection is not in the store yet."""
     keys = {_key(example, teacher, seed): example for example in rows}
@@ -88,7 +91,7 @@ def missing(
 def collect(
     rows: Sequence[Example],
     teacher: Teacher,
-    store: ReflectionStore,
+    store: RecordStore[Reflection],
     run_id: str = "",
     *,
     attempts: int = 1,
@@ -152,7 +155,7 @@ def _checked(
 def _ask(
     rows: Sequence[Example],
     teacher: Teacher,
-    store: ReflectionStore,
+    store: RecordStore[Reflection],
     run_id: str,
     seed: int | None,
 ) -> int:
