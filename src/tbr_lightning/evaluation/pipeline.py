@@ -86,6 +86,7 @@ def run(config: EvaluateConfig, explain: Explain | None = None) -> EvaluateResul
     prompts = suites.load_suite(config.suite)
     questions = general.prepare(config.suite)
     check_judges([prompt.kind for prompt in prompts], config.judge, config.second_judge)
+    _check_mitigation(config)
     connect(config.tracking)
     if config.threads is not None:
         import torch
@@ -149,6 +150,11 @@ def run(config: EvaluateConfig, explain: Explain | None = None) -> EvaluateResul
     if subject.logged is not None:
         tags["tbr.trained_by"] = subject.logged.run_id
     return _evaluate(config, subject, prompts, questions, tags=tags, limit=limit, explain=explain)
+
+
+def _check_mitigation(config: EvaluateConfig) -> None:
+    if config.mitigated:
+        config.mitigation.check(config)
 
 
 def _mitigation_identity(config: EvaluateConfig) -> str:

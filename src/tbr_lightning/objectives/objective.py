@@ -177,6 +177,17 @@ class Objective:
         """
         return None
 
+    def is_of_start(self, model: Any, rows: TokenRows, pad_id: int, kept: Floats) -> bool:
+        """Return whether a reference that a run kept is that of these rows under these weights.
+
+        Args:
+            model: As it starts.
+            rows: Tokenised rows.
+            pad_id: Of the padding.
+            kept: What :meth:`reference` returned when the run began.
+        """
+        return len(kept) == len(rows)
+
     def shared(
         self,
         rows: TokenRows,
