@@ -147,3 +147,8 @@ def test_pairs_that_are_not_sampled_yet_are_announced(look: Any) -> None:
     )
     assert "the model will write 3 answers to each of 32 prompts" in told
     assert "the model has not written this answer yet" in told
+
+
+def test_of_reinforcement_it_says_that_answers_are_drawn(look: Any) -> None:
+    told = look(*MISTRAL[:3], *SMALL, "dry_run=true", "reflection=none", "objective=grpo")
+    assert "the model draws the answers" in told

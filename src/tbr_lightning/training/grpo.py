@@ -109,6 +109,7 @@ def fit_with_trl(job: Job, backbone: Backbone, examples: Sequence[Example]) -> F
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     warnings.filterwarnings("ignore", ".*is an experimental feature.*")
     from datasets import Dataset
+    from transformers import PrinterCallback
     from trl import GRPOTrainer
 
     config = job.config
@@ -133,6 +134,7 @@ def fit_with_trl(job: Job, backbone: Backbone, examples: Sequence[Example]) -> F
         )
     except ValueError as error:
         raise UserError(f"objective=grpo: TRL refuses: {' '.join(str(error).split())}") from error
+    trainer.remove_callback(PrinterCallback)
     try:
         trainer.train()
     except torch.OutOfMemoryError as error:
@@ -158,7 +160,7 @@ def _arguments(job: Job, steps: int) -> Any:
         output_dir=str(job.folder / "trl"),
         per_device_train_batch_size=trainer.batch_size,
         gradient_accumulation_steps=trainer.accumulate,
-        gradient_checkpointing=trainer.gradient_checkpointing,
+        activation_checkpointing=trainer.gradient_checkpointing,
         max_steps=steps,
         max_grad_norm=trainer.clip_norm,
         learning_rate=optimizer.lr,

@@ -43,6 +43,7 @@ from tbr_lightning.reflection.store import reflection_store
 from tbr_lightning.training.apart import check_apart, suite_overlap
 from tbr_lightning.training.devices import accelerator_of, world_size
 from tbr_lightning.training.estimate import RunEstimate, describe_devices, estimate
+from tbr_lightning.training.grpo import check_handed_over
 from tbr_lightning.training.precision import precision_of
 from tbr_lightning.training.prepare import load_examples
 from tbr_lightning.training.speed import compute_dtype, measured_peak
@@ -93,6 +94,13 @@ def preview(config: TrainConfig) -> None:
             f"data.pairs=sampled: the model will write {config.pairs.samples} answers to each of "
             f"{len(examples):,} prompts, which gives {len(examples):,} pairs at most: here each is "
             "the row's own response and a short placeholder",
+            markup=False,
+        )
+    if config.objective.trained_by == "trl":
+        check_handed_over(config)
+        console.print(
+            "objective=grpo takes the prompts alone, and the model draws the answers: what has "
+            "loss above, tokens and estimates are those of fine-tuning on the rows",
             markup=False,
         )
     _print_estimate(console, config, _estimate(config, rows, len(tokenizer)))
