@@ -234,6 +234,10 @@ def test_identity_tells_settings_apart_and_not_where_they_are_kept() -> None:
             "there are 200 look-alike dev prompts, and a direction needs 300",
         ),
         (
+            ["mitigation=ablation", "mitigation.log=true", "suite.limit=4", "mitigation.prompts=4"],
+            "there are 4 look-alike dev prompts, and a direction needs 8",
+        ),
+        (
             ["mitigation=steering", "suite.limit=4", "mitigation.prompts=4"],
             "there are 4 look-alike dev prompts, and a direction needs 8",
         ),
@@ -244,25 +248,19 @@ def test_identity_tells_settings_apart_and_not_where_they_are_kept() -> None:
         (["mitigation=contrast", "generation.engine=vllm"], "use generation.engine=transformers"),
     ],
 )
-@pytest.mark.parametrize("log", [False, True])
 def test_what_gives_no_direction_is_told_before_a_model_is_loaded(
     words: list[str],
     says: str,
-    log: bool,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    if log and words[0] != "mitigation=ablation":
-        pytest.skip("it cannot be kept")
-
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("a model was loaded")
 
     monkeypatch.setattr("tbr_lightning.evaluation.respond.load_model", never)
     monkeypatch.setattr("tbr_lightning.mitigations.keep.load_model", never)
-    more = ["mitigation.log=true"] if log else []
-    assert cli.main("evaluate", ["model=tiny", "suite=smoke", *words, *more]) == cli.USAGE_ERROR
+    assert cli.main("evaluate", ["model=tiny", "suite=smoke", *words]) == cli.USAGE_ERROR
     told = capsys.readouterr().err.strip()
     assert says in told
     assert "Traceback" not in told

@@ -62,7 +62,7 @@ def check_handed_over(config: TrainConfig, *, prunes: bool = False) -> None:
         f"objective.beta={objective.beta:g} needs the model as it started beside the one that is "
         "trained, which here is the base under an adapter: use adapter=lora, or "
         "objective.beta=0": objective.beta > 0 and config.adapter.name == "none",
-        "objective=grpo cannot be pruned while TRL trains: use sweep.pruner=none": prunes,
+        "objective=grpo cannot be pruned while TRL trains: leave pruner out of the study": prunes,
         "objective=grpo needs TRL, which is not installed: pip install 'tbr-lightning[rl]'": (
             importlib.util.find_spec("trl") is None
         ),
