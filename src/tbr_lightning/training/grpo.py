@@ -370,7 +370,7 @@ def _logging(what: str, steps: int, buffer: Any) -> Any:
 
     from tbr_lightning.progress import bar
 
-    class Logging(TrainerCallback):  # type: ignore[misc]
+    class Logging(TrainerCallback):
         def on_train_begin(self, *_: Any, **__: Any) -> None:
             self.context = bar(what, steps)
             self.shown = self.context.__enter__()
