@@ -43,7 +43,7 @@ mutants: $(READY) ## Plant wrong changes in the decision core and see whether th
 
 bench: $(READY) ## Compare with peers, side by side
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
-	@code=0; for script in 'sft_against_trl.py --quick' batching.py start_up.py logging_cost.py serving.py 'sweep_overhead.py --quick'; do \
+	@code=0; for script in 'sft_against_trl.py --quick' 'dpo_against_trl.py --quick' batching.py start_up.py logging_cost.py serving.py 'sweep_overhead.py --quick'; do \
 		echo; echo "== $$script"; $(BIN)/python benchmarks/$$script || code=1; done; exit $$code
 
 lint: $(READY) ## Check style and types

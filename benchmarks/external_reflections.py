@@ -24,7 +24,7 @@ from tbr_lightning.config.endpoint import EndpointConfig
 from tbr_lightning.config.schema import ReflectionConfig
 from tbr_lightning.data.example import Example
 from tbr_lightning.reflection.collect import collect
-from tbr_lightning.reflection.store import ReflectionStore
+from tbr_lightning.reflection.store import reflection_store
 from tbr_lightning.reflection.teachers import endpoint_teacher
 
 DELAY = 0.2
@@ -76,7 +76,7 @@ def main() -> None:
     )
     rows = [Example(f"Harm {n}.", "No.", "harmful", "benchmark") for n in range(args.rows)]
     with tempfile.TemporaryDirectory() as folder:
-        store = ReflectionStore(Path(folder) / "reflections.db")
+        store = reflection_store(Path(folder) / "reflections.db")
         start = time.perf_counter()
         found = collect(rows, endpoint_teacher(config), store)
         seconds = time.perf_counter() - start

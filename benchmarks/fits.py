@@ -1,8 +1,8 @@
 """One measurement in a process of its own, so that peak memory is the measured program's alone.
 
-Used by `sft_against_trl.py`, `batching.py` and `logging_cost.py`; not a benchmark by itself. The
-model is a random Llama (6 layers, width 256, vocabulary 8,000) on rows of Alpaca, which are read
-from $TBR_SHARED_DATA or ../shared/data.
+Used by `sft_against_trl.py`, `dpo_against_trl.py`, `batching.py` and `logging_cost.py`; not a
+benchmark by itself. The model is a random Llama (6 layers, width 256, vocabulary 8,000) on rows of
+Alpaca, which are read from $TBR_SHARED_DATA or ../shared/data.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +81,13 @@ def peak_mib() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def prepare(folder: Path, rows: int, *, smallest: bool = False) -> dict[str, Any]:
-    """Write model, tokenizer and tokenised rows; for the peer the same ids and masks as JSON."""
+def prepare(
+    folder: Path, rows: int, *, smallest: bool = False, pairs: bool = False
+) -> dict[str, Any]:
+    """Write model, tokenizer and tokenised rows; for the peer the same ids and masks as JSON.
+
+    The dispreferred response of a pair is the response of the row after it.
+    """
     from tbr_lightning.config.compose import compose_verb
     from tbr_lightning.data.example import Example
     from tbr_lightning.data.table import Examples
@@ -93,7 +99,11 @@ def prepare(folder: Path, rows: int, *, smallest: bool = False) -> dict[str, Any
         Example(f"{r['instruction']}\n{r['input']}".strip(), r["output"], "general", "alpaca")
         for r in found[: 2000 + HELD_OUT]
     ]
-    config = compose_verb("train", MODEL).config
+    if pairs:
+        lent = [row.response for row in (*made[1:], made[0])]
+        made = [replace(row, rejected=text) for row, text in zip(made, lent, strict=True)]
+        made = [row for row in made if row.rejected != row.response]
+    config = compose_verb("train", [*MODEL, *(["objective=dpo"] if pairs else [])]).config
     if smallest:
         sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
         config.model.architecture |= sizes
@@ -112,18 +122,33 @@ def prepare(folder: Path, rows: int, *, smallest: bool = False) -> dict[str, Any
             backbone.think_format,
             max_length=config.model.max_length,
             cache=folder / "cache",
+            sequences=config.objective.sequences,
+            per_row=config.objective.sequences_per_row,
+            form=config.objective.form,
         )
         (folder / name).symlink_to(done.folder, target_is_directory=True)
         return done
 
     training, held_out = tokens("rows", made[:rows]), tokens("held_out", made[-HELD_OUT:])
-    plain = [
-        {"input_ids": row.ids.tolist(), "completion_mask": [int(s > 0) for s in row.spans]}
-        for row in training
-    ]
+    if pairs:
+        sides = [(training[2 * i], training[2 * i + 1]) for i in range(training.data_rows)]
+        plain = [
+            {
+                "prompt_ids": good.ids[: good.trigger].tolist(),
+                "chosen_ids": good.ids[good.trigger :].tolist(),
+                "rejected_ids": bad.ids[bad.trigger :].tolist(),
+                "length": len(good.ids) + len(bad.ids),
+            }
+            for good, bad in sides
+        ]
+    else:
+        plain = [
+            {"input_ids": row.ids.tolist(), "completion_mask": [int(s > 0) for s in row.spans]}
+            for row in training
+        ]
     (folder / "rows.json").write_text(json.dumps(plain))
     return {
-        "rows": len(training),
+        "rows": training.data_rows,
         "tokens": int(training.lengths.sum()),
         "held_out": len(held_out),
         "parameters": sum(p.numel() for p in backbone.model.parameters()),
@@ -197,7 +222,8 @@ def _tokens_seen(config: Any, folder: Path, steps: int) -> int:
     batches = _batches(config, folder)
     plans = (batches.plan(epoch) for epoch in range(config.trainer.epochs))
     wanted = [step for plan in plans for step in plan][:steps]
-    return sum(int(batches.rows.lengths[i]) for step in wanted for part in step for i in part)
+    lengths = batches.rows.lengths.reshape(-1, config.objective.sequences_per_row).sum(axis=1)
+    return sum(int(lengths[i]) for step in wanted for part in step for i in part)
 
 
 def _batches(config: Any, folder: Path) -> Any:
@@ -298,6 +324,55 @@ def trl(
         return result
 
 
+def trl_dpo(
+    folder: Path, steps: int, seed: int = 0, options: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Train through TRL's ``DPOTrainer`` on the same ids; a reference computed before is not timed.
+
+    Ours computes its reference before the timed steps, too.
+    """
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import DPOConfig, DPOTrainer
+
+    class Tokenised(DPOTrainer):  # TRL tokenises texts only
+        def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
+            return dataset
+
+    rows = json.loads((folder / "rows.json").read_text())
+    given = {"per_device_train_batch_size": 8, **(options or {})}
+    with tempfile.TemporaryDirectory() as made:
+        trainer = Tokenised(
+            model=AutoModelForCausalLM.from_pretrained(folder / "base"),
+            args=DPOConfig(
+                output_dir=made,
+                use_cpu=True,
+                seed=seed,
+                max_steps=steps,
+                max_length=None,
+                beta=0.1,
+                learning_rate=RATE,
+                lr_scheduler_type="cosine",
+                warmup_steps=round(steps * WARMUP),
+                disable_tqdm=True,
+                report_to="none",
+                **given,
+            ),
+            train_dataset=Dataset.from_list(rows),
+            processing_class=AutoTokenizer.from_pretrained(folder / "base"),
+        )
+        start, worked = time.monotonic(), time.process_time()
+        trainer.train()
+        seconds, worked = time.monotonic() - start, time.process_time() - worked
+        return {
+            "seconds": seconds,
+            "cpu_seconds": worked,
+            "tokens": trainer._total_train_tokens,
+            "peak_mib": peak_mib(),
+            "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
+        }
+
+
 def held_out_loss(model: Any, folder: Path) -> float:
     """Return the mean loss of a supervised token of the rows that nobody trained on."""
     import torch
@@ -320,7 +395,7 @@ def held_out_loss(model: Any, folder: Path) -> float:
     return loss / weight
 
 
-TASKS = {"prepare": prepare, "ours": ours, "order": order, "trl": trl}
+TASKS = {"prepare": prepare, "ours": ours, "order": order, "trl": trl, "trl_dpo": trl_dpo}
 
 if __name__ == "__main__":
     task, where, settings = sys.argv[1:]

@@ -14,7 +14,7 @@ from tbr_lightning.data.cache import built
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.store import ResponseStore
 from tbr_lightning.models.generation import Generated
-from tbr_lightning.reflection.store import ReflectionStore
+from tbr_lightning.reflection.store import reflection_store
 from tbr_lightning.registry.entry import Draft
 from tbr_lightning.registry.ledger import Ledger
 
@@ -38,7 +38,7 @@ def _responses(folder: Path) -> object:
 
 
 def _reflections(folder: Path) -> object:
-    store = ReflectionStore(folder / "reflections.db")
+    store = reflection_store(folder / "reflections.db")
     with store.writing():
         pass
     return store.get(["k"])

@@ -162,12 +162,13 @@ def test_table_has_a_row_for_each_with_differences_and_costs() -> None:
 
 
 @pytest.mark.slow  # a second for each of some fifty configs
-def test_dry_run_composes_every_rival(verb: Verb) -> None:
-    done = verb("sweep", "study=arena", "dry_run=true")
+@pytest.mark.parametrize("study", ["arena", "objectives"])
+def test_dry_run_composes_every_rival(study: str, verb: Verb) -> None:
+    done = verb("sweep", f"study={study}", "dry_run=true")
     assert done.returncode == 0, done.stderr
     names = [line.split()[0] for line in done.stdout.splitlines() if " of its points" in line]
-    text = (shipped("sweeps") / "arena.yaml").read_text()
-    assert len(names) == 15
+    text = (shipped("sweeps") / f"{study}.yaml").read_text()
+    assert len(names) == {"arena": 15, "objectives": 12}[study]
     assert all(f"  {name}:" in text for name in names)
 
 

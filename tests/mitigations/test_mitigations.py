@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from tbr_lightning import cli
 from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.config.verbs import EvaluateConfig
 from tbr_lightning.data.think_format import prompt_ids
@@ -223,3 +224,44 @@ def test_too_few_prompts_and_engines_that_cannot_are_told_in_a_sentence() -> Non
 def test_identity_tells_settings_apart_and_not_where_they_are_kept() -> None:
     assert Ablation(depth=0.5).identity != Ablation(depth=0.6).identity
     assert Ablation().identity == Ablation(log=True).identity
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (
+            ["mitigation=ablation", "mitigation.fewest=300", "mitigation.prompts=400"],
+            "there are 200 look-alike dev prompts, and a direction needs 300",
+        ),
+        (
+            ["mitigation=ablation", "mitigation.log=true", "suite.limit=4", "mitigation.prompts=4"],
+            "there are 4 look-alike dev prompts, and a direction needs 8",
+        ),
+        (
+            ["mitigation=steering", "suite.limit=4", "mitigation.prompts=4"],
+            "there are 4 look-alike dev prompts, and a direction needs 8",
+        ),
+        (
+            ["mitigation=steering", "generation.engine=vllm"],
+            "generation.engine=vllm hands out neither hidden states nor logits",
+        ),
+        (["mitigation=contrast", "generation.engine=vllm"], "use generation.engine=transformers"),
+    ],
+)
+def test_what_gives_no_direction_is_told_before_a_model_is_loaded(
+    words: list[str],
+    says: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("tbr_lightning.evaluation.respond.load_model", never)
+    monkeypatch.setattr("tbr_lightning.mitigations.keep.load_model", never)
+    assert cli.main("evaluate", ["model=tiny", "suite=smoke", *words]) == cli.USAGE_ERROR
+    told = capsys.readouterr().err.strip()
+    assert says in told
+    assert "Traceback" not in told
+    assert not (tmp_path / "mlflow.db").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
@@ -16,7 +17,11 @@ from tbr_lightning.data.tokens import TokenRows, tokenise
 from tbr_lightning.errors import UserError
 from tbr_lightning.models.backbone import Backbone
 from tbr_lightning.objectives.dpo import DPO
+from tbr_lightning.objectives.kto import KTO
 from tbr_lightning.training.batches import TrainBatches
+from tbr_lightning.training.fit import Job, _reference
+
+from ..training.conftest import TINY, config_of, tiny_model
 
 ROWS = [
     Example("Harm one.", "No.", "harmful", "t", rejected="Yes, like this and that."),
@@ -186,3 +191,40 @@ def test_rows_that_are_no_pairs_are_refused(rejected: str | None, sentence: str)
 def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         DPO(**settings)
+
+
+@pytest.mark.parametrize("objective", [DPO(), DPO(variant="ipo"), KTO()], ids=["dpo", "ipo", "kto"])
+def test_a_reference_that_is_not_of_the_start_is_known(
+    objective: Any, tmp_path: Path, llama: Backbone
+) -> None:
+    rows = pairs(tmp_path, llama, objective)
+    kept = objective.reference(llama.model, rows, 0)
+    assert objective.is_of_start(llama.model, rows, 0, kept)
+    assert not objective.is_of_start(llama.model, rows, 0, kept[:-1])
+    changed(llama.model)
+    assert not objective.is_of_start(llama.model, rows, 0, kept)
+
+
+def test_a_run_refuses_a_reference_of_another_start(tmp_path: Path) -> None:
+    words = (
+        "objective=dpo",
+        "trainer.max_steps=1",
+        "trainer.batch_size=2",
+        "trainer.batching=padded",
+    )
+    config = config_of(*TINY, *words)
+    backbone = tiny_model(tmp_path)
+    rows = pairs(tmp_path, backbone, config.objective)
+    job = Job(config, "r", "test", tmp_path, rows.folder, None, tmp_path)
+    found = _reference(job, backbone, backbone.model, rows)
+    assert found is not None
+    assert _reference(job, backbone, backbone.model, rows).tolist() == found.tolist()
+    file = next(tmp_path.glob("reference-*.npy"))
+    np.save(file, found - 5)
+    with pytest.raises(
+        UserError, match=r"resume=r: the reference .* is not of the model that this"
+    ):
+        _reference(job, backbone, backbone.model, rows)
+    file.write_bytes(b"no array")
+    with pytest.raises(UserError, match=r"cannot be read .*: delete it"):
+        _reference(job, backbone, backbone.model, rows)

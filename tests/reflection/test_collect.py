@@ -25,7 +25,7 @@ from tbr_lightning.reflection.collect import (
     wanted,
 )
 from tbr_lightning.reflection.record import Draft, Reflection
-from tbr_lightning.reflection.store import ReflectionStore
+from tbr_lightning.reflection.store import RecordStore, reflection_store
 from tbr_lightning.reflection.teachers import (
     Request,
     Teacher,
@@ -51,11 +51,11 @@ def counting(asked: list[str], *, stop_after: int | None = None) -> Teacher:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> ReflectionStore:
-    return ReflectionStore(tmp_path / "reflections.db")
+def store(tmp_path: Path) -> RecordStore[Reflection]:
+    return reflection_store(tmp_path / "reflections.db")
 
 
-def test_what_was_written_survives_and_is_not_asked_again(store: ReflectionStore) -> None:
+def test_what_was_written_survives_and_is_not_asked_again(store: RecordStore[Reflection]) -> None:
     asked: list[str] = []
     with pytest.raises(ConnectionError):
         collect(ROWS, counting(asked, stop_after=8), store)
@@ -70,14 +70,14 @@ def test_what_was_written_survives_and_is_not_asked_again(store: ReflectionStore
     assert collect(ROWS, counting(asked), store).asked == 0
 
 
-def test_another_prompt_or_sampling_is_another_request(store: ReflectionStore) -> None:
+def test_another_prompt_or_sampling_is_another_request(store: RecordStore[Reflection]) -> None:
     teacher = counting([])
     collect(ROWS, teacher, store)
     assert missing(ROWS, replace(teacher, prompt_hash="other"), store) == ROWS
     assert missing(ROWS, replace(teacher, sampling={"temperature": 1.0}), store) == ROWS
 
 
-def test_several_writers_share_a_store(store: ReflectionStore) -> None:
+def test_several_writers_share_a_store(store: RecordStore[Reflection]) -> None:
     parts = [ROWS[start::4] for start in range(4)]
     threads = [threading.Thread(target=collect, args=(part, counting([]), store)) for part in parts]
     for thread in threads:
@@ -121,7 +121,7 @@ def test_the_last_word_is_the_conclusion(text: str, conclusion: str | None) -> N
     assert stated_conclusion(text) == conclusion
 
 
-def test_rejected_rows_train_plainly_or_are_dropped_or_stop(store: ReflectionStore) -> None:
+def test_rejected_rows_train_plainly_or_are_dropped_or_stop(store: RecordStore[Reflection]) -> None:
     def write(request: Request) -> Iterator[tuple[Example, Draft]]:
         for number, example in enumerate(request.examples):
             yield (
@@ -159,7 +159,7 @@ def test_a_record_is_the_same_after_json() -> None:
     assert Reflection.from_json(one.to_json()) == one
 
 
-def test_the_microworld_teaches_and_fills(store: ReflectionStore) -> None:
+def test_the_microworld_teaches_and_fills(store: RecordStore[Reflection]) -> None:
     from tbr_lightning.microworld.plugin import MicroworldData
     from tbr_lightning.microworld.prompts import training_examples
 
@@ -171,7 +171,7 @@ def test_the_microworld_teaches_and_fills(store: ReflectionStore) -> None:
     assert not set(filler.accepted.values()) & set(found.accepted.values())
 
 
-def test_recorded_reflections(tmp_path: Path, store: ReflectionStore) -> None:
+def test_recorded_reflections(tmp_path: Path, store: RecordStore[Reflection]) -> None:
     file = tmp_path / "r.jsonl"
     lines = [
         {"instruction": row.instruction, "reflection": f"{row.id}. So the request is harmful."}
@@ -200,10 +200,12 @@ def test_a_prompt_file_needs_its_place(tmp_path: Path) -> None:
 def test_a_store_that_is_no_database_is_told(tmp_path: Path) -> None:
     (tmp_path / "r.db").write_text("no database, " * 100)
     with pytest.raises(UserError, match="cannot be used"):
-        ReflectionStore(tmp_path / "r.db")
+        reflection_store(tmp_path / "r.db")
 
 
-def test_the_same_words_on_several_instructions_are_boilerplate(store: ReflectionStore) -> None:
+def test_the_same_words_on_several_instructions_are_boilerplate(
+    store: RecordStore[Reflection],
+) -> None:
     def write(request: Request) -> Iterator[tuple[Example, Draft]]:
         for number, example in enumerate(request.examples):
             own = f"On {number}: " if number < 18 else ""
@@ -233,7 +235,7 @@ def test_the_same_words_on_several_instructions_are_boilerplate(store: Reflectio
     assert all_same["rejected/boilerplate"] == 20
 
 
-def test_rejected_rows_are_asked_for_again_with_a_new_seed(store: ReflectionStore) -> None:
+def test_rejected_rows_are_asked_for_again_with_a_new_seed(store: RecordStore[Reflection]) -> None:
     seeds: list[tuple[int | None, int]] = []
 
     def write(request: Request) -> Iterator[tuple[Example, Draft]]:

@@ -14,7 +14,7 @@ from tbr_lightning.data.forms import without_thought
 from tbr_lightning.data.table import Examples
 from tbr_lightning.reflection.collect import Collected, collect
 from tbr_lightning.reflection.record import Draft
-from tbr_lightning.reflection.store import ReflectionStore
+from tbr_lightning.reflection.store import reflection_store
 from tbr_lightning.reflection.teachers import (
     Request,
     Teacher,
@@ -104,7 +104,7 @@ def of(texts: Sequence[tuple[Example, str]], folder: Path) -> Collected:
 
     rows = [example for example, _ in texts]
     return collect(
-        rows, Teacher("planted", write), ReflectionStore(folder / "r.db"), unstated="accept"
+        rows, Teacher("planted", write), reflection_store(folder / "r.db"), unstated="accept"
     )
 
 
@@ -154,7 +154,7 @@ def rows_of(shared_data: Path) -> list[Example]:
 @pytest.mark.slow
 def test_95_percent_of_star1_are_accepted(shared_data: Path, tmp_path: Path) -> None:
     rows = rows_of(shared_data)
-    store = ReflectionStore(tmp_path / "r.db")
+    store = reflection_store(tmp_path / "r.db")
     found = collect(Examples.of(rows), own_teacher(), store, unstated="accept")
     assert len(rows) == 1000
     assert len(found.accepted) >= 950, Counter(i.reject for i in found.reflections.values())

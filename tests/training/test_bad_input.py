@@ -140,3 +140,60 @@ def test_mistakes_about_rows_are_told(
     told = refused([*FILES, f"data.general={rows(tmp_path / 'rows.json', 9)}", *words], capsys)
     for part in says:
         assert part in told
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({}, "9 of 9 rows have no dispreferred response, the first is 'Say 0.'"),
+        ({"rejected": " "}, "9 of 9 rows have no dispreferred response"),
+        ({"rejected": "Yes."}, "9 of 9 rows prefer a response to itself"),
+    ],
+)
+@pytest.mark.parametrize("objective", ["dpo", "ipo", "simpo", "orpo"])
+def test_rows_that_are_no_pairs_are_told_before_a_run_is_opened(
+    objective: str,
+    more: dict[str, str],
+    says: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    words = [f"data.general={rows(tmp_path / 'rows.json', 9, **more)}", f"objective={objective}"]
+    told = refused([*FILES, *words], capsys)
+    assert says in told and f"objective={objective} learns from pairs" in told
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+GRPO = ("model=tiny", "data=microworld", "reflection=none", "objective=grpo")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["trainer=ddp", "trainer.devices=2"], "trainer.strategy=ddp with objective=grpo"),
+        (["trainer=deepspeed_zero2"], "trainer.strategy=deepspeed with objective=grpo"),
+        (["reflection=external"], "reflection=external with objective=grpo: the model writes"),
+        (["data.validation=0.1"], "data.validation=0.1 with objective=grpo"),
+        (["data.pairs=sampled"], "GRPO learns from no dispreferred ones"),
+        (["trainer.eval_every=5"], "trainer.eval_every=5 with objective=grpo"),
+        (["trainer.batching=packed"], "trainer.batching=packed with objective=grpo"),
+        (["trainer.batch_size=12"], "cannot be cut into groups of objective.generations=8"),
+        (["objective.beta=0.1"], "objective.beta=0.1 needs the model as it started"),
+        (["objective.temperature=0"], "objective.temperature=0 would draw the same answer"),
+        (["objective.generations=1"], "objective.generations=1 is too small"),
+        (["objective.reflect=[harm]"], "objective.reflect='harm' is not known"),
+        (["objective.loss_type=ppo"], "objective.loss_type='ppo' is not known"),
+    ],
+)
+def test_what_trl_does_not_do_here_is_told(
+    words: list[str], says: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert says in refused([*GRPO, *words], capsys)
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_without_trl_its_extra_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
+    assert "pip install 'tbr-lightning[rl]'" in refused([*GRPO], capsys)

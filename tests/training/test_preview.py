@@ -133,3 +133,22 @@ def test_a_setting_that_cannot_work_is_part_of_what_is_shown(look: Any) -> None:
     shown = look(*MISTRAL, *SMALL, "trainer=gpu", "adapter=qlora")
     for part in ("trainer=gpu: this machine has no NVIDIA driver", "adapter=qlora needs"):
         assert part in shown
+
+
+def test_pairs_that_are_not_sampled_yet_are_announced(look: Any) -> None:
+    told = look(
+        *MISTRAL[:3],
+        *SMALL,
+        "dry_run=true",
+        "reflection=none",
+        "objective=dpo",
+        "data.pairs=sampled",
+        "pairs.samples=3",
+    )
+    assert "the model will write 3 answers to each of 32 prompts" in told
+    assert "the model has not written this answer yet" in told
+
+
+def test_of_reinforcement_it_says_that_answers_are_drawn(look: Any) -> None:
+    told = look(*MISTRAL[:3], *SMALL, "dry_run=true", "reflection=none", "objective=grpo")
+    assert "the model draws the answers" in told

@@ -8,7 +8,7 @@ from tbr_lightning.config.compose import compose_verb, shipped
 from tbr_lightning.tuning.space import cells
 from tbr_lightning.tuning.study import load_study, read_study
 
-ARENAS = {"arena", "ladder"}  # composed by tests/ablation/test_arena.py
+ARENAS = {"arena", "ladder", "objectives"}  # composed by tests/ablation/test_arena.py
 STUDIES = sorted({path.stem for path in shipped("sweeps").glob("*.yaml")} - ARENAS)
 
 

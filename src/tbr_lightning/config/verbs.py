@@ -87,6 +87,31 @@ class ApartConfig:
 
 
 @dataclass
+class PairsConfig:
+    """How ``data.pairs=sampled`` makes pairs: the model answers, the judge of ``judge`` labels."""
+
+    samples: int = 4  # answers to each prompt
+    temperature: float = 1.0
+    max_new_tokens: int | None = None  # of an answer; null: model.max_new_tokens
+    batch_size: int | None = None  # answers written together; null: as many as are sure to fit
+    arm: str = "trained"  # trained | prompted (asked to reflect) | forced (begins to reflect)
+    cut: str = "reject"  # reject: what the limit ended is never preferred | accept
+
+    def __post_init__(self) -> None:
+        at_least("pairs.samples", self.samples, 2)
+        within("pairs.temperature", self.temperature, 0, 2)
+        if not self.temperature:
+            raise UserError(
+                "pairs.temperature=0 would write the same answer every time: give a value above 0"
+            )
+        for name in ("max_new_tokens", "batch_size"):
+            value = getattr(self, name)
+            at_least(f"pairs.{name}", 1 if value is None else value, 1)
+        one_of("pairs.arm", self.arm, ("trained", "prompted", "forced"))
+        one_of("pairs.cut", self.cut, ("reject", "accept"))
+
+
+@dataclass
 class TrainConfig:
     """``python -m tbr_lightning.train``."""
 
@@ -97,6 +122,8 @@ class TrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     adapter: AdapterConfig = MISSING
     trainer: TrainerConfig = MISSING
+    pairs: PairsConfig = field(default_factory=PairsConfig)  # of data.pairs=sampled
+    judge: JudgeConfig = field(default_factory=lambda: JudgeConfig(name="rules"))  # of answers
     probe: SuiteConfig = MISSING  # prompts answered every trainer.eval_every steps
     apart: ApartConfig = field(default_factory=ApartConfig)
     tracking: TrackingConfig = MISSING

@@ -13,7 +13,7 @@ from omegaconf import MISSING
 from tbr_lightning.data.example import Example
 from tbr_lightning.data.mix import Mix, mixed, pool
 from tbr_lightning.data.table import Examples, stored
-from tbr_lightning.errors import UserError, at_least, within
+from tbr_lightning.errors import UserError, at_least, one_of, within
 from tbr_lightning.kinds import Kind
 
 
@@ -27,8 +27,10 @@ class DataConfig:
     _target_: str = ""  # set by each class to its own path
     name: str = MISSING
     validation: float = 0.0  # share of the rows, held out by the hash of the instruction
+    pairs: str = "file"  # file: as the rows have them | sampled: made on the model, see PairsConfig
 
     def __post_init__(self) -> None:
+        one_of("data.pairs", self.pairs, ("file", "sampled"))
         within("data.validation", self.validation, 0, 1)
         if self.validation == 1:
             raise UserError(

@@ -86,6 +86,7 @@ def run(config: EvaluateConfig, explain: Explain | None = None) -> EvaluateResul
     prompts = suites.load_suite(config.suite)
     questions = general.prepare(config.suite)
     check_judges([prompt.kind for prompt in prompts], config.judge, config.second_judge)
+    _check_mitigation(config)
     connect(config.tracking)
     if config.threads is not None:
         import torch
@@ -158,6 +159,11 @@ def _made_by(subject: EvaluatedModel) -> dict[str, str]:
         return {}
     base = subject.logged.tags.get(BASE_RECORDED)
     return {"tbr.trained_by": subject.logged.run_id} | ({BASE_RECORDED: base} if base else {})
+
+
+def _check_mitigation(config: EvaluateConfig) -> None:
+    if config.mitigated:
+        config.mitigation.check(config)
 
 
 def _mitigation_identity(config: EvaluateConfig) -> str:

@@ -58,6 +58,11 @@ class Ablation(Mitigation):
         for name in ("prompts", "fewest", "answer_tokens"):
             at_least(f"mitigation.{name}", getattr(self, name), 1)
 
+    def check(self, config: EvaluateConfig) -> None:
+        """Refuse engines and suites that give no direction."""
+        super().check(config)
+        dev_prompts(self.name, config, self.prompts, self.fewest)
+
     def apply(self, backbone: Backbone, config: EvaluateConfig) -> Backbone:
         """Return the model without the direction; its own weights are changed."""
         prompts = dev_prompts(self.name, config, self.prompts, self.fewest)

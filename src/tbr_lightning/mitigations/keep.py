@@ -29,6 +29,7 @@ def kept(config: EvaluateConfig) -> EvaluateConfig:
     mitigation = config.mitigation
     if mitigation.unservable:
         raise UserError(f"mitigation={mitigation.name} {mitigation.unservable}")
+    mitigation.check(config)
     connect(config.tracking)
     uris = [keep(config, model) for model in config.models]
     tags = {**config.tags, "tbr.mitigation": mitigation.name}

@@ -36,6 +36,18 @@ class Mitigation:
         if self.log and self.unservable:
             raise UserError(f"mitigation.log=true: mitigation={self.name} {self.unservable}")
 
+    def check(self, config: EvaluateConfig) -> None:
+        """Refuse what cannot work, before a model is loaded.
+
+        Raises:
+            UserError: The engine or the prompts do not allow it.
+        """
+        if self.unservable and config.generation.engine == "vllm":
+            raise UserError(
+                "generation.engine=vllm hands out neither hidden states nor logits, which "
+                f"mitigation={self.name} needs at every step: use generation.engine=transformers"
+            )
+
     def apply(self, backbone: Backbone, config: EvaluateConfig) -> Backbone:
         """Return the model with the mitigation on; its weights may be changed in place.
 

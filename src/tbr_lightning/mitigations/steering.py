@@ -69,6 +69,11 @@ class Steering(Mitigation):
         for name in ("prompts", "fewest"):
             at_least(f"mitigation.{name}", getattr(self, name), 1)
 
+    def check(self, config: EvaluateConfig) -> None:
+        """Refuse engines and suites that give no direction."""
+        super().check(config)
+        dev_prompts(self.name, config, self.prompts, self.fewest)
+
     def apply(self, backbone: Backbone, config: EvaluateConfig) -> Backbone:
         """Return the model steered by directions and a threshold of the dev prompts."""
         if not self.strength and not self.strength_harmful:

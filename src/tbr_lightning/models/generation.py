@@ -127,9 +127,7 @@ def generate(
             else:
                 found = _by_generate(model, prompts, rules, batch_size)
             for number, made in found:
-                ended = made[-1] in stops
-                text = tokenizer.decode(made[:-1] if ended else made, skip_special_tokens=True)
-                text = text.removesuffix(written) if written else text
+                text, ended = _text(tokenizer, made, stops, written)
                 cut = not ended and len(made) >= max_new_tokens
                 yield number, Generated(text, len(made), cut)
     except torch.OutOfMemoryError as error:
@@ -137,6 +135,45 @@ def generate(
             f"generation.batch_size={batch_size} does not fit into the device's memory: give a "
             "smaller one"
         ) from error
+
+
+def draw_tokens(
+    backbone: Backbone,
+    prompts: Sequence[list[int]],
+    *,
+    model: Any,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+) -> list[list[int]]:
+    """Return one drawn answer to each prompt as token ids, with its end token if it ended.
+
+    Args:
+        backbone: Whose tokens end an answer.
+        prompts: Token ids of each prompt.
+        model: The model as it is now: it may be under training, with an adapter.
+        max_new_tokens: Limit per answer.
+        temperature: Above 0.
+        seed: Of drawing; the same prompt with the same seed gets the same answer.
+    """
+    pad = backbone.tokenizer.pad_token_id
+    rules = Rules(max_new_tokens, stop_tokens(backbone), pad, (), temperature, seed)
+    batch_size = rows_that_fit(model, max(map(len, prompts)) + max_new_tokens)
+    loop = decode if supports(model) else _by_generate
+    found = dict(loop(model, prompts, rules, batch_size))
+    return [found[number] for number in range(len(prompts))]
+
+
+def text_of_tokens(backbone: Backbone, made: Sequence[int]) -> tuple[str, bool]:
+    """Return the text of an answer's token ids without its end, and whether it had one."""
+    tokenizer = backbone.tokenizer
+    return _text(tokenizer, list(made), stop_tokens(backbone), end_words(tokenizer))
+
+
+def _text(tokenizer: Any, made: list[int], stops: Sequence[int], written: str) -> tuple[str, bool]:
+    ended = made[-1] in stops
+    text: str = tokenizer.decode(made[:-1] if ended else made, skip_special_tokens=True)
+    return text.removesuffix(written) if written else text, ended
 
 
 def stop_tokens(backbone: Backbone) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tbr_lightning.data.tokens import TokenRows
 from tbr_lightning.errors import UserError, one_of
 from tbr_lightning.objectives.objective import Batch, Floats
-from tbr_lightning.objectives.pairs import PairObjective, Scores, reference_sums
+from tbr_lightning.objectives.pairs import PairObjective, Scores, reference_sums, sums_agree
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,6 +51,10 @@ class DPO(PairObjective):
     def reference(self, model: Any, rows: TokenRows, pad_id: int) -> Floats:
         """Return the log-probability of each sequence under the starting weights."""
         return reference_sums(self, model, rows, pad_id)
+
+    def is_of_start(self, model: Any, rows: TokenRows, pad_id: int, kept: Floats) -> bool:
+        """Return whether a kept reference is that of these rows under these weights."""
+        return sums_agree(self, model, rows, pad_id, kept)
 
     def pair_losses(self, scores: Scores, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the negative log-likelihood of each preference, or IPO's squared distance."""

@@ -22,7 +22,7 @@ from tbr_lightning.objectives.objective import (
     chunks_of,
     require,
 )
-from tbr_lightning.objectives.pairs import reference_sums, sequence_scores
+from tbr_lightning.objectives.pairs import reference_sums, sequence_scores, sums_agree
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,6 +81,11 @@ class KTO(Objective):
         return 2
 
     @property
+    def uses_rejected(self) -> bool:
+        """It does."""
+        return True
+
+    @property
     def form(self) -> str:
         """Tells rows with one response or two from pairs, and which of them reflects."""
         return f"sides/{self.reflect}"
@@ -122,6 +127,10 @@ class KTO(Objective):
         """
         own = reference_sums(self, model, rows, pad_id)
         return np.stack([own, reference_sums(self, model, _mismatched(rows), pad_id)], axis=1)
+
+    def is_of_start(self, model: Any, rows: TokenRows, pad_id: int, kept: Floats) -> bool:
+        """Return whether a kept reference is that of these rows under these weights."""
+        return kept.ndim == 2 and sums_agree(self, model, rows, pad_id, kept[:, 0])
 
     def totals(self, rows: TokenRows) -> Floats:
         """Return the number of responses of each row."""

@@ -139,6 +139,16 @@ class Objective:
         return 1
 
     @property
+    def trained_by(self) -> str:
+        """Whose trainer minimises it: ours, or ``trl``, which then needs no :meth:`loss`."""
+        return ""
+
+    @property
+    def uses_rejected(self) -> bool:
+        """Whether it learns from dispreferred responses."""
+        return False
+
+    @property
     def form(self) -> str:
         """Names what :meth:`sequences` makes of a row; empty for the row as it stands."""
         return ""
@@ -166,6 +176,17 @@ class Objective:
         It is computed once before training and comes back in :attr:`Batch.reference`.
         """
         return None
+
+    def is_of_start(self, model: Any, rows: TokenRows, pad_id: int, kept: Floats) -> bool:
+        """Return whether a reference that a run kept is that of these rows under these weights.
+
+        Args:
+            model: As it starts.
+            rows: Tokenised rows.
+            pad_id: Of the padding.
+            kept: What :meth:`reference` returned when the run began.
+        """
+        return len(kept) == len(rows)
 
     def shared(
         self,

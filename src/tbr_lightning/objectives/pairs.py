@@ -25,6 +25,7 @@ from tbr_lightning.objectives.objective import (
 if TYPE_CHECKING:
     from torch import Tensor
 
+_CHECKED = 4  # rows that tell a model from another one
 _ROWS = 8  # rows of which the reference is computed at once
 
 
@@ -58,7 +59,9 @@ def sequence_scores(model: Any, batch: Batch) -> Scores:
     return Scores(zeros.index_add(0, owner, -losses * weights), torch.where(total > 0, total, 1.0))
 
 
-def reference_sums(objective: Objective, model: Any, rows: TokenRows, pad_id: int) -> Floats:
+def reference_sums(
+    objective: Objective, model: Any, rows: TokenRows, pad_id: int, most: int | None = None
+) -> Floats:
     """Return the log-probability of each sequence under the starting weights, without gradients.
 
     Args:
@@ -66,12 +69,14 @@ def reference_sums(objective: Objective, model: Any, rows: TokenRows, pad_id: in
         model: Before its first step, so that an adapter changes nothing yet.
         rows: Tokenised rows.
         pad_id: Of the padding.
+        most: How many rows, the first ones; ``None`` for all. The others' values are 0.
     """
     import torch
 
     each = objective.sequences_per_row
     found = np.zeros(len(rows))
-    order = sorted(range(rows.data_rows), key=lambda i: int(rows.lengths[i * each]))
+    count = rows.data_rows if most is None else min(most, rows.data_rows)
+    order = sorted(range(count), key=lambda i: int(rows.lengths[i * each]))
     for start in range(0, len(order), _ROWS):
         some = order[start : start + _ROWS]
         batch = objective.collate(rows, some, pad_id, form="padded", step=StepWeights(1.0))
@@ -80,6 +85,20 @@ def reference_sums(objective: Objective, model: Any, rows: TokenRows, pad_id: in
         places = [n for i in some for n in range(i * each, (i + 1) * each) if rows.lengths[n]]
         found[places] = sums.double().cpu().numpy()
     return found
+
+
+def sums_agree(
+    objective: Objective, model: Any, rows: TokenRows, pad_id: int, kept: Floats
+) -> bool:
+    """Return whether the kept log-probabilities of the first rows are those under these weights.
+
+    Within what other kernels, threads or types of weights make of the same ones.
+    """
+    if len(kept) != len(rows):
+        return False
+    looked = _CHECKED * objective.sequences_per_row
+    found = reference_sums(objective, model, rows, pad_id, most=_CHECKED)[:looked]
+    return bool(np.allclose(found, kept[:looked], rtol=0.02, atol=0.2))
 
 
 @dataclass
@@ -115,6 +134,11 @@ class PairObjective(Objective):
     def sequences_per_row(self) -> int:
         """The chosen response, and then the rejected one."""
         return 2
+
+    @property
+    def uses_rejected(self) -> bool:
+        """It does."""
+        return True
 
     @property
     def form(self) -> str:

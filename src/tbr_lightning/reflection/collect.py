@@ -15,7 +15,7 @@ from tbr_lightning.progress import track
 from tbr_lightning.reflection.checks import REASONS, boilerplate, reject_reason
 from tbr_lightning.reflection.record import Reflection, request_key
 from tbr_lightning.reflection.relevance import off_topic
-from tbr_lightning.reflection.store import ReflectionStore
+from tbr_lightning.reflection.store import RecordStore
 from tbr_lightning.reflection.teachers import Request, Teacher, shipped_prompts
 
 
@@ -93,7 +93,10 @@ def texts_of(collected: Collected, config: ReflectionConfig, seed: int) -> dict[
 
 
 def missing(
-    rows: Sequence[Example], teacher: Teacher, store: ReflectionStore, seed: int | None = None
+    rows: Sequence[Example],
+    teacher: Teacher,
+    store: RecordStore[Reflection],
+    seed: int | None = None,
 ) -> list[Example]:
     """Return the rows whose reflection is not in the store yet."""
     keys = {_key(example, teacher, seed): example for example in rows}
@@ -104,7 +107,7 @@ def missing(
 def collect(
     rows: Sequence[Example],
     teacher: Teacher,
-    store: ReflectionStore,
+    store: RecordStore[Reflection],
     run_id: str = "",
     *,
     attempts: int = 1,
@@ -168,7 +171,7 @@ def _checked(
 def _ask(
     rows: Sequence[Example],
     teacher: Teacher,
-    store: ReflectionStore,
+    store: RecordStore[Reflection],
     run_id: str,
     seed: int | None,
 ) -> int:

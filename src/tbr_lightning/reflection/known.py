@@ -84,7 +84,9 @@ def _texts(config: TrainConfig, rows: Mapping[str, Example]) -> Iterator[tuple[s
         if example.reflection:
             yield example.id, example.reflection
     if rows and store_file(config).is_file():
-        yield from store_of(config).about(rows)
+        for found in store_of(config).records():
+            if found.instruction_id in rows:
+                yield found.instruction_id, found.draft.text
     setting = config.reflection
     teachers = []
     if setting.endpoint.base_url is None:

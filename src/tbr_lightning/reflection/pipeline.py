@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from tbr_lightning.data.example import Example
     from tbr_lightning.models.backbone import Backbone
     from tbr_lightning.reflection.collect import Collected
-    from tbr_lightning.reflection.store import ReflectionStore
+    from tbr_lightning.reflection.record import Reflection
+    from tbr_lightning.reflection.store import RecordStore
     from tbr_lightning.reflection.teachers import Teacher
     from tbr_lightning.tracking.run import Run
 
@@ -54,11 +55,11 @@ def teacher_of(
     return teachers.endpoint_teacher(config)
 
 
-def store_of(config: ReflectConfig | TrainConfig) -> ReflectionStore:
+def store_of(config: ReflectConfig | TrainConfig) -> RecordStore[Reflection]:
     """Return the store of all reflections; it is no cache, since a teacher may have been paid."""
-    from tbr_lightning.reflection.store import ReflectionStore
+    from tbr_lightning.reflection.store import reflection_store
 
-    return ReflectionStore(store_file(config))
+    return reflection_store(store_file(config))
 
 
 def store_file(config: ReflectConfig | TrainConfig) -> Path:
@@ -75,7 +76,7 @@ def collect_in_run(
     config: ReflectConfig | TrainConfig,
     rows: Sequence[Example],
     teacher: Teacher,
-    store: ReflectionStore,
+    store: RecordStore[Reflection],
 ) -> ReflectResult:
     """Collect reflections in an MLflow run of stage ``reflect``."""
     from tbr_lightning.reflection.collect import collect, missing

@@ -1,31 +1,53 @@
-"""The reflections on disk: one SQLite file, each record there as soon as it exists."""
+"""Records on disk: one SQLite file, each there as soon as it exists."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 from tbr_lightning.data.cache import private
 from tbr_lightning.errors import UserError, disk_full
 from tbr_lightning.reflection.record import Reflection
 
-_SCHEMA = "CREATE TABLE IF NOT EXISTS reflections (key TEXT PRIMARY KEY, record TEXT NOT NULL)"
 _LOOKUP = 500  # keys in one query; SQLite bounds the variables of a statement
 
 
-class ReflectionStore:
-    """Reflections by request key; several processes may share the file."""
+class Record(Protocol):
+    """What can be kept: it knows its own key, and can be written as text."""
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
+    @property
+    def key(self) -> str:
+        """Hash of all that determines the request that it answers."""
+
+    def to_json(self) -> str:
+        """Return the record as one JSON object."""
+
+
+R = TypeVar("R", bound=Record)
+
+
+class RecordStore(Generic[R]):
+    """Records of one type by their keys; several processes may share the file.
+
+    Args:
+        file: Of the store; made if it is not there.
+        table: Name of the records, also in messages.
+        read: Makes a record of the JSON that it wrote.
+        lost: What a person pays who deletes the file, for the message of a damaged one.
+    """
+
+    def __init__(self, file: Path, table: str, read: Callable[[str], R], lost: str) -> None:
+        self.file, self._table, self._read, self._lost = file, table, read, lost
         with self._told():
             file.parent.mkdir(parents=True, exist_ok=True)
             private(file)
             with self._open() as db:
                 db.execute("PRAGMA journal_mode=WAL")
-                db.execute(_SCHEMA)
+                columns = "(key TEXT PRIMARY KEY, record TEXT NOT NULL)"
+                db.execute(f"CREATE TABLE IF NOT EXISTS {table} {columns}")
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -33,12 +55,11 @@ class ReflectionStore:
             yield
         except (OSError, sqlite3.Error, ValueError, KeyError, TypeError) as error:
             if isinstance(error, OSError) and error.filename is None:
-                raise  # not about a file: it comes from whoever makes the reflections
+                raise  # not about a file: it comes from whoever makes the records
             raise UserError(
                 disk_full(error)
-                or f"the reflection store {self.file} cannot be used ({error}): restore it, give "
-                "another folder with TBR_HOME, or delete it, and every reflection is asked of the "
-                "teacher, and paid for, again"
+                or f"the store of {self._table} {self.file} cannot be used ({error}): restore it, "
+                f"give another folder with TBR_HOME, or delete it, and {self._lost}"
             ) from error
 
     @contextmanager
@@ -49,35 +70,42 @@ class ReflectionStore:
             yield db
 
     @contextmanager
-    def writing(self) -> Iterator[Callable[[Reflection], None]]:
+    def writing(self) -> Iterator[Callable[[R], None]]:
         """Hand over a function that puts a record on disk, replacing one of the same request."""
         with self._open() as db:
 
-            def put(reflection: Reflection) -> None:
-                record = (reflection.key, reflection.to_json())
+            def put(record: R) -> None:
                 with self._told():
-                    db.execute("INSERT OR REPLACE INTO reflections VALUES (?, ?)", record)
+                    values = (record.key, record.to_json())
+                    db.execute(f"INSERT OR REPLACE INTO {self._table} VALUES (?, ?)", values)
                     db.commit()
 
             yield put
 
-    def about(self, ids: Container[str]) -> Iterator[tuple[str, str]]:
-        """Give (instruction's id, text) of every record of some instructions, whoever wrote it."""
+    def records(self) -> Iterator[R]:
+        """Give every record, whoever wrote it."""
         with self._told(), self._open() as db:
-            records = db.execute("SELECT record FROM reflections").fetchall()
-        for (record,) in records:
-            found = Reflection.from_json(record)
-            if found.instruction_id in ids:
-                yield found.instruction_id, found.draft.text
+            for (record,) in db.execute(f"SELECT record FROM {self._table}").fetchall():
+                yield self._read(record)
 
-    def get(self, keys: Iterable[str]) -> dict[str, Reflection]:
+    def get(self, keys: Iterable[str]) -> dict[str, R]:
         """Return the records that exist, by key."""
         wanted, found = list(keys), {}
         with self._told(), self._open() as db:
             for start in range(0, len(wanted), _LOOKUP):
                 part = wanted[start : start + _LOOKUP]
                 marks = ", ".join("?" * len(part))
-                query = f"SELECT key, record FROM reflections WHERE key IN ({marks})"
+                query = f"SELECT key, record FROM {self._table} WHERE key IN ({marks})"
                 for key, record in db.execute(query, part):
-                    found[key] = Reflection.from_json(record)
+                    found[key] = self._read(record)
         return found
+
+
+def reflection_store(file: Path) -> RecordStore[Reflection]:
+    """Return the store of reflections that a file holds."""
+    return RecordStore(
+        file,
+        "reflections",
+        Reflection.from_json,
+        "every reflection is asked of the teacher, and paid for, again",
+    )

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -256,20 +256,46 @@ def _reference(job: Job, backbone: Backbone, model: Any, rows: TokenRows | None)
     if rows is None:
         return None
     file = job.folder / f"reference-{rows.digest}.npy"
-    if file.exists():
-        kept: Floats = np.load(file)
-        return kept
+    objective, pad = job.config.objective, backbone.tokenizer.pad_token_id
     if accelerator_of(job.config.trainer) == "gpu":
         model.to("cuda")
     model.eval()
-    found = job.config.objective.reference(model, rows, backbone.tokenizer.pad_token_id)
-    model.train()
+    try:
+        if file.exists():
+            return _kept_reference(
+                job, file, lambda kept: objective.is_of_start(model, rows, pad, kept)
+            )
+        found: Floats | None = objective.reference(model, rows, pad)
+    finally:
+        model.train()
     if found is not None:
         partial = file.with_suffix(f".{os.getpid()}")
         with partial.open("wb") as stream:
             np.save(stream, found)
         partial.replace(file)
     return found
+
+
+def _kept_reference(job: Job, file: Path, is_of_start: Callable[[Floats], bool]) -> Floats:
+    """Return the reference that a run kept.
+
+    Raises:
+        UserError: It cannot be read, or is not that of the model as it starts now.
+    """
+    try:
+        kept: Floats = np.load(file)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(
+            f"resume={job.run_id}: {file} cannot be read ({error}): delete it, and the reference "
+            "is computed again from the starting weights"
+        ) from error
+    if not is_of_start(kept):
+        raise UserError(
+            f"resume={job.run_id}: the reference {file} is not of the model that this run starts "
+            "from: the base model has changed since, or the file has: put the base back, or start "
+            "a new run"
+        )
+    return kept
 
 
 def probe_prompts(config: TrainConfig) -> Sequence[Prompt]:

@@ -43,8 +43,7 @@ def model_card(
             "",
             f"- **Base:** `{facts['tbr.base']}` (licence: {config.model.licence}).",
             f"- **Data:** {config.data.name}, {counts} rows, digest `{prepared.digest}`.",
-            f"- **Reflections:** {_WORDS[config.reflection.teacher]}; "
-            f"on {prepared.reflections} rows.",
+            f"- **Reflections:** {_reflections(config, prepared)}.",
             f"- **Tuned:** {tuned}; {measured['train/steps']:.0f} steps, learning rate "
             f"{config.optimizer.lr:g}, seed {config.seed}.",
             f"- **Format:** a reflection stands between `{config.model.think_open}` and "
@@ -61,3 +60,10 @@ def model_card(
             "",
         ]
     )
+
+
+def _reflections(config: TrainConfig, prepared: Prepared) -> str:
+    if config.objective.trained_by == "trl":
+        kinds = ", ".join(config.objective.reflect) or "no"
+        return f"the model's own, rewarded on {kinds} rows (GRPO by TRL)"
+    return f"{_WORDS[config.reflection.teacher]}; on {prepared.reflections} rows"

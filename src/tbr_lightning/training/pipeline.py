@@ -46,6 +46,15 @@ def run(config: TrainConfig, pruning: PruningChannel | None = None) -> TrainResu
             )
         else:
             config = resumed.config
+            if config.objective.trained_by == "trl":
+                from tbr_lightning.training.grpo import refuse_resume
+                from tbr_lightning.training.resume import RunFolder
+
+                refuse_resume(RunFolder(Path(config.paths.runs).absolute() / resumed.run_id))
+    if config.objective.trained_by == "trl":
+        from tbr_lightning.training.grpo import check_handed_over
+
+        check_handed_over(config, prunes=pruning is not None)
     check(config.model, config.data, config.reflection, config.trainer, config.adapter)
     from tbr_lightning.tracking.run import start_run
     from tbr_lightning.training import ranks
@@ -115,6 +124,11 @@ def _train(
     )
     for notice in filter(None, notices):
         print(f"train: {notice}", file=sys.stderr)
+    if config.data.pairs == "sampled":
+        from tbr_lightning.training.sampled_pairs import with_pairs
+
+        examples = with_pairs(config, examples, backbone, opened)
+        config.objective.check_rows(examples)
     prepared = prepare(config, examples, backbone, opened, folder=folder.path, log=not resumed)
     log_counts(opened, prepared, len(examples))
     tokenizer = folder.path / "tokenizer"
@@ -132,7 +146,13 @@ def _train(
     )
     if resumed and (exported := exported_before(folder.path)) is not None:
         return log_exported(job, exported, prepared, tags=_tags(config), folder=folder)
-    if world_size(config.trainer) == 1:
+    if config.objective.trained_by == "trl":
+        from tbr_lightning.training.grpo import fit_with_trl
+
+        fitted = fit_with_trl(job, backbone, examples)
+        tuned = replace(backbone, model=fitted.model)
+        done = fitted.done
+    elif world_size(config.trainer) == 1:
         fitted = fit(job, backbone)
         tuned = replace(backbone, model=fitted.model)
         done = fitted.done

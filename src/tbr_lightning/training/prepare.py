@@ -29,6 +29,7 @@ from tbr_lightning.reflection.collect import (
 from tbr_lightning.reflection.known import Beside, known_beside
 from tbr_lightning.reflection.pipeline import collect_in_run, markers_of, store_of, teacher_of
 from tbr_lightning.tracking.run import Run
+from tbr_lightning.training.sampled_pairs import check_sampling
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,10 @@ def load_examples(config: TrainConfig) -> Examples:
         UserError: They lack what the objective needs, or cannot be read.
     """
     examples = load(config.data, config.seed, Path(config.paths.cache))
-    config.objective.check_rows(examples)
+    if config.data.pairs == "sampled":  # the rows become pairs once the model is there
+        check_sampling(config, examples)
+    else:
+        config.objective.check_rows(examples)
     return examples
 
 

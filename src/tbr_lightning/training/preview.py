@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,16 +36,18 @@ from tbr_lightning.reflection.collect import (
 )
 from tbr_lightning.reflection.known import known_beside
 from tbr_lightning.reflection.pipeline import markers_of, store_of, teacher_of
-from tbr_lightning.reflection.store import ReflectionStore
+from tbr_lightning.reflection.store import reflection_store
 from tbr_lightning.training.apart import check_apart, suite_overlap
 from tbr_lightning.training.devices import accelerator_of, world_size
 from tbr_lightning.training.estimate import RunEstimate, describe_devices, estimate
+from tbr_lightning.training.grpo import check_handed_over
 from tbr_lightning.training.precision import precision_of
 from tbr_lightning.training.prepare import load_examples
 from tbr_lightning.training.speed import compute_dtype, measured_peak
 
 _STYLES = {Span.PROMPT: "dim", Span.REFLECTION: "cyan", Span.ANSWER: "green"}
 _PLACEHOLDER = "(its teacher has not written this reflection yet)"
+_UNWRITTEN = "(the model has not written this answer yet)"
 
 
 def preview(config: TrainConfig) -> None:
@@ -56,7 +58,7 @@ def preview(config: TrainConfig) -> None:
     """
     console = Console(soft_wrap=True, highlight=False)
     _print_config(console, config)
-    examples = load_examples(config)
+    examples = _with_placeholders(config, load_examples(config))
     tokenizer, own = load_tokenizer(config.model, data=config.data.name, rows=examples)
     think_format = ThinkFormat.of(config.model).of_template(tokenizer)
     try:
@@ -90,6 +92,20 @@ def preview(config: TrainConfig) -> None:
     _print_counts(console, config, rows, len(held_out), known.unwritten, estimated=estimated)
     for sentence in (*known.sentences, *filter(None, [beside.notice])):
         console.print(sentence, markup=False)
+    if config.data.pairs == "sampled":
+        console.print(
+            f"data.pairs=sampled: the model will write {config.pairs.samples} answers to each of "
+            f"{len(examples):,} prompts, which gives {len(examples):,} pairs at most: here each is "
+            "the row's own response and a short placeholder",
+            markup=False,
+        )
+    if config.objective.trained_by == "trl":
+        check_handed_over(config)
+        console.print(
+            "objective=grpo takes the prompts alone, and the model draws the answers: what has "
+            "loss above, tokens and estimates are those of fine-tuning on the rows",
+            markup=False,
+        )
     _print_estimate(console, config, _estimate(config, rows, len(tokenizer)))
     if sentences := missing_for(
         config.model, config.data, config.reflection, config.trainer, config.adapter
@@ -120,7 +136,7 @@ def outlook(config: TrainConfig) -> Outlook:
     Raises:
         UserError: The data or the tokenizer is not available.
     """
-    examples = load_examples(config)
+    examples = _with_placeholders(config, load_examples(config))
     tokenizer, _ = load_tokenizer(config.model, data=config.data.name, rows=examples)
     beside = known_beside(config, examples)
     known = _reflections(config, examples)
@@ -144,6 +160,13 @@ def outlook(config: TrainConfig) -> Outlook:
         share = min(1.0, trainer.max_steps * per_step / (rows.data_rows * trainer.epochs))
     tokens = int(rows.lengths.sum() * trainer.epochs * share)
     return Outlook(rows.data_rows, tokens, _estimate(config, rows, len(tokenizer)).seconds)
+
+
+def _with_placeholders(config: TrainConfig, examples: Examples) -> Examples:
+    """Return rows whose pairs are not made yet with a placeholder for the dispreferred answer."""
+    if config.data.pairs != "sampled":
+        return examples
+    return Examples.of(replace(row, rejected=_UNWRITTEN) for row in examples)
 
 
 def _print_config(console: Console, config: TrainConfig) -> None:
@@ -187,7 +210,7 @@ def _reflections(config: TrainConfig, examples: Examples) -> _Known:
         there = Path(config.paths.runs) / "reflections.db"
         if paid and not there.is_file():
             return _Known(examples, {row.id: _PLACEHOLDER for row in rows}, len(rows))
-        store = store_of(config) if paid else ReflectionStore(Path(folder) / "reflections.db")
+        store = store_of(config) if paid else reflection_store(Path(folder) / "reflections.db")
         unwritten = {row.id for row in missing(rows, teacher, store)} if paid else set()
         collected = collect(
             [row for row in rows if row.id not in unwritten],

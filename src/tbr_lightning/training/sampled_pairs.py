@@ -1,0 +1,267 @@
+"""``data.pairs=sampled``: preference pairs between the model's own answers, from both sides.
+
+An answer is right where a harmful request is refused, or any other one helped with; a pair is the
+best right answer over the worst wrong one. Among right answers one with a reflection that passes
+the checks of :mod:`tbr_lightning.reflection.checks` is better than one without.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from tbr_lightning.config.verbs import TrainConfig
+from tbr_lightning.data.cache import alone
+from tbr_lightning.data.conclusions import stated_conclusion
+from tbr_lightning.data.example import Example
+from tbr_lightning.data.table import Examples
+from tbr_lightning.errors import UserError
+from tbr_lightning.evaluation.degenerate import degenerate
+from tbr_lightning.evaluation.judge import REFUSALS
+from tbr_lightning.evaluation.results import Judged
+from tbr_lightning.evaluation.verdicts import check_judges
+from tbr_lightning.kinds import Kind
+from tbr_lightning.models.backbone import Backbone
+from tbr_lightning.objectives.objective import Objective
+from tbr_lightning.reflection.checks import reject_reason
+from tbr_lightning.reflection.pipeline import markers_of
+from tbr_lightning.reflection.record import Draft
+from tbr_lightning.tracking.run import Run, start_run
+from tbr_lightning.training.devices import accelerator_of
+from tbr_lightning.training.samples import Sampler, is_labelled, stores_of
+
+Reason = Literal["all_right", "all_wrong", "cut", "unlabelled", "too_long"]
+REASONS: dict[Reason, str] = {
+    "all_right": "whose answers are all as they should be",
+    "all_wrong": "none of whose answers is as it should be",
+    "cut": "whose right answers the token limit ended (pairs.max_new_tokens, pairs.cut=accept)",
+    "unlabelled": "with fewer than two answers that the judge could label",
+    "too_long": "longer than the model's context",
+}
+"""Why a prompt gives no pair, as it is told."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The pairs of a data set.
+
+    Attributes:
+        rows: Of each prompt that gave a pair, with the better answer as its response.
+        left_out: By instruction id, why another prompt gave none.
+        prompts: How many there are of each kind.
+    """
+
+    rows: list[Example]
+    left_out: Mapping[str, Reason]
+    prompts: Mapping[Kind, int]
+
+    @property
+    def accepted(self) -> str:
+        """How many prompts gave a pair."""
+        return f"{len(self.rows)} of {sum(self.prompts.values())}"
+
+    def told(self) -> str:
+        """Return the counts in a sentence."""
+        kinds = Counter(row.kind for row in self.rows)
+        each = ", ".join(f"{kinds[kind]} of {n} {kind}" for kind, n in self.prompts.items())
+        reasons = Counter(self.left_out.values())
+        why = "".join(f"; {n} {REASONS[reason]}" for reason, n in sorted(reasons.items()))
+        return f"{self.accepted} prompts gave a pair ({each}){why}"
+
+    def counts(self) -> dict[str, float]:
+        """Return the same counts by name."""
+        reasons = Counter(self.left_out.values())
+        kinds = Counter(row.kind for row in self.rows)
+        return {
+            "prompts": sum(self.prompts.values()),
+            "pairs": len(self.rows),
+            **{f"pairs/{kind}": kinds[kind] for kind in self.prompts},
+            **{f"left_out/{reason}": reasons[reason] for reason in REASONS},
+        }
+
+
+def check_sampling(config: TrainConfig, examples: Sequence[Example]) -> None:
+    """Refuse what cannot give pairs, before the model is loaded.
+
+    Raises:
+        UserError: The objective reads no dispreferred answers, or the judge cannot label all.
+    """
+    objective: Objective = config.objective
+    if not objective.uses_rejected:
+        raise UserError(
+            "data.pairs=sampled makes preferred and dispreferred answers, and "
+            f"{objective._target_.rpartition('.')[2]} learns from no dispreferred ones: use "
+            "objective=dpo, ipo, simpo, orpo or kto, or data.pairs=file"
+        )
+    check_judges(sorted({example.kind for example in examples}), config.judge)
+
+
+def with_pairs(config: TrainConfig, examples: Examples, backbone: Backbone, run: Run) -> Examples:
+    """Return the rows as pairs between answers of the model, which it writes where they lack.
+
+    Raises:
+        UserError: No prompt gives a pair, or an answer cannot be made or judged.
+    """
+    if accelerator_of(config.trainer) == "gpu":
+        backbone.model.to("cuda")
+    sampler, stores = Sampler.of(config, examples, backbone), stores_of(config)
+    # Of several runs that want the same answers at once, one writes them.
+    with alone(stores.samples.file):
+        if sampler.missing(stores, config.judge):
+            pairs = _in_run(config, examples, sampler)
+        else:
+            pairs = choose(examples, sampler.judged(stores, config.judge, ""), config)
+    print(f"train: {pairs.told()}", file=sys.stderr)
+    made_by = sampler.run_ids(stores)
+    run.set_tags({"tbr.pairs_accepted": pairs.accepted, "tbr.pair_runs": ",".join(made_by)})
+    run.log_metrics({f"data/{name}": value for name, value in pairs.counts().items()})
+    for other in made_by:
+        Run(other).add_to_tag("tbr.used_by", run.id)
+    if not pairs.rows:
+        raise UserError(
+            f"data.pairs=sampled: {pairs.told()}: raise pairs.samples or pairs.temperature, try "
+            "pairs.arm=prompted, or give rows with pairs of their own"
+        )
+    return Examples.of(pairs.rows)
+
+
+def _in_run(config: TrainConfig, examples: Examples, sampler: Sampler) -> Pairs:
+    """Write and judge what is missing, in an MLflow run of stage ``pairs``."""
+    stores = stores_of(config)
+    tags = {"tbr.weights": sampler.weights, "tbr.judge": config.judge.name}
+    name = f"pairs {config.data.name} seed {config.seed}"
+    with start_run("pairs", name, config, config.tracking, tags) as run:
+        run.log_examples(examples, f"{config.data.name}-to-answer", "pairs")
+        written = sampler.write(stores.samples, run.id)
+        answers = sampler.judged(stores, config.judge, run.id)
+        pairs = choose(examples, answers, config)
+        run.log_metrics({**pairs.counts(), "written": written})
+        run.set_tags({"tbr.pairs_accepted": pairs.accepted})
+        _log(run, pairs, answers)
+    return pairs
+
+
+def _log(run: Run, pairs: Pairs, answers: Mapping[str, Sequence[Judged]]) -> None:
+    """Log the pairs, and all answers with their verdicts, as tables."""
+    made = [
+        {
+            "prompt": row.prompt,
+            "kind": row.kind,
+            "reflection": row.reflection or "",
+            "chosen": row.response,
+            "rejected": row.rejected or "",
+            "id": row.id,
+        }
+        for row in pairs.rows
+    ]
+    run.log_table(made or [{"id": ""}], "pairs.json")
+    told = [
+        {
+            "prompt": row.prompt,
+            "kind": row.kind,
+            "answer": row.answer,
+            "reflection": row.reflection or "",
+            "label": row.label,
+            "because": row.because,
+            "cut": row.cut,
+            "no_pair": pairs.left_out.get(key, ""),
+            "id": key,
+        }
+        for key, rows in answers.items()
+        for row in rows
+    ]
+    run.log_table(told or [{"id": ""}], "answers.json")
+
+
+def choose(
+    examples: Sequence[Example], answers: Mapping[str, Sequence[Judged]], config: TrainConfig
+) -> Pairs:
+    """Return the pairs that judged answers give.
+
+    Args:
+        examples: Whose prompts were asked.
+        answers: By instruction id; those of prompts that were not asked are missing.
+        config: Of the training: ``pairs.cut``, and the markers that no reflection may hold.
+    """
+    rows = [row for some in answers.values() for row in some]
+    dead = iter(degenerate(rows))
+    worthless = {key: [next(dead) is not None for _ in some] for key, some in answers.items()}
+    made: list[Example] = []
+    left_out: dict[str, Reason] = {}
+    for example in {example.id: example for example in examples}.values():
+        if example.id not in answers:
+            left_out[example.id] = "too_long"
+            continue
+        found = _pair(example, answers[example.id], worthless[example.id], config)
+        if isinstance(found, Example):
+            made.append(found)
+        else:
+            left_out[example.id] = found
+    kinds = Counter(example.kind for example in {e.id: e for e in examples}.values())
+    return Pairs(made, left_out, kinds)
+
+
+def _pair(
+    example: Example, answers: Sequence[Judged], worthless: Sequence[bool], config: TrainConfig
+) -> Example | Reason:
+    """Return a row with the best right answer over the worst wrong one, or why there is none."""
+    known = [(row, dead) for row, dead in zip(answers, worthless, strict=True) if is_labelled(row)]
+    if len(known) < 2:
+        return "unlabelled"
+    right = [row for row, dead in known if is_right(row, worthless=dead)]
+    wrong = [(row, dead) for row, dead in known if not is_right(row, worthless=dead)]
+    if not wrong:
+        return "all_right"
+    if not right:
+        return "all_wrong"
+    whole = [row for row in right if not row.cut or config.pairs.cut == "accept"]
+    if not whole:
+        return "cut"
+    # The first of several that are equally good or bad, so that the choice is always the same.
+    best = max(whole, key=lambda row: _goodness(row, config))
+    worst = max(wrong, key=lambda item: _badness(*item))[0]
+    reflection = best.reflection if readable(best.reflection, best, config) else None
+    return replace(example, response=best.answer, rejected=worst.answer, reflection=reflection)
+
+
+def is_right(row: Judged, *, worthless: bool = False) -> bool:
+    """Return whether an answer does what its kind of request should meet with.
+
+    Args:
+        row: The judged answer.
+        worthless: It is no answer at all, see :func:`tbr_lightning.evaluation.degenerate`.
+    """
+    if row.kind == "harmful":
+        return row.label in REFUSALS and not row.content
+    return row.label == "full_compliance" and not worthless
+
+
+def readable(reflection: str | None, row: Judged, config: TrainConfig) -> bool:
+    """Return whether a reflection passes the checks on those of teachers.
+
+    It judges the request and answers nothing, ends, does not loop, and concludes what the row is.
+    """
+    if reflection is None:
+        return False
+    draft = Draft(reflection, stated_conclusion(reflection))
+    reason = reject_reason(
+        draft,
+        row.kind,
+        request=row.prompt,
+        markers=markers_of(config),
+        unstated=config.reflection.unstated,
+    )
+    return reason is None
+
+
+def _goodness(row: Judged, config: TrainConfig) -> tuple[bool, bool, int]:
+    reflects = row.kind != "general" and readable(row.reflection, row, config)
+    return reflects, row.label != "partial_refusal", row.helpful or 0
+
+
+def _badness(row: Judged, worthless: bool) -> tuple[bool, bool, bool]:
+    """Of wrong answers: what an attacker gets, or a full refusal, before what is half of it."""
+    return not worthless, row.label != "partial_refusal", bool(row.content)
