@@ -22,6 +22,7 @@ ROAD = [
     "config",
     "data",
     "tracking",
+    "reports",
     "preflight",
     "models",
     "evaluation",

@@ -16,14 +16,15 @@ from tbr_lightning.ablation.arena_plan import Arena, Bout, Rival, Tried, evaluat
 from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.config.sweep import SweepConfig
 from tbr_lightning.errors import UserError
-from tbr_lightning.evaluation import comparison, general
+from tbr_lightning.evaluation import comparison, general, pages
 from tbr_lightning.evaluation import pipeline as evaluating
 from tbr_lightning.evaluation.comparison import Difference
-from tbr_lightning.evaluation.figures import label_plane
 from tbr_lightning.evaluation.report import probability
 from tbr_lightning.evaluation.results import MEASURES, Judged
 from tbr_lightning.registry import gate
 from tbr_lightning.registry.answers import Answers
+from tbr_lightning.reports import plane
+from tbr_lightning.reports.page import render
 from tbr_lightning.tracking.run import Run
 from tbr_lightning.tuning.space import overrides_of
 
@@ -184,9 +185,13 @@ def log(opened: Run, arena: Arena, results: Mapping[str, Result]) -> None:
             }
         )
     opened.describe(text)
+    facts = [("model", arena.model), ("run", opened.id)]
+    rows = {name: one.rows for name, one in tested.items()}
+    page = opened.log_page(render(pages.comparison_page(rows, differences, facts)), evaluating.PAGE)
     Path(MARKDOWN).write_text(text, encoding="utf-8")
     drawn.savefig(FIGURE)
     print(f"\n{text}\nrun {opened.id}: its artifacts {MARKDOWN}, {TABLE} and {FIGURE}, also here")
+    print(f"report: {page or f'the artifact {evaluating.PAGE}'}")
 
 
 def markdown(arena: Arena, results: Mapping[str, Result], differences: Sequence[Difference]) -> str:
@@ -282,18 +287,16 @@ def figure(results: Mapping[str, Result], title: str) -> Figure:
 
     The area of a point is its seconds an answer against the first rival's.
     """
-    drawn = Figure(figsize=(8.4, 6.0), dpi=120, layout="constrained")
-    axes = drawn.subplots()
     unit = next(iter(results.values())).seconds if results else math.nan
-    points: dict[str, tuple[float, float]] = {}
-    for number, (name, one) in enumerate(results.items()):
+    points: list[plane.Point] = []
+    sizes: set[int] = set()
+    for name, one in results.items():
         refused, complied = (measure.rate(one.rows) for measure in MEASURES[:2])
         if not (refused.n and complied.n):
             continue
-        x, y = 100 * complied.value, 100 * refused.value
+        sizes |= {refused.n, complied.n}
         cost = one.seconds / unit
-        area = _COSTLY * cost if math.isfinite(cost) else _COSTLY
-        axes.scatter([x], [y], s=area, alpha=0.7, color=f"C{number % 10}", edgecolor="0.2", lw=0.5)
-        points[name] = (x, y)
-    label_plane(axes, points, f"{title}\narea: seconds an answer")
-    return drawn
+        size = math.sqrt(_COSTLY * cost if math.isfinite(cost) else _COSTLY)
+        points.append(plane.Point(name, 100 * complied.value, 100 * refused.value, size=size))
+    told = f"area of a point: seconds an answer; dashes: Pareto front; n = {min(sizes, default=0)}"
+    return plane.draw(points, title, f"{told} prompts a side at least; test half")

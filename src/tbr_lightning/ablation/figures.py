@@ -9,11 +9,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from tbr_lightning.ablation.view import Row
-from tbr_lightning.evaluation.figures import pareto_front
 from tbr_lightning.evaluation.results import FALSE_REFUSAL, HARMFUL_COMPLIANCE
+from tbr_lightning.reports import plane, style
 
-_MARKERS = "osD^v<>P"
-_COLOURS = ("#8a8a8a", "#e08a1e", "#1b7837", "#4a7fb5", "#c1272d", "#762a83")
 _BOTH = (FALSE_REFUSAL, HARMFUL_COMPLIANCE)
 _SPOT = 4  # percent: points so near share their numbers
 _LINE = 3.6  # percent that a line of text is high
@@ -51,7 +49,7 @@ def by_size(models: Sequence[Row], title: str) -> Any:
                 at = [x * 1.06**shift if sized else x + 0.14 * shift for x in at]
                 look = {**_look(number), "label": arm, "ls": "-" if sized else ""}
                 _errorbars(axes, at, here, measure.name, look)
-            axes.set_ylim(-4, 104)
+            axes.set_ylim(plane.LOW, plane.HIGH)
             axes.grid(alpha=0.25)
             if measure is FALSE_REFUSAL:
                 axes.set_title(architecture, fontsize=10)
@@ -82,8 +80,8 @@ def _ticks(axes: Any, part: Sequence[Row], places: dict[str, float], sized: bool
 
 def _look(number: int) -> dict[str, Any]:
     return {
-        "marker": _MARKERS[number % len(_MARKERS)],
-        "color": _COLOURS[number % len(_COLOURS)],
+        "marker": style.marker(number),
+        "color": style.colour(number),
     }
 
 
@@ -129,14 +127,10 @@ def trade_off(rows: Sequence[Row], title: str) -> Any:
             axes.plot(x, y, "-", color=look["color"], lw=0.8, alpha=0.4)
     _label(axes, spots)
     points = ([100 * row.rates[m.name].value for m in reversed(_BOTH)] for row in rows)
-    front = pareto_front([(x, y) for x, y in points])
+    front = plane.pareto_front([(x, y) for x, y in points])
     if len(front) > 1:
         axes.step(*zip(*front, strict=True), "--", where="post", color="0.4", lw=1, zorder=0)
-    axes.set_xlabel("harmful compliance, % (lower is safer)")
-    axes.set_ylabel("false refusal of look-alikes, % (lower is more helpful)")
-    axes.set_xlim(-4, 108)
-    axes.set_ylim(-4, 108)
-    axes.grid(alpha=0.25)
+    plane.frame(axes)
     _legend(drawn, axes, list(series))
     named = next((row.amount_of for row in rows if row.amount_of), "")
     beside = f"; numbers: {named}" if named else ""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tbr_lightning.config.verbs import EvaluateConfig
@@ -30,6 +31,8 @@ class EvaluateResult:
         subject: Identity of the model.
         model_id: Of the model in MLflow, if it is there.
         traces: Answers traced.
+        label: What people call the model.
+        report: Where its page lies on this machine; ``None`` if it lies in MLflow alone.
     """
 
     run_id: str
@@ -37,6 +40,8 @@ class EvaluateResult:
     subject: str
     model_id: str | None = None
     traces: int = 0
+    label: str = ""
+    report: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -48,12 +53,14 @@ class ComparisonResult:
         models: Each model's evaluation, by the name that was given.
         differences: Of every model to the first.
         traces: Answers traced.
+        report: Where its page lies on this machine; ``None`` if it lies in MLflow alone.
     """
 
     run_id: str
     models: dict[str, EvaluateResult]
     differences: list[Difference] = field(default_factory=list)
     traces: int = 0
+    report: Path | None = None
 
 
 Explain = Callable[["EvaluatedModel", "list[Prompt]", "list[Judged]", EvaluateConfig, "Run"], None]
@@ -64,6 +71,9 @@ RESPONSES = "responses.json"
 
 CONTAMINATION = "tbr.contamination"
 """Tag: which prompts stand in the rows that the model was trained on, where those are known."""
+
+PAGE = "report.html"
+"""Artifact that holds the page of an evaluation or comparison, for a browser without a server."""
 
 COMPARISON = "comparison.json"
 """Artifact that holds the differences between models."""
@@ -120,7 +130,7 @@ def run(config: EvaluateConfig, explain: Explain | None = None) -> EvaluateResul
     if config.repeats > 1:
         key += f"-{config.repeats}"
     asked = _all_that_is_asked(config, subject, prompts, questions, key)
-    if config.reuse and (found := _earlier(subject, asked)) is not None:
+    if config.reuse and (found := _earlier(config, subject, asked)) is not None:
         return found
     if config.mitigated:
         subject = replace(subject, model=config.mitigation.apply(subject.backbone, config))
@@ -193,7 +203,7 @@ def _all_that_is_asked(
     )
 
 
-def _earlier(subject: EvaluatedModel, asked: str) -> EvaluateResult | None:
+def _earlier(config: EvaluateConfig, subject: EvaluatedModel, asked: str) -> EvaluateResult | None:
     """Return the stored evaluation of a logged model; files in a folder may have changed since."""
     from tbr_lightning.evaluation.results import from_table
     from tbr_lightning.tracking.run import Run, find_run
@@ -208,7 +218,11 @@ def _earlier(subject: EvaluatedModel, asked: str) -> EvaluateResult | None:
     rows = from_table(run.text(RESPONSES))
     if told := run.tags().get(CONTAMINATION):
         print(f"evaluate: {told}", file=sys.stderr)
-    return EvaluateResult(run_id, rows, subject.name, subject.model_id)
+    # An earlier version left no page.
+    page = run.place(PAGE) if run.has(PAGE) else _log_page(run, config, subject, rows, told or "")
+    return EvaluateResult(
+        run_id, rows, subject.name, subject.model_id, label=subject.label, report=page
+    )
 
 
 def _evaluate(
@@ -236,9 +250,9 @@ def _evaluate(
     from tbr_lightning.evaluation.results import metrics, rates, table_rows
     from tbr_lightning.tracking.run import Run, start_run
 
-    name = config.run_name or f"evaluate {subject.name} {config.suite.name}/{config.suite.half}"
+    name = config.run_name or f"evaluate {subject.label} {config.suite.name}/{config.suite.half}"
     model_id = subject.model_id
-    traced = 0
+    traced, told = 0, ""
     with start_run("evaluate", name, config, config.tracking, tags) as opened:
         opened.log_dataset(
             [{"id": p.id, "kind": p.kind, "prompt": p.conversation} for p in prompts],
@@ -287,13 +301,15 @@ def _evaluate(
             files = (RESPONSES, general.CHOICES)
             attest(opened, subject.logged.model_id, subject.digest, files, config.paths)
         overall = rates(rows)
-        title = f"{config.suite.name}, {config.suite.half} half"
+        source = _source(config)
         opened.log_figure(
-            figures.two_sided_figure({subject.name: [overall]}, title), "two_sided.png"
+            figures.two_sided_figure({subject.label: [overall]}, subject.label, source=source),
+            "two_sided.png",
         )
-        _log_figures(opened, {subject.name: rows}, title)
-        table = report.lines({subject.name: rows})
+        _log_figures(opened, {subject.label: rows}, subject.label, source)
+        table = report.lines({subject.label: rows})
         opened.describe(f"{table_export.markdown(table)}\n\n{report.caveats(table)}".strip())
+        kept = _log_page(opened, config, subject, rows, told)
         if explain is not None:
             explain(subject, prompts, rows, config, opened)
         _check_limits(rows, config, limit, opened)
@@ -302,7 +318,41 @@ def _evaluate(
             traced = traces.trace_responses(
                 rows, picked, run_id=opened.id, model_id=model_id, judge=config.judge.name
             )
-    return EvaluateResult(opened.id, rows, subject.name, model_id, traced)
+    return EvaluateResult(
+        opened.id, rows, subject.name, model_id, traced, label=subject.label, report=kept
+    )
+
+
+def _log_page(
+    run: Run, config: EvaluateConfig, subject: EvaluatedModel, rows: Sequence[Judged], told: str
+) -> Path | None:
+    """Log the page of one model's evaluation; return where it lies on this machine."""
+    from tbr_lightning.evaluation import pages, report
+    from tbr_lightning.reports.page import render
+
+    facts = _facts(config, rows, {"model": subject.name, "run": run.id})
+    notes = (told, report.caveats(report.lines({subject.label: rows})))
+    return run.log_page(render(pages.evaluation_page(subject.label, rows, facts, notes)), PAGE)
+
+
+def _source(config: EvaluateConfig) -> str:
+    return f"suite {config.suite.name}, {config.suite.half} half, judge {config.judge.name}"
+
+
+def _facts(
+    config: EvaluateConfig, rows: Sequence[Judged], more: Mapping[str, str]
+) -> list[tuple[str, str]]:
+    """Return where an evaluation's numbers come from, for its page."""
+    from tbr_lightning.evaluation import pages
+    from tbr_lightning.evaluation.judge import identity
+
+    return [
+        ("suite", _source(config)),
+        ("prompts", pages.benchmarks_of(rows)),
+        ("judge", identity(config.judge)),
+        ("answers to a prompt", str(config.repeats)),
+        *more.items(),
+    ]
 
 
 def _check_limits(rows: list[Judged], config: EvaluateConfig, limit: int, run: Run) -> None:
@@ -336,19 +386,28 @@ def _check_limits(rows: list[Judged], config: EvaluateConfig, limit: int, run: R
         )
 
 
-def _log_figures(run: Run, models: dict[str, list[Judged]], title: str) -> None:
+def _log_figures(run: Run, models: dict[str, list[Judged]], title: str, source: str) -> None:
     from tbr_lightning.evaluation import figures
 
-    bars = figures.category_figure(models, title)
-    if bars is not None:
-        run.log_figure(bars, "categories.png")
-    run.log_figure(figures.reflection_figure(models, title), "reflections.png")
+    dots = figures.category_figure(models, title, source)
+    if dots is not None:
+        run.log_figure(dots, "categories.png")
+    run.log_figure(figures.reflection_figure(models, title, source), "reflections.png")
 
 
 def compare(config: EvaluateConfig, explain: Explain | None = None) -> ComparisonResult:
     """Evaluate several models, each in a run of its own below one that compares them."""
-    from tbr_lightning.evaluation import comparison, figures, report, suites, table_export, traces
+    from tbr_lightning.evaluation import (
+        comparison,
+        figures,
+        pages,
+        report,
+        suites,
+        table_export,
+        traces,
+    )
     from tbr_lightning.evaluation.results import rates
+    from tbr_lightning.reports.page import render
     from tbr_lightning.tracking.run import start_run
     from tbr_lightning.tracking.store import connect
 
@@ -375,15 +434,23 @@ def compare(config: EvaluateConfig, explain: Explain | None = None) -> Compariso
         if differences:
             opened.log_table([comparison.as_row(one) for one in differences], COMPARISON)
         opened.log_metrics(comparison.metrics(differences, config.models))
-        called = report.short_names(config.models)
+        called = labels(done)
         named = {called[model]: one for model, one in rows.items()}
+        shown = [
+            replace(one, model=called[one.model], against=called[one.against])
+            for one in differences
+        ]
         sides = {model: [rates(one)] for model, one in named.items()}
-        opened.log_figure(figures.two_sided_figure(sides, title), "two_sided.png")
-        _log_figures(opened, named, title)
-        table = report.lines(rows, differences)
+        versus, source = " and ".join(named), _source(config)
+        opened.log_figure(figures.two_sided_figure(sides, versus, source=source), "two_sided.png")
+        _log_figures(opened, named, versus, source)
+        table = report.lines(named, shown)
         for form in ("md", "latex", "csv"):
             opened.log_text(table_export.pasted(table, form) + "\n", f"table.{form}")
         opened.describe(table_export.markdown(table))
+        more = {called[model]: f"{one.subject}, run {one.run_id}" for model, one in done.items()}
+        facts = _facts(config, rows[config.models[0]], {**more, "run": opened.id})
+        kept = opened.log_page(render(pages.comparison_page(named, shown, facts)), PAGE)
         if config.traces:
             picked = traces.chosen(rows.values(), config.traces)
             for one in done.values():
@@ -394,4 +461,21 @@ def compare(config: EvaluateConfig, explain: Explain | None = None) -> Compariso
                     model_id=one.model_id,
                     judge=config.judge.name,
                 )
-    return ComparisonResult(opened.id, done, differences, traced)
+    return ComparisonResult(opened.id, done, differences, traced, kept)
+
+
+def labels(models: Mapping[str, EvaluateResult]) -> dict[str, str]:
+    """Return what people call each model; where two would be the same, with what tells them apart.
+
+    Args:
+        models: Evaluations by the name that was given.
+    """
+    from tbr_lightning.evaluation import report
+
+    called = {name: one.label or name for name, one in models.items()}
+    short = report.short_names(list(models))
+    shared = {label for label in called.values() if list(called.values()).count(label) > 1}
+    return {
+        name: f"{label} ({short[name]})" if label in shared else label
+        for name, label in called.items()
+    }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from rich.console import Console
 
@@ -13,29 +15,37 @@ from tbr_lightning.evaluation.agreement import judges_agree
 from tbr_lightning.evaluation.comparison import Difference
 from tbr_lightning.evaluation.pipeline import (
     COMPARISON,
+    PAGE,
     RESPONSES,
     ComparisonResult,
     EvaluateResult,
+    labels,
 )
 from tbr_lightning.tracking.store import ui_command
 
 
 def one(config: EvaluateConfig, result: EvaluateResult) -> None:
     """Print the rates of a model, and where its answers are."""
-    _table(config, {config.models[0]: result}, [])
+    _table(config, {result.label or config.models[0]: result}, [])
     told = [f"run {result.run_id}; every answer and verdict: its artifact {RESPONSES}"]
-    _where(config, told, result.traces)
+    _where(config, told, result.traces, result.report)
 
 
 def several(config: EvaluateConfig, compared: ComparisonResult) -> None:
     """Print the rates of several models and their differences, and where their answers are."""
-    _table(config, compared.models, compared.differences)
+    called = labels(compared.models)
+    models = {called[name]: one for name, one in compared.models.items()}
+    differences = [
+        replace(one, model=called[one.model], against=called[one.against])
+        for one in compared.differences
+    ]
+    _table(config, models, differences)
     told = [f"run {compared.run_id}: the comparison, its artifact {COMPARISON}"]
     told += [
         f"  run {result.run_id}: {model}, every answer and verdict in {RESPONSES}"
-        for model, result in compared.models.items()
+        for model, result in models.items()
     ]
-    _where(config, told, compared.traces)
+    _where(config, told, compared.traces, compared.report)
 
 
 def _table(
@@ -63,12 +73,13 @@ def _table(
             )
 
 
-def _where(config: EvaluateConfig, told: list[str], traces: int) -> None:
+def _where(config: EvaluateConfig, told: list[str], traces: int, page: Path | None) -> None:
     if traces:
         told.append(
             f"{traces} answers, all wrong ones among them, are traces of these runs: in the tab "
             "Traces filter by false_refusal, harmful_compliance, judge, or compare to another run"
         )
     told.append(f"to look at it in MLflow: {ui_command(config.tracking)}")
+    told.append(f"report: {page or f'the artifact {PAGE}'}")
     # A table to paste stands alone on the standard output, so that it can go to a file.
     print("\n".join(told), file=sys.stdout if config.format == "table" else sys.stderr)

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from tbr_lightning.config.verbs import PromoteConfig
 from tbr_lightning.errors import UserError
+from tbr_lightning.evaluation.pipeline import PAGE
 from tbr_lightning.registry import aliases, moves, pipeline
 from tbr_lightning.registry.alias_sync import look, open_registry
 from tbr_lightning.registry.aliases import CHAMPION
@@ -33,6 +34,7 @@ def gate(config: PromoteConfig) -> int:
     print(f"{config.name} v{result.version} {against}: {word}")
     print("\n".join(f"  {line}" for line in result.verdict.lines))
     print(f"run {result.run_id}, ledger entry {result.entry.seq}")
+    print(f"report: {result.report or f'the artifact {PAGE}'}")
     return 0 if result.verdict.promoted else REFUSED
 
 

@@ -16,6 +16,7 @@ from tbr_lightning.registry import aliases
 from tbr_lightning.registry.entry import TAG, Entry
 from tbr_lightning.registry.evidence import Evidence, Exam
 from tbr_lightning.registry.gate import Decision
+from tbr_lightning.reports.plane import Region
 from tbr_lightning.tracking.run import Run
 
 
@@ -43,7 +44,9 @@ class Case:
         return [one.run_id for one in (self.ours, self.theirs) if one is not None]
 
 
-def log_verdict(run: Run, exam: Exam, case: Case, verdict: Decision, attempt: int) -> None:
+def log_verdict(
+    run: Run, exam: Exam, case: Case, verdict: Decision, *, attempt: int, region: Region
+) -> None:
     """Write the verdict on the run, and every fact it rests on as tags of the version.
 
     Args:
@@ -52,6 +55,7 @@ def log_verdict(run: Run, exam: Exam, case: Case, verdict: Decision, attempt: in
         case: What was decided on.
         verdict: The decision.
         attempt: 1, or more after another promotion was faster.
+        region: What the gate accepts, for the figure.
     """
     config, suffix = exam.config, "" if attempt == 1 else f"_{attempt}"
     sides = {f"candidate v{case.version}": [rates(case.ours.rows)]}
@@ -73,7 +77,13 @@ def log_verdict(run: Run, exam: Exam, case: Case, verdict: Decision, attempt: in
         for rule in verdict.rules
     ]
     run.log_table(table, f"verdict{suffix}.json")
-    figure = figures.two_sided_figure(sides, f"{config.name}: {config.suite.name}, test half")
+    against = f" against v{case.champion}" if case.champion else ""
+    figure = figures.two_sided_figure(
+        sides,
+        f"{config.name} v{case.version}{against}: {'promoted' if verdict.promoted else 'refused'}",
+        region=region,
+        source=f"suite {config.suite.name}, test half, judge {config.judge.name}",
+    )
     run.log_figure(figure, f"gate{suffix}.png")
     run.describe(markdown(config, case, verdict))
     facts = _facts(run.id, exam, case, verdict)

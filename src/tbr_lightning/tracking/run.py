@@ -17,6 +17,7 @@ import pandas as pd
 from mlflow.entities import DatasetInput, InputTag, LoggedModelInput, Metric, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.mlflow_tags import (
     MLFLOW_DATASET_CONTEXT,
     MLFLOW_LOGGED_ARTIFACTS,
@@ -104,6 +105,23 @@ class Run:
         """Log a text file, replacing what the file held before."""
         MlflowClient().log_text(self.id, text, file)
 
+    def log_page(self, html: str, file: str) -> Path | None:
+        """Log a page and return where it lies on this machine.
+
+        ``None`` where artifacts lie elsewhere: it is then opened in MLflow.
+        """
+        self.log_text(html, file)
+        return self.place(file)
+
+    def place(self, file: str) -> Path | None:
+        """Return where an artifact lies on this machine, if it does."""
+        uri = str(MlflowClient().get_run(self.id).info.artifact_uri)
+        if "://" in uri and not uri.startswith("file://"):
+            return None
+        found = local_file_uri_to_path(uri)
+        there = Path(found) / file
+        return there if there.is_file() else None
+
     def log_bytes(self, content: bytes, file: str) -> None:
         """Log a binary file, replacing what it held before."""
         with tempfile.TemporaryDirectory() as folder:
@@ -160,6 +178,10 @@ class Run:
     def text(self, file: str) -> str:
         """Return a text artifact."""
         return str(mlflow.artifacts.load_text(f"runs:/{self.id}/{file}"))
+
+    def has(self, file: str) -> bool:
+        """Return whether there is an artifact of this name at the top."""
+        return any(one.path == file for one in MlflowClient().list_artifacts(self.id))
 
     def download(self, file: str, folder: Path) -> Path | None:
         """Fetch an artifact into a folder; ``None`` where the run has none of that name."""
