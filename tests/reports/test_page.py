@@ -207,7 +207,7 @@ def test_a_browser_filters_searches_and_compares_2000_rows(page: Page, tmp_path:
     page.get_by_role("button", name="Reset").click()
     assert count() == "2000 of 2000 prompts"
     page.fill("input[type=search]", "WORD1777 ")
-    page.wait_for_function("document.getElementById('count').textContent.startsWith('1 of')")
+    page.get_by_text("1 of 2000 prompts", exact=True).wait_for()
     shown = page.locator("article")
     assert HOSTILE.replace("\u2028", "") in shown.inner_text().replace("\u2028", "")
     assert shown.locator("[data-part=answer]").count() == 2

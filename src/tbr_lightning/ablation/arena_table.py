@@ -24,7 +24,7 @@ from tbr_lightning.evaluation.results import MEASURES, Judged
 from tbr_lightning.registry import gate
 from tbr_lightning.registry.answers import Answers
 from tbr_lightning.reports import plane
-from tbr_lightning.reports.page import render
+from tbr_lightning.reports.page import FILE, render
 from tbr_lightning.tracking.run import Run
 from tbr_lightning.tuning.space import overrides_of
 
@@ -97,7 +97,7 @@ def test(
     except UserError as error:
         why = " ".join(str(error).split())
         return Result(name, rival.about, chosen, took, why_not=why)
-    numbers = Run(done.run_id).metrics()
+    numbers = Run(done.run_id).numbers()
     trained = Run(best.train_run).metrics() if best.train_run else {}
     marks = _choices(done.run_id)
     answers = Answers(done.rows, marks, contamination=numbers.get("contamination"))
@@ -187,11 +187,11 @@ def log(opened: Run, arena: Arena, results: Mapping[str, Result]) -> None:
     opened.describe(text)
     facts = [("model", arena.model), ("run", opened.id)]
     rows = {name: one.rows for name, one in tested.items()}
-    page = opened.log_page(render(pages.comparison_page(rows, differences, facts)), evaluating.PAGE)
+    page = opened.log_page(render(pages.comparison_page(rows, differences, facts)), FILE)
     Path(MARKDOWN).write_text(text, encoding="utf-8")
     drawn.savefig(FIGURE)
     print(f"\n{text}\nrun {opened.id}: its artifacts {MARKDOWN}, {TABLE} and {FIGURE}, also here")
-    print(f"report: {page or f'the artifact {evaluating.PAGE}'}")
+    print(f"report: {page or f'the artifact {FILE}'}")
 
 
 def markdown(arena: Arena, results: Mapping[str, Result], differences: Sequence[Difference]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,9 +71,6 @@ RESPONSES = "responses.json"
 
 CONTAMINATION = "tbr.contamination"
 """Tag: which prompts stand in the rows that the model was trained on, where those are known."""
-
-PAGE = "report.html"
-"""Artifact that holds the page of an evaluation or comparison, for a browser without a server."""
 
 COMPARISON = "comparison.json"
 """Artifact that holds the differences between models."""
@@ -205,7 +202,9 @@ def _all_that_is_asked(
 
 def _earlier(config: EvaluateConfig, subject: EvaluatedModel, asked: str) -> EvaluateResult | None:
     """Return the stored evaluation of a logged model; files in a folder may have changed since."""
+    from tbr_lightning.evaluation import shown
     from tbr_lightning.evaluation.results import from_table
+    from tbr_lightning.reports.page import FILE
     from tbr_lightning.tracking.run import Run, find_run
 
     if subject.logged is None:
@@ -219,7 +218,9 @@ def _earlier(config: EvaluateConfig, subject: EvaluatedModel, asked: str) -> Eva
     if told := run.tags().get(CONTAMINATION):
         print(f"evaluate: {told}", file=sys.stderr)
     # An earlier version left no page.
-    page = run.place(PAGE) if run.has(PAGE) else _log_page(run, config, subject, rows, told or "")
+    page = (
+        run.place(FILE) if run.has(FILE) else shown.log_page(run, config, subject, rows, told or "")
+    )
     return EvaluateResult(
         run_id, rows, subject.name, subject.model_id, label=subject.label, report=page
     )
@@ -235,24 +236,17 @@ def _evaluate(
     limit: int,
     explain: Explain | None,
 ) -> EvaluateResult:
-    from tbr_lightning.evaluation import (
-        contamination,
-        figures,
-        general,
-        report,
-        suites,
-        table_export,
-        traces,
-    )
+    from tbr_lightning.evaluation import contamination, general, shown, suites, traces
     from tbr_lightning.evaluation.agreement import judges_agree
     from tbr_lightning.evaluation.attestation import attest
     from tbr_lightning.evaluation.respond import open_store, respond
-    from tbr_lightning.evaluation.results import metrics, rates, table_rows
+    from tbr_lightning.evaluation.results import HEADLINE, metrics, table_rows
     from tbr_lightning.tracking.run import Run, start_run
 
     name = config.run_name or f"evaluate {subject.label} {config.suite.name}/{config.suite.half}"
     model_id = subject.model_id
     traced, told = 0, ""
+    numbers: dict[str, float] = {}
     with start_run("evaluate", name, config, config.tracking, tags) as opened:
         opened.log_dataset(
             [{"id": p.id, "kind": p.kind, "prompt": p.conversation} for p in prompts],
@@ -261,7 +255,7 @@ def _evaluate(
         )
         opened.log_table(suites.facts(config.suite, prompts), "suite.json")
         if subject.logged and (seen := contamination.of_run(Run(subject.logged.run_id), prompts)):
-            opened.log_metrics(contamination.metrics(seen))
+            numbers |= contamination.metrics(seen)
             told = contamination.sentence(seen)
             opened.set_tags({CONTAMINATION: told})
             print(f"evaluate: {told}", file=sys.stderr)
@@ -281,13 +275,16 @@ def _evaluate(
             )
             rows += [replace(row, repeat=repeat) for row in once]
         if stored is not None:
-            opened.log_metrics({"responses_reused": stored.reused})
+            numbers["responses_reused"] = stored.reused
         if stored is None or not stored.reused:  # else it is no measure of the model
-            opened.log_metrics({"answer_seconds": time.monotonic() - start})
-        opened.log_table(table_rows(rows), RESPONSES)
-        opened.log_metrics(metrics(rows), model_id)
+            numbers["answer_seconds"] = time.monotonic() - start
+        # What went wrong is what one looks for.
+        wrong_first = sorted(rows, key=lambda row: row.handled_rightly is not False)
+        opened.log_table(table_rows(wrong_first), RESPONSES)
+        numbers |= metrics(rows)
         if config.second_judge is not None:
-            opened.log_metrics(judges_agree(rows).metrics("judges"), model_id)
+            numbers |= judges_agree(rows).metrics("judges")
+        opened.log_numbers(numbers, HEADLINE, model_id)
         if questions:
             general.log(
                 opened,
@@ -300,16 +297,7 @@ def _evaluate(
         if subject.logged is not None:
             files = (RESPONSES, general.CHOICES)
             attest(opened, subject.logged.model_id, subject.digest, files, config.paths)
-        overall = rates(rows)
-        source = _source(config)
-        opened.log_figure(
-            figures.two_sided_figure({subject.label: [overall]}, subject.label, source=source),
-            "two_sided.png",
-        )
-        _log_figures(opened, {subject.label: rows}, subject.label, source)
-        table = report.lines({subject.label: rows})
-        opened.describe(f"{table_export.markdown(table)}\n\n{report.caveats(table)}".strip())
-        kept = _log_page(opened, config, subject, rows, told)
+        kept = shown.log_evaluation(opened, config, subject, rows, told)
         if explain is not None:
             explain(subject, prompts, rows, config, opened)
         _check_limits(rows, config, limit, opened)
@@ -321,38 +309,6 @@ def _evaluate(
     return EvaluateResult(
         opened.id, rows, subject.name, model_id, traced, label=subject.label, report=kept
     )
-
-
-def _log_page(
-    run: Run, config: EvaluateConfig, subject: EvaluatedModel, rows: Sequence[Judged], told: str
-) -> Path | None:
-    """Log the page of one model's evaluation; return where it lies on this machine."""
-    from tbr_lightning.evaluation import pages, report
-    from tbr_lightning.reports.page import render
-
-    facts = _facts(config, rows, {"model": subject.name, "run": run.id})
-    notes = (told, report.caveats(report.lines({subject.label: rows})))
-    return run.log_page(render(pages.evaluation_page(subject.label, rows, facts, notes)), PAGE)
-
-
-def _source(config: EvaluateConfig) -> str:
-    return f"suite {config.suite.name}, {config.suite.half} half, judge {config.judge.name}"
-
-
-def _facts(
-    config: EvaluateConfig, rows: Sequence[Judged], more: Mapping[str, str]
-) -> list[tuple[str, str]]:
-    """Return where an evaluation's numbers come from, for its page."""
-    from tbr_lightning.evaluation import pages
-    from tbr_lightning.evaluation.judge import identity
-
-    return [
-        ("suite", _source(config)),
-        ("prompts", pages.benchmarks_of(rows)),
-        ("judge", identity(config.judge)),
-        ("answers to a prompt", str(config.repeats)),
-        *more.items(),
-    ]
 
 
 def _check_limits(rows: list[Judged], config: EvaluateConfig, limit: int, run: Run) -> None:
@@ -386,28 +342,9 @@ def _check_limits(rows: list[Judged], config: EvaluateConfig, limit: int, run: R
         )
 
 
-def _log_figures(run: Run, models: dict[str, list[Judged]], title: str, source: str) -> None:
-    from tbr_lightning.evaluation import figures
-
-    dots = figures.category_figure(models, title, source)
-    if dots is not None:
-        run.log_figure(dots, "categories.png")
-    run.log_figure(figures.reflection_figure(models, title, source), "reflections.png")
-
-
 def compare(config: EvaluateConfig, explain: Explain | None = None) -> ComparisonResult:
     """Evaluate several models, each in a run of its own below one that compares them."""
-    from tbr_lightning.evaluation import (
-        comparison,
-        figures,
-        pages,
-        report,
-        suites,
-        table_export,
-        traces,
-    )
-    from tbr_lightning.evaluation.results import rates
-    from tbr_lightning.reports.page import render
+    from tbr_lightning.evaluation import comparison, shown, suites, traces
     from tbr_lightning.tracking.run import start_run
     from tbr_lightning.tracking.store import connect
 
@@ -433,24 +370,9 @@ def compare(config: EvaluateConfig, explain: Explain | None = None) -> Compariso
         differences = comparison.compare(rows)
         if differences:
             opened.log_table([comparison.as_row(one) for one in differences], COMPARISON)
-        opened.log_metrics(comparison.metrics(differences, config.models))
-        called = labels(done)
-        named = {called[model]: one for model, one in rows.items()}
-        shown = [
-            replace(one, model=called[one.model], against=called[one.against])
-            for one in differences
-        ]
-        sides = {model: [rates(one)] for model, one in named.items()}
-        versus, source = " and ".join(named), _source(config)
-        opened.log_figure(figures.two_sided_figure(sides, versus, source=source), "two_sided.png")
-        _log_figures(opened, named, versus, source)
-        table = report.lines(named, shown)
-        for form in ("md", "latex", "csv"):
-            opened.log_text(table_export.pasted(table, form) + "\n", f"table.{form}")
-        opened.describe(table_export.markdown(table))
-        more = {called[model]: f"{one.subject}, run {one.run_id}" for model, one in done.items()}
-        facts = _facts(config, rows[config.models[0]], {**more, "run": opened.id})
-        kept = opened.log_page(render(pages.comparison_page(named, shown, facts)), PAGE)
+        told = comparison.metrics(differences, config.models)
+        opened.log_numbers(told, comparison.headline(told))
+        kept = shown.log_comparison(opened, config, done, differences)
         if config.traces:
             picked = traces.chosen(rows.values(), config.traces)
             for one in done.values():
@@ -462,20 +384,3 @@ def compare(config: EvaluateConfig, explain: Explain | None = None) -> Compariso
                     judge=config.judge.name,
                 )
     return ComparisonResult(opened.id, done, differences, traced, kept)
-
-
-def labels(models: Mapping[str, EvaluateResult]) -> dict[str, str]:
-    """Return what people call each model; where two would be the same, with what tells them apart.
-
-    Args:
-        models: Evaluations by the name that was given.
-    """
-    from tbr_lightning.evaluation import report
-
-    called = {name: one.label or name for name, one in models.items()}
-    short = report.short_names(list(models))
-    shared = {label for label in called.values() if list(called.values()).count(label) > 1}
-    return {
-        name: f"{label} ({short[name]})" if label in shared else label
-        for name, label in called.items()
-    }

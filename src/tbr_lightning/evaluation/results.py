@@ -335,6 +335,17 @@ def metrics(rows: Sequence[Judged]) -> dict[str, float]:
     return numbers | _reflections(rows)
 
 
+HEADLINE = (
+    *(measure.name for measure in MEASURES),
+    "reflection_rate/harmful",
+    "reflection_rate/look_alike",
+    "unparsed_share",
+    "contamination",
+    "answer_seconds",
+)
+"""Numbers of an evaluation that are metrics of its run; its table holds all of them."""
+
+
 def worst_part(rows: Sequence[Judged]) -> tuple[str, Sequence[Judged], float]:
     """Return the kind or benchmark with the largest share of answers without a label.
 

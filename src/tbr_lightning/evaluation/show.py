@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -15,12 +14,12 @@ from tbr_lightning.evaluation.agreement import judges_agree
 from tbr_lightning.evaluation.comparison import Difference
 from tbr_lightning.evaluation.pipeline import (
     COMPARISON,
-    PAGE,
     RESPONSES,
     ComparisonResult,
     EvaluateResult,
-    labels,
 )
+from tbr_lightning.evaluation.shown import labels, named
+from tbr_lightning.reports.page import FILE
 from tbr_lightning.tracking.store import ui_command
 
 
@@ -35,11 +34,7 @@ def several(config: EvaluateConfig, compared: ComparisonResult) -> None:
     """Print the rates of several models and their differences, and where their answers are."""
     called = labels(compared.models)
     models = {called[name]: one for name, one in compared.models.items()}
-    differences = [
-        replace(one, model=called[one.model], against=called[one.against])
-        for one in compared.differences
-    ]
-    _table(config, models, differences)
+    _table(config, models, named(compared.models, compared.differences))
     told = [f"run {compared.run_id}: the comparison, its artifact {COMPARISON}"]
     told += [
         f"  run {result.run_id}: {model}, every answer and verdict in {RESPONSES}"
@@ -77,9 +72,9 @@ def _where(config: EvaluateConfig, told: list[str], traces: int, page: Path | No
     if traces:
         told.append(
             f"{traces} answers, all wrong ones among them, are traces of these runs: in the tab "
-            "Traces filter by false_refusal, harmful_compliance, judge, or compare to another run"
+            "Traces filter by handled_rightly, judge, tbr.kind, or compare to another run"
         )
     told.append(f"to look at it in MLflow: {ui_command(config.tracking)}")
-    told.append(f"report: {page or f'the artifact {PAGE}'}")
+    told.append(f"report: {page or f'the artifact {FILE}'}")
     # A table to paste stands alone on the standard output, so that it can go to a file.
     print("\n".join(told), file=sys.stdout if config.format == "table" else sys.stderr)

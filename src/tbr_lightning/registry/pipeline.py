@@ -58,7 +58,6 @@ def run(config: PromoteConfig, tell: Callable[[str], None] = lambda _: None) -> 
         raise UserError("model is not set: give the candidate, e.g. model=models:/m-…")
     if config.suite.half != "test":
         raise UserError(f"suite.half={config.suite.half}: the gate reads the test half only")
-    from tbr_lightning.evaluation.pipeline import PAGE
     from tbr_lightning.models.digest import check_unchanged
     from tbr_lightning.models.logged import find_model
     from tbr_lightning.registry import aliases, gate, moves, page, record
@@ -66,7 +65,7 @@ def run(config: PromoteConfig, tell: Callable[[str], None] = lambda _: None) -> 
     from tbr_lightning.registry.entry import weights_of
     from tbr_lightning.registry.evidence import exam_of
     from tbr_lightning.registry.ledger import ConflictError
-    from tbr_lightning.reports.page import render
+    from tbr_lightning.reports.page import FILE, render
     from tbr_lightning.tracking.run import start_run
 
     exam = exam_of(config)
@@ -92,7 +91,7 @@ def run(config: PromoteConfig, tell: Callable[[str], None] = lambda _: None) -> 
             region = page.accepted(config.gate, theirs)
             record.log_verdict(opened, exam, case, verdict, attempt=attempt, region=region)
             report = opened.log_page(
-                render(page.decision_page(opened.id, exam, case, verdict)), PAGE
+                render(page.decision_page(opened.id, exam, case, verdict)), FILE
             )
             draft = moves.decision(
                 standing,
@@ -111,6 +110,8 @@ def run(config: PromoteConfig, tell: Callable[[str], None] = lambda _: None) -> 
                 tell(_meanwhile(standing, before))
                 _check_start(exam, candidate, version, standing)
         record.log_entry(opened, entry)
+        if verdict.promoted:
+            record.describe_champion(config.name, version, [entry])
     return PromoteResult(opened.id, version, case.champion, verdict, entry, report)
 
 

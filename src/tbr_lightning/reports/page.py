@@ -14,6 +14,9 @@ from typing import Any, Literal
 from jinja2 import Environment, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
+FILE = "report.html"
+"""Artifact of a run: its page, for a browser without a server."""
+
 Tone = Literal["good", "bad", "plain"]
 
 

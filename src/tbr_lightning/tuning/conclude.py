@@ -13,11 +13,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tbr_lightning.config.sweep import SweepConfig
 from tbr_lightning.errors import UserError
-from tbr_lightning.evaluation.pipeline import PAGE
 from tbr_lightning.models.logged import find_model
 from tbr_lightning.processes import identity_of
 from tbr_lightning.registry import moves
-from tbr_lightning.reports.page import render
+from tbr_lightning.reports.page import FILE, render
 from tbr_lightning.tracking.run import Point, Run
 from tbr_lightning.tuning import front as fronts
 from tbr_lightning.tuning import mlflow_sync, report, retrain
@@ -105,7 +104,7 @@ def _finish(
         points, tags = _numbers(study, trials, front, ending)
         run.log_points(points, {"mlflow.note.content": note, **tags})
         facts = [("budget", budget), ("run", parent_run_id)]
-        return run.log_page(render(study_page(study, trials, ending, drawn, facts)), PAGE)
+        return run.log_page(render(study_page(study, trials, ending, drawn, facts)), FILE)
 
     ending = StudyResult(choice, instead="" if choice else fronts.why_none(study, trials))
     page = write(ending)
@@ -114,7 +113,7 @@ def _finish(
         page = write(ending)
     last = f"run {parent_run_id}; report, figures and front: its artifacts"
     lines = report.summary(study, front, ending, _LINES)
-    where = f"report: {page or f'the artifact {PAGE}'}"
+    where = f"report: {page or f'the artifact {FILE}'}"
     return [*groups, *([""] if groups else []), *lines, last, where]
 
 
