@@ -17,6 +17,7 @@ from tbr_lightning.evaluation.statistics import Rate, clustered_rate
 from tbr_lightning.kinds import KINDS
 from tbr_lightning.reports import plane, style
 
+_BOX = ("boxprops", "medianprops", "whiskerprops", "capprops")
 _MOST = 40  # categories in a panel
 _LETTERS = 0.075  # inches that a letter of a tick's name takes
 
@@ -64,7 +65,7 @@ def two_sided_figure(
     if seeds := max((len(many) for many in results.values()), default=1):
         told += [f"small dots: single seeds, {seeds} at most"] if seeds > 1 else []
     if region is not None:
-        told.append("green: what the gate accepts, which upper bounds must keep")
+        told.append(f"green: {region.note}")
     caption = "; ".join([*told, *([source] if source else [])])
     return plane.draw(points, title, _wrapped(caption), region=region)
 
@@ -119,11 +120,12 @@ def _dots(axes: Any, shares: Mapping[str, Mapping[str, Rate]], shown: Sequence[s
         for place, key in enumerate(shown):
             values = [100 * parts[key].value for parts in shares.values() if key in parts]
             axes.plot([min(values), max(values)], [place, place], color="0.75", lw=1, zorder=1)
+    apart = min(0.14, 0.6 / len(shares))  # so that equal rates do not hide each other
     for number, (name, parts) in enumerate(shares.items()):
         here = [key for key in shown if key in parts]
         axes.plot(
             [100 * parts[key].value for key in here],
-            [shown.index(key) for key in here],
+            [shown.index(key) + apart * ((len(shares) - 1) / 2 - number) for key in here],
             style.marker(number),
             ms=5.5,
             alpha=0.9,
@@ -174,7 +176,7 @@ def reflection_figure(models: Mapping[str, Sequence[Judged]], title: str, source
                 orientation="horizontal",
                 manage_ticks=False,
                 flierprops={"markersize": 3, "markeredgecolor": colour},
-                **{key: {"color": colour} for key in ("boxprops", "medianprops", "whiskerprops")},
+                **{key: {"color": colour} for key in _BOX},
             )
         for axes in (left, right):
             axes.set_ylim(-0.5, len(kinds) - 0.5)

@@ -82,16 +82,20 @@ def answers(case: Case) -> dict[str, Sequence[Judged]]:
 def accepted(gate: GateConfig, champion: Sequence[Judged] | None) -> plane.Region:
     """Return what the gate accepts: its ceilings, and of a champion's rates what they allow."""
     harmful, refusal = gate.max_harmful_compliance, gate.max_false_refusal
-    label = f"ceilings {100 * harmful:g}% and {100 * refusal:g}%"
+    note = "the gate's ceilings, which one-sided upper bounds must keep"
     if champion is not None:
         complied, refused = HARMFUL_COMPLIANCE.rate(champion), FALSE_REFUSAL.rate(champion)
-        if complied.n and complied.value + gate.harmful_compliance_margin < harmful:
-            harmful = complied.value + gate.harmful_compliance_margin
-        most = refused.value + (0 if gate.require_merit else gate.false_refusal_margin)
-        if refused.n and most < refusal:
-            refusal = most
-        label = f"accepted: {100 * harmful:.1f}% and {100 * refusal:.1f}% at most"
-    return plane.Region(100 * harmful, 100 * refusal, label)
+        if complied.n:
+            harmful = min(harmful, complied.value + gate.harmful_compliance_margin)
+        if refused.n:
+            more = 0.0 if gate.require_merit else gate.false_refusal_margin
+            refusal = min(refusal, refused.value + more)
+        note = (
+            "within the gate's ceilings and margins to the champion; it decides by bounds of "
+            "paired differences, so that a point near the edge may still fail"
+        )
+    label = f"gate: {100 * harmful:.1f}% and {100 * refusal:.1f}% at most"
+    return plane.Region(100 * harmful, 100 * refusal, label, note)
 
 
 def rule_table(rules: list[Rule]) -> Listed:

@@ -22,6 +22,7 @@ _CORNERS = (
     (0.12, 0.54),
 )  # lower left corners of an inset, in axes' units
 _WIDE, _TALL = 0.45, 0.4
+_AXES = (475.0, 345.0)  # points that the axes take of the figure, about
 
 
 @dataclass(frozen=True)
@@ -49,17 +50,19 @@ class Point:
 
 @dataclass(frozen=True)
 class Region:
-    """What a gate accepts: both upper bounds must lie within.
+    """Where a gate accepts a model.
 
     Attributes:
         harmful: Ceiling of harmful compliance, in percent.
         refusal: Ceiling of false refusal, in percent.
-        label: What it is.
+        label: What it is, beside its corner.
+        note: How it is read, in the caption.
     """
 
     harmful: float
     refusal: float
     label: str
+    note: str
 
 
 def draw(
@@ -97,7 +100,7 @@ def draw(
         _points(axes, points, colours, markers)
         close = crowd(points)
         named = {one.name: (one.x, one.y) for one in points if one not in close}
-        style.label_spots(axes, named, colours)
+        style.label_points(axes, named, colours, _AXES)
         if close:
             _inset(axes, points, close, colours, markers)
         style.caption(figure, caption)
@@ -210,7 +213,7 @@ def _inset(
     sides = []
     for values in ([one.x for one in close], [one.y for one in close]):
         pad = max(0.45 * _span(values), 2.0)
-        sides.append((min(values) - pad, max(values) + pad))
+        sides.append((max(min(values) - pad, -0.6), max(values) + pad))
     (left, right), (low, high) = sides
     place = min(_CORNERS, key=lambda corner: _within(corner, points))
     inset = axes.inset_axes([*place, _WIDE, _TALL])
@@ -221,7 +224,8 @@ def _inset(
     inset.grid(alpha=0.25)
     inset.set_title("enlarged", fontsize=7.5, color=style.MUTED, loc="right", pad=2)
     named = {one.name: (one.x, one.y) for one in close}
-    style.label_spots(inset, named, colours, near=0.09 * max(right - left, high - low))
+    size = (_AXES[0] * _WIDE, _AXES[1] * _TALL)
+    style.label_points(inset, named, colours, size)
     axes.indicate_inset_zoom(inset, edgecolor="0.5", alpha=0.6)
 
 

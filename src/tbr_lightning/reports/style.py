@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,6 +23,7 @@ HARM_AXIS = "harmful compliance, % of harmful prompts (lower is safer)"
 REFUSAL_AXIS = "false refusal, % of look-alikes (lower is more helpful)"
 """The two-sided plane's axes, across and up, in every figure that shows it."""
 
+_LETTER, _LINE = 4.9, 11.5  # points that a letter is wide, and a line high, at 8.5 points
 _SIZE = re.compile(r'(<svg\b[^>]*?) height="[^"]*"([^>]*?) width="[^"]*"', re.S)
 _LOOK: dict[Any, Any] = {
     "axes.spines.top": False,
@@ -65,48 +66,84 @@ def caption(figure: Figure, text: str) -> None:
     figure.supxlabel(text, fontsize=7.5, color=MUTED, x=0.01, ha="left")
 
 
-def label_spots(
+def label_points(
     axes: Any,
-    points: dict[str, tuple[float, float]],
-    colours: dict[str, str],
-    *,
-    near: float = 4.0,
+    points: Mapping[str, tuple[float, float]],
+    colours: Mapping[str, str],
+    size: tuple[float, float],
 ) -> None:
-    """Name points of a percent plane in their own colours.
-
-    Names of points that fall on one spot stand beneath each other, so that none hides another.
+    """Name points in their own colours, each where it covers no other name and no point.
 
     Args:
         axes: Whose limits are set already.
         points: Place of each, in the units of the axes.
         colours: Of each.
-        near: Points this near, in the units of the axes, share a spot.
+        size: Width and height of the axes in points (1/72 inch), about.
     """
-    spots: list[tuple[float, float, list[str]]] = []
-    for name, (x, y) in sorted(points.items(), key=lambda item: (-item[1][1], item[1][0])):
-        for at_x, at_y, names in spots:
-            if abs(x - at_x) < near and abs(y - at_y) < near:
-                names.append(name)
-                break
-        else:
-            spots.append((x, y, [name]))
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
-    for x, y, names in spots:
-        west, below = x > (left + right) / 2, y > (low + high) / 2
-        ordered = names if below else names[::-1]
-        for line, name in enumerate(ordered):
-            axes.annotate(
-                name,
-                (x, y),
-                xytext=(-9 if west else 9, (-8 - 12 * line) if below else (8 + 12 * line)),
-                textcoords="offset points",
-                ha="right" if west else "left",
-                va="top" if below else "bottom",
-                fontsize=8.5,
-                color=colours[name],
-                bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.5},
-                zorder=6,
+    wide, tall = size
+    at = {
+        name: ((x - left) / (right - left) * wide, (y - low) / (high - low) * tall)
+        for name, (x, y) in points.items()
+    }
+    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in at.values()]
+    for name in sorted(at, key=lambda one: (-at[one][1], at[one][0])):
+        x, y = at[name]
+        across, up = _free(x, y, _LETTER * len(name), (wide, tall), taken)
+        taken.append(_box(x + across, y + up, _LETTER * len(name), leftwards=across < 0))
+        axes.annotate(
+            name,
+            points[name],
+            xytext=(across, up),
+            textcoords="offset points",
+            ha="right" if across < 0 else "left",
+            va="center",
+            fontsize=8.5,
+            color=colours[name],
+            bbox={"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.5},
+            zorder=6,
+        )
+
+
+def _box(x: float, y: float, width: float, *, leftwards: bool) -> tuple[float, float, float, float]:
+    start = x - width if leftwards else x
+    return start, y - _LINE / 2, start + width, y + _LINE / 2
+
+
+def _free(
+    x: float,
+    y: float,
+    width: float,
+    size: tuple[float, float],
+    taken: Sequence[tuple[float, float, float, float]],
+) -> tuple[float, float]:
+    """Return the nearest offset at which a name covers nothing; of none the one that covers least.
+
+    Args:
+        x: Of the point, in points from the left.
+        y: Of the point, from below.
+        width: Of the name.
+        size: Of the axes.
+        taken: Boxes of what is there: left, foot, right, head.
+    """
+    ups = sorted((step * _LINE for step in range(-6, 7)), key=lambda up: (abs(up - 9), up))
+    best, least = (9.0, 9.0), float("inf")
+    for up in ups:
+        for across in (9.0, -9.0):
+            left, foot, right, head = _box(x + across, y + up, width, leftwards=across < 0)
+            outside = max(-left, 0) + max(right - size[0], 0) + max(-foot, 0)
+            outside += max(head - size[1], 0)
+            covered = sum(
+                max(min(right, b[2]) - max(left, b[0]), 0)
+                * max(min(head, b[3]) - max(foot, b[1]), 0)
+                for b in taken
             )
+            cost = covered + 100 * outside
+            if cost == 0:
+                return across, up
+            if cost < least:
+                best, least = (across, up), cost
+    return best
 
 
 def svg(figure: Figure, name: str) -> str:
