@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from mlflow.tracking import MlflowClient
 
 from tbr_lightning.errors import UserError
 from tbr_lightning.models.digest import model_digest
-from tbr_lightning.registry import aliases, moves
+from tbr_lightning.registry import aliases, commands, moves
 from tbr_lightning.registry.alias_sync import Registry, look, project, recover
 from tbr_lightning.registry.audit import audit
 from tbr_lightning.registry.entry import TAG, weights_of
@@ -76,6 +77,24 @@ def test_a_second_rollback_takes_back_the_first(registry: Registry) -> None:
     moves.rollback(registry, "")
     assert actual() == {"previous": "1", "champion": "2"}
     assert audit(registry).problems == ()
+
+
+def test_a_rollback_by_hand_shows_rates_and_needs_a_reason(
+    registry: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = made.config(tmp_path, "")
+    before = len(registry.ledger.entries(made.NAME))
+    with pytest.raises(UserError, match="reason is not set.*nothing was moved"):
+        commands.rollback(config)
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].startswith("champion now, v2: ")
+    assert told[1].startswith("champion before, v1: ")
+    assert actual() == {"previous": "1", "champion": "2"}
+    assert len(registry.ledger.entries(made.NAME)) == before
+    assert commands.rollback(replace(config, reason="worse in the field")) == 0
+    assert actual() == {"previous": "2", "champion": "1"}
+    told_of = MlflowClient().get_registered_model(made.NAME).description
+    assert told_of.startswith("**Champion: version 1.**") and "worse in the field" in told_of
 
 
 def test_without_a_previous_champion_there_is_no_rollback(store: Path) -> None:

@@ -118,6 +118,6 @@ def _settings(config: DemoVerbConfig, model_uri: str, *, baseline: bool) -> Prom
     overrides += [*config.demo.suite, *config.demo.evaluate, *config.demo.gate]
     if baseline:
         # The control refuses nearly every look-alike: that is what it is here to show.
-        overrides.append("gate.max_false_refusal=1")
+        overrides += ["gate.max_false_refusal=1", "reason='the control of the demo'"]
     settings: PromoteConfig = compose_verb("promote", overrides).config
     return settings

@@ -58,6 +58,7 @@ def run(config: PromoteConfig, tell: Callable[[str], None] = lambda _: None) -> 
         raise UserError("model is not set: give the candidate, e.g. model=models:/m-…")
     if config.suite.half != "test":
         raise UserError(f"suite.half={config.suite.half}: the gate reads the test half only")
+    from tbr_lightning.evaluation import pages
     from tbr_lightning.models.digest import check_unchanged
     from tbr_lightning.models.logged import find_model
     from tbr_lightning.registry import aliases, gate, moves, page, record
@@ -87,6 +88,8 @@ def run(config: PromoteConfig, tell: Callable[[str], None] = lambda _: None) -> 
             verdict = gate.judge(
                 case.ours.answers, case.theirs.answers if case.theirs else None, config.gate
             )
+            for name, rows in page.answers(case).items():
+                tell(pages.verdict(name, rows))
             theirs = case.theirs.rows if case.theirs else None
             region = page.accepted(config.gate, theirs)
             record.log_verdict(opened, exam, case, verdict, attempt=attempt, region=region)
@@ -133,10 +136,18 @@ def _check_start(
     """Return what the suite can show, and refuse at once what must fail in the end."""
     from tbr_lightning.registry import aliases
     from tbr_lightning.registry.evidence import check_same_limit
+    from tbr_lightning.registry.known_rates import rates_of
     from tbr_lightning.registry.sample_size import check_support
 
     config = exam.config
     champion = _champion(config, standing)
+    holder = standing.aliases.get(aliases.CHAMPION)
+    if config.baseline and holder is not None and not config.reason:
+        raise UserError(
+            f"reason is not set: baseline=true replaces champion v{holder} "
+            f"({rates_of(holder, standing.entries)}) without meeting it, so say why, as in "
+            "reason='another base model'"
+        )
     if champion is not None and champion == version:
         raise UserError(f"model='{config.model_uri}' is the champion already (version {version})")
     if champion is None and config.champion_evaluation is not None:
