@@ -84,7 +84,7 @@ def test_a_rollback_by_hand_shows_rates_and_needs_a_reason(
 ) -> None:
     config = made.config(tmp_path, "")
     before = len(registry.ledger.entries(made.NAME))
-    with pytest.raises(UserError, match="reason is not set.*nothing was moved"):
+    with pytest.raises(UserError, match=r"reason is not set.*nothing was moved"):
         commands.rollback(config)
     told = capsys.readouterr().out.splitlines()
     assert told[0].startswith("champion now, v2: ")

@@ -24,7 +24,7 @@ REFUSAL_AXIS = "false refusal, % of look-alikes (lower is more helpful)"
 """The two-sided plane's axes, across and up, in every figure that shows it."""
 
 _LETTER, _LINE = 4.9, 11.5  # points that a letter is wide, and a line high, at 8.5 points
-_SIZE = re.compile(r'(<svg\b[^>]*?) height="[^"]*"([^>]*?) width="[^"]*"', re.S)
+_SIZE = re.compile(r' (?:width|height)="[^"]*"')
 _LOOK: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -158,6 +158,7 @@ def svg(figure: Figure, name: str) -> str:
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
     drawn = stream.getvalue()
     drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn[drawn.index("<svg") :], flags=re.S)
-    drawn = _SIZE.sub(r"\1\2", drawn, count=1)
+    end = drawn.index(">")
+    drawn = _SIZE.sub("", drawn[:end]) + drawn[end:]
     # Ids that matplotlib counts per figure: two figures of a page would share them.
     return re.sub(r'(<g id=")([a-z]+[\w.]*_\d+")', rf"\1{name}-\2", drawn)
