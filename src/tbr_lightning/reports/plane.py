@@ -22,7 +22,9 @@ _CORNERS = (
     (0.12, 0.54),
 )  # lower left corners of an inset, in axes' units
 _WIDE, _TALL = 0.45, 0.4
-_AXES = (475.0, 345.0)  # points that the axes take of the figure, about
+
+AXES = (475.0, 345.0)
+"""Points (1/72 inch) that the axes take of the figure, about."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +101,8 @@ def draw(
             axes.step(*zip(*edge, strict=True), "--", where="post", color="0.6", lw=1, zorder=1)
         _points(axes, points, colours, markers)
         close = crowd(points)
-        named = {one.name: (one.x, one.y) for one in points if one not in close}
-        style.label_points(axes, named, colours, _AXES)
+        apart = [(p.name, p.x, p.y, colours[p.name]) for p in points if p not in close]
+        style.label_points(axes, apart, AXES)
         if close:
             _inset(axes, points, close, colours, markers)
         style.caption(figure, caption)
@@ -223,9 +225,8 @@ def _inset(
     inset.tick_params(labelsize=7)
     inset.grid(alpha=0.25)
     inset.set_title("enlarged", fontsize=7.5, color=style.MUTED, loc="right", pad=2)
-    named = {one.name: (one.x, one.y) for one in close}
-    size = (_AXES[0] * _WIDE, _AXES[1] * _TALL)
-    style.label_points(inset, named, colours, size)
+    size = (AXES[0] * _WIDE, AXES[1] * _TALL)
+    style.label_points(inset, [(p.name, p.x, p.y, colours[p.name]) for p in close], size)
     axes.indicate_inset_zoom(inset, edgecolor="0.5", alpha=0.6)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -68,38 +68,35 @@ def caption(figure: Figure, text: str) -> None:
 
 def label_points(
     axes: Any,
-    points: Mapping[str, tuple[float, float]],
-    colours: Mapping[str, str],
+    labels: Sequence[tuple[str, float, float, str]],
     size: tuple[float, float],
 ) -> None:
-    """Name points in their own colours, each where it covers no other name and no point.
+    """Write beside each point what it is, where it covers no other label and no point.
 
     Args:
         axes: Whose limits are set already.
-        points: Place of each, in the units of the axes.
-        colours: Of each.
+        labels: Text, place across and up in the units of the axes, and colour of each.
         size: Width and height of the axes in points (1/72 inch), about.
     """
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
     wide, tall = size
-    at = {
-        name: ((x - left) / (right - left) * wide, (y - low) / (high - low) * tall)
-        for name, (x, y) in points.items()
-    }
-    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in at.values()]
-    for name in sorted(at, key=lambda one: (-at[one][1], at[one][0])):
-        x, y = at[name]
-        across, up = _free(x, y, _LETTER * len(name), (wide, tall), taken)
-        taken.append(_box(x + across, y + up, _LETTER * len(name), leftwards=across < 0))
+    placed = [
+        (text, (x - left) / (right - left) * wide, (y - low) / (high - low) * tall, (x, y), colour)
+        for text, x, y, colour in labels
+    ]
+    taken = [(x - 4, y - 4, x + 4, y + 4) for _, x, y, _, _ in placed]
+    for text, x, y, at, colour in sorted(placed, key=lambda one: (-one[2], one[1])):
+        across, up = _free(x, y, _LETTER * len(text), size, taken)
+        taken.append(_box(x + across, y + up, _LETTER * len(text), leftwards=across < 0))
         axes.annotate(
-            name,
-            points[name],
+            text,
+            at,
             xytext=(across, up),
             textcoords="offset points",
             ha="right" if across < 0 else "left",
             va="center",
             fontsize=8.5,
-            color=colours[name],
+            color=colour,
             bbox={"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.5},
             zorder=6,
         )

@@ -79,7 +79,7 @@ def front_figure(
             if name in _PLANE:
                 limits(plane.LOW / 100, plane.HIGH / 100)
     handles, labels = places[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3 * columns, fontsize=9)
+    figure.legend(handles, labels, loc="outside lower center", ncols=2 * columns, fontsize=8)
     figure.suptitle(f"{study.name}: {len(done)} finished trials, dev half", fontsize=10)
     return figure
 
