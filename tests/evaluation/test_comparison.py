@@ -176,7 +176,7 @@ def test_figures_take_what_there_is() -> None:
     both = {"A": rows("110"), "B": rows("000") + rows("01", "z", "harmful")}
     bars = category_figure(both, "t")
     assert len(bars.axes) == 2
-    assert [text.get_text() for text in bars.axes[0].get_yticklabels()] == ["b: c 1 (n=5)"]
+    assert [text.get_text() for text in bars.axes[0].get_yticklabels()] == ["b c 1 (n=3)"]
     assert category_figure({"A": rows("00", kind="general")}, "t") is None
     assert len(reflection_figure(both, "t").axes) == 2
 

@@ -5,62 +5,19 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from tbr_lightning.config.verbs import EvaluateConfig
 from tbr_lightning.errors import UserError
+from tbr_lightning.evaluation.evaluated import ComparisonResult, EvaluateResult
 
 if TYPE_CHECKING:
-    from tbr_lightning.evaluation.comparison import Difference
     from tbr_lightning.evaluation.general import Question
     from tbr_lightning.evaluation.respond import EvaluatedModel
     from tbr_lightning.evaluation.results import Judged
     from tbr_lightning.evaluation.suites import Prompt
     from tbr_lightning.tracking.run import Run
-
-
-@dataclass(frozen=True)
-class EvaluateResult:
-    """What an evaluation leaves.
-
-    Attributes:
-        run_id: MLflow run.
-        rows: Every prompt with answer and verdict.
-        subject: Identity of the model.
-        model_id: Of the model in MLflow, if it is there.
-        traces: Answers traced.
-        label: What people call the model.
-        report: Where its page lies on this machine; ``None`` if it lies in MLflow alone.
-    """
-
-    run_id: str
-    rows: list[Judged]
-    subject: str
-    model_id: str | None = None
-    traces: int = 0
-    label: str = ""
-    report: Path | None = None
-
-
-@dataclass(frozen=True)
-class ComparisonResult:
-    """What an evaluation of several models leaves.
-
-    Attributes:
-        run_id: MLflow run of the comparison, the parent of the models' own.
-        models: Each model's evaluation, by the name that was given.
-        differences: Of every model to the first.
-        traces: Answers traced.
-        report: Where its page lies on this machine; ``None`` if it lies in MLflow alone.
-    """
-
-    run_id: str
-    models: dict[str, EvaluateResult]
-    differences: list[Difference] = field(default_factory=list)
-    traces: int = 0
-    report: Path | None = None
 
 
 Explain = Callable[["EvaluatedModel", "list[Prompt]", "list[Judged]", EvaluateConfig, "Run"], None]

@@ -12,13 +12,13 @@ from mlflow.exceptions import MlflowException
 from tbr_lightning.config.verbs import EvaluateConfig
 from tbr_lightning.evaluation import figures, pages, report, table_export
 from tbr_lightning.evaluation.comparison import Difference
+from tbr_lightning.evaluation.evaluated import EvaluateResult
 from tbr_lightning.evaluation.judge import identity
 from tbr_lightning.evaluation.results import Judged, rates
 from tbr_lightning.reports.page import FILE, render
 from tbr_lightning.tracking.run import NOTE, Run
 
 if TYPE_CHECKING:
-    from tbr_lightning.evaluation.pipeline import EvaluateResult
     from tbr_lightning.evaluation.respond import EvaluatedModel
 
 
