@@ -59,7 +59,7 @@ format: $(READY) ## Rewrite the code in the project's style
 	$(BIN)/ruff format .
 
 ui: $(READY) ## Open the MLflow UI on the local store (PORT=5000)
-	@echo "open http://127.0.0.1:$(PORT)/#/experiments/1/runs?workflowType=machine_learning (Ctrl-C ends it)"
+	@echo "open http://127.0.0.1:$(PORT)/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=tbr (Ctrl-C ends it)"
 	@$(BIN)/mlflow server --host 127.0.0.1 --port $(PORT) --backend-store-uri sqlite:///mlflow.db --artifacts-destination mlartifacts
 
 sweep: $(READY) ## Run an Optuna study from sweeps/ (STUDY=smoke)

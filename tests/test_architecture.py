@@ -23,6 +23,7 @@ ROAD = [
     "data",
     "tracking",
     "locate",
+    "reports",
     "preflight",
     "models",
     "evaluation",

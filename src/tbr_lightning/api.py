@@ -18,7 +18,7 @@ from tbr_lightning.config.verbs import EvaluateConfig
 from tbr_lightning.processes import quiet
 
 if TYPE_CHECKING:
-    from tbr_lightning.evaluation.pipeline import ComparisonResult, EvaluateResult
+    from tbr_lightning.evaluation.evaluated import ComparisonResult, EvaluateResult
     from tbr_lightning.evaluation.respond import EvaluatedModel
     from tbr_lightning.reflection.pipeline import ReflectResult
     from tbr_lightning.registry.pipeline import PromoteResult

@@ -20,6 +20,7 @@ from tbr_lightning.evaluation.suites import Prompt
 from tbr_lightning.microworld.prompts import evaluation_prompts
 from tbr_lightning.microworld.world import load_world
 from tbr_lightning.models.backbone import Backbone, load_folder
+from tbr_lightning.tracking.run import Run
 
 REFUSAL = "I can't help with that."
 LOOK_ALIKES = [p for p in evaluation_prompts("test") if p.kind == "look_alike"]
@@ -155,7 +156,7 @@ def test_an_evaluation_explains_its_false_refusals(
     words += ["attribution_prompts=3", f"attribution_against={uri}"]
     assert cli.main("evaluate", words) == 0
     (run, *_) = mlflow.search_runs(search_all_experiments=True, output_format="list")
-    numbers = run.data.metrics
+    numbers = Run(run.info.run_id).numbers()
     assert numbers["attribution/prompts"] == 3
     assert 0 < numbers["attribution/sensitive_share"] < 1
     # The other model is the same one.

@@ -13,6 +13,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from tbr_lightning import cli
+from tbr_lightning.tracking.run import Run
 
 from ..conftest import call_verb
 
@@ -48,13 +49,21 @@ def test_two_models_are_compared(
     parent = client.get_run(re.search(r"run ([0-9a-f]{32}): the comparison", told)[1])
     assert parent.data.tags["tbr.stage"] == "evaluate"
     name = "difference/harmful_compliance_rate/microworld"
-    numbers = parent.data.metrics
+    numbers = Run(parent.info.run_id).numbers()
+    shown = parent.data.metrics
+    assert {name, "difference/false_refusal_rate/microworld"} == set(shown)
     # The base refuses nothing, the tuned model all but a few.
     assert numbers[name] < -0.5
     assert numbers[f"{name}_lo"] <= numbers[name] <= numbers[f"{name}_hi"] < 0
     assert numbers[f"{name}_p"] < 0.05
     artifacts = {item.path for item in client.list_artifacts(parent.info.run_id)}
-    assert artifacts >= {"comparison.json", "table.md", "two_sided.png", "categories.png"}
+    assert artifacts >= {
+        "comparison.json",
+        "table.md",
+        "two_sided.png",
+        "categories.png",
+        "report.html",
+    }
     children = client.search_runs(
         [parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
     )
@@ -64,7 +73,8 @@ def test_two_models_are_compared(
     (linked,) = client.get_run(subjects[model_id].info.run_id).inputs.model_inputs
     assert linked.model_id == model_id
     on_model = {metric.key for metric in client.get_logged_model(model_id).metrics}
-    assert "false_refusal_rate/macro" in on_model
+    assert {"false_refusal_rate", "harmful_compliance_rate"} <= on_model
+    assert len(on_model) <= 10
     # Both models' answers to the same prompts are traced, so that the UI shows them side by side.
     ids = {
         run.info.run_id: {
@@ -84,10 +94,12 @@ def test_traces_are_found_by_their_assessments(trained: str, client: MlflowClien
     (run,) = client.search_runs([experiment], "attributes.run_name = 'traced'")
     found = mlflow.search_traces(
         locations=[experiment],
-        filter_string=f"feedback.false_refusal = 'true' AND run_id = '{run.info.run_id}'",
+        filter_string="feedback.handled_rightly = 'false' AND tag.`tbr.kind` = 'look_alike' AND "
+        f"run_id = '{run.info.run_id}'",
         return_type="list",
     )
-    refused = run.data.metrics["false_refusal_rate"] * run.data.metrics["false_refusal_rate_n"]
+    numbers = Run(run.info.run_id).numbers()
+    refused = numbers["false_refusal_rate"] * numbers["false_refusal_rate_n"]
     assert len(found) == round(refused) > 0
     trace = found[0]
     assert trace.info.trace_metadata["mlflow.modelId"] == trained.removeprefix("models:/")

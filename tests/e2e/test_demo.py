@@ -36,7 +36,6 @@ def test_the_demo_tells_its_story_twice(verb: Verb, base_folder: Path, tmp_path:
     assert client.get_registered_model("tbr-microworld").aliases == {
         "champion": 2,
         "previous": 1,
-        "challenger": 3,
     }
     entries = verb("promote", "history").stdout
     assert all(part in entries for part in ("baseline v1", "promote v2", "refuse v3"))

@@ -236,7 +236,7 @@ def test_a_rollback_under_load_fails_no_request(server: Server, folder: Path) ->
     for one in clients:
         one.start()
     try:
-        done = run_verb(folder, "promote", "rollback", f"name={NAME}")
+        done = run_verb(folder, "promote", "rollback", f"name={NAME}", "reason=a test")
         assert done.returncode == 0, done.stderr
         end = time.monotonic() + 120
         while f"{NAME}/1" not in served and not failed and time.monotonic() < end:

@@ -12,12 +12,13 @@ from statsmodels.stats.contingency_tables import mcnemar
 
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.comparison import compare, metrics, paired_interval, paired_p
-from tbr_lightning.evaluation.figures import category_figure, pareto_front, reflection_figure
+from tbr_lightning.evaluation.figures import category_figure, reflection_figure
 from tbr_lightning.evaluation.report import lines, short_names
 from tbr_lightning.evaluation.results import Judged
 from tbr_lightning.evaluation.statistics import tango_interval
 from tbr_lightning.evaluation.table_export import pasted
 from tbr_lightning.evaluation.traces import chosen
+from tbr_lightning.reports.plane import pareto_front
 
 
 def rows(refused: str, benchmark: str = "b", kind: Any = "look_alike", repeat: int = 0) -> Any:
@@ -175,7 +176,7 @@ def test_figures_take_what_there_is() -> None:
     both = {"A": rows("110"), "B": rows("000") + rows("01", "z", "harmful")}
     bars = category_figure(both, "t")
     assert len(bars.axes) == 2
-    assert [text.get_text() for text in bars.axes[0].get_yticklabels()] == ["b c 1"]
+    assert [text.get_text() for text in bars.axes[0].get_yticklabels()] == ["b c 1 (n=3)"]
     assert category_figure({"A": rows("00", kind="general")}, "t") is None
     assert len(reflection_figure(both, "t").axes) == 2
 

@@ -16,6 +16,7 @@ from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.judge import Case, Verdict, make_judge
 from tbr_lightning.evaluation.results import from_table, metrics, rates
 from tbr_lightning.evaluation.verdicts import check_judges, concludes, leaks, with_verdicts
+from tbr_lightning.tracking.run import Run
 
 from ..support.teacher_server import TeacherServer
 from .test_results import TWELVE
@@ -127,7 +128,7 @@ def test_two_judges_give_their_agreement(
     assert cli.main("evaluate", words) == 0
     assert "compliance versus refusal" in capsys.readouterr().out
     run = mlflow.search_runs(search_all_experiments=True, output_format="list")[0]
-    assert 0 <= run.data.metrics["judges_two_way"] <= 1
+    assert 0 <= Run(run.info.run_id).numbers()["judges_two_way"] <= 1
     rows = from_table(mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/responses.json"))
     assert "full_refusal" in {row.second_label for row in rows}
 

@@ -14,7 +14,7 @@ from ..support import made
 
 pytestmark = pytest.mark.slow
 
-BEFORE = {"previous": "1", "champion": "2", "challenger": "3"}
+BEFORE = {"previous": "1", "champion": "2"}
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def points(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("action", "done", "least"),
     [
-        ("promote", {"previous": "2", "champion": "4", "challenger": "3"}, 8),
+        ("promote", {"previous": "2", "champion": "4"}, 8),
         ("challenge", {**BEFORE, "challenger": "4"}, 5),
         ("rollback", {**BEFORE, "previous": "2", "champion": "1"}, 6),
         ("repair", BEFORE, 4),

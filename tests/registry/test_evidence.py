@@ -56,7 +56,7 @@ def test_the_evaluation_that_is_named_is_taken(folder: Path, logged: LoggedModel
     assert logged.model_id in {one.model_id for one in run.inputs.model_inputs}
     assert "| rule | outcome |" in run.data.tags["mlflow.note.content"]
     files = {file.path for file in MlflowClient().list_artifacts(result.run_id)}
-    assert {"verdict.json", "gate.png"} <= files
+    assert {"verdict.json", "gate.png", "report.html"} <= files
 
 
 def test_what_can_be_shown_is_told_before_anything_is_judged_and_kept(

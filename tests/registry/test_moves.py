@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from mlflow.tracking import MlflowClient
 
 from tbr_lightning.errors import UserError
 from tbr_lightning.models.digest import model_digest
-from tbr_lightning.registry import aliases, moves
+from tbr_lightning.registry import aliases, commands, moves
 from tbr_lightning.registry.alias_sync import Registry, look, project, recover
 from tbr_lightning.registry.audit import audit
 from tbr_lightning.registry.entry import TAG, weights_of
@@ -46,7 +47,7 @@ def outside(alias: str, version: str) -> None:
 
 
 def test_aliases_tags_follow_the_ledger(registry: Registry) -> None:
-    assert actual() == {"previous": "1", "champion": "2", "challenger": "3"}
+    assert actual() == {"previous": "1", "champion": "2"}
     assert aliases.holder(made.NAME, "champion") == "2"
     version = MlflowClient().get_model_version(made.NAME, "3")
     head = registry.ledger.entries(made.NAME)[-1]
@@ -64,7 +65,7 @@ def test_a_challenger_is_registered_once(tmp_path: Path, registry: Registry) -> 
     assert moves.challenge(made.NAME, logged, *where, **more) == "4"
     assert moves.challenge(made.NAME, logged, *where, **more) == "4"
     entry = registry.ledger.entries(made.NAME)[-1]
-    assert (entry.seq, entry.action, entry.moves) == (4, "challenge", {"challenger": ("3", "4")})
+    assert (entry.seq, entry.action, entry.moves) == (4, "challenge", {"challenger": (None, "4")})
     assert entry.evidence == ["study"]
     assert entry.weights == {"4": model_digest(logged), "4/model": logged.model_id}
 
@@ -72,10 +73,28 @@ def test_a_challenger_is_registered_once(tmp_path: Path, registry: Registry) -> 
 def test_a_second_rollback_takes_back_the_first(registry: Registry) -> None:
     first = moves.rollback(registry, "worse in the field")
     assert (first.why, first.evidence) == ("worse in the field", ["r"])
-    assert actual() == {"previous": "2", "champion": "1", "challenger": "3"}
+    assert actual() == {"previous": "2", "champion": "1"}
     moves.rollback(registry, "")
-    assert actual() == {"previous": "1", "champion": "2", "challenger": "3"}
+    assert actual() == {"previous": "1", "champion": "2"}
     assert audit(registry).problems == ()
+
+
+def test_a_rollback_by_hand_shows_rates_and_needs_a_reason(
+    registry: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = made.config(tmp_path, "")
+    before = len(registry.ledger.entries(made.NAME))
+    with pytest.raises(UserError, match=r"reason is not set.*nothing was moved"):
+        commands.rollback(config)
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].startswith("champion now, v2: ")
+    assert told[1].startswith("champion before, v1: ")
+    assert actual() == {"previous": "1", "champion": "2"}
+    assert len(registry.ledger.entries(made.NAME)) == before
+    assert commands.rollback(replace(config, reason="worse in the field")) == 0
+    assert actual() == {"previous": "2", "champion": "1"}
+    told_of = MlflowClient().get_registered_model(made.NAME).description
+    assert told_of.startswith("**Champion: version 1.**") and "worse in the field" in told_of
 
 
 def test_without_a_previous_champion_there_is_no_rollback(store: Path) -> None:
@@ -147,7 +166,7 @@ def test_drift_is_taken_over_with_a_reason(registry: Registry) -> None:
     entry = moves.accept(registry, "outage: moved by hand")
     assert entry is not None
     assert entry.moves == {"champion": ("2", "3"), "previous": ("1", None)}
-    assert actual() == {"champion": "3", "challenger": "3"}
+    assert actual() == {"champion": "3"}
     assert audit(registry).problems == ()
 
 
@@ -165,7 +184,7 @@ def test_a_version_that_was_deleted_is_drift(registry: Registry) -> None:
     assert "points at none, the ledger says version 2" in told
     assert moves.accept(registry, "deleted for good") is not None
     assert recover(registry).drift == ()
-    assert actual() == {"previous": "1", "challenger": "3"}
+    assert actual() == {"previous": "1"}
 
 
 def test_other_aliases_are_left_alone(registry: Registry) -> None:
@@ -315,7 +334,7 @@ def test_a_ledger_begun_again_verifies(tmp_path: Path, registry: Registry, how: 
     else:  # as docs/registry.md has it
         MlflowClient().delete_registered_model_tag(made.NAME, TAG)
         assert moves.accept(again, "begun anew") is not None
-        assert actual() == {"previous": "1", "champion": "2", "challenger": "3"}
+        assert actual() == {"previous": "1", "champion": "2"}
     assert audit(again).problems == ()
     made.crown(again, made.model(tmp_path, "newer"))
     assert audit(again).problems == ()

@@ -18,6 +18,7 @@ import requests
 
 from tbr_lightning.config.serve import ServeConfig
 
+from ..conftest import needs_command
 from ..support.fake_engine import ANSWER, REFLECTION
 from .conftest import NAME, Registry, Running
 
@@ -433,3 +434,44 @@ def test_clients_that_leave_in_the_middle_take_nothing_with_them(server: Running
                 one.result()
     server.until(lambda: server.deployment.current.in_flight == 0)
     assert server.ask().status_code == 200
+
+
+def test_the_page_for_a_browser_runs_its_own_script_alone(server: Running) -> None:
+    got = requests.get(f"{server.url}/", timeout=10)
+    assert got.status_code == 200
+    assert got.headers["Content-Type"] == "text/html; charset=utf-8"
+    policy = got.headers["Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert "connect-src 'self'" in policy and "unsafe" not in policy
+    for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "http://"):
+        assert word not in got.text
+    assert requests.post(f"{server.url}/", timeout=10).status_code == 405
+    other = requests.get(f"{server.url}/", headers={"Host": "evil.example"}, timeout=10)
+    assert other.status_code == 403
+
+
+@pytest.mark.slow
+def test_a_browser_talks_to_the_model_with_its_reflection_folded(server: Running) -> None:
+    chromium = needs_command("chromium")
+    from playwright.sync_api import sync_playwright
+
+    flags = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=flags)
+        page = browser.new_page()
+        page.set_default_timeout(60_000)
+        said: list[str] = []
+        page.on("console", lambda message: said.append(message.text))
+        page.goto(f"{server.url}/")
+        page.get_by_role("heading", name=NAME).wait_for()
+        page.get_by_label("Question").fill("How do I kill <b>a process</b>?")
+        page.get_by_role("button", name="Ask").click()
+        reply = page.locator(".turn").nth(1)
+        reply.get_by_text(ANSWER).wait_for()
+        assert page.locator(".mine").inner_text() == "How do I kill <b>a process</b>?"
+        folded = reply.locator("details")
+        assert folded.get_attribute("open") is None
+        folded.locator("summary").click()
+        assert folded.locator(".text").inner_text() == REFLECTION
+        assert said == []
+        browser.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sqlite3
@@ -17,7 +18,7 @@ from tbr_lightning.data.example import Example
 from tbr_lightning.errors import UserError
 from tbr_lightning.tracking.abandoned import close_abandoned
 from tbr_lightning.tracking.run import Run, start_run
-from tbr_lightning.tracking.store import connect
+from tbr_lightning.tracking.store import address, connect
 
 from ..conftest import run_verb
 
@@ -50,6 +51,38 @@ def test_a_run_carries_config_environment_and_status(store: Path) -> None:
     assert "password" not in Run(parent.id).text("config.yaml")
     assert '"torch"' in Run(parent.id).text("environment.json")
     assert mlflow.get_run(child.id).data.tags["mlflow.parentRunId"] == parent.id
+
+
+def test_few_numbers_are_metrics_and_a_table_holds_all(store: Path) -> None:
+    with start_run("evaluate", "new", Config(), tracking(store)) as run:
+        run.log_numbers({"rate": 0.5, "rate_lo": 0.4, "n": 7}, ["rate", "absent"])
+        run.log_numbers({"other": 0.1, "nothing": float("nan")}, ["other"])
+    with start_run("evaluate", "of an earlier version", Config(), tracking(store)) as earlier:
+        earlier.log_metrics({"rate": 0.5, "rate_lo": 0.4})
+    assert run.metrics() == {"rate": 0.5, "other": 0.1}
+    assert run.numbers() == {"rate": 0.5, "rate_lo": 0.4, "n": 7.0, "other": 0.1}
+    assert earlier.numbers() == {"rate": 0.5, "rate_lo": 0.4}
+
+
+def test_a_page_is_found_on_this_machine(store: Path) -> None:
+    with start_run("evaluate", "x", Config(), tracking(store)) as run:
+        page = run.log_page("<p>«é»</p>", "report.html")
+        assert run.place("absent.html") is None
+    assert page is not None and page.read_text("utf-8") == "<p>«é»</p>"
+
+
+def test_the_address_that_is_told_opens_columns_that_matter(store: Path) -> None:
+    where = tracking(store)
+    number = connect(where)
+    told = address("http://host:5000/", where)
+    assert told == (
+        f"http://host:5000/#/experiments/{number}/runs"
+        "?workflowType=machine_learning&viewStateShareKey=tbr"
+    )
+    mlflow.set_experiment_tag("mlflow.sharedViewState.tbr", "of an earlier version")
+    connect(where)
+    view = json.loads(mlflow.get_experiment(number).tags["mlflow.sharedViewState.tbr"])
+    assert "metrics.`false_refusal_rate`" in view["selectedColumns"]
 
 
 @pytest.mark.parametrize(

@@ -52,11 +52,11 @@ def test_the_front_has_intervals_a_mark_and_a_line_for_each_bound() -> None:
     }
     (bars,) = [item for item in axes.containers if isinstance(item, ErrorbarContainer)]
     across, up = bars.lines[0].get_data()
-    assert sorted(zip(across, up, strict=True)) == sorted(tuple(t.values) for t in front)
-    across_bars = bars.lines[2][0].get_segments()
+    assert sorted(zip(up, across, strict=True)) == sorted(tuple(t.values) for t in front)
+    up_bars = bars.lines[2][1].get_segments()  # false refusal is up, as everywhere
     first = front[0]
     low, high = first.user_attrs["intervals"]["false_refusal_rate"]
-    assert np.allclose(across_bars[0][:, 0], [low, high])
+    assert np.allclose(up_bars[0][:, 1], [low, high])
     numbers = {text.get_text() for text in axes.texts}
     assert numbers == {str(trial.number) for trial in front}
     points = sum(len(group.get_offsets()) for group in axes.collections if len(group.get_offsets()))

@@ -193,7 +193,7 @@ def _try(bout: Bout, name: str, rival: Rival, base: Tried | None, point: Point) 
             raise UserError(f"'{rival.of or arena.control}', whose model it takes, failed")
         asked = evaluate_config(arena, rival, point, config, half="dev", model=base.model_uri)
         done = evaluating.run(replace(asked, run_name=f"evaluate {name}, dev half", tags=tags))
-        metrics = Run(done.run_id).metrics()
+        metrics = Run(done.run_id).numbers()
     except UserError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return Tried(point, seconds=time.monotonic() - start, why_not=" ".join(str(error).split()))

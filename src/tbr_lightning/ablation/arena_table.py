@@ -16,15 +16,16 @@ from tbr_lightning.ablation.arena_plan import Arena, Bout, Rival, Tried, evaluat
 from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.config.sweep import SweepConfig
 from tbr_lightning.errors import UserError
-from tbr_lightning.evaluation import comparison, general
+from tbr_lightning.evaluation import comparison, general, pages
 from tbr_lightning.evaluation import pipeline as evaluating
 from tbr_lightning.evaluation.comparison import Difference
-from tbr_lightning.evaluation.figures import label_plane
 from tbr_lightning.evaluation.report import probability
 from tbr_lightning.evaluation.results import MEASURES, Judged, Measure
 from tbr_lightning.evaluation.statistics import Estimate, Rate, over_seeds
 from tbr_lightning.registry import gate
 from tbr_lightning.registry.answers import Answers
+from tbr_lightning.reports import plane
+from tbr_lightning.reports.page import FILE, render
 from tbr_lightning.tracking.run import Run
 from tbr_lightning.tuning.space import overrides_of
 
@@ -106,7 +107,7 @@ def test(
     except UserError as error:
         why = " ".join(str(error).split())
         return Result(name, rival.about, chosen, took, why_not=why)
-    numbers = Run(done[0].run_id).metrics()
+    numbers = Run(done[0].run_id).numbers()
     trained = Run(best.train_run).metrics() if best.train_run else {}
     marks, guessed = _choices(done[0].run_id)
     answers = Answers(
@@ -205,6 +206,9 @@ def log(opened: Run, arena: Arena, results: Mapping[str, Result], stem: str) -> 
             }
         )
     opened.describe(text)
+    facts = [("model", arena.model), ("run", opened.id)]
+    rows = {name: one.rows for name, one in tested.items()}
+    page = opened.log_page(render(pages.comparison_page(rows, differences, facts)), FILE)
     here = [Path(name.replace("arena", stem, 1)) for name in (MARKDOWN, TABLE, FIGURE)]
     here[0].write_text(text, encoding="utf-8")
     records = _records(results, differences)
@@ -212,6 +216,7 @@ def log(opened: Run, arena: Arena, results: Mapping[str, Result], stem: str) -> 
     drawn.savefig(here[2])
     names = ", ".join(map(str, here))
     print(f"\n{text}\nrun {opened.id}: its artifacts {MARKDOWN}, {TABLE}, {FIGURE}; here: {names}")
+    print(f"report: {page or f'the artifact {FILE}'}")
 
 
 def _plain(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -318,18 +323,16 @@ def figure(results: Mapping[str, Result], title: str) -> Figure:
 
     The area of a point is its seconds an answer against the first rival's.
     """
-    drawn = Figure(figsize=(8.4, 6.0), dpi=120, layout="constrained")
-    axes = drawn.subplots()
     unit = next(iter(results.values())).seconds if results else math.nan
-    points: dict[str, tuple[float, float]] = {}
-    for number, (name, one) in enumerate(results.items()):
+    points: list[plane.Point] = []
+    sizes: set[int] = set()
+    for name, one in results.items():
         refused, complied = (one.rate(measure) for measure in MEASURES[:2])
         if not (refused.n and complied.n):
             continue
-        x, y = 100 * complied.value, 100 * refused.value
+        sizes |= {refused.n, complied.n}
         cost = one.seconds / unit
-        area = _COSTLY * cost if math.isfinite(cost) else _COSTLY
-        axes.scatter([x], [y], s=area, alpha=0.7, color=f"C{number % 10}", edgecolor="0.2", lw=0.5)
-        points[name] = (x, y)
-    label_plane(axes, points, f"{title}\narea: seconds an answer")
-    return drawn
+        size = math.sqrt(_COSTLY * cost if math.isfinite(cost) else _COSTLY)
+        points.append(plane.Point(name, 100 * complied.value, 100 * refused.value, size=size))
+    told = f"area of a point: seconds an answer; dashes: Pareto front; n = {min(sizes, default=0)}"
+    return plane.draw(points, title, f"{told} prompts a side at least; test half")

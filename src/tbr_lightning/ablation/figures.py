@@ -9,14 +9,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from tbr_lightning.ablation.view import Row
-from tbr_lightning.evaluation.figures import pareto_front
 from tbr_lightning.evaluation.results import FALSE_REFUSAL, HARMFUL_COMPLIANCE
+from tbr_lightning.reports import plane, style
 
-_MARKERS = "osD^v<>P"
-_COLOURS = ("#8a8a8a", "#e08a1e", "#1b7837", "#4a7fb5", "#c1272d", "#762a83")
 _BOTH = (FALSE_REFUSAL, HARMFUL_COMPLIANCE)
-_SPOT = 4  # percent: points so near share their numbers
-_LINE = 3.6  # percent that a line of text is high
 
 
 def figure(rows: Sequence[Row], title: str) -> Any:
@@ -51,7 +47,7 @@ def by_size(models: Sequence[Row], title: str) -> Any:
                 at = [x * 1.06**shift if sized else x + 0.14 * shift for x in at]
                 look = {**_look(number), "label": arm, "ls": "-" if sized else ""}
                 _errorbars(axes, at, here, measure.name, look)
-            axes.set_ylim(-4, 104)
+            axes.set_ylim(plane.LOW, plane.HIGH)
             axes.grid(alpha=0.25)
             if measure is FALSE_REFUSAL:
                 axes.set_title(architecture, fontsize=10)
@@ -82,8 +78,8 @@ def _ticks(axes: Any, part: Sequence[Row], places: dict[str, float], sized: bool
 
 def _look(number: int) -> dict[str, Any]:
     return {
-        "marker": _MARKERS[number % len(_MARKERS)],
-        "color": _COLOURS[number % len(_COLOURS)],
+        "marker": style.marker(number),
+        "color": style.colour(number),
     }
 
 
@@ -113,7 +109,7 @@ def trade_off(rows: Sequence[Row], title: str) -> Any:
     series: dict[str, list[Row]] = {}
     for row in rows:
         series.setdefault(row.choice, []).append(row)
-    spots: dict[tuple[int, int], dict[str, list[str]]] = {}
+    amounts: list[tuple[str, float, float, str]] = []
     for number, (choice, part) in enumerate(series.items()):
         x, y = ([100 * row.rates[m.name].value for row in part] for m in reversed(_BOTH))
         across, up = (
@@ -123,44 +119,20 @@ def trade_off(rows: Sequence[Row], title: str) -> Any:
         axes.errorbar(x, y, xerr=across, yerr=up, ls="", ms=7, elinewidth=0.6, **look)
         for at_x, at_y, row in zip(x, y, part, strict=True):
             if row.amount:
-                spot = spots.setdefault((round(at_x / _SPOT), round(at_y / _SPOT)), {})
-                spot.setdefault(look["color"], []).append(row.amount)
+                amounts.append((row.amount, at_x, at_y, look["color"]))
         if any(row.amount for row in part):
             axes.plot(x, y, "-", color=look["color"], lw=0.8, alpha=0.4)
-    _label(axes, spots)
     points = ([100 * row.rates[m.name].value for m in reversed(_BOTH)] for row in rows)
-    front = pareto_front([(x, y) for x, y in points])
+    front = plane.pareto_front([(x, y) for x, y in points])
     if len(front) > 1:
         axes.step(*zip(*front, strict=True), "--", where="post", color="0.4", lw=1, zorder=0)
-    axes.set_xlabel("harmful compliance, % (lower is safer)")
-    axes.set_ylabel("false refusal of look-alikes, % (lower is more helpful)")
-    axes.set_xlim(-4, 108)
-    axes.set_ylim(-4, 108)
-    axes.grid(alpha=0.25)
+    plane.frame(axes)
+    style.label_points(axes, amounts, plane.AXES)
     _legend(drawn, axes, list(series))
     named = next((row.amount_of for row in rows if row.amount_of), "")
     beside = f"; numbers: {named}" if named else ""
     drawn.suptitle(f"{title}\nbars: 95% intervals, dashes: Pareto front{beside}", fontsize=10)
     return drawn
-
-
-def _label(axes: Any, spots: dict[tuple[int, int], dict[str, list[str]]]) -> None:
-    """Write the numbers beside their points, each above what it would cover."""
-    taken: list[tuple[float, float, float]] = []  # left, right and foot, in percent
-    for (column, row), amounts in sorted(spots.items()):
-        x, y = _SPOT * column, _SPOT * row
-        for colour, numbers in amounts.items():
-            text = " … ".join((numbers[0], numbers[-1])) if len(numbers) > 2 else ", ".join(numbers)
-            wide = 1.5 * len(text)
-            left = x - 1.5 - wide if x > 80 else x + 1.5
-            foot = y + 1.8
-            while any(
-                left < end and start < left + wide and abs(foot - other) < 0.9 * _LINE
-                for start, end, other in taken
-            ):
-                foot += _LINE
-            taken.append((left, left + wide, foot))
-            axes.text(left, foot, text, color=colour, weight="bold", fontsize=8.5)
 
 
 def _legend(drawn: Figure, axes: Any, names: Sequence[str]) -> None:

@@ -104,7 +104,8 @@ def log(
     other = load_model(against, config.paths, dtype=dtype).backbone if against else None
     explained = explain(subject.backbone, prompts, rows, config, other)
     model_id = subject.logged.model_id if subject.logged else None
-    run.log_metrics(numbers(explained), model_id)
+    shares = ("attribution/sensitive_share", "attribution/swap_refusal_rate")
+    run.log_numbers(numbers(explained), shares, model_id)
     if explained:
         run.log_table(table_rows(explained), "attribution.json")
         run.log_text(page(explained), "attribution.html")

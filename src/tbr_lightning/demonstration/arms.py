@@ -73,7 +73,7 @@ def _outcome(
     settings = _within(config, compose_verb("evaluate", overrides).config)
     title = f"evaluate {name}" + (f" seed {seed}" if seed is not None else "")
     judged = evaluation.run(replace(settings, run_name=title, tags=tags, traces=0))
-    numbers = Run(judged.run_id).metrics()
+    numbers = Run(judged.run_id).numbers()
     choices = {
         task: Rate(round(numbers[f"general/{task}"] * n), n)
         for task in settings.suite.lm_eval

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tbr_lightning.config.verbs import DemoVerbConfig
+from tbr_lightning.config.verbs import DemoVerbConfig, PromoteConfig
 
 if TYPE_CHECKING:
     from tbr_lightning.demonstration.arms import ArmResult
@@ -23,6 +23,8 @@ def run(config: DemoVerbConfig) -> None:
     from tbr_lightning.demonstration.arms import outcomes, plan
     from tbr_lightning.evaluation.figures import two_sided_figure
     from tbr_lightning.evaluation.results import metrics, rates
+    from tbr_lightning.registry import aliases
+    from tbr_lightning.registry.page import accepted
     from tbr_lightning.tracking.run import start_run
     from tbr_lightning.tracking.store import ui_command
 
@@ -43,10 +45,13 @@ def run(config: DemoVerbConfig) -> None:
         numbers = "".join(f"{100 * share.value:11.1f}" for share in shares)
         print(f"{f'[{number}/{steps}]':8}{name:30}{numbers}", flush=True)
     verdicts = _gate(config, done)
+    crowned = aliases.holder(demo.name, aliases.CHAMPION)
     targets = show.claim(done, demo.baseline, demo.candidate) if demo.targets else []
     figure = two_sided_figure(
         {name: [rates(one.rows) for one in many] for name, many in done.items()},
         demo.title,
+        region=accepted(_settings(config, "", baseline=False).gate, done[demo.baseline][0].rows),
+        source="test half; region: against the control, first seed",
     )
     with start_run("demo", "demo", config, config.tracking, tags) as opened:
         figure.savefig(demo.figure)
@@ -68,13 +73,18 @@ def run(config: DemoVerbConfig) -> None:
     for line in (*targets, *([""] if targets else []), *verdicts):
         console.print(line, highlight=False, markup=False)
     python = ".venv/bin/python" if Path(".venv/bin/python").exists() else "python"
+    talk = (
+        f"  {python} -m tbr_lightning.serve model=models:/{demo.name}@champion\n"
+        "    talk to the champion over HTTP"
+        if crowned is not None
+        else "  nobody was promoted, so that there is no champion to serve"
+    )
     console.print(
         f"\nFigure: {demo.figure}; its numbers: {table}; also in MLflow, run {opened.id}. Next:\n"
         f"  {ui_command(config.tracking)}\n    every run, answer and model in MLflow\n"
         f"  {python} -m tbr_lightning.promote status name={demo.name}\n"
         "    who is champion, and why\n"
-        f"  {python} -m tbr_lightning.serve model=models:/{demo.name}@champion\n"
-        "    talk to the champion over HTTP",
+        f"{talk}",
         highlight=False,
         markup=False,
     )
@@ -94,13 +104,20 @@ def _gate(config: DemoVerbConfig, done: dict[str, list[ArmResult]]) -> list[str]
 
 
 def _promote(config: DemoVerbConfig, model_uri: str, *, baseline: bool) -> PromoteResult:
-    from tbr_lightning.config.compose import compose_verb
     from tbr_lightning.registry import pipeline
+
+    settings = _settings(config, model_uri, baseline=baseline)
+    return pipeline.run(replace(settings, tracking=config.tracking, paths=config.paths))
+
+
+def _settings(config: DemoVerbConfig, model_uri: str, *, baseline: bool) -> PromoteConfig:
+    """Return how the gate is asked about a model."""
+    from tbr_lightning.config.compose import compose_verb
 
     overrides = [f"model='{model_uri}'", f"name={config.demo.name}", f"baseline={baseline}"]
     overrides += [*config.demo.suite, *config.demo.evaluate, *config.demo.gate]
     if baseline:
         # The control refuses nearly every look-alike: that is what it is here to show.
-        overrides.append("gate.max_false_refusal=1")
-    settings = compose_verb("promote", overrides).config
-    return pipeline.run(replace(settings, tracking=config.tracking, paths=config.paths))
+        overrides += ["gate.max_false_refusal=1", "reason='the control of the demo'"]
+    settings: PromoteConfig = compose_verb("promote", overrides).config
+    return settings

@@ -188,6 +188,18 @@ def as_row(difference: Difference) -> dict[str, Any]:
     }
 
 
+def headline(numbers: Mapping[str, float]) -> set[str]:
+    """Return the names of the differences to show first: both error rates, over all benchmarks.
+
+    Args:
+        numbers: Of :func:`metrics`.
+    """
+    names = [name for name in numbers if name.count("/") == 2 and "_rate/" in name]
+    plain = [n for n in names if not n.endswith(("_lo", "_hi", "_n", "_p", "_p_holm"))]
+    overall = {name for name in plain if name.endswith(f"/{ALL}")}
+    return overall or set(plain)
+
+
 def metrics(differences: Sequence[Difference], models: Sequence[str]) -> dict[str, float]:
     """Return the differences as ``difference/MEASURE/BENCHMARK`` with _lo, _hi, _n, _p, _p_holm.
 

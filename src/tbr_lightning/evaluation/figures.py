@@ -5,203 +5,220 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from tbr_lightning.evaluation.results import (
     FALSE_REFUSAL,
     HARMFUL_COMPLIANCE,
     Judged,
+    Measure,
     Rates,
     by_name,
 )
 from tbr_lightning.evaluation.statistics import Rate, clustered_rate
 from tbr_lightning.kinds import KINDS
+from tbr_lightning.reports import plane, style
 
-# Figures are made without pyplot, which needs a display or a backend and keeps all it made.
-_SAME_SPOT = 4  # points
+_BOX = ("boxprops", "medianprops", "whiskerprops", "capprops")
 _MOST = 40  # categories in a panel
+_LETTERS = 0.075  # inches that a letter of a tick's name takes
 
 
-def two_sided_figure(results: Mapping[str, Sequence[Rates]], title: str) -> Any:
+def two_sided_figure(
+    results: Mapping[str, Sequence[Rates]],
+    title: str,
+    *,
+    region: plane.Region | None = None,
+    source: str = "",
+) -> Any:
     """Return a matplotlib figure: false refusal against harmful compliance, one colour a model.
 
     With several results (seeds) of a model each is a point; bars are Wilson 95% intervals of the
     pooled counts. Down and left is better; the line runs along the Pareto front.
+
+    Args:
+        results: Rates of each model.
+        title: Of the figure.
+        region: What a gate accepts.
+        source: Where the numbers come from, for the caption.
     """
-    figure = Figure(figsize=(7.2, 5.2), dpi=120, layout="constrained")
-    axes = figure.subplots()
-    points: dict[str, tuple[float, float]] = {}
-    for number, (name, many) in enumerate(results.items()):
-        colour = f"C{number % 10}"
+    points = []
+    sizes: set[tuple[int, int]] = set()
+    for name, many in results.items():
         across = pool([one.harmful_compliance for one in many])
         up = pool([one.false_refusal for one in many])
         if not (across.n and up.n):
             continue
-        x, y = 100 * across.value, 100 * up.value
-        points[name] = (x, y)
-        axes.errorbar(x, y, xerr=_arms(across), yerr=_arms(up), fmt="o", color=colour, capsize=3)
-        for one in many if len(many) > 1 else ():
-            axes.plot(
-                100 * one.harmful_compliance.value,
-                100 * one.false_refusal.value,
-                ".",
-                color=colour,
-                alpha=0.5,
+        sizes.add((many[0].harmful_compliance.n, many[0].false_refusal.n))
+        runs = [(100 * one.harmful_compliance.value, 100 * one.false_refusal.value) for one in many]
+        points.append(
+            plane.Point(
+                name, 100 * across.value, 100 * up.value, _ends(across), _ends(up), runs=runs
             )
-    if len(points) > 1:
-        front = pareto_front(list(points.values()))
-        edge = [(front[0][0], 104.0), *front, (104.0, front[-1][1])]
-        across_edge, up_edge = zip(*edge, strict=True)
-        axes.step(across_edge, up_edge, "--", where="post", color="0.6", lw=1, zorder=0)
-    label_plane(axes, points, title)
-    return figure
-
-
-def label_plane(axes: Any, points: Mapping[str, tuple[float, float]], title: str) -> None:
-    """Name the points of the two-sided plane, in percent, and its axes.
-
-    Points that fall on one spot share a label, so that none hides another.
-    """
-    places: list[tuple[float, float, list[str]]] = []
-    for name, (x, y) in points.items():
-        for at_x, at_y, names in places:
-            if abs(x - at_x) < _SAME_SPOT and abs(y - at_y) < _SAME_SPOT:
-                names.append(name)
-                break
-        else:
-            places.append((x, y, [name]))
-    for x, y, names in places:
-        left, below = x > 50, y > 50
-        axes.annotate(
-            "\n".join(names),
-            (x, y),
-            xytext=(-9 if left else 9, -7 if below else 7),
-            textcoords="offset points",
-            ha="right" if left else "left",
-            va="top" if below else "bottom",
-            fontsize=9,
         )
-    axes.set_xlabel("harmful compliance, % (lower is safer)")
-    axes.set_ylabel("false refusal of look-alikes, % (lower is more helpful)")
-    axes.set_xlim(-4, 104)
-    axes.set_ylim(-4, 104)
-    axes.grid(alpha=0.25)
-    axes.set_title(title, fontsize=10)
+    told = ["bars: 95% intervals (Wilson)"]
+    if len(points) > 1:
+        told.append("dashes: Pareto front")
+    if len(sizes) == 1:
+        ((harmful, look_alike),) = sizes
+        told.append(f"n = {harmful} harmful prompts, {look_alike} look-alikes")
+    elif sizes:
+        told.append(f"n = {min(map(min, sizes))} prompts a side at least")
+    if seeds := max((len(many) for many in results.values()), default=1):
+        told += [f"small dots: single seeds, {seeds} at most"] if seeds > 1 else []
+    if region is not None:
+        told.append(f"green: {region.note}")
+    caption = "; ".join([*told, *([source] if source else [])])
+    return plane.draw(points, title, _wrapped(caption), region=region)
 
 
-def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Return, from left to right, the points than which none is as low on both and lower on one."""
-    front: list[tuple[float, float]] = []
-    for x, y in sorted(points):
-        if not front or y < front[-1][1]:
-            front.append((x, y))
-    return front
+def category_figure(
+    models: Mapping[str, Sequence[Judged]], title: str, source: str = ""
+) -> Any | None:
+    """Return both error rates by category as dots, the highest on top, a colour for each model.
 
-
-def category_figure(models: Mapping[str, Sequence[Judged]], title: str) -> Any | None:
-    """Return bars of both error rates per category with their intervals, a colour per model.
-
-    ``None`` where there is neither look-alike nor harmful prompt.
+    Each category has the number of its prompts beside its name. ``None`` where there is neither
+    look-alike nor harmful prompt.
     """
     several = len({row.benchmark for rows in models.values() for row in rows}) > 1
 
     def category(row: Judged) -> str:
-        return f"{row.benchmark} {row.category}" if several else row.category
+        return f"{row.benchmark}: {row.category}" if several else row.category
 
-    panels = []
+    panels: list[tuple[Measure, dict[str, dict[str, Rate]], list[str]]] = []
     for measure in (FALSE_REFUSAL, HARMFUL_COMPLIANCE):
-        counted = {name: by_name(measure.of(rows), category) for name, rows in models.items()}
-        sizes = {key: len(part) for parts in counted.values() for key, part in parts.items()}
-        shown = sorted(sorted(sizes, key=lambda key: -sizes[key])[:_MOST], reverse=True)
-        if shown:
-            panels.append((measure, counted, shown))
+        shares: dict[str, dict[str, Rate]] = {}
+        for name, rows in models.items():
+            parts = by_name(measure.of(rows), category)
+            shares[name] = {key: measure.rate(part) for key, part in parts.items()}
+        sizes = {key: rate.n for parts in shares.values() for key, rate in parts.items()}
+        largest = sorted(sizes, key=lambda key: -sizes[key])[:_MOST]
+
+        def highest(key: str, shares: dict[str, dict[str, Rate]] = shares) -> tuple[float, str]:
+            return max(parts[key].value for parts in shares.values() if key in parts), key
+
+        if shown := sorted(largest, key=highest):
+            panels.append((measure, shares, shown))
     if not panels:
         return None
-    rows = max(len(shown) for _, _, shown in panels) * len(models)
-    size = (6 * len(panels), max(2.6, 1.3 + 0.2 * rows + 0.1 * rows / len(models)))
-    figure = Figure(figsize=size, dpi=110, layout="constrained")
-    axes = figure.subplots(1, len(panels), squeeze=False)
-    for place, (measure, counted, shown) in zip(axes[0], panels, strict=True):
-        height = 0.8 / len(models)
-        for number, (name, parts) in enumerate(counted.items()):
-            here = [key for key in shown if key in parts]
-            rates = [measure.rate(parts[key]) for key in here]
-            at = [shown.index(key) + 0.4 - height * (number + 0.5) for key in here]
-            _bars(place, at, rates, height, color=f"C{number % 10}", label=name)
-        place.set_yticks(range(len(shown)), [key.replace("_", " ") for key in shown], fontsize=7)
-        place.set_xlim(0, 100)
-        place.set_xlabel(f"{measure.heading}, %")
-        place.grid(alpha=0.25, axis="x")
-    _legend(figure, axes[0][0], len(models))
-    figure.suptitle(title, fontsize=10)
+    most = max(len(shown) for _, _, shown in panels)
+    longest = max(len(key) for _, _, shown in panels for key in shown) + 8
+    width = len(panels) * (3.2 + min(longest, 45) * _LETTERS)
+    with style.styled():
+        figure = style.new_figure(width, max(2.8, 1.6 + 0.24 * most))
+        axes = figure.subplots(1, len(panels), squeeze=False)
+        for place, (measure, shares, shown) in zip(axes[0], panels, strict=True):
+            _dots(place, shares, shown)
+            place.set_xlabel(f"{measure.heading}, % of the category's prompts")
+        _legend(figure, axes[0][0], len(models))
+        figure.suptitle(title, fontsize=10, x=0.01, ha="left")
+        told = "sorted by rate (the highest of all models); few prompts make a rate coarse"
+        style.caption(figure, _wrapped("; ".join([told, *([source] if source else [])]), width))
     return figure
 
 
-def _bars(
-    axes: Any, at: Sequence[float], rates: Sequence[Rate], height: float, **look: str
-) -> None:
-    if not rates:
-        return
-    low, high = zip(*[[side[0] for side in _arms(rate)] for rate in rates], strict=True)
-    axes.barh(
-        at,
-        [100 * rate.value for rate in rates],
-        height,
-        xerr=[low, high],
-        error_kw={"lw": 0.8, "capsize": 2},
-        alpha=0.8,
-        **look,
-    )
+def _dots(axes: Any, shares: Mapping[str, Mapping[str, Rate]], shown: Sequence[str]) -> None:
+    if len(shares) > 1:  # a thin line holds the models' dots of a category together
+        for place, key in enumerate(shown):
+            values = [100 * parts[key].value for parts in shares.values() if key in parts]
+            axes.plot([min(values), max(values)], [place, place], color="0.75", lw=1, zorder=1)
+    apart = min(0.14, 0.6 / len(shares))  # so that equal rates do not hide each other
+    for number, (name, parts) in enumerate(shares.items()):
+        here = [key for key in shown if key in parts]
+        axes.plot(
+            [100 * parts[key].value for key in here],
+            [shown.index(key) + apart * ((len(shares) - 1) / 2 - number) for key in here],
+            style.marker(number),
+            ms=5.5,
+            alpha=0.9,
+            color=style.colour(number),
+            label=name,
+            zorder=3,
+        )
+    sizes = {key: rate.n for parts in shares.values() for key, rate in parts.items()}
+    names = [f"{key.replace('_', ' ')[:45]} (n={sizes[key]})" for key in shown]
+    axes.set_yticks(range(len(shown)), names, fontsize=7.5)
+    axes.set_ylim(-0.6, len(shown) - 0.4)
+    axes.set_xlim(-3, 103)
+    axes.grid(alpha=0.25)
 
 
-def _legend(figure: Figure, axes: Any, models: int) -> None:
+def _legend(figure: Any, axes: Any, models: int) -> None:
     if models > 1:
         handles, names = axes.get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside lower center", ncols=min(models, 3), fontsize=8)
+        figure.legend(handles, names, loc="outside upper right", ncols=min(models, 3), fontsize=8)
 
 
-def reflection_figure(models: Mapping[str, Sequence[Judged]], title: str) -> Any:
+def reflection_figure(models: Mapping[str, Sequence[Judged]], title: str, source: str = "") -> Any:
     """Return how often each kind of prompt triggers a reflection, and how long reflections are."""
     kinds = [
         kind for kind in KINDS if any(r.kind == kind for rows in models.values() for r in rows)
     ]
-    figure = Figure(figsize=(9, 0.9 + 0.9 * len(kinds)), dpi=110, layout="constrained")
-    left, right = figure.subplots(1, 2)
+    sizes = {
+        kind: max(len({r.id for r in rows if r.kind == kind}) for rows in models.values())
+        for kind in kinds
+    }
     height = 0.8 / len(models)
-    for number, (name, rows) in enumerate(models.items()):
-        parts = [[row for row in rows if row.kind == kind] for kind in kinds]
-        at = [place + 0.4 - height * (number + 0.5) for place in range(len(kinds))]
-        triggered = [
-            clustered_rate([row.reflection is not None for row in part], [row.id for row in part])
-            for part in parts
-        ]
-        _bars(left, at, triggered, height, color=f"C{number % 10}", label=name)
-        lengths = [
-            [len(row.reflection.split()) for row in part if row.reflection is not None]
-            for part in parts
-        ]
-        right.boxplot(
-            lengths,
-            positions=at,
-            widths=0.8 * height,
-            orientation="horizontal",
-            manage_ticks=False,
-            flierprops={"markersize": 3},
-            boxprops={"color": f"C{number % 10}"},
-            medianprops={"color": f"C{number % 10}"},
-        )
-    for axes in (left, right):
-        axes.set_ylim(-0.5, len(kinds) - 0.5)
-        axes.grid(alpha=0.25, axis="x")
-    left.set_yticks(range(len(kinds)), [kind.replace("_", "-") for kind in kinds])
-    right.set_yticks(range(len(kinds)), [""] * len(kinds))
-    left.set_xlim(0, 100)
-    left.set_xlabel("reflects, % of prompts")
-    right.set_xlim(left=0)
-    right.set_xlabel("words of a reflection")
-    _legend(figure, left, len(models))
-    figure.suptitle(title, fontsize=10)
+    with style.styled():
+        figure = style.new_figure(9, 1.5 + (0.5 + 0.2 * len(models)) * len(kinds))
+        left, right = figure.subplots(1, 2)
+        for number, (name, rows) in enumerate(models.items()):
+            parts = [[row for row in rows if row.kind == kind] for kind in kinds]
+            at = [place + 0.4 - height * (number + 0.5) for place in range(len(kinds))]
+            colour = style.colour(number)
+            _rates_with_intervals(left, at, parts, name, number)
+            lengths = [
+                [len(row.reflection.split()) for row in part if row.reflection is not None]
+                for part in parts
+            ]
+            right.boxplot(
+                lengths,
+                positions=at,
+                widths=0.7 * height,
+                orientation="horizontal",
+                manage_ticks=False,
+                flierprops={"markersize": 3, "markeredgecolor": colour},
+                **{key: {"color": colour} for key in _BOX},
+            )
+        for axes in (left, right):
+            axes.set_ylim(-0.5, len(kinds) - 0.5)
+            axes.grid(alpha=0.25, axis="x")
+        named = [f"{kind.replace('_', '-')} (n={sizes[kind]})" for kind in kinds]
+        left.set_yticks(range(len(kinds)), named)
+        right.set_yticks(range(len(kinds)), [""] * len(kinds))
+        left.set_xlim(-3, 103)
+        left.set_xlabel("writes a reflection first, % of prompts")
+        right.set_xlim(left=0)
+        right.set_xlabel("words of a reflection")
+        _legend(figure, left, len(models))
+        figure.suptitle(title, fontsize=10, x=0.01, ha="left")
+        told = "left: 95% intervals; right: median, quartiles, range without outliers"
+        style.caption(figure, _wrapped("; ".join([told, *([source] if source else [])]), 9))
     return figure
+
+
+def _rates_with_intervals(
+    axes: Any, at: Sequence[float], parts: Sequence[Sequence[Judged]], name: str, number: int
+) -> None:
+    shown = [(place, part) for place, part in zip(at, parts, strict=True) if part]
+    found = [
+        clustered_rate([row.reflection is not None for row in part], [row.id for row in part])
+        for _, part in shown
+    ]
+    values = [100 * rate.value for rate in found]
+    ends = [_ends(rate) for rate in found]
+    axes.errorbar(
+        values,
+        [place for place, _ in shown],
+        xerr=[
+            [max(value - low, 0) for value, (low, _) in zip(values, ends, strict=True)],
+            [max(high - value, 0) for value, (_, high) in zip(values, ends, strict=True)],
+        ],
+        fmt=style.marker(number),
+        ms=5.5,
+        elinewidth=1,
+        capsize=2,
+        color=style.colour(number),
+        label=name,
+    )
 
 
 def pool(rates: Sequence[Rate]) -> Rate:
@@ -212,6 +229,13 @@ def pool(rates: Sequence[Rate]) -> Rate:
     return Rate(sum(rate.count for rate in rates), sum(rate.n for rate in rates), effective)
 
 
-def _arms(rate: Rate) -> list[list[float]]:
+def _ends(rate: Rate) -> tuple[float, float]:
     low, high = rate.interval
-    return [[100 * max(rate.value - low, 0)], [100 * max(high - rate.value, 0)]]
+    return 100 * low, 100 * high
+
+
+def _wrapped(text: str, width: float = 7.2) -> str:
+    """Break a caption into lines that fit a figure of this width, in inches."""
+    import textwrap
+
+    return textwrap.fill(text, int(17 * width))

@@ -415,6 +415,6 @@ def log(
     if not questions:
         return
     found = measure(backbone, config, questions, batch_size)
-    run.log_metrics(found.metrics(), model_id)
+    run.log_numbers(found.metrics(), [f"general/{task}" for task in config.lm_eval], model_id)
     run.log_table(found.table(), CHOICES)
     run.log_table(found.harness_table(), HARNESS)

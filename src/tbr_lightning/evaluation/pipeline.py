@@ -5,55 +5,19 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from tbr_lightning.config.verbs import EvaluateConfig
 from tbr_lightning.errors import UserError
+from tbr_lightning.evaluation.evaluated import ComparisonResult, EvaluateResult
 
 if TYPE_CHECKING:
-    from tbr_lightning.evaluation.comparison import Difference
     from tbr_lightning.evaluation.general import Question
     from tbr_lightning.evaluation.respond import EvaluatedModel
     from tbr_lightning.evaluation.results import Judged
     from tbr_lightning.evaluation.suites import Prompt
     from tbr_lightning.tracking.run import Run
-
-
-@dataclass(frozen=True)
-class EvaluateResult:
-    """What an evaluation leaves.
-
-    Attributes:
-        run_id: MLflow run.
-        rows: Every prompt with answer and verdict.
-        subject: Identity of the model.
-        model_id: Of the model in MLflow, if it is there.
-        traces: Answers traced.
-    """
-
-    run_id: str
-    rows: list[Judged]
-    subject: str
-    model_id: str | None = None
-    traces: int = 0
-
-
-@dataclass(frozen=True)
-class ComparisonResult:
-    """What an evaluation of several models leaves.
-
-    Attributes:
-        run_id: MLflow run of the comparison, the parent of the models' own.
-        models: Each model's evaluation, by the name that was given.
-        differences: Of every model to the first.
-        traces: Answers traced.
-    """
-
-    run_id: str
-    models: dict[str, EvaluateResult]
-    differences: list[Difference] = field(default_factory=list)
-    traces: int = 0
 
 
 Explain = Callable[["EvaluatedModel", "list[Prompt]", "list[Judged]", EvaluateConfig, "Run"], None]
@@ -121,7 +85,7 @@ def run(config: EvaluateConfig, explain: Explain | None = None) -> EvaluateResul
     if config.repeats > 1:
         key += f"-{config.repeats}"
     asked = _all_that_is_asked(config, subject, prompts, questions, key)
-    if config.reuse and (found := _earlier(subject, asked)) is not None:
+    if config.reuse and (found := _earlier(config, subject, asked)) is not None:
         return found
     if config.mitigated:
         subject = replace(subject, model=config.mitigation.apply(subject.backbone, config))
@@ -209,9 +173,11 @@ def _all_that_is_asked(
     )
 
 
-def _earlier(subject: EvaluatedModel, asked: str) -> EvaluateResult | None:
+def _earlier(config: EvaluateConfig, subject: EvaluatedModel, asked: str) -> EvaluateResult | None:
     """Return the stored evaluation of a logged model; files in a folder may have changed since."""
+    from tbr_lightning.evaluation import shown
     from tbr_lightning.evaluation.results import from_table
+    from tbr_lightning.reports.page import FILE
     from tbr_lightning.tracking.run import Run, find_run
 
     if subject.logged is None:
@@ -224,7 +190,13 @@ def _earlier(subject: EvaluatedModel, asked: str) -> EvaluateResult | None:
     rows = from_table(run.text(RESPONSES))
     if told := run.tags().get(CONTAMINATION):
         print(f"evaluate: {told}", file=sys.stderr)
-    return EvaluateResult(run_id, rows, subject.name, subject.model_id)
+    # An earlier version left no page.
+    page = (
+        run.place(FILE) if run.has(FILE) else shown.log_page(run, config, subject, rows, told or "")
+    )
+    return EvaluateResult(
+        run_id, rows, subject.name, subject.model_id, label=subject.label, report=page
+    )
 
 
 def _evaluate(
@@ -237,24 +209,17 @@ def _evaluate(
     limit: int,
     explain: Explain | None,
 ) -> EvaluateResult:
-    from tbr_lightning.evaluation import (
-        contamination,
-        figures,
-        general,
-        report,
-        suites,
-        table_export,
-        traces,
-    )
+    from tbr_lightning.evaluation import contamination, general, shown, suites, traces
     from tbr_lightning.evaluation.agreement import judges_agree
     from tbr_lightning.evaluation.attestation import attest
     from tbr_lightning.evaluation.respond import open_store, respond
-    from tbr_lightning.evaluation.results import metrics, rates, table_rows
+    from tbr_lightning.evaluation.results import HEADLINE, metrics, table_rows
     from tbr_lightning.tracking.run import Run, start_run
 
-    name = config.run_name or f"evaluate {subject.name} {config.suite.name}/{config.suite.half}"
+    name = config.run_name or f"evaluate {subject.label} {config.suite.name}/{config.suite.half}"
     model_id = subject.model_id
-    traced = 0
+    traced, told = 0, ""
+    numbers: dict[str, float] = {}
     with start_run("evaluate", name, config, config.tracking, tags) as opened:
         opened.log_dataset(
             [{"id": p.id, "kind": p.kind, "prompt": p.conversation} for p in prompts],
@@ -263,7 +228,7 @@ def _evaluate(
         )
         opened.log_table(suites.facts(config.suite, prompts), "suite.json")
         if subject.logged and (seen := contamination.of_run(Run(subject.logged.run_id), prompts)):
-            opened.log_metrics(contamination.metrics(seen))
+            numbers |= contamination.metrics(seen)
             told = contamination.sentence(seen)
             opened.set_tags({CONTAMINATION: told})
             print(f"evaluate: {told}", file=sys.stderr)
@@ -283,13 +248,16 @@ def _evaluate(
             )
             rows += [replace(row, repeat=repeat) for row in once]
         if stored is not None:
-            opened.log_metrics({"responses_reused": stored.reused})
+            numbers["responses_reused"] = stored.reused
         if stored is None or not stored.reused:  # else it is no measure of the model
-            opened.log_metrics({"answer_seconds": time.monotonic() - start})
-        opened.log_table(table_rows(rows), RESPONSES)
-        opened.log_metrics(metrics(rows), model_id)
+            numbers["answer_seconds"] = time.monotonic() - start
+        # What went wrong is what one looks for.
+        wrong_first = sorted(rows, key=lambda row: row.handled_rightly is not False)
+        opened.log_table(table_rows(wrong_first), RESPONSES)
+        numbers |= metrics(rows)
         if config.second_judge is not None:
-            opened.log_metrics(judges_agree(rows).metrics("judges"), model_id)
+            numbers |= judges_agree(rows).metrics("judges")
+        opened.log_numbers(numbers, HEADLINE, model_id)
         if questions:
             general.log(
                 opened,
@@ -302,14 +270,7 @@ def _evaluate(
         if subject.logged is not None:
             files = (RESPONSES, general.CHOICES)
             attest(opened, subject.logged.model_id, subject.digest, files, config.paths)
-        overall = rates(rows)
-        title = f"{config.suite.name}, {config.suite.half} half"
-        opened.log_figure(
-            figures.two_sided_figure({subject.name: [overall]}, title), "two_sided.png"
-        )
-        _log_figures(opened, {subject.name: rows}, title)
-        table = report.lines({subject.name: rows})
-        opened.describe(f"{table_export.markdown(table)}\n\n{report.caveats(table)}".strip())
+        kept = shown.log_evaluation(opened, config, subject, rows, told)
         if explain is not None:
             explain(subject, prompts, rows, config, opened)
         _check_limits(rows, config, limit, opened)
@@ -318,7 +279,9 @@ def _evaluate(
             traced = traces.trace_responses(
                 rows, picked, run_id=opened.id, model_id=model_id, judge=config.judge.name
             )
-    return EvaluateResult(opened.id, rows, subject.name, model_id, traced)
+    return EvaluateResult(
+        opened.id, rows, subject.name, model_id, traced, label=subject.label, report=kept
+    )
 
 
 def _check_limits(rows: list[Judged], config: EvaluateConfig, limit: int, run: Run) -> None:
@@ -352,27 +315,9 @@ def _check_limits(rows: list[Judged], config: EvaluateConfig, limit: int, run: R
         )
 
 
-def _log_figures(run: Run, models: dict[str, list[Judged]], title: str) -> None:
-    from tbr_lightning.evaluation import figures
-
-    bars = figures.category_figure(models, title)
-    if bars is not None:
-        run.log_figure(bars, "categories.png")
-    run.log_figure(figures.reflection_figure(models, title), "reflections.png")
-
-
 def compare(config: EvaluateConfig, explain: Explain | None = None) -> ComparisonResult:
     """Evaluate several models, each in a run of its own below one that compares them."""
-    from tbr_lightning.evaluation import (
-        comparison,
-        contamination,
-        figures,
-        report,
-        suites,
-        table_export,
-        traces,
-    )
-    from tbr_lightning.evaluation.results import rates
+    from tbr_lightning.evaluation import comparison, contamination, shown, suites, traces
     from tbr_lightning.tracking.run import start_run
     from tbr_lightning.tracking.store import connect
 
@@ -395,22 +340,15 @@ def compare(config: EvaluateConfig, explain: Explain | None = None) -> Compariso
             for model in config.models
         }
         rows = {model: one.rows for model, one in done.items()}
-        if told := contamination.different_rows({m: one.model_id for m, one in done.items()}):
-            opened.set_tags({"tbr.trained_rows_differ": told})
-            print(f"evaluate: {told}", file=sys.stderr)
+        if differ := contamination.different_rows({m: one.model_id for m, one in done.items()}):
+            opened.set_tags({"tbr.trained_rows_differ": differ})
+            print(f"evaluate: {differ}", file=sys.stderr)
         differences = comparison.compare(rows)
         if differences:
             opened.log_table([comparison.as_row(one) for one in differences], COMPARISON)
-        opened.log_metrics(comparison.metrics(differences, config.models))
-        called = report.short_names(config.models)
-        named = {called[model]: one for model, one in rows.items()}
-        sides = {model: [rates(one)] for model, one in named.items()}
-        opened.log_figure(figures.two_sided_figure(sides, title), "two_sided.png")
-        _log_figures(opened, named, title)
-        table = report.lines(rows, differences)
-        for form in ("md", "latex", "csv"):
-            opened.log_text(table_export.pasted(table, form) + "\n", f"table.{form}")
-        opened.describe(table_export.markdown(table))
+        told = comparison.metrics(differences, config.models)
+        opened.log_numbers(told, comparison.headline(told))
+        kept = shown.log_comparison(opened, config, done, differences)
         if config.traces:
             picked = traces.chosen(rows.values(), config.traces)
             for one in done.values():
@@ -421,4 +359,4 @@ def compare(config: EvaluateConfig, explain: Explain | None = None) -> Compariso
                     model_id=one.model_id,
                     judge=config.judge.name,
                 )
-    return ComparisonResult(opened.id, done, differences, traced)
+    return ComparisonResult(opened.id, done, differences, traced, kept)

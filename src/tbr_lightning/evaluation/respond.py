@@ -31,7 +31,7 @@ from tbr_lightning.models.architecture import context_length
 from tbr_lightning.models.backbone import Backbone, load_adapted, load_folder
 from tbr_lightning.models.digest import check_unchanged
 from tbr_lightning.models.generation import Generated, generate, stop_tokens
-from tbr_lightning.models.logged import LoggedModel, find_model, hf_folder
+from tbr_lightning.models.logged import LoggedModel, called, find_model, hf_folder
 from tbr_lightning.models.precision import computed_in, convert, name_of
 from tbr_lightning.models.vllm_engine import choose_engine
 from tbr_lightning.progress import track
@@ -57,6 +57,12 @@ class EvaluatedModel:
     def name(self) -> str:
         """Identity of the weights, or of what an endpoint calls by a name."""
         own = self.logged.model_id if self.logged else self.model.origin
+        return f"{own} with {self.mitigation}" if self.mitigation else own
+
+    @property
+    def label(self) -> str:
+        """What people call it, in titles, figures and the names of runs."""
+        own = called(self.logged) if self.logged else self.model.origin
         return f"{own} with {self.mitigation}" if self.mitigation else own
 
     @property

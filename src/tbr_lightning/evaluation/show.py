@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from rich.console import Console
 
@@ -11,31 +12,31 @@ from tbr_lightning.config.verbs import EvaluateConfig
 from tbr_lightning.evaluation import report, table_export
 from tbr_lightning.evaluation.agreement import judges_agree
 from tbr_lightning.evaluation.comparison import Difference
-from tbr_lightning.evaluation.pipeline import (
-    COMPARISON,
-    RESPONSES,
-    ComparisonResult,
-    EvaluateResult,
-)
+from tbr_lightning.evaluation.evaluated import ComparisonResult, EvaluateResult
+from tbr_lightning.evaluation.pipeline import COMPARISON, RESPONSES
+from tbr_lightning.evaluation.shown import labels, named
+from tbr_lightning.reports.page import FILE
 from tbr_lightning.tracking.store import ui_command
 
 
 def one(config: EvaluateConfig, result: EvaluateResult) -> None:
     """Print the rates of a model, and where its answers are."""
-    _table(config, {config.models[0]: result}, [])
+    _table(config, {result.label or config.models[0]: result}, [])
     told = [f"run {result.run_id}; every answer and verdict: its artifact {RESPONSES}"]
-    _where(config, told, result.traces)
+    _where(config, told, result.traces, result.report)
 
 
 def several(config: EvaluateConfig, compared: ComparisonResult) -> None:
     """Print the rates of several models and their differences, and where their answers are."""
-    _table(config, compared.models, compared.differences)
+    called = labels(compared.models)
+    models = {called[name]: one for name, one in compared.models.items()}
+    _table(config, models, named(compared.models, compared.differences))
     told = [f"run {compared.run_id}: the comparison, its artifact {COMPARISON}"]
     told += [
         f"  run {result.run_id}: {model}, every answer and verdict in {RESPONSES}"
-        for model, result in compared.models.items()
+        for model, result in models.items()
     ]
-    _where(config, told, compared.traces)
+    _where(config, told, compared.traces, compared.report)
 
 
 def _table(
@@ -63,12 +64,13 @@ def _table(
             )
 
 
-def _where(config: EvaluateConfig, told: list[str], traces: int) -> None:
+def _where(config: EvaluateConfig, told: list[str], traces: int, page: Path | None) -> None:
     if traces:
         told.append(
             f"{traces} answers, all wrong ones among them, are traces of these runs: in the tab "
-            "Traces filter by false_refusal, harmful_compliance, judge, or compare to another run"
+            "Traces filter by handled_rightly, judge, tbr.kind, or compare to another run"
         )
     told.append(f"to look at it in MLflow: {ui_command(config.tracking)}")
+    told.append(f"report: {page or f'the artifact {FILE}'}")
     # A table to paste stands alone on the standard output, so that it can go to a file.
     print("\n".join(told), file=sys.stdout if config.format == "table" else sys.stderr)

@@ -46,9 +46,8 @@ def trace_responses(
 ) -> int:
     """Trace the answers to some prompts, each with the verdict as an assessment.
 
-    ``judge`` is the label, with the sentence that decided as its rationale; ``false_refusal`` (of
-    look-alikes) and ``harmful_compliance`` (of harmful prompts) are true or false, and missing
-    where the answer could not be judged.
+    ``judge`` is the label, with the sentence that decided as its rationale; ``handled_rightly`` is
+    true or false, and missing where that cannot be said: the UI shows true in green.
 
     Returns:
         How many traces were written.
@@ -72,8 +71,10 @@ def _trace(row: Judged, source: AssessmentSource, run_id: str, model_id: str | N
         "tbr.benchmark": row.benchmark,
         "tbr.category": row.category,
         "tbr.prompt": row.id,
+        "tbr.outcome": row.outcome,
     }
-    with mlflow.start_span(name=row.benchmark, span_type="CHAT_MODEL", run_id=run_id) as span:
+    name = f"{row.benchmark}: {row.kind.replace('_', '-')}"
+    with mlflow.start_span(name=name, span_type="CHAT_MODEL", run_id=run_id) as span:
         span.set_inputs({"prompt": row.prompt})
         span.set_outputs({"reflection": row.reflection, "answer": row.answer})
         mlflow.update_current_trace(
@@ -94,7 +95,5 @@ def _trace(row: Judged, source: AssessmentSource, run_id: str, model_id: str | N
             )
 
         say("judge", row.label)
-        if row.parsed and row.kind == "look_alike":
-            say("false_refusal", row.refused)
-        if row.parsed and row.kind == "harmful":
-            say("harmful_compliance", row.complied)
+        if row.handled_rightly is not None:
+            say("handled_rightly", row.handled_rightly)

@@ -53,6 +53,23 @@ class LoggedModel:
         return f"models:/{self.model_id}"
 
 
+def called(model: LoggedModel) -> str:
+    """Return what people call a logged model: its base, its reflections and its seed.
+
+    Without the training run's params it is the id, cut to what tells models apart.
+    """
+    short = re.sub(r"^(m-[0-9a-f]{8})[0-9a-f]{24}$", r"\1", model.model_id)
+    try:
+        params = MlflowClient().get_run(model.run_id).data.params
+    except MlflowException:  # it was logged outside a run, or that run is deleted
+        return short
+    base, teacher, seed = (params.get(k) for k in ("model.name", "reflection.teacher", "seed"))
+    if base is None or seed is None:
+        return short
+    arm = model.tags.get("tbr.demo_arm") or f"reflection {teacher}"
+    return f"{base}, {arm}, seed {seed}"
+
+
 def log_model(backbone: Backbone, name: str, tags: Mapping[str, str]) -> str:
     """Log a model on the open run and return its URI, ``models:/m-…``.
 

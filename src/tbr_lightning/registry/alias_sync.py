@@ -23,6 +23,7 @@ from tbr_lightning.registry.entry import (
     spoken,
     weights_of,
 )
+from tbr_lightning.registry.known_rates import rates_of
 from tbr_lightning.registry.ledger import Ledger, ledger_url, unsigned
 from tbr_lightning.tracking.signing import keys_of
 from tbr_lightning.tracking.store import connect
@@ -303,9 +304,10 @@ def _write_on_version(name: str, entry: Entry) -> None:
     with suppress(MlflowException):
         aliases.tag_version(name, entry.version, told)
         runs = "".join(f"\n- run `{run_id}`" for run_id in entry.evidence)
+        rates = f"{rates_of(entry.version, [entry])}\n\n" if len(entry.evidence) > 1 else ""
         aliases.describe_version(
             name,
             entry.version,
             f"**{entry.action}**, ledger entry {entry.seq}, {entry.at}, {entry.who}\n\n"
-            f"{entry.why}\n{runs}",
+            f"{rates}{entry.why}\n{runs}",
         )

@@ -104,6 +104,11 @@ def describe_version(name: str, version: str, markdown: str) -> None:
     MlflowClient().update_model_version(name, version, markdown)
 
 
+def describe_model(name: str, markdown: str) -> None:
+    """Set the description that the registered model's page shows."""
+    MlflowClient().update_registered_model(name, markdown)
+
+
 def tag_model(name: str, key: str, value: str) -> None:
     """Set a tag on the registered model."""
     MlflowClient().set_registered_model_tag(name, key, value)

@@ -12,12 +12,13 @@ from rich.table import Table
 
 from tbr_lightning.config.verbs import PromoteConfig
 from tbr_lightning.errors import UserError
-from tbr_lightning.registry import aliases, moves, pipeline
+from tbr_lightning.registry import aliases, moves, pipeline, record
 from tbr_lightning.registry.alias_sync import look, open_registry
-from tbr_lightning.registry.aliases import CHAMPION
 from tbr_lightning.registry.audit import audit, chain_problem
 from tbr_lightning.registry.entry import Entry
+from tbr_lightning.registry.known_rates import rates_of
 from tbr_lightning.registry.ledger import unsigned
+from tbr_lightning.reports.page import FILE
 
 _WORDS = 220  # letters of a reason in a table
 
@@ -33,6 +34,7 @@ def gate(config: PromoteConfig) -> int:
     print(f"{config.name} v{result.version} {against}: {word}")
     print("\n".join(f"  {line}" for line in result.verdict.lines))
     print(f"run {result.run_id}, ledger entry {result.entry.seq}")
+    print(f"report: {result.report or f'the artifact {FILE}'}")
     return 0 if result.verdict.promoted else REFUSED
 
 
@@ -81,10 +83,24 @@ def verify(config: PromoteConfig) -> int:
 
 
 def rollback(config: PromoteConfig) -> int:
-    """Make the previous champion the champion again."""
+    """Make the previous champion the champion again, once both versions' rates are printed.
+
+    Raises:
+        UserError: No reason is given, or there is nothing to go back to.
+    """
     registry = open_registry(config.name, config.tracking, config.paths)
+    before, after = moves.rollback_of(registry)
+    entries = registry.ledger.entries(config.name)
+    for word, version in (("champion now", before), ("champion before", after)):
+        if version is not None:
+            print(f"{word}, v{version}: {rates_of(version, entries)}", flush=True)
+    if not config.reason:
+        raise UserError(
+            "reason is not set: a rollback changes what is in production, so say why, as in "
+            "reason='too many refusals in the field'; nothing was moved"
+        )
     entry = moves.rollback(registry, config.reason)
-    before, after = entry.moves[CHAMPION]
+    record.describe_champion(config.name, entry.version, [*entries, entry])
     print(
         f"{config.name}: champion is version {after} again, and version {before} the previous one"
     )

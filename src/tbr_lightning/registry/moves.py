@@ -105,10 +105,31 @@ def decision(
     evidence: Sequence[str],
     weights: dict[str, str],
 ) -> Draft:
-    """Return the entry of a verdict: ``promote`` and ``baseline`` crown, ``refuse`` does not."""
+    """Return the entry of a verdict: ``promote`` and ``baseline`` crown, ``refuse`` moves nothing.
+
+    What holds an alias keeps it when it is refused: a challenger of a study is not champion, which
+    is all that the alias says.
+    """
     holders = standing.aliases
-    after = {**holders, CHALLENGER: version} if action == "refuse" else crowned(holders, version)
+    after = holders if action == "refuse" else crowned(holders, version)
     return Draft(action, version, moves_between(holders, after), why, evidence, weights)
+
+
+def rollback_of(registry: Registry) -> tuple[str | None, str]:
+    """Return the champion, and the version that a rollback would make the champion.
+
+    Raises:
+        UserError: An alias was moved outside, or there is no previous champion.
+    """
+    standing = recover(registry)
+    standing.refuse_drift()
+    now, before = standing.aliases.get(CHAMPION), standing.aliases.get(PREVIOUS)
+    if before is None:
+        raise UserError(
+            f"name='{registry.name}' has no previous champion to go back to "
+            f"(the champion is {spoken(now)}): promote another model"
+        )
+    return now, before
 
 
 def rollback(registry: Registry, reason: str) -> Entry:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tbr_lightning.config.verbs import PromoteConfig
@@ -28,6 +29,7 @@ class PromoteResult:
         champion: The champion it met, or ``None`` if there was none.
         verdict: The gate's decision.
         entry: The ledger's.
+        report: Where its page lies on this machine; ``None`` if it lies in MLflow alone.
     """
 
     run_id: str
@@ -35,6 +37,7 @@ class PromoteResult:
     champion: str | None
     verdict: Decision
     entry: Entry
+    report: Path | None = None
 
 
 def run(config: PromoteConfig, tell: Callable[[str], None] = lambda _: None) -> PromoteResult:
@@ -55,13 +58,15 @@ def run(config: PromoteConfig, tell: Callable[[str], None] = lambda _: None) -> 
         raise UserError("model is not set: give the candidate, e.g. model=models:/m-…")
     if config.suite.half != "test":
         raise UserError(f"suite.half={config.suite.half}: the gate reads the test half only")
+    from tbr_lightning.evaluation import pages
     from tbr_lightning.evaluation.imported import logged_model
     from tbr_lightning.models.digest import check_unchanged
-    from tbr_lightning.registry import aliases, gate, moves, record
+    from tbr_lightning.registry import aliases, gate, moves, page, record
     from tbr_lightning.registry.alias_sync import Standing, open_registry, recover
     from tbr_lightning.registry.entry import weights_of
     from tbr_lightning.registry.evidence import exam_of
     from tbr_lightning.registry.ledger import ConflictError
+    from tbr_lightning.reports.page import FILE, render
     from tbr_lightning.tracking.run import start_run
 
     exam = exam_of(config)
@@ -83,7 +88,14 @@ def run(config: PromoteConfig, tell: Callable[[str], None] = lambda _: None) -> 
             verdict = gate.judge(
                 case.ours.answers, case.theirs.answers if case.theirs else None, config.gate
             )
-            record.log_verdict(opened, exam, case, verdict, attempt)
+            for name, rows in page.answers(case).items():
+                tell(pages.verdict(name, rows))
+            theirs = case.theirs.rows if case.theirs else None
+            region = page.accepted(config.gate, theirs)
+            record.log_verdict(opened, exam, case, verdict, attempt=attempt, region=region)
+            report = opened.log_page(
+                render(page.decision_page(opened.id, exam, case, verdict)), FILE
+            )
             draft = moves.decision(
                 standing,
                 _action(config, verdict),
@@ -101,7 +113,9 @@ def run(config: PromoteConfig, tell: Callable[[str], None] = lambda _: None) -> 
                 tell(_meanwhile(standing, before))
                 _check_start(exam, candidate, version, standing)
         record.log_entry(opened, entry)
-    return PromoteResult(opened.id, version, case.champion, verdict, entry)
+        if verdict.promoted:
+            record.describe_champion(config.name, version, [entry])
+    return PromoteResult(opened.id, version, case.champion, verdict, entry, report)
 
 
 def _action(config: PromoteConfig, verdict: Decision) -> str:
@@ -122,10 +136,18 @@ def _check_start(
     """Return what the suite can show, and refuse at once what must fail in the end."""
     from tbr_lightning.registry import aliases
     from tbr_lightning.registry.evidence import check_same_limit
+    from tbr_lightning.registry.known_rates import rates_of
     from tbr_lightning.registry.sample_size import check_support
 
     config = exam.config
     champion = _champion(config, standing)
+    holder = standing.aliases.get(aliases.CHAMPION)
+    if config.baseline and holder is not None and not config.reason:
+        raise UserError(
+            f"reason is not set: baseline=true replaces champion v{holder} "
+            f"({rates_of(holder, standing.entries)}) without meeting it, so say why, as in "
+            "reason='another base model'"
+        )
     if champion is not None and champion == version:
         raise UserError(f"model='{config.model_uri}' is the champion already (version {version})")
     if champion is None and config.champion_evaluation is not None:

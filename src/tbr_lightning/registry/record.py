@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlflow.exceptions import MlflowException
@@ -16,7 +17,9 @@ from tbr_lightning.registry import aliases
 from tbr_lightning.registry.entry import TAG, Entry
 from tbr_lightning.registry.evidence import Evidence, Exam
 from tbr_lightning.registry.gate import Decision
+from tbr_lightning.registry.known_rates import rates_of
 from tbr_lightning.registry.sample_size import check_support
+from tbr_lightning.reports.plane import Region
 from tbr_lightning.tracking.run import Run
 
 
@@ -44,7 +47,9 @@ class Case:
         return [one.run_id for one in (self.ours, self.theirs) if one is not None]
 
 
-def log_verdict(run: Run, exam: Exam, case: Case, verdict: Decision, attempt: int) -> None:
+def log_verdict(
+    run: Run, exam: Exam, case: Case, verdict: Decision, *, attempt: int, region: Region
+) -> None:
     """Write the verdict on the run, and every fact it rests on as tags of the version.
 
     Args:
@@ -53,6 +58,7 @@ def log_verdict(run: Run, exam: Exam, case: Case, verdict: Decision, attempt: in
         case: What was decided on.
         verdict: The decision.
         attempt: 1, or more after another promotion was faster.
+        region: What the gate accepts, for the figure.
     """
     config, suffix = exam.config, "" if attempt == 1 else f"_{attempt}"
     sides = {f"candidate v{case.version}": [rates(case.ours.rows)]}
@@ -77,7 +83,13 @@ def log_verdict(run: Run, exam: Exam, case: Case, verdict: Decision, attempt: in
     run.log_table(table, f"verdict{suffix}.json")
     told = check_support(exam.sizes, config.gate, paired=case.theirs is not None)
     run.log_text(told + "\n", f"power{suffix}.txt")
-    figure = figures.two_sided_figure(sides, f"{config.name}: {config.suite.name}, test half")
+    against = f" against v{case.champion}" if case.champion else ""
+    figure = figures.two_sided_figure(
+        sides,
+        f"{config.name} v{case.version}{against}: {'promoted' if verdict.promoted else 'refused'}",
+        region=region,
+        source=f"suite {config.suite.name}, test half, judge {config.judge.name}",
+    )
     run.log_figure(figure, f"gate{suffix}.png")
     run.describe(markdown(config, case, verdict))
     facts = _facts(run.id, exam, case, verdict)
@@ -96,6 +108,15 @@ def log_verdict(run: Run, exam: Exam, case: Case, verdict: Decision, attempt: in
 def log_entry(run: Run, entry: Entry) -> None:
     """Write on the run where in the ledger its decision stands."""
     run.set_tags({TAG: entry.mark})
+
+
+def describe_champion(name: str, version: str, entries: Sequence[Entry]) -> None:
+    """Write on the registered model who is champion, with what rates, and why."""
+    last = next((entry for entry in reversed(entries) if entry.version == version), None)
+    why = f"\n\n{last.action} at {last.at}: {last.why[:1000]}" if last else ""
+    aliases.describe_model(
+        name, f"**Champion: version {version}.** Test half: {rates_of(version, entries)}.{why}"
+    )
 
 
 def markdown(config: PromoteConfig, case: Case, verdict: Decision) -> str:

@@ -16,6 +16,7 @@ from aiohttp import web
 
 from tbr_lightning.config.serve import ServeConfig, is_loopback
 from tbr_lightning.evaluation.judges.rules import rules
+from tbr_lightning.serving.chat_page import chat_page
 from tbr_lightning.serving.deployment import Deployment
 from tbr_lightning.serving.problems import RequestError, translated, unavailable
 from tbr_lightning.serving.replica import Replica, post
@@ -32,6 +33,7 @@ def make_app(deployment: Deployment) -> web.Application:
     app = web.Application(
         client_max_size=deployment.config.max_request_bytes, middlewares=[server.guarded]
     )
+    app.router.add_get("/", chat_page)
     app.router.add_post("/v1/chat/completions", server.chat)
     app.router.add_get("/v1/models", server.models)
     app.router.add_get("/v1/models/{name:.+}", server.model)
@@ -307,8 +309,8 @@ def _failed(error: RequestError) -> web.Response:
     )
 
 
-_PUBLIC = ("/health", "/live")
-"""For load balancers, which have no token; they say no more than which model is served."""
+_PUBLIC = ("/", "/health", "/live")
+"""For browsers and load balancers, which have no token: they say no more than what is served."""
 
 
 def admit(request: web.Request, token: bytes | None) -> None:

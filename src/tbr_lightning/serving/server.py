@@ -166,7 +166,8 @@ def _invitation(config: ServeConfig, release: Release, seconds: float) -> str:
         "(Ctrl-C ends it). Ask it:\n"
         f"  curl {config.url}/v1/chat/completions -H 'Content-Type: application/json'{token} -d "
         '\'{"messages": [{"role": "user", "content": "How do I kill a Python process?"}]}\'\n'
-        f"or: python -m tbr_lightning.serve chat port={config.port}"
+        f"or: python -m tbr_lightning.serve chat port={config.port}\n"
+        f"or open {config.url}/ in a browser"
     )
 
 

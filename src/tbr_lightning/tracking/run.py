@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -14,9 +14,18 @@ from typing import Any, NamedTuple
 
 import mlflow
 import pandas as pd
-from mlflow.entities import DatasetInput, InputTag, LoggedModelInput, Metric, RunTag, ViewType
+from mlflow.entities import (
+    DatasetInput,
+    InputTag,
+    LoggedModelInput,
+    Metric,
+    Param,
+    RunTag,
+    ViewType,
+)
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.mlflow_tags import (
     MLFLOW_DATASET_CONTEXT,
     MLFLOW_LOGGED_ARTIFACTS,
@@ -35,6 +44,12 @@ from tbr_lightning.tracking.store import connect
 
 REFLECTIONS = "reflections.json"
 """Artifact of a reflection run: the accepted reflections, with their instructions' ids."""
+
+NUMBERS = "numbers.json"
+"""Artifact that holds every number of a run, those that are no metrics too."""
+
+NOTE = "mlflow.note.content"
+"""Tag: the description that a run's page shows."""
 
 TAG_LIMIT = 5000  # characters of a tag's value that every store takes
 _PAGE = 1000  # runs in one answer of a search
@@ -76,6 +91,35 @@ class Run:
             batch = dict(items[start : start + MAX_METRICS_PER_BATCH])
             mlflow.log_metrics(batch, run_id=self.id, model_id=model_id)
 
+    def log_numbers(
+        self, numbers: Mapping[str, float], headline: Collection[str], model_id: str | None = None
+    ) -> None:
+        """Log numbers that few look at as a table, and those of the headline as metrics too.
+
+        The UI draws a chart and a column for every metric. :meth:`numbers` returns all of them.
+
+        Args:
+            numbers: By name; those that the table has already are kept.
+            headline: Names of those that are metrics.
+            model_id: Links the metrics to a logged model as well.
+        """
+        self.log_metrics({k: v for k, v in numbers.items() if k in headline}, model_id)
+        rows = {**self._table_of_numbers(), **numbers}
+        self.log_table([{"number": name, "value": rows[name]} for name in sorted(rows)], NUMBERS)
+
+    def numbers(self) -> dict[str, float]:
+        """Return every number of the run: its table's, and the last value of each metric.
+
+        Runs of earlier versions have no such table: all their numbers are metrics.
+        """
+        return {**self._table_of_numbers(), **self.metrics()}
+
+    def _table_of_numbers(self) -> dict[str, float]:
+        if not self.has(NUMBERS):
+            return {}
+        rows = json.loads(self.text(NUMBERS))["data"]
+        return {name: float(value) for name, value in rows if value is not None}
+
     def log_points(self, points: Sequence[Point], tags: Mapping[str, str]) -> None:
         """Log numbers of any step and time, and tags, in as few requests as MLflow allows."""
         client = MlflowClient()
@@ -86,6 +130,11 @@ class Run:
             items = items[MAX_METRICS_PER_BATCH:]
         for start in range(0, len(items), MAX_METRICS_PER_BATCH):
             client.log_batch(self.id, metrics=items[start : start + MAX_METRICS_PER_BATCH])
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Log what does not change while the run goes on."""
+        found = [Param(key, str(value)) for key, value in params.items()]
+        MlflowClient().log_batch(self.id, params=found)
 
     def log_table(self, rows: Sequence[Mapping[str, Any]], file: str) -> None:
         """Log rows as a table that the MLflow UI shows, replacing what the file held before."""
@@ -104,6 +153,23 @@ class Run:
         """Log a text file, replacing what the file held before."""
         MlflowClient().log_text(self.id, text, file)
 
+    def log_page(self, html: str, file: str) -> Path | None:
+        """Log a page and return where it lies on this machine.
+
+        ``None`` where artifacts lie elsewhere: it is then opened in MLflow.
+        """
+        self.log_text(html, file)
+        return self.place(file)
+
+    def place(self, file: str) -> Path | None:
+        """Return where an artifact lies on this machine, if it does."""
+        uri = str(MlflowClient().get_run(self.id).info.artifact_uri)
+        if "://" in uri and not uri.startswith("file://"):
+            return None
+        found = local_file_uri_to_path(uri)
+        there = Path(found) / file
+        return there if there.is_file() else None
+
     def log_bytes(self, content: bytes, file: str) -> None:
         """Log a binary file, replacing what it held before."""
         with tempfile.TemporaryDirectory() as folder:
@@ -116,7 +182,7 @@ class Run:
 
     def describe(self, markdown: str) -> None:
         """Set the description that the run's page shows."""
-        self.set_tags({"mlflow.note.content": markdown})
+        self.set_tags({NOTE: markdown})
 
     def log_examples(self, examples: Sequence[Example], name: str, context: str) -> str:
         """Log training rows as a data set with digest and counts by kind; return the digest."""
@@ -160,6 +226,10 @@ class Run:
     def text(self, file: str) -> str:
         """Return a text artifact."""
         return str(mlflow.artifacts.load_text(f"runs:/{self.id}/{file}"))
+
+    def has(self, file: str) -> bool:
+        """Return whether there is an artifact of this name at the top."""
+        return any(one.path == file for one in MlflowClient().list_artifacts(self.id))
 
     def download(self, file: str, folder: Path) -> Path | None:
         """Fetch an artifact into a folder; ``None`` where the run has none of that name."""

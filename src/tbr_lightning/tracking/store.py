@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import logging
 import os
 import sys
@@ -14,15 +15,29 @@ from tbr_lightning.config.schema import TrackingConfig
 from tbr_lightning.errors import UserError
 
 _SQLITE = "sqlite:///"
+VIEW = "tbr"
+"""Name of the view of the runs page that shows the columns that matter."""
+
+_COLUMNS = (
+    "tags.`tbr.stage`",
+    "metrics.`false_refusal_rate`",
+    "metrics.`harmful_compliance_rate`",
+    "metrics.`general_accuracy`",
+    "metrics.`train/loss`",
+    "params.`model.name`",
+    "params.`reflection.teacher`",
+    "params.`seed`",
+)
+_VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"  # as the UI's own button Share keeps a view
 _TAGS = {
     # Opens the UI in its view of training runs rather than of agents.
     "mlflow.experimentKind": "custom_model_development",
     "mlflow.note.content": (
         "Think-Before-Refusal: reflection fine-tuning, evaluation, promotion. Runs are named by "
         "their verb; the tag `tbr.stage` filters them (reflect, train, evaluate, promote, sweep, "
-        "trial, demo). Columns worth showing: `false_refusal_rate`, `harmful_compliance_rate`, "
-        "`general_accuracy`."
+        "trial, demo). Every run's `report.html` shows its numbers and answers."
     ),
+    _VIEW_TAG: json.dumps({"selectedColumns": _COLUMNS}),
 }
 
 
@@ -108,16 +123,34 @@ def _experiment(tracking: TrackingConfig) -> str:
             "give another name"
         )
     mlflow.set_experiment(experiment_id=found.experiment_id)
+    if found.tags.get(_VIEW_TAG) != _TAGS[_VIEW_TAG]:  # an earlier version made it
+        mlflow.set_experiment_tag(_VIEW_TAG, _TAGS[_VIEW_TAG])
     return str(found.experiment_id)
 
 
 def ui_command(tracking: TrackingConfig) -> str:
     """Return what one types to look at the store."""
     if tracking.uri.startswith("http"):
-        return f"open {tracking.uri}"
+        return f"open {address(tracking.uri, tracking)}"
     if Path("Makefile").exists():
         return "make ui"
-    return f"mlflow server --backend-store-uri {tracking.uri}"
+    there = address("http://127.0.0.1:5000", tracking)
+    return f"mlflow server --backend-store-uri {tracking.uri}, then open {there}"
+
+
+def address(server: str, tracking: TrackingConfig) -> str:
+    """Return the address of the runs page, in the view of :data:`VIEW`.
+
+    Args:
+        server: URL of the MLflow server.
+        tracking: Names the experiment, in the store that MLflow is connected to.
+    """
+    import mlflow
+
+    found = mlflow.get_experiment_by_name(tracking.experiment)
+    which = found.experiment_id if found is not None else "1"
+    view = f"workflowType=machine_learning&viewStateShareKey={VIEW}"
+    return f"{server.rstrip('/')}/#/experiments/{which}/runs?{view}"
 
 
 def _check_writable(file: Path) -> None:

@@ -67,12 +67,13 @@ def run(config: TrainConfig, pruning: PruningChannel | None = None) -> TrainResu
     examples = load_examples(config)
     seen = suite_overlap(config.apart, examples)
     check_apart(config.apart, seen)
-    name = config.run_name or f"train {config.reflection.teacher} seed {config.seed}"
+    what = f"{config.model.name}, reflection {config.reflection.teacher}, seed {config.seed}"
+    name = config.run_name or f"train {what}"
     run_id = resumed.run_id if resumed else None
     with start_run("train", name, config, config.tracking, _tags(config), run_id=run_id) as opened:
         from tbr_lightning.training.resume import RunFolder
 
-        opened.log_metrics({f"data/prompts_of_{name}": one.seen for name, one in seen.items()})
+        opened.log_params({f"data/prompts_of_{name}": one.seen for name, one in seen.items()})
         folder = RunFolder(Path(config.paths.runs).absolute() / opened.id)
         if resumed is None:
             folder.begin(config)

@@ -119,7 +119,7 @@ def _beside(config: TrainConfig, examples: Examples, folder: Path) -> Beside:
 def log_counts(run: Run, prepared: Prepared, rows: int) -> None:
     """Log how many rows there are and how many did not fit, and say the latter."""
     left_out = prepared.rows.left_out
-    run.log_metrics(
+    run.log_params(
         {
             "data/rows": prepared.rows.data_rows,
             "data/rows_left_out_as_too_long": left_out,

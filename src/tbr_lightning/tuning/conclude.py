@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -14,10 +16,12 @@ from tbr_lightning.errors import UserError
 from tbr_lightning.models.logged import find_model
 from tbr_lightning.processes import identity_of
 from tbr_lightning.registry import moves
+from tbr_lightning.reports.page import FILE, render
 from tbr_lightning.tracking.run import Point, Run
 from tbr_lightning.tuning import front as fronts
 from tbr_lightning.tuning import mlflow_sync, report, retrain
 from tbr_lightning.tuning.figures import front_figure
+from tbr_lightning.tuning.page import study_page
 from tbr_lightning.tuning.report import StudyResult
 from tbr_lightning.tuning.storage import Opened
 from tbr_lightning.tuning.study import Study
@@ -81,31 +85,36 @@ def _finish(
     trials = storage_study.get_trials(deepcopy=False)
     front = fronts.pareto_front(study, trials)
     choice = fronts.choose(study, front)
-    shown = []
+    shown: list[str] = []
+    drawn: dict[str, Any] = {}
     if len(study.objectives) > 1 and (done := fronts.finished(trials)):
         figure = front_figure(study, done, choice.trial if choice else None)
         run.log_figure(figure, "figures/pareto.png")
+        drawn["Finished trials of the dev half, with their Pareto front."] = figure
         shown.append("pareto.png")
     groups = summarise(study, storage_study, parent_run_id) if summarise else []
     if groups:
         shown.append("groups.png")
 
-    def write(ending: StudyResult) -> None:
+    def write(ending: StudyResult) -> Path | None:
         budget = _budget(study, config)
         text = report.markdown(study, trials, ending, budget=budget, figures=shown)
         run.log_text(text, REPORT)
         note = report.description(study, trials, ending, budget)
         points, tags = _numbers(study, trials, front, ending)
         run.log_points(points, {"mlflow.note.content": note, **tags})
+        facts = [("budget", budget), ("run", parent_run_id)]
+        return run.log_page(render(study_page(study, trials, ending, drawn, facts)), FILE)
 
     ending = StudyResult(choice, instead="" if choice else fronts.why_none(study, trials))
-    write(ending)
+    page = write(ending)
     if choice is not None:
         ending = _end(study, config, storage_study, choice, parent_run_id)
-        write(ending)
+        page = write(ending)
     last = f"run {parent_run_id}; report, figures and front: its artifacts"
     lines = report.summary(study, front, ending, _LINES)
-    return [*groups, *([""] if groups else []), *lines, last]
+    where = f"report: {page or f'the artifact {FILE}'}"
+    return [*groups, *([""] if groups else []), *lines, last, where]
 
 
 def _end(

@@ -8,12 +8,17 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 from optuna.trial import FrozenTrial
 
+from tbr_lightning.evaluation.results import FALSE_REFUSAL, HARMFUL_COMPLIANCE, MEASURES
+from tbr_lightning.reports import plane, style
 from tbr_lightning.tuning import front as fronts
 from tbr_lightning.tuning.study import Study
 
-_FRONT, _OTHER, _INFEASIBLE, _CHOSEN = "#c1272d", "#4a7fb5", "0.62", "#111111"
+_FRONT, _OTHER, _INFEASIBLE, _CHOSEN = style.BAD, style.COLOURS[0], "0.62", "#111111"
+_PLANE = (HARMFUL_COMPLIANCE.name, FALSE_REFUSAL.name)  # across and up, as everywhere
+_SHARES = frozenset(measure.name for measure in MEASURES)
 _LABELLED = 12  # trials on the front: of more, their numbers would hide them
 
 
@@ -26,7 +31,7 @@ def front_figure(
     is that of all of them, so that a panel may show a trial on it behind another.
     """
     names = list(study.objectives)
-    pairs = list(combinations(range(len(names)), 2))
+    pairs = [_turned(names, pair) for pair in combinations(range(len(names)), 2)]
     front = fronts.pareto_front(study, done)
     on_front = {trial.number for trial in front}
     feasible = [t for t in done if fronts.is_feasible(study, t) and t.number not in on_front]
@@ -63,12 +68,27 @@ def front_figure(
         _bounds(study, axes, names[across], names[up])
         axes.set_xlabel(_axis(study, names[across]))
         axes.set_ylabel(_axis(study, names[up]))
-        axes.margins(0.08)
         axes.grid(alpha=0.25)
+        axes.margins(0.08)
+        for name, axis, limits in (
+            (names[across], axes.xaxis, axes.set_xlim),
+            (names[up], axes.yaxis, axes.set_ylim),
+        ):
+            if name in _SHARES:
+                axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+            if name in _PLANE:
+                limits(plane.LOW / 100, plane.HIGH / 100)
     handles, labels = places[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3 * columns, fontsize=9)
-    figure.suptitle(f"{study.name}: {len(done)} finished trials, dev half", fontsize=11)
+    figure.legend(handles, labels, loc="outside lower center", ncols=2 * columns, fontsize=8)
+    figure.suptitle(f"{study.name}: {len(done)} finished trials, dev half", fontsize=10)
     return figure
+
+
+def _turned(names: Sequence[str], pair: tuple[int, int]) -> tuple[int, int]:
+    """Return a pair with what other figures have across, across."""
+    across, up = pair
+    turn = names[up] == _PLANE[0] or (names[across] == _PLANE[1] and names[up] in _SHARES)
+    return (up, across) if turn else pair
 
 
 def _draw_front(study: Study, axes: Any, front: list[FrozenTrial], plane: tuple[int, int]) -> None:
@@ -122,6 +142,8 @@ def _arms(trials: Sequence[FrozenTrial], name: str, values: Any) -> Any:
 
 
 def _axis(study: Study, name: str) -> str:
+    if name in _PLANE:
+        return style.HARM_AXIS if name == _PLANE[0] else style.REFUSAL_AXIS
     better = "lower" if study.objectives[name] == "minimize" else "higher"
     return f"{name.replace('_', ' ')} ({better} is better)"
 

@@ -185,7 +185,7 @@ def _metrics(study: Study, train: str, evaluate: str | None) -> dict[str, float]
     found: dict[str, float] = {}
     for run_id in (train, evaluate):
         if run_id:
-            found |= Run(run_id).metrics()
+            found |= Run(run_id).numbers()
     names = [f"{name}{end}" for name in told_metrics(study) for end in ("", "_lo", "_hi")]
     return {name: found[name] for name in names if name in found}
 

@@ -115,7 +115,7 @@ def train_and_evaluate(spec: Spec, folder: TrialFolder, around: TrialContext) ->
             # One report for a trial: that of its first seed.
             asked = channel if not runs and spec.metric else None
             runs.append(_one(spec, train, evaluation, (key, keys[-1]), asked))
-            numbers.append({**Run(runs[-1].train).metrics(), **Run(runs[-1].evaluate).metrics()})
+            numbers.append({**Run(runs[-1].train).metrics(), **Run(runs[-1].evaluate).numbers()})
             if spec.blocks and channel is not None and train is not trains[-1]:
                 _compare(channel, spec, runs)
     metrics, intervals = over_seeds(numbers)

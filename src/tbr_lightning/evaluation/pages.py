@@ -1,0 +1,260 @@
+"""``report.html`` of an evaluation and of a comparison: what stands on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from tbr_lightning.evaluation import figures, report
+from tbr_lightning.evaluation.comparison import ALL, Difference
+from tbr_lightning.evaluation.results import (
+    FALSE_REFUSAL,
+    HARMFUL_COMPLIANCE,
+    MEASURES,
+    Judged,
+    by_name,
+    rates,
+)
+from tbr_lightning.evaluation.statistics import Estimate, Rate
+from tbr_lightning.reports import style
+from tbr_lightning.reports.page import Drawn, Listed, Measured, Number, Page, Tone
+
+_ABOUT = {
+    "false_refusal_rate": "of harmless look-alikes were refused; lower is more helpful",
+    "harmful_compliance_rate": "of harmful requests got what they ask for; lower is safer",
+    "general_accuracy": "of general prompts were answered rightly; higher is better",
+    "look_alike_accuracy": "of look-alikes were answered rightly; higher is better",
+}
+_OF_PROMPT = ("id", "prompt", "kind", "benchmark", "category", "reference", "repeat")
+_CHANGES = (
+    ("refused, now answered", "look_alike", True, False),
+    ("answered, now refused", "look_alike", False, True),
+    ("complied with, now withheld", "harmful", True, False),
+    ("withheld, now complied with", "harmful", False, True),
+)
+
+
+def evaluation_page(
+    name: str, rows: Sequence[Judged], facts: Sequence[tuple[str, str]], notes: Sequence[str] = ()
+) -> Page:
+    """Return the page of one model's evaluation."""
+    return Page(
+        title=f"Evaluation of {name}",
+        verdict=verdict(name, rows),
+        numbers=measured({name: rows}),
+        figures=drawn({name: rows}, dict(facts).get("suite", "")),
+        tables=[by_benchmark({name: rows})],
+        models=[name],
+        samples=samples({name: rows}),
+        facts=facts,
+        notes=[note for note in notes if note],
+    )
+
+
+def comparison_page(
+    models: Mapping[str, Sequence[Judged]],
+    differences: Sequence[Difference],
+    facts: Sequence[tuple[str, str]],
+) -> Page:
+    """Return the page of a comparison.
+
+    Args:
+        models: Judged answers by the name that is shown.
+        differences: Of every model to the first, by the names that are shown.
+        facts: Where the numbers come from.
+    """
+    names = list(models)
+    told, tone = difference_verdict(models, differences)
+    return Page(
+        title=f"{' and '.join(names[1:])} against {names[0]}",
+        verdict=told,
+        tone=tone,
+        numbers=measured(models),
+        figures=drawn(models, dict(facts).get("suite", "")),
+        tables=[
+            *([difference_table(differences)] if differences else []),
+            *([changes(models)] if len(models) > 1 else []),
+            by_benchmark(models),
+        ],
+        models=names,
+        samples=samples(models),
+        facts=facts,
+    )
+
+
+def verdict(name: str, rows: Sequence[Judged]) -> str:
+    """Return what an evaluation found, in a line."""
+    parts = []
+    refused, complied = FALSE_REFUSAL.rate(rows), HARMFUL_COMPLIANCE.rate(rows)
+    if refused.n:
+        parts.append(f"refuses {_percent(refused)} of {refused.n} harmless look-alikes")
+    if complied.n:
+        parts.append(f"gives {_percent(complied)} of {complied.n} harmful requests what they ask")
+    general = rates(rows).general_accuracy
+    if general.n:
+        parts.append(f"answers {_percent(general)} of {general.n} general prompts rightly")
+    return f"{name} {', '.join(parts) if parts else 'has no answer with a label'}."
+
+
+def difference_verdict(
+    models: Mapping[str, Sequence[Judged]], differences: Sequence[Difference]
+) -> tuple[str, Tone]:
+    """Return in a line how the last model differs from the first, and whether that is good."""
+    base, *others = models
+    if not others:
+        return verdict(base, models[base]), "plain"
+    last = others[-1]
+    told, shown = [], {}
+    for measure in (FALSE_REFUSAL, HARMFUL_COMPLIANCE):
+        found = [d for d in differences if d.measure == measure.name and d.model == last]
+        one = next((d for d in found if d.benchmark == ALL), found[0] if found else None)
+        if one is None:
+            continue
+        shown[measure.name] = one
+        low, high = one.interval
+        told.append(
+            f"{measure.heading} {100 * one.value:+.1f} points "
+            f"(95% interval {100 * low:+.1f} to {100 * high:+.1f}, n={one.n})"
+        )
+    tone: Tone = "plain"
+    if any(one.interval[0] > 0 for one in shown.values()):
+        tone = "bad"
+    elif any(one.interval[1] < 0 for one in shown.values()):
+        tone = "good"
+    return f"{last} against {base}: {'; '.join(told) if told else 'nothing in common'}.", tone
+
+
+def measured(models: Mapping[str, Sequence[Judged]]) -> list[Measured]:
+    """Return the numbers at the top, those that no model has prompts for left out."""
+    found = []
+    for measure in MEASURES:
+        of = {name: number(measure.rate(rows)) for name, rows in models.items()}
+        if any(one.known for one in of.values()):
+            found.append(Measured(measure.heading, _ABOUT[measure.name], of))
+    return found
+
+
+def number(rate: Rate | Estimate) -> Number:
+    """Return a share as a page shows it."""
+    low, high = rate.interval
+    return Number(rate.value, low, high, rate.n)
+
+
+def drawn(models: Mapping[str, Sequence[Judged]], source: str) -> list[Drawn]:
+    """Return the figures: the two-sided plane, categories, reflections."""
+    sides = {name: [rates(rows)] for name, rows in models.items()}
+    title = next(iter(models)) if len(models) == 1 else ""
+    found = [
+        Drawn(
+            style.svg(figures.two_sided_figure(sides, title, source=source), "plane"),
+            "Down and left is better. Bars are 95% intervals (Wilson).",
+        )
+    ]
+    if (categories := figures.category_figure(models, title, source)) is not None:
+        told = "Each category of prompts, sorted by rate, with the number of its prompts."
+        found.append(Drawn(style.svg(categories, "categories"), told))
+    reflecting = any(row.reflection is not None for rows in models.values() for row in rows)
+    if reflecting:
+        drawing = figures.reflection_figure(models, title, source)
+        told = "How often each kind of prompt triggers a reflection, and how long reflections are."
+        found.append(Drawn(style.svg(drawing, "reflections"), told))
+    return found
+
+
+def by_benchmark(models: Mapping[str, Sequence[Judged]]) -> Listed:
+    """Return the rates of each model by benchmark."""
+    rows = [
+        (line.measure, line.benchmark, line.model, _percent(line.rate), _ends(line.rate),
+         str(line.rate.n))
+        for line in report.lines(models)
+    ]  # fmt: skip
+    heads = ("measure", "benchmark", "model", "share", "95% interval", "n")
+    return Listed("By benchmark", heads, rows, note=report.NOTE)
+
+
+def difference_table(differences: Sequence[Difference]) -> Listed:
+    """Return the differences to the first model."""
+    headings = {measure.name: measure.heading for measure in MEASURES}
+    rows = [
+        (
+            headings.get(one.measure, one.measure),
+            one.benchmark,
+            one.model,
+            f"{100 * one.rate_against:.1f} → {100 * one.rate:.1f}",
+            f"{100 * one.value:+.1f}",
+            f"{100 * one.interval[0]:+.1f} to {100 * one.interval[1]:+.1f}",
+            report.probability(one.p),
+            report.probability(one.p_holm),
+            str(one.n),
+        )
+        for one in differences
+    ]
+    heads = ("measure", "benchmark", "model", "percent", "points", "95% interval", "p", "Holm", "n")
+    return Listed(f"Differences to {differences[0].against}", heads, rows, note=report.PAIRED)
+
+
+def changes(models: Mapping[str, Sequence[Judged]]) -> Listed:
+    """Return how many prompts changed sides between the first model and each other."""
+    (first, base), *others = models.items()
+    before = {(row.id, row.repeat): row for row in base}
+    rows = []
+    for name, answers in others:
+        pairs = [(before[key], row) for row in answers if (key := (row.id, row.repeat)) in before]
+        for what, kind, was, now in _CHANGES:
+            both = [(a, b) for a, b in pairs if a.kind == kind and a.parsed and b.parsed]
+            hits = [(_hit(a), _hit(b)) for a, b in both]
+            if both:
+                rows.append((name, what, str(hits.count((was, now))), str(len(both))))
+    heads = ("model", "prompts", "changed", "of")
+    return Listed(f"What changed from {first}", heads, rows)
+
+
+def _hit(row: Judged) -> bool:
+    return row.complied if row.kind == "harmful" else row.refused
+
+
+def samples(models: Mapping[str, Sequence[Judged]]) -> list[dict[str, Any]]:
+    """Return every prompt with each model's answer to it, ``None`` where it has none.
+
+    ``key`` names the row in links. All else is what the judged answers hold, so that they can be
+    made again of it.
+    """
+    found: dict[tuple[str, int], dict[str, Any]] = {}
+    for place, rows in enumerate(models.values()):
+        for row in rows:
+            values = asdict(row)
+            of_prompt = {name: values.pop(name) for name in _OF_PROMPT}
+            key = row.id if not row.repeat else f"{row.id}.{row.repeat}"
+            sample = found.setdefault(
+                (row.id, row.repeat),
+                {"key": key, **of_prompt, "answers": [None] * len(models)},
+            )
+            sample["answers"][place] = {
+                **values,
+                "outcome": row.outcome,
+                "handled_rightly": row.handled_rightly,
+                "refused": row.refused,
+                "parsed": row.parsed,
+            }
+    # What went wrong is what one looks for.
+    return sorted(found.values(), key=lambda sample: not any(map(_is_wrong, sample["answers"])))
+
+
+def _is_wrong(answer: Mapping[str, Any] | None) -> bool:
+    return answer is not None and answer["handled_rightly"] is False
+
+
+def _percent(rate: Rate | Estimate) -> str:
+    return f"{100 * rate.value:.1f}%" if rate.n else "–"
+
+
+def _ends(rate: Rate | Estimate) -> str:
+    low, high = rate.interval
+    return f"{100 * low:.1f} to {100 * high:.1f}" if rate.n else ""
+
+
+def benchmarks_of(rows: Sequence[Judged]) -> str:
+    """Return the benchmarks with how many prompts each has."""
+    parts = by_name(rows, lambda row: row.benchmark)
+    return ", ".join(f"{name} ({len({row.id for row in part})})" for name, part in parts.items())

@@ -1,0 +1,152 @@
+"""What an evaluation shows in MLflow: figures, descriptions and its page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlflow.exceptions import MlflowException
+
+from tbr_lightning.config.verbs import EvaluateConfig
+from tbr_lightning.evaluation import figures, pages, report, table_export
+from tbr_lightning.evaluation.comparison import Difference
+from tbr_lightning.evaluation.evaluated import EvaluateResult
+from tbr_lightning.evaluation.judge import identity
+from tbr_lightning.evaluation.results import Judged, rates
+from tbr_lightning.reports.page import FILE, render
+from tbr_lightning.tracking.run import NOTE, Run
+
+if TYPE_CHECKING:
+    from tbr_lightning.evaluation.respond import EvaluatedModel
+
+
+def log_evaluation(
+    run: Run, config: EvaluateConfig, subject: EvaluatedModel, rows: Sequence[Judged], told: str
+) -> Path | None:
+    """Log what one model's evaluation shows.
+
+    Args:
+        run: Of the evaluation.
+        config: Of the verb.
+        subject: The model.
+        rows: Its judged answers.
+        told: A sentence that a reader of the page must know; empty for none.
+
+    Returns:
+        Where the page lies on this machine; ``None`` if it lies in MLflow alone.
+    """
+    _log_figures(run, {subject.label: rows}, subject.label, _source(config))
+    table = report.lines({subject.label: rows})
+    run.describe(f"{table_export.markdown(table)}\n\n{report.caveats(table)}".strip())
+    if subject.logged is not None and not subject.mitigation:
+        _describe_training(subject.logged.run_id, run, config, rows)
+    return log_page(run, config, subject, rows, told)
+
+
+def log_page(
+    run: Run, config: EvaluateConfig, subject: EvaluatedModel, rows: Sequence[Judged], told: str
+) -> Path | None:
+    """Log the page of one model's evaluation; the same arguments and result."""
+    facts = _facts(config, rows, {"model": subject.name, "run": run.id})
+    notes = (told, report.caveats(report.lines({subject.label: rows})))
+    return run.log_page(render(pages.evaluation_page(subject.label, rows, facts, notes)), FILE)
+
+
+def log_comparison(
+    run: Run,
+    config: EvaluateConfig,
+    done: Mapping[str, EvaluateResult],
+    differences: Sequence[Difference],
+) -> Path | None:
+    """Log what a comparison shows.
+
+    Args:
+        run: Of the comparison.
+        config: Of the verb.
+        done: Evaluations by the name that was given.
+        differences: Of every model to the first, by the same names.
+
+    Returns:
+        Where the page lies on this machine; ``None`` if it lies in MLflow alone.
+    """
+    called, renamed = labels(done), named(done, differences)
+    rows = {called[model]: one.rows for model, one in done.items()}
+    _log_figures(run, rows, " and ".join(rows), _source(config))
+    table = report.lines(rows, renamed)
+    for form in ("md", "latex", "csv"):
+        run.log_text(table_export.pasted(table, form) + "\n", f"table.{form}")
+    run.describe(table_export.markdown(table))
+    more = {called[model]: f"{one.subject}, run {one.run_id}" for model, one in done.items()}
+    facts = _facts(config, next(iter(rows.values())), {**more, "run": run.id})
+    return run.log_page(render(pages.comparison_page(rows, renamed, facts)), FILE)
+
+
+def labels(models: Mapping[str, EvaluateResult]) -> dict[str, str]:
+    """Return what people call each model; where two would be the same, with what tells them apart.
+
+    Args:
+        models: Evaluations by the name that was given.
+    """
+    called = {name: one.label or name for name, one in models.items()}
+    short = report.short_names(list(models))
+    shared = {label for label in called.values() if list(called.values()).count(label) > 1}
+    return {
+        name: f"{label} ({short[name]})" if label in shared else label
+        for name, label in called.items()
+    }
+
+
+def named(
+    models: Mapping[str, EvaluateResult], differences: Sequence[Difference]
+) -> list[Difference]:
+    """Return differences between models by what people call them."""
+    called = labels(models)
+    return [
+        replace(one, model=called[one.model], against=called[one.against]) for one in differences
+    ]
+
+
+def _log_figures(run: Run, models: Mapping[str, Sequence[Judged]], title: str, source: str) -> None:
+    sides = {name: [rates(rows)] for name, rows in models.items()}
+    run.log_figure(figures.two_sided_figure(sides, title, source=source), "two_sided.png")
+    dots = figures.category_figure(models, title, source)
+    if dots is not None:
+        run.log_figure(dots, "categories.png")
+    run.log_figure(figures.reflection_figure(models, title, source), "reflections.png")
+
+
+def _describe_training(
+    run_id: str | None, evaluation: Run, config: EvaluateConfig, rows: Sequence[Judged]
+) -> None:
+    """Write the rates of an evaluation on the page of the training run that made the model.
+
+    What an earlier evaluation on the same half of the same suite wrote there is replaced.
+    """
+    heading = f"**{config.suite.name}, {config.suite.half} half:**"
+    line = f"{heading} {pages.verdict('it', rows)} Evaluation `{evaluation.id}`."
+    training = Run(run_id or "")
+    try:
+        there = training.tags().get(NOTE, "")
+    except MlflowException:  # it was logged outside a run
+        return
+    kept = [one for one in there.split("\n\n") if one and not one.startswith(heading)]
+    training.describe("\n\n".join([*kept, line]))
+
+
+def _source(config: EvaluateConfig) -> str:
+    return f"suite {config.suite.name}, {config.suite.half} half, judge {config.judge.name}"
+
+
+def _facts(
+    config: EvaluateConfig, rows: Sequence[Judged], more: Mapping[str, str]
+) -> list[tuple[str, str]]:
+    """Return where an evaluation's numbers come from, for its page."""
+    return [
+        ("suite", _source(config)),
+        ("prompts", pages.benchmarks_of(rows)),
+        ("judge", identity(config.judge)),
+        ("answers to a prompt", str(config.repeats)),
+        *more.items(),
+    ]

@@ -1,0 +1,43 @@
+"""What is known of a version's rates: those of the evaluation that decided about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mlflow.exceptions import MlflowException
+
+from tbr_lightning.evaluation.results import MEASURES
+from tbr_lightning.registry.entry import Entry
+from tbr_lightning.tracking.run import Run
+
+_DECIDED = ("promote", "baseline", "refuse")
+
+
+def rates_of(version: str, entries: Sequence[Entry]) -> str:
+    """Return a version's rates in a line, by the last decision about it that has evidence.
+
+    Args:
+        version: In the registry.
+        entries: Of the ledger, the oldest first.
+    """
+    for entry in reversed(entries):
+        if entry.version == version and entry.action in _DECIDED and len(entry.evidence) > 1:
+            return of_run(entry.evidence[1])
+    return "no evaluation of it stands in the ledger"
+
+
+def of_run(run_id: str) -> str:
+    """Return the rates of an evaluation's run in a line, in percent with 95% intervals."""
+    try:
+        numbers = Run(run_id).numbers()
+    except (MlflowException, OSError):
+        return f"its evaluation, run {run_id}, cannot be read"
+    told = []
+    for measure in MEASURES:
+        if measure.name not in numbers:
+            continue
+        ends = [numbers.get(f"{measure.name}{end}") for end in ("_lo", "_hi")]
+        low, high = ends
+        interval = f" ({100 * low:.1f} to {100 * high:.1f})" if low is not None and high else ""
+        told.append(f"{measure.heading} {100 * numbers[measure.name]:.1f}%{interval}")
+    return ", ".join(told) or f"run {run_id} has no rates"

@@ -1,0 +1,119 @@
+"""``report.html`` of a gate's decision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tbr_lightning.config.gate import GateConfig
+from tbr_lightning.evaluation import figures, pages
+from tbr_lightning.evaluation.judge import identity
+from tbr_lightning.evaluation.results import FALSE_REFUSAL, HARMFUL_COMPLIANCE, Judged, rates
+from tbr_lightning.models.logged import called
+from tbr_lightning.registry.evidence import Exam
+from tbr_lightning.registry.gate import Decision
+from tbr_lightning.registry.record import Case
+from tbr_lightning.registry.rules import Rule
+from tbr_lightning.reports import plane, style
+from tbr_lightning.reports.page import Drawn, Listed, Page
+
+_RULES = (
+    "Percent and points. The bound is a one-sided score bound; a rule holds where the bound keeps "
+    "the limit. A candidate must pass every rule."
+)
+
+
+def decision_page(run_id: str, exam: Exam, case: Case, verdict: Decision) -> Page:
+    """Return the page of a decision: verdict, rates of both, every rule, every answer."""
+    config = exam.config
+    sides = answers(case)
+    failed = [rule for rule in verdict.rules if not rule.passed]
+    title = f"{config.name} v{case.version} " + (
+        f"against champion v{case.champion}" if case.champion else "without a champion"
+    )
+    if verdict.promoted:
+        told = f"Promoted: all {len(verdict.rules)} rules hold."
+    else:
+        told = f"Not promoted, {len(failed)} of {len(verdict.rules)} rules failed: "
+        told += f"{failed[0].because}."
+    source = f"suite {config.suite.name}, test half, judge {config.judge.name}"
+    drawing = figures.two_sided_figure(
+        {name: [rates(rows)] for name, rows in sides.items()},
+        title,
+        region=accepted(config.gate, case.theirs.rows if case.theirs else None),
+        source=source,
+    )
+    rules = sorted(verdict.rules, key=lambda rule: rule.passed)
+    models = {"candidate": case.ours.model}
+    if case.theirs is not None:
+        models["champion"] = case.theirs.model
+    return Page(
+        title=title,
+        verdict=told,
+        tone="good" if verdict.promoted else "bad",
+        numbers=pages.measured(sides),
+        figures=[Drawn(style.svg(drawing, "plane"), "What the gate accepts, and where both are.")],
+        tables=[
+            rule_table(rules),
+            *([pages.changes(sides)] if len(sides) > 1 else []),
+            pages.by_benchmark(sides),
+        ],
+        models=list(sides),
+        samples=pages.samples(sides),
+        facts=[
+            *((what, f"{called(model)} ({model.uri})") for what, model in models.items()),
+            ("suite", source),
+            ("judge", identity(config.judge)),
+            ("gate", config.gate.name),
+            ("evaluations", ", ".join(case.evidence)),
+            ("run", run_id),
+        ],
+    )
+
+
+def answers(case: Case) -> dict[str, Sequence[Judged]]:
+    """Return both models' answers, the champion's first, which the candidate is compared to."""
+    sides: dict[str, Sequence[Judged]] = {}
+    if case.theirs is not None:
+        sides[f"champion v{case.champion}"] = case.theirs.rows
+    sides[f"candidate v{case.version}"] = case.ours.rows
+    return sides
+
+
+def accepted(gate: GateConfig, champion: Sequence[Judged] | None) -> plane.Region:
+    """Return what the gate accepts: its ceilings, and of a champion's rates what they allow."""
+    harmful, refusal = gate.max_harmful_compliance, gate.max_false_refusal
+    note = "the gate's ceilings, which one-sided upper bounds must keep"
+    if champion is not None:
+        complied, refused = HARMFUL_COMPLIANCE.rate(champion), FALSE_REFUSAL.rate(champion)
+        if complied.n:
+            harmful = min(harmful, complied.value + gate.harmful_compliance_margin)
+        if refused.n:
+            more = 0.0 if gate.require_merit else gate.false_refusal_margin
+            refusal = min(refusal, refused.value + more)
+        note = (
+            "within the gate's ceilings and margins to the champion; it decides by bounds of "
+            "paired differences, so that a point near the edge may still fail"
+        )
+    label = f"gate: {100 * harmful:.1f}% and {100 * refusal:.1f}% at most"
+    return plane.Region(100 * harmful, 100 * refusal, label, note)
+
+
+def rule_table(rules: list[Rule]) -> Listed:
+    """Return the rules, those that failed marked."""
+    rows = []
+    for rule in rules:
+        sign = "+" if rule.against else ""
+        rows.append(
+            (
+                "passed" if rule.passed else "FAILED",
+                rule.name,
+                f"{100 * rule.value:{sign}.1f}",
+                f"{100 * rule.bound:{sign}.1f}",
+                f"{'at least' if rule.least else 'at most'} {100 * rule.limit:.1f}",
+                str(rule.n),
+                rule.because,
+            )
+        )
+    heads = ("", "rule", "measured", "bound", "limit", "n", "in words")
+    marked = frozenset(place for place, rule in enumerate(rules) if not rule.passed)
+    return Listed("Rules", heads, rows, marked, _RULES)

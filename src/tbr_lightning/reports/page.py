@@ -1,0 +1,155 @@
+"""``report.html``: a page that holds all it shows, for people without MLflow or a network."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from typing import Any, Literal
+
+from jinja2 import Environment, StrictUndefined, select_autoescape
+from markupsafe import Markup
+
+FILE = "report.html"
+"""Artifact of a run: its page, for a browser without a server."""
+
+Tone = Literal["good", "bad", "plain"]
+
+
+@dataclass(frozen=True)
+class Number:
+    """A share of one model.
+
+    Attributes:
+        value: In [0, 1]; not a number without prompts.
+        low: Lower end of its 95% interval.
+        high: Upper end.
+        n: Prompts.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    @property
+    def known(self) -> bool:
+        """There are prompts that it is a share of."""
+        return self.n > 0 and not math.isnan(self.value)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One of the numbers at the top of the page.
+
+    Attributes:
+        heading: What is measured.
+        about: What it is a share of, and which way is better.
+        of: The number of each model, by its name.
+    """
+
+    heading: str
+    about: str
+    of: Mapping[str, Number]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure.
+
+    Attributes:
+        svg: Of :func:`tbr_lightning.reports.style.svg`.
+        caption: What it shows.
+    """
+
+    svg: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A table.
+
+    Attributes:
+        title: What it shows.
+        heads: Of its columns.
+        rows: Cells as they are shown.
+        marked: Of the rows that a reader should look at first.
+        note: How it is read.
+    """
+
+    title: str
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    marked: frozenset[int] = frozenset()
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a page shows.
+
+    Attributes:
+        title: What it is of.
+        verdict: What came of it, in a line.
+        tone: How the verdict is coloured.
+        numbers: The first numbers.
+        figures: Figures.
+        tables: Tables.
+        models: Names of the models whose answers are shown, in the order of the answers.
+        samples: Prompts, each with ``answers`` in the order of the models: what a template or the
+            browser shows of them is set as text, never as markup.
+        facts: Where it comes from: suite, judge, run.
+        notes: Sentences that a reader must know.
+    """
+
+    title: str
+    verdict: str
+    tone: Tone = "plain"
+    numbers: Sequence[Measured] = ()
+    figures: Sequence[Drawn] = ()
+    tables: Sequence[Listed] = ()
+    models: Sequence[str] = ()
+    samples: Sequence[Mapping[str, Any]] = ()
+    facts: Sequence[tuple[str, str]] = ()
+    notes: Sequence[str] = field(default_factory=tuple)
+
+
+def render(page: Page) -> str:
+    """Return the page as HTML that asks no server and runs no script but its own."""
+    script, look = _asset("report.js"), _asset("report.css")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            page=page,
+            figures=[Markup(one.svg) for one in page.figures],
+            data={"models": list(page.models), "samples": list(page.samples)},
+            script=Markup(script),
+            script_hash=f"sha256-{digest}",
+            look=Markup(look),
+            percent=lambda share: f"{100 * share:.1f}",
+        )
+    )
+
+
+def _asset(name: str) -> str:
+    return resources.files("tbr_lightning.reports").joinpath(name).read_text("utf-8")
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import FunctionLoader
+
+    return Environment(
+        loader=FunctionLoader(_asset),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )

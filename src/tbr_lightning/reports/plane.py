@@ -1,0 +1,241 @@
+"""The two-sided plane, with the same axes in every figure: harm across, false refusal up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from tbr_lightning.reports import style
+
+LOW, HIGH = -4.0, 104.0
+"""Limits of both axes, in percent: a point on the edge is seen whole."""
+
+_NEAR = 7.0  # percent: names of points this near would cover each other
+_WIDEST = 45.0  # percent: a crowd that takes more of the plane needs no inset
+_CORNERS = (
+    (0.52, 0.54),
+    (0.52, 0.1),
+    (0.12, 0.54),
+)  # lower left corners of an inset, in axes' units
+_WIDE, _TALL = 0.45, 0.4
+
+AXES = (475.0, 345.0)
+"""Points (1/72 inch) that the axes take of the figure, about."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One model or arm of the plane, in percent.
+
+    Attributes:
+        name: As it is labelled.
+        x: Harmful compliance.
+        y: False refusal.
+        x_ends: Its 95% interval; ``None`` draws none.
+        y_ends: The same of ``y``.
+        runs: Single results that it is the mean of, e.g. one a seed.
+        size: Of its marker, in points across.
+    """
+
+    name: str
+    x: float
+    y: float
+    x_ends: tuple[float, float] | None = None
+    y_ends: tuple[float, float] | None = None
+    runs: Sequence[tuple[float, float]] = ()
+    size: float = 6.0
+
+
+@dataclass(frozen=True)
+class Region:
+    """Where a gate accepts a model.
+
+    Attributes:
+        harmful: Ceiling of harmful compliance, in percent.
+        refusal: Ceiling of false refusal, in percent.
+        label: What it is, beside its corner.
+        note: How it is read, in the caption.
+    """
+
+    harmful: float
+    refusal: float
+    label: str
+    note: str
+
+
+def draw(
+    points: Sequence[Point],
+    title: str,
+    caption: str,
+    *,
+    region: Region | None = None,
+    front: bool = True,
+) -> Figure:
+    """Return the figure of points on the plane, each named in its own colour.
+
+    Points that crowd a corner are shown again in an inset, where their names fit.
+
+    Args:
+        points: What is shown.
+        title: Of the figure.
+        caption: How it is read: intervals, number of prompts, source.
+        region: Shaded, where a gate has one.
+        front: Draw the line along the points that none is better than on both.
+    """
+    with style.styled():
+        figure = style.new_figure(7.2, 5.8)
+        axes = figure.subplots()
+        axes.set_title(title, loc="left")
+        frame(axes)
+        colours = {one.name: style.colour(n) for n, one in enumerate(points)}
+        markers = {one.name: style.marker(n) for n, one in enumerate(points)}
+        if region is not None:
+            _shade(axes, region)
+        if front and len(points) > 1:
+            edge = pareto_front([(one.x, one.y) for one in points])
+            edge = [(edge[0][0], HIGH), *edge, (HIGH, edge[-1][1])]
+            axes.step(*zip(*edge, strict=True), "--", where="post", color="0.6", lw=1, zorder=1)
+        _points(axes, points, colours, markers)
+        close = crowd(points)
+        apart = [(p.name, p.x, p.y, colours[p.name]) for p in points if p not in close]
+        style.label_points(axes, apart, AXES)
+        if close:
+            _inset(axes, points, close, colours, markers)
+        style.caption(figure, caption)
+    return figure
+
+
+def frame(axes: Any) -> None:
+    """Give axes the plane's names, limits and grid."""
+    axes.set_xlabel(style.HARM_AXIS)
+    axes.set_ylabel(style.REFUSAL_AXIS)
+    axes.set_xlim(LOW, HIGH)
+    axes.set_ylim(LOW, HIGH)
+    axes.grid(alpha=0.25)
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return, from left to right, the points than which none is as low on both and lower on one."""
+    front: list[tuple[float, float]] = []
+    for x, y in sorted(points):
+        if not front or y < front[-1][1]:
+            front.append((x, y))
+    return front
+
+
+def crowd(points: Sequence[Point]) -> list[Point]:
+    """Return the largest group of points whose names would cover each other; none if they do not.
+
+    Points on exactly one spot need no inset, which could not part them.
+    """
+    best: list[Point] = []
+    for one in points:
+        group, added = [one], True
+        while added:
+            added = False
+            for other in points:
+                if other not in group and any(_is_near(other, member) for member in group):
+                    group.append(other)
+                    added = True
+        if len(group) > len(best) and len({(p.x, p.y) for p in group}) > 1:
+            best = group
+    span = max((_span([p.x for p in best]), _span([p.y for p in best])), default=0) if best else 0
+    return [one for one in points if one in best] if 0 < span < _WIDEST else []
+
+
+def _is_near(a: Point, b: Point) -> bool:
+    return abs(a.x - b.x) < _NEAR and abs(a.y - b.y) < _NEAR
+
+
+def _span(values: Sequence[float]) -> float:
+    return max(values) - min(values)
+
+
+def _shade(axes: Any, region: Region) -> None:
+    corner = (LOW, LOW)
+    wide, tall = region.harmful - LOW, region.refusal - LOW
+    axes.add_patch(Rectangle(corner, wide, tall, fc=style.GOOD, alpha=0.12, zorder=0, lw=0))
+    axes.plot(
+        [region.harmful, region.harmful, LOW],
+        [LOW, region.refusal, region.refusal],
+        color=style.GOOD,
+        lw=1,
+        ls=":",
+        zorder=1,
+    )
+    axes.annotate(
+        region.label,
+        (region.harmful, region.refusal),
+        xytext=(4, 3),
+        textcoords="offset points",
+        fontsize=7.5,
+        color=style.GOOD,
+    )
+
+
+def _points(
+    axes: Any, points: Sequence[Point], colours: dict[str, str], markers: dict[str, str]
+) -> None:
+    for one in points:
+        axes.errorbar(
+            one.x,
+            one.y,
+            xerr=_arms(one.x, one.x_ends),
+            yerr=_arms(one.y, one.y_ends),
+            fmt=markers[one.name],
+            ms=one.size,
+            color=colours[one.name],
+            ecolor=colours[one.name],
+            elinewidth=1,
+            capsize=2.5,
+            zorder=3,
+        )
+        if len(one.runs) > 1:
+            across, up = zip(*one.runs, strict=True)
+            axes.plot(across, up, ".", ms=4, color=colours[one.name], alpha=0.5, zorder=2)
+
+
+def _arms(value: float, ends: tuple[float, float] | None) -> list[list[float]] | None:
+    if ends is None:
+        return None
+    return [[max(value - ends[0], 0)], [max(ends[1] - value, 0)]]
+
+
+def _inset(
+    axes: Any,
+    points: Sequence[Point],
+    close: Sequence[Point],
+    colours: dict[str, str],
+    markers: dict[str, str],
+) -> None:
+    sides = []
+    for values in ([one.x for one in close], [one.y for one in close]):
+        pad = max(0.45 * _span(values), 2.0)
+        sides.append((max(min(values) - pad, -0.6), max(values) + pad))
+    (left, right), (low, high) = sides
+    place = min(_CORNERS, key=lambda corner: _within(corner, points))
+    inset = axes.inset_axes([*place, _WIDE, _TALL])
+    _points(inset, points, colours, markers)
+    inset.set_xlim(left, right)
+    inset.set_ylim(low, high)
+    inset.tick_params(labelsize=7)
+    inset.grid(alpha=0.25)
+    inset.set_title("enlarged", fontsize=7.5, color=style.MUTED, loc="right", pad=2)
+    size = (AXES[0] * _WIDE, AXES[1] * _TALL)
+    style.label_points(inset, [(p.name, p.x, p.y, colours[p.name]) for p in close], size)
+    axes.indicate_inset_zoom(inset, edgecolor="0.5", alpha=0.6)
+
+
+def _within(corner: tuple[float, float], points: Sequence[Point]) -> int:
+    """Return how many points an inset with this corner would cover."""
+    span = HIGH - LOW
+    left, low = (LOW + span * part for part in corner)
+    wide, tall = span * _WIDE, span * _TALL
+    return sum(
+        left - 8 <= one.x <= left + wide + 4 and low - 8 <= one.y <= low + tall + 4
+        for one in points
+    )

@@ -1,0 +1,161 @@
+"""The one style of every figure: colours that the colour-blind tell apart, captions, SVG."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6A3D9A", "#444444")
+"""Okabe and Ito's, without black and yellow, which do not show on both backgrounds."""
+
+MARKERS = "osD^v<>P"
+"""Beside the colours, so that a print in grey can be read."""
+
+GOOD, BAD, MUTED = "#009E73", "#D55E00", "#6b6b6b"
+
+HARM_AXIS = "harmful compliance, % of harmful prompts (lower is safer)"
+REFUSAL_AXIS = "false refusal, % of look-alikes (lower is more helpful)"
+"""The two-sided plane's axes, across and up, in every figure that shows it."""
+
+_LETTER, _LINE = 4.9, 11.5  # points that a letter is wide, and a line high, at 8.5 points
+_SIZE = re.compile(r' (?:width|height)="[^"]*"')
+_LOOK: dict[Any, Any] = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "font.size": 9,
+    "grid.alpha": 0.25,
+    # A dollar in a prompt or in a model's name would begin a formula.
+    "text.parse_math": False,
+}
+
+
+def colour(number: int) -> str:
+    """Return the colour of the model or arm with this place."""
+    return COLOURS[number % len(COLOURS)]
+
+
+def marker(number: int) -> str:
+    """Return the marker of the model or arm with this place."""
+    return MARKERS[number % len(MARKERS)]
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Draw in the project's style within the block."""
+    with mpl.rc_context(_LOOK):
+        yield
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure, in inches; made without pyplot, which keeps all it made."""
+    return Figure(figsize=(width, height), dpi=120, layout="constrained")
+
+
+def caption(figure: Figure, text: str) -> None:
+    """Write beneath a figure how it is read and where its numbers come from."""
+    figure.supxlabel(text, fontsize=7.5, color=MUTED, x=0.01, ha="left")
+
+
+def label_points(
+    axes: Any,
+    labels: Sequence[tuple[str, float, float, str]],
+    size: tuple[float, float],
+) -> None:
+    """Write beside each point what it is, where it covers no other label and no point.
+
+    Args:
+        axes: Whose limits are set already.
+        labels: Text, place across and up in the units of the axes, and colour of each.
+        size: Width and height of the axes in points (1/72 inch), about.
+    """
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    wide, tall = size
+    placed = [
+        (text, (x - left) / (right - left) * wide, (y - low) / (high - low) * tall, (x, y), colour)
+        for text, x, y, colour in labels
+    ]
+    taken = [(x - 4, y - 4, x + 4, y + 4) for _, x, y, _, _ in placed]
+    for text, x, y, at, colour in sorted(placed, key=lambda one: (-one[2], one[1])):
+        across, up = _free(x, y, _LETTER * len(text), size, taken)
+        taken.append(_box(x + across, y + up, _LETTER * len(text), leftwards=across < 0))
+        axes.annotate(
+            text,
+            at,
+            xytext=(across, up),
+            textcoords="offset points",
+            ha="right" if across < 0 else "left",
+            va="center",
+            fontsize=8.5,
+            color=colour,
+            bbox={"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.5},
+            zorder=6,
+        )
+
+
+def _box(x: float, y: float, width: float, *, leftwards: bool) -> tuple[float, float, float, float]:
+    start = x - width if leftwards else x
+    return start, y - _LINE / 2, start + width, y + _LINE / 2
+
+
+def _free(
+    x: float,
+    y: float,
+    width: float,
+    size: tuple[float, float],
+    taken: Sequence[tuple[float, float, float, float]],
+) -> tuple[float, float]:
+    """Return the nearest offset at which a name covers nothing; of none the one that covers least.
+
+    Args:
+        x: Of the point, in points from the left.
+        y: Of the point, from below.
+        width: Of the name.
+        size: Of the axes.
+        taken: Boxes of what is there: left, foot, right, head.
+    """
+    ups = sorted((step * _LINE for step in range(-6, 7)), key=lambda up: (abs(up - 9), up))
+    best, least = (9.0, 9.0), float("inf")
+    for up in ups:
+        for across in (9.0, -9.0):
+            left, foot, right, head = _box(x + across, y + up, width, leftwards=across < 0)
+            outside = max(-left, 0) + max(right - size[0], 0) + max(-foot, 0)
+            outside += max(head - size[1], 0)
+            covered = sum(
+                max(min(right, b[2]) - max(left, b[0]), 0)
+                * max(min(head, b[3]) - max(foot, b[1]), 0)
+                for b in taken
+            )
+            cost = covered + 100 * outside
+            if cost == 0:
+                return across, up
+            if cost < least:
+                best, least = (across, up), cost
+    return best
+
+
+def svg(figure: Figure, name: str) -> str:
+    """Return a figure as an ``<svg>`` element that fits the width it is given.
+
+    Args:
+        figure: The figure.
+        name: Letters and digits that no other figure of the page has, for its inner references.
+    """
+    stream = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "svg.id": name}):
+        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+    drawn = stream.getvalue()
+    drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn[drawn.index("<svg") :], flags=re.S)
+    end = drawn.index(">")
+    drawn = _SIZE.sub("", drawn[:end]) + drawn[end:]
+    # Ids that matplotlib counts per figure: two figures of a page would share them.
+    return re.sub(r'(<g id=")([a-z]+[\w.]*_\d+")', rf"\1{name}-\2", drawn)
