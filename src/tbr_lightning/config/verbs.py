@@ -11,6 +11,7 @@ from omegaconf import MISSING
 
 from tbr_lightning.config.endpoint import EndpointConfig
 from tbr_lightning.config.evaluation import JudgeConfig, SuiteConfig
+from tbr_lightning.config.export import ExportConfig
 from tbr_lightning.config.gate import GateConfig
 from tbr_lightning.config.schema import (
     AdapterConfig,
@@ -289,6 +290,7 @@ VERBS: dict[str, type] = {
     "promote": PromoteConfig,
     "sweep": SweepConfig,
     "serve": ServeConfig,
+    "export": ExportConfig,
     "demo": DemoVerbConfig,
     "doctor": DoctorConfig,
 }
