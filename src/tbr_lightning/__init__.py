@@ -14,10 +14,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tbr_lightning.api import Model, Reply, compare, evaluate, promote, reflect, train
+    from tbr_lightning.api import Model, Reply, compare, evaluate, export, promote, reflect, train
 
 __version__ = "0.1.0"
-__all__ = ["Model", "Reply", "compare", "evaluate", "promote", "reflect", "train"]
+__all__ = ["Model", "Reply", "compare", "evaluate", "export", "promote", "reflect", "train"]
 
 
 class _Package(ModuleType):

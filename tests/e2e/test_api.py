@@ -45,13 +45,13 @@ else:
 VERB_MODULES = """
 import importlib, inspect, sys
 {first}
-from tbr_lightning import compare, evaluate, promote, reflect, train
-for function in (compare, evaluate, promote, reflect, train):
+from tbr_lightning import compare, evaluate, export, promote, reflect, train
+for function in (compare, evaluate, export, promote, reflect, train):
     assert inspect.isfunction(function), function
     assert function.__module__ == "tbr_lightning.api", function
 {then}
 import tbr_lightning
-for name in ("evaluate", "promote", "reflect", "train"):
+for name in ("evaluate", "export", "promote", "reflect", "train"):
     assert inspect.isfunction(getattr(tbr_lightning, name)), name
     verb = importlib.import_module(f"tbr_lightning.{{name}}")
     assert inspect.ismodule(verb) and callable(verb.command), verb
@@ -61,7 +61,8 @@ assert inspect.ismodule(cli) and inspect.ismodule(sweep)
 """
 
 IMPORTED = """
-import tbr_lightning.evaluate, tbr_lightning.promote, tbr_lightning.reflect, tbr_lightning.train
+import tbr_lightning.evaluate, tbr_lightning.export, tbr_lightning.promote
+import tbr_lightning.reflect, tbr_lightning.train
 """
 COMMANDED = """
 from tbr_lightning import cli

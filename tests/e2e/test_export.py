@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import mlflow
 import pytest
 from huggingface_hub import ModelCard
 from tests.conftest import Tuned, Verb
@@ -19,6 +20,7 @@ SUITE = ("suite=smoke", "suite.limit=5", "traces=0")
 @pytest.mark.slow
 def test_the_file_answers_as_the_model_does(tuned: Tuned, tmp_path: Path, verb: Verb) -> None:
     tuned.copy_to(tmp_path)
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
 
     def answers(model: str) -> list[Judged]:
         done = verb("evaluate", f"model={model}", *SUITE)
