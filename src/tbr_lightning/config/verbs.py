@@ -146,7 +146,7 @@ class EvaluateConfig:
     attribution_swaps: dict[str, str] = field(default_factory=dict)  # sensitive: neutral word
     threads: int | None = None
     run_name: str | None = None
-    gold: str | None = None  # calibrate: a file of answers that people have labelled
+    gold: str | None = None  # calibrate: a file of labelled answers, or traces[:RUN_ID]
     gold_columns: GoldColumns = field(default_factory=GoldColumns)
     tags: dict[str, str] = field(default_factory=dict)
 

@@ -112,7 +112,7 @@ def _template(backbone: Backbone, parts: Mapping[str, tuple[str, str]]) -> str:
         for marker in (backbone.think_format.think_open, backbone.think_format.think_close)
     )
     thought = f"{{{{ if .Thinking }}}}{opened}{{{{ .Thinking }}}}{closed}{{{{ end }}}}"
-    branches = []
+    branches: list[str] = []
     for role in _ROLES:
         if role in parts:
             before, after = parts[role]

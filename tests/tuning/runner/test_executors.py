@@ -145,10 +145,13 @@ def test_a_ray_study_ends_with_exactly_its_budget_though_a_node_is_lost(
 ) -> None:
     from tbr_lightning.tuning.ray_executor import RayExecutor
 
+    begun: list[int] = []
+
     def lose_a_node() -> None:
         until = time.monotonic() + 300
         while len(times(tmp_path / "runs")) < 4 and time.monotonic() < until:
             time.sleep(0.1)
+        begun.append(len(times(tmp_path / "runs")))
         cluster.remove_node(cluster.extra[0], allow_graceful=False)
 
     losing = threading.Thread(target=lose_a_node)
@@ -164,7 +167,9 @@ def test_a_ray_study_ends_with_exactly_its_budget_though_a_node_is_lost(
     losing.join()
     assert states(opened) == [TrialState.COMPLETE] * 24
     assert {trial.number for trial in opened.study.trials} == set(range(24))
+    assert 4 <= begun[0] < 24
     lost = [line for line in said if "is run again" in line]
+    assert any("Ray lost it" in line for line in lost), said
     ran = times(tmp_path / "runs")
     assert set(ran) == set(range(24))
     assert sum(map(len, ran.values())) - 24 <= len(lost) <= 4, said
