@@ -142,6 +142,7 @@ def test_labels_of_the_trace_view_are_gold(store: Path, capsys: pytest.CaptureFi
         assert "on 2 answers" in told
         assert "people full_refusal, judge full_compliance: why?" in told
     assert cli.main("evaluate", ["calibrate", f"gold=traces:{'0' * 32}"]) == 2
+    assert "cannot be read" in capsys.readouterr().err
     mlflow.log_feedback(trace_id=agreed.trace_id, name="label", value="maybe", source=person)
     capsys.readouterr()
     assert cli.main("evaluate", ["calibrate", "gold=traces"]) == 2
