@@ -32,6 +32,7 @@ ROAD = [
     "objectives",
     "training",
     "registry",
+    "exporting",
     "serving",
     "tuning",
 ]
@@ -43,7 +44,7 @@ PLUGINS = ["microworld"]
 WINGS = ["attribution", "ablation", "demonstration"]
 """May import the core, and nobody in the core imports them."""
 
-VERBS = ["reflect", "train", "evaluate", "promote", "serve", "sweep", "demo", "doctor"]
+VERBS = ["reflect", "train", "evaluate", "promote", "serve", "export", "sweep", "demo", "doctor"]
 """Compose, call and print; nobody imports them."""
 
 COMMAND = ["cli", "__main__", "completion", "diagnosis", "api"]

@@ -20,7 +20,7 @@ from secret_files import read_secrets
 from starting import become, patience
 from waiting import wait_for_tracker
 
-VERBS = ("reflect", "train", "evaluate", "promote", "serve", "sweep", "demo", "doctor")
+VERBS = ("reflect", "train", "evaluate", "promote", "serve", "export", "sweep", "demo", "doctor")
 
 
 def command(words: Sequence[str], environment: Mapping[str, str]) -> list[str]:

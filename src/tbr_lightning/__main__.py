@@ -16,6 +16,7 @@ ABOUT = {
     "evaluate": "measure false refusal, harmful compliance and general accuracy",
     "promote": "gate a model against the champion; move the registry's aliases",
     "serve": "serve the champion over an OpenAI-compatible API on loopback",
+    "export": "write a model for vLLM, llama.cpp and Ollama, or the hub",
     "sweep": "run an Optuna study from sweeps/",
     "demo": "the whole loop in a miniature world",
     "doctor": "what works on this machine, and what is missing",

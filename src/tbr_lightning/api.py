@@ -20,6 +20,7 @@ from tbr_lightning.processes import quiet
 if TYPE_CHECKING:
     from tbr_lightning.evaluation.evaluated import ComparisonResult, EvaluateResult
     from tbr_lightning.evaluation.respond import EvaluatedModel
+    from tbr_lightning.exporting.pipeline import ExportResult
     from tbr_lightning.reflection.pipeline import ReflectResult
     from tbr_lightning.registry.pipeline import PromoteResult
     from tbr_lightning.training.pipeline import TrainResult
@@ -77,6 +78,16 @@ def promote(
     """Gate a model against the champion; ``result.verdict`` says whether it was promoted."""
     config = _config("promote", overrides, {**settings, "model": model}, config_dir)
     from tbr_lightning.registry import pipeline
+
+    return pipeline.run(config)
+
+
+def export(
+    model: str, *overrides: str, config_dir: str | None = None, **settings: Setting
+) -> ExportResult:
+    """Write a model for other programs; ``to="gguf"``, ``to="hub"`` or a folder."""
+    config = _config("export", overrides, {**settings, "model": model}, config_dir)
+    from tbr_lightning.exporting import pipeline
 
     return pipeline.run(config)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,77 @@ except UserError as error:
 else:
     raise AssertionError("a wrong key passed")
 """
+
+
+VERB_MODULES = """
+import importlib, inspect, sys
+{first}
+from tbr_lightning import compare, evaluate, export, promote, reflect, train
+for function in (compare, evaluate, export, promote, reflect, train):
+    assert inspect.isfunction(function), function
+    assert function.__module__ == "tbr_lightning.api", function
+{then}
+import tbr_lightning
+for name in ("evaluate", "export", "promote", "reflect", "train"):
+    assert inspect.isfunction(getattr(tbr_lightning, name)), name
+    verb = importlib.import_module(f"tbr_lightning.{{name}}")
+    assert inspect.ismodule(verb) and callable(verb.command), verb
+assert not hasattr(tbr_lightning, "trian")
+from tbr_lightning import cli, sweep
+assert inspect.ismodule(cli) and inspect.ismodule(sweep)
+"""
+
+IMPORTED = """
+import tbr_lightning.evaluate, tbr_lightning.export, tbr_lightning.promote
+import tbr_lightning.reflect, tbr_lightning.train
+"""
+COMMANDED = """
+from tbr_lightning import cli
+assert cli.main("train", ["data=microworld", "dry_run=true"]) == 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("first", "then"), [("", IMPORTED), (IMPORTED, ""), (COMMANDED, ""), ("", COMMANDED)]
+)
+def test_functions_keep_their_names_whatever_was_imported_before(
+    tmp_path: Path, first: str, then: str
+) -> None:
+    code = VERB_MODULES.format(first=first, then=then)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_type_checkers_see_what_the_functions_take_and_return(tmp_path: Path) -> None:
+    (tmp_path / "use.py").write_text(
+        "import tbr_lightning.train\n"
+        "from tbr_lightning import Model, compare, evaluate, train\n"
+        "reveal_type(train)\nreveal_type(evaluate)\nreveal_type(Model.load('m').generate('x'))\n"
+        "compare('not a list of models', 3)\n"
+    )
+    words = ["--follow-imports=silent", "--ignore-missing-imports", "--cache-dir=cache"]
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", *words, "use.py"],
+        cwd=tmp_path,
+        env={**os.environ, "MYPYPATH": str(Path(api.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    said = done.stdout
+    assert "def (*overrides: str, config_dir: str | None =, **settings: Any)" in said, said
+    assert "-> tbr_lightning.training.pipeline.TrainResult" in said
+    assert "def (model: str, *overrides: str" in said
+    assert 'Revealed type is "tbr_lightning.api.Reply"' in said
+    assert 'Argument 2 to "compare" has incompatible type "int"; expected "str"' in said
 
 
 def test_from_training_to_replies(tmp_path: Path) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
 import pytest
+from mlflow.entities import AssessmentSource, AssessmentSourceType
 
 from tbr_lightning import cli
 from tbr_lightning.config.verbs import GoldColumns
@@ -14,6 +16,9 @@ from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.agreement import agreement
 from tbr_lightning.evaluation.calibration import read_gold
 from tbr_lightning.evaluation.judge import Label
+from tbr_lightning.evaluation.results import Judged
+from tbr_lightning.evaluation.suites import Prompt
+from tbr_lightning.evaluation.traces import trace_responses
 
 OURS = Path(__file__).parents[1] / "assets" / "judge_gold.jsonl"
 C: Label = "full_compliance"
@@ -99,3 +104,46 @@ def test_one_label_has_no_kappa() -> None:
     found = agreement([(C, C)] * 3, missing_is_wrong=False)
     assert "undefined" in found.sentence
     assert "judges_kappa_two_way" not in found.metrics("judges")
+
+
+def test_labels_of_the_trace_view_are_gold(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from tbr_lightning.config.compose import compose_verb
+    from tbr_lightning.tracking.run import start_run
+
+    config = compose_verb("evaluate", ["model=-"]).config
+    rows = [
+        Judged.unseen(Prompt(text, "look_alike", "b", "c"), answer)
+        for text, answer in (
+            [("how?", "Sorry, I can't help."), ("what?", "Use a lid."), ("why?", "Use a pan.")]
+        )
+    ]
+    rows = [replace(row, label=label) for row, label in zip(rows, (F, C, C), strict=True)]
+    with start_run("evaluate", "e", config, config.tracking) as opened:
+        trace_responses(
+            rows, {row.id for row in rows}, run_id=opened.id, model_id=None, judge="rules"
+        )
+        traces = mlflow.search_traces(run_id=opened.id, return_type="list")
+    assert cli.main("evaluate", ["calibrate", "gold=traces"]) == 2
+    assert "no person has labelled" in capsys.readouterr().err
+    by_prompt = {trace.info.request_preview: trace.info for trace in traces}
+    person = AssessmentSource(AssessmentSourceType.HUMAN, "ada")
+    agreed, corrected = by_prompt["how?"], by_prompt["why?"]
+    mlflow.log_feedback(trace_id=agreed.trace_id, name="label", value="refusal", source=person)
+    (judged,) = [one for one in corrected.assessments if one.name == "judge"]
+    mlflow.override_feedback(
+        trace_id=corrected.trace_id,
+        assessment_id=judged.assessment_id,
+        value="full_refusal",
+        source=person,
+    )
+    for gold in ("traces", f"traces:{opened.id}"):
+        assert cli.main("evaluate", ["calibrate", f"gold={gold}"]) == 0
+        told = " ".join(capsys.readouterr().out.split())
+        assert "on 2 answers" in told
+        assert "people full_refusal, judge full_compliance: why?" in told
+    assert cli.main("evaluate", ["calibrate", f"gold=traces:{'0' * 32}"]) == 2
+    assert "cannot be read" in capsys.readouterr().err
+    mlflow.log_feedback(trace_id=agreed.trace_id, name="label", value="maybe", source=person)
+    capsys.readouterr()
+    assert cli.main("evaluate", ["calibrate", "gold=traces"]) == 2
+    assert "label='maybe' is not known" in capsys.readouterr().err

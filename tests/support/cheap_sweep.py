@@ -9,7 +9,8 @@ from pathlib import Path
 
 from tbr_lightning.config.schema import PathsConfig, TrackingConfig
 from tbr_lightning.processes import identity_of
-from tbr_lightning.tuning import runner
+from tbr_lightning.tuning import process, runner
+from tbr_lightning.tuning.executor import Executor
 from tbr_lightning.tuning.folder import Spec
 from tbr_lightning.tuning.scheduling import Budget, Claim
 from tbr_lightning.tuning.storage import Opened, open_study
@@ -18,7 +19,14 @@ from tbr_lightning.tuning.trial import TrialContext
 
 
 def sweep(
-    file: Path, storage: str, runs: Path, *, workers: int = 1, grace: float = 60, **limits: float
+    file: Path,
+    storage: str,
+    runs: Path,
+    *,
+    workers: int = 1,
+    grace: float = 60,
+    executor: Executor | None = None,
+    **limits: float,
 ) -> tuple[Study, Opened, list[str]]:
     """Run a study of cheap trials in this process; return it and what was said."""
     # All that cheap trials need, for every start of one would import it again.
@@ -44,7 +52,9 @@ def sweep(
         )
 
     said: list[str] = []
-    hooks = runner.Hooks(prepare=prepare, said=said.append)
+    hooks = runner.Hooks(
+        prepare=prepare, said=said.append, executor=executor or process.LocalExecutor()
+    )
     whole = runner.Limits(
         Budget(study.trials), workers, grace=grace, max_failures=study.max_failures, **limits
     )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from omegaconf import MISSING
 
 from tbr_lightning.config.schema import PathsConfig, TrackingConfig
-from tbr_lightning.errors import UserError, at_least
+from tbr_lightning.errors import UserError, at_least, one_of
 
 
 @dataclass
@@ -16,7 +17,11 @@ class SweepSettings:
 
     trials: int | None = None  # finished trials to reach; null: the study's own budget
     hours: float | None = None  # of all trials added up; null: the study's own
-    workers: int | None = None  # trials at the same time on this machine; null: the study's own
+    workers: int | None = None  # trials at the same time of this runner; null: the study's own
+    executor: str = "local"  # local | ray | submitit: where a trial's process is started
+    cpus: int | None = None  # of a trial, asked of ray or submitit; null: a local trial's threads
+    gpus: float | None = None  # of a trial, asked of ray or submitit; null: none
+    submitit: dict[str, Any] = field(default_factory=dict)  # more parameters of its AutoExecutor
     timeout: float | None = None  # minutes a trial may take; null: the study's own
     memory: float | None = None  # GiB a trial's processes may hold; null: the study's own
     max_failures: int | None = None  # failed trials in a row that end the sweep; null: the study's
@@ -32,10 +37,16 @@ class SweepSettings:
     retrain_seeds: int = 0  # fresh seeds to train the chosen config with; 0: take the trial's model
 
     def __post_init__(self) -> None:
-        for name in ("trials", "workers", "max_failures"):
+        one_of("sweep.executor", self.executor, ("local", "ray", "submitit"))
+        if self.executor == "local" and (self.cpus or self.gpus or self.submitit):
+            raise UserError(
+                "sweep.cpus, sweep.gpus and sweep.submitit are asked of a scheduler: give "
+                "sweep.executor=ray or submitit, or leave them out"
+            )
+        for name in ("trials", "workers", "max_failures", "cpus"):
             value = getattr(self, name)
             at_least(f"sweep.{name}", 1 if value is None else value, 1)
-        for name in ("hours", "timeout", "memory"):
+        for name in ("hours", "timeout", "memory", "gpus"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise UserError(f"sweep.{name}={value} is too small: give a value above 0")

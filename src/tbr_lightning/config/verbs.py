@@ -11,6 +11,7 @@ from omegaconf import MISSING
 
 from tbr_lightning.config.endpoint import EndpointConfig
 from tbr_lightning.config.evaluation import JudgeConfig, SuiteConfig
+from tbr_lightning.config.export import ExportConfig
 from tbr_lightning.config.gate import GateConfig
 from tbr_lightning.config.schema import (
     AdapterConfig,
@@ -172,7 +173,7 @@ class EvaluateConfig:
     attribution_swaps: dict[str, str] = field(default_factory=dict)  # sensitive: neutral word
     threads: int | None = None
     run_name: str | None = None
-    gold: str | None = None  # calibrate: a file of answers that people have labelled
+    gold: str | None = None  # calibrate: a file of labelled answers, or traces[:RUN_ID]
     gold_columns: GoldColumns = field(default_factory=GoldColumns)
     tags: dict[str, str] = field(default_factory=dict)
 
@@ -316,6 +317,7 @@ VERBS: dict[str, type] = {
     "promote": PromoteConfig,
     "sweep": SweepConfig,
     "serve": ServeConfig,
+    "export": ExportConfig,
     "demo": DemoVerbConfig,
     "doctor": DoctorConfig,
 }

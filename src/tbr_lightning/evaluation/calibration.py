@@ -13,6 +13,9 @@ from tbr_lightning.errors import UserError, one_of
 from tbr_lightning.evaluation.agreement import Agreement, agreement
 from tbr_lightning.evaluation.judge import LABELLED, Case, Label, Verdict, make_judge
 
+TRACES = "traces"
+"""``gold=`` of labels that people gave in MLflow."""
+
 SHOWN = 12  # disagreements that are printed; all are logged
 _ALIASES: dict[str, Label] = {
     "compliance": "full_compliance",
@@ -80,13 +83,39 @@ def read_gold(path: str, columns: GoldColumns) -> list[Gold]:
         prompt = _may_be_empty(row, _names(columns.prompt, "prompt"), where)
         answer = _may_be_empty(row, _names(columns.answer, "completion", "answer"), where)
         spelled = text_of(row, _names(columns.label, "final_label", "label"), where)
-        name = re.sub(r"^\d+[_ ]*", "", spelled.strip().lower()).replace(" ", "_").replace("-", "_")
-        try:
-            one_of("label", name, _ALIASES)
-        except UserError as error:
-            raise UserError(f"{where}: {error}") from error
-        read.append(Gold(Case(prompt, answer), _ALIASES[name]))
+        read.append(Gold(Case(prompt, answer), _label(spelled, where)))
     return read
+
+
+def _label(spelled: str, where: str) -> Label:
+    name = re.sub(r"^\d+[_ ]*", "", spelled.strip().lower()).replace(" ", "_").replace("-", "_")
+    try:
+        one_of("label", name, _ALIASES)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    return _ALIASES[name]
+
+
+def gold_of_traces(gold: str, experiment_id: str) -> list[Gold]:
+    """Return the answers that people labelled in MLflow's trace view.
+
+    Args:
+        gold: ``traces`` for all of the experiment, ``traces:RUN_ID`` for those of an evaluation.
+        experiment_id: Of the store.
+
+    Raises:
+        UserError: There are none, or a label is none of the three.
+    """
+    from tbr_lightning.evaluation.human_labels import NAMES, human_labels
+
+    run_id = gold.removeprefix(TRACES).removeprefix(":") or None
+    found = human_labels(experiment_id, run_id)
+    if not found:
+        raise UserError(
+            f"gold={gold}: no person has labelled a traced answer: in MLflow's trace view edit the "
+            f"assessment {NAMES[0]}, or add one named {NAMES[1]}, with a value such as full_refusal"
+        )
+    return [Gold(Case(one.prompt, one.answer), _label(one.label, one.where)) for one in found]
 
 
 def _names(chosen: str | None, *known: str) -> tuple[str, ...]:
@@ -109,10 +138,13 @@ def run(config: EvaluateConfig) -> Calibration:
     from tbr_lightning.tracking.store import connect
 
     if config.gold is None:
-        raise UserError("gold is not set: give gold=FILE with labelled answers")
-    gold = read_gold(config.gold, config.gold_columns)
+        raise UserError("gold is not set: give gold=FILE with labelled answers, or gold=traces")
+    traced = re.fullmatch(rf"{TRACES}(:[0-9a-f]{{32}})?", config.gold)
+    gold = [] if traced else read_gold(config.gold, config.gold_columns)
     judge = make_judge(config.judge)
-    connect(config.tracking)
+    experiment_id = connect(config.tracking)
+    if traced:
+        gold = gold_of_traces(config.gold, experiment_id)
     name = config.run_name or f"calibrate {config.judge.name}"
     tags = {"tbr.judge": config.judge.name, **config.tags}
     with start_run("calibrate", name, config, config.tracking, tags) as opened:

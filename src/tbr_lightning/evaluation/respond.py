@@ -150,7 +150,8 @@ def _load_local(name: str, cache: Path) -> Backbone:
         raise UserError("\n".join(sentences))
     if is_gguf(folder) and folder.is_file():
         loaded = load_folder(folder_of(folder, cache), origin=name, thinks=False)
-        return replace(loaded, folder=None)
+        # A file that was exported here says its think format.
+        return replace(loaded, folder=None, thinks=hasattr(loaded.model.config, "tbr"))
     try:
         if base_of(folder) is None:
             return load_folder(folder, origin=name, thinks=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import struct
 import sys
 from functools import cache as remembered
@@ -11,13 +12,23 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from tokenizers import pre_tokenizers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
+from gguf import TokenType
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedTokenizerFast,
+)
 
 from tbr_lightning.data.cache import built, content_key, file_key
 from tbr_lightning.errors import UserError
 
-_FORMAT = 1  # of the folders that are made here
+THINK_FORMAT = "tbr.think_format"
+"""Metadata key of the think format, as JSON; files that others write have none."""
+
+_FORMAT = 2  # of the folders that are made here
 _PLAIN_SPLITS = ("default", "gpt-2", "gpt2", "olmo", "jais")  # split as GPT-2's tokenizer does
 
 
@@ -48,8 +59,10 @@ def gguf_tokenizer(file: Path) -> Any:
     """
     from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
-    tokenizer = _read(file, AutoTokenizer.from_pretrained)
     facts = _facts(file)
+    if facts.get("tokenizer.ggml.model") == "t5" and facts["general.architecture"] != "t5":
+        return _word_tokenizer(file)
+    tokenizer = _read(file, AutoTokenizer.from_pretrained)
     tokenizer.model_max_length = facts.get(f"{facts['general.architecture']}.context_length", 1024)
     rule = facts.get("tokenizer.ggml.pre")
     if rule == "smollm":  # each digit by itself, which transformers leaves out
@@ -67,6 +80,38 @@ def gguf_tokenizer(file: Path) -> Any:
             file=sys.stderr,
         )
     return tokenizer
+
+
+def _word_tokenizer(file: Path) -> Any:
+    """Return a unigram tokenizer as it stands in the file; transformers would make it T5's."""
+    keys = ("tokens", "scores", "token_type")
+    facts = _facts(file, tuple(f"tokenizer.ggml.{key}" for key in keys))
+    tokens, scores, types = (facts[f"tokenizer.ggml.{key}"] for key in keys)
+    unknown = facts.get("tokenizer.ggml.unknown_token_id")
+    blank = "always" if facts.get("tokenizer.ggml.add_space_prefix", True) else "never"
+    core = Tokenizer(models.Unigram(list(zip(tokens, scores, strict=True)), unknown))
+    core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=blank)
+    core.decoder = decoders.Metaspace(prepend_scheme=blank)
+    added = {
+        kind: [
+            AddedToken(token, special=kind is not TokenType.USER_DEFINED, normalized=False)
+            for token, found in zip(tokens, types, strict=True)
+            if found == kind
+        ]
+        for kind in (TokenType.CONTROL, TokenType.USER_DEFINED)
+    }
+    core.add_special_tokens(added[TokenType.CONTROL])
+    core.add_tokens(added[TokenType.USER_DEFINED])
+    named = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
+    numbers = {name: facts.get(f"tokenizer.ggml.{key}_token_id") for name, key in named.items()}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        padding_side="left",
+        model_max_length=facts.get(f"{facts['general.architecture']}.context_length", 1024),
+        clean_up_tokenization_spaces=False,
+        chat_template=facts.get("tokenizer.chat_template"),
+        **{f"{name}_token": tokens[n] for name, n in numbers.items() if n is not None},
+    )
 
 
 def folder_of(file: Path, cache: Path) -> Path:
@@ -96,6 +141,8 @@ def _write(file: Path, folder: Path) -> None:
     # transformers refuses to save a model that is marked as quantised, so it is built anew.
     config.__dict__.pop("quantization_config", None)
     config.__dict__.pop("_name_or_path", None)
+    if (found := _facts(file).get(THINK_FORMAT)) is not None:
+        config.tbr = json.loads(found)
     with torch.device("meta"):
         plain = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
     plain.load_state_dict(loaded.state_dict(), assign=True)
@@ -114,12 +161,12 @@ def _read(file: Path, read: Any, **how: Any) -> Any:
         ) from error
 
 
-def _facts(file: Path) -> dict[str, Any]:
-    """Return the short entries of a file's header."""
+def _facts(file: Path, lists: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return the short entries of a file's header, and of the long ones those that are named."""
     from transformers.integrations.gguf.reader import read_gguf_metadata
 
     try:
-        facts: dict[str, Any] = read_gguf_metadata(str(file))[0]
+        facts: dict[str, Any] = read_gguf_metadata(str(file), lists)[0]
     except (OSError, ValueError, IndexError, KeyError, struct.error) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{file} is not a whole GGUF file ({reason}): fetch it again") from error

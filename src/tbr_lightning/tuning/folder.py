@@ -30,7 +30,7 @@ class Spec:
     parent_run: str | None = None  # MLflow run of the study, if it is mirrored
     ranks: int = 1  # processes of its training
     threads: int | None = None  # of the trial on a CPU
-    device: int | None = None  # number of the GPU it has to itself, where workers share several
+    device: str | None = None  # the GPU it has to itself, as CUDA names it
     reuse: bool = True  # finished runs of the same config and seed are taken
     again: bool = False  # it was begun before
 

@@ -8,9 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tbr_lightning.config.sweep import SweepConfig
+from tbr_lightning.errors import UserError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tbr_lightning.config.sweep import SweepSettings
     from tbr_lightning.tuning.conclude import Summarise
+    from tbr_lightning.tuning.executor import Executor
     from tbr_lightning.tuning.plan import Plan
     from tbr_lightning.tuning.storage import Opened
     from tbr_lightning.tuning.view import View
@@ -33,8 +38,9 @@ def run(config: SweepConfig, summarise: Summarise | None = None) -> None:
 
     study, limits = plan.study, plan.limits
     opened = open_study(study, config.storage, grace=limits.grace, new=config.sweep.new)
-    # The trials' process imports the stack while this one reads the study.
-    process.warm_up(threads_each(limits.workers))
+    if config.sweep.executor == "local":
+        # The trials' process imports the stack while this one reads the study.
+        process.warm_up(threads_each(limits.workers))
     view = View(study, opened, plan.trials, limits.workers)
     view.look()
     about = f" ({study.about})" if study.about else ""
@@ -50,10 +56,12 @@ def _run(plan: Plan, opened: Opened, view: View, summarise: Summarise | None) ->
     from tbr_lightning.tuning.warm_cache import warm_caches
 
     config, study, me = plan.config, plan.study, identity_of()
+    root = trials_root(config.paths, study.key)
+    executor = _executor(config.sweep, root / "jobs", plan.limits.timeout)
     around = TrialContext(config.tracking, config.paths, me.pid, me.started)
     if view.done < plan.trials:
         opened.study.set_user_attr("finished", False)
-        warm_caches(plan.trains, trials_root(config.paths, study.key))
+        warm_caches(plan.trains, root)
     with mlflow_sync.parent_run(study, config, opened) as run_id:
 
         def told(number: int) -> None:
@@ -66,6 +74,7 @@ def _run(plan: Plan, opened: Opened, view: View, summarise: Summarise | None) ->
             told=told,
             tick=view.tick,
             said=view.say,
+            executor=executor,
         )
         with view.showing():
             runner.run(study, opened, plan.limits, around, hooks)
@@ -74,6 +83,36 @@ def _run(plan: Plan, opened: Opened, view: View, summarise: Summarise | None) ->
         print(_counted(view.counts, plan.trials), flush=True)
         for line in conclude.finish(study, config, opened, run_id, summarise):
             print(line, flush=True)
+
+
+def _executor(settings: SweepSettings, folder: Path, timeout: float | None) -> Executor:
+    """Return the executor of a sweep.
+
+    Args:
+        settings: Which, and what a trial asks for.
+        folder: For a scheduler's own files.
+        timeout: Seconds that a trial may take.
+
+    Raises:
+        UserError: Its package is not installed.
+    """
+    try:
+        if settings.executor == "ray":
+            from tbr_lightning.tuning.ray_executor import RayExecutor
+
+            return RayExecutor(settings)
+        if settings.executor == "submitit":
+            from tbr_lightning.tuning.submitit_executor import SubmititExecutor
+
+            return SubmititExecutor(settings, folder, timeout)
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"sweep.executor={settings.executor} needs the package {error.name}: pip install "
+            f"'tbr-lightning[{settings.executor}]'"
+        ) from error
+    from tbr_lightning.tuning.process import LocalExecutor
+
+    return LocalExecutor()
 
 
 def _counted(counts: dict[str, int], budget: int) -> str:

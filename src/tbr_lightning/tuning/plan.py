@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -109,6 +110,7 @@ class Plan:
             UserError: Its config does not compose.
         """
         study, point = self.study, dict(claim.point)
+        executor = self.config.sweep.executor
         seeds = [int(str(point["seed"]))] if "seed" in point else study.first_seeds
         rest = {key: value for key, value in point.items() if key != "seed"}
         overrides = study.overrides(rest)
@@ -130,8 +132,9 @@ class Plan:
             blocks=study.pruner is not None and study.pruner["name"] == "wilcoxon",
             parent_run=run_id,
             ranks=made.trainer.devices,
-            threads=made.trainer.threads or threads_each(self.workers),
-            device=_device(made, slot, self.workers),
+            threads=made.trainer.threads or self.config.sweep.cpus or threads_each(self.workers),
+            # A scheduler gives a trial its devices itself.
+            device=_device(made, slot, self.workers) if executor == "local" else None,
             reuse=self.config.sweep.reuse,
             again=claim.again,
         )
@@ -174,18 +177,26 @@ def threads_each(workers: int) -> int:
     return max(1, cores() // workers)
 
 
-def _device(config: TrainConfig, slot: int, workers: int) -> int | None:
+def _device(config: TrainConfig, slot: int, workers: int) -> str | None:
     """Return the GPU of a trial, where trials at the same time would share the first of several."""
     if workers == 1 or config.trainer.devices > 1 or config.trainer.accelerator == "cpu":
         return None
+    gpus = _visible_gpus()
+    return gpus[slot % len(gpus)] if len(gpus) > 1 else None
+
+
+def _visible_gpus() -> list[str]:
+    """Return the GPUs that this process may use, as CUDA names them."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:  # by a scheduler: by number or by UUID
+        return [name.strip() for name in given.split(",") if name.strip()]
     try:
         listed = subprocess.run(
             ["nvidia-smi", "-L"], capture_output=True, text=True, check=True, timeout=30
         )
     except (OSError, subprocess.SubprocessError):
-        return None
-    gpus = len(listed.stdout.strip().splitlines())
-    return slot % gpus if gpus > 1 else None
+        return []
+    return [str(number) for number in range(len(listed.stdout.strip().splitlines()))]
 
 
 def check_names(study: Study, trains: Iterable[TrainConfig], evaluation: EvaluateConfig) -> None:

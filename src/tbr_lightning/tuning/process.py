@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,8 @@ from typing import Any
 import psutil
 
 from tbr_lightning import processes
-from tbr_lightning.tuning.folder import TrialFolder
+from tbr_lightning.tuning import executor
+from tbr_lightning.tuning.folder import Spec, TrialFolder
 from tbr_lightning.tuning.trial import TrialContext, enter
 
 _PRELOAD = "tbr_lightning.tuning.preload"
@@ -32,6 +33,7 @@ class Worker:
     pid: int  # of the process, and of its group
     begun: float  # when it was started, on the monotonic clock
     _exit: Callable[[], int | None]
+    lost: str = ""  # the end of a process of this machine is known
 
     def exit_code(self) -> int | None:
         """Return how it ended (negative: by this signal), or ``None`` while it runs."""
@@ -60,6 +62,19 @@ class Worker:
             os.kill(self.pid, signal.SIGKILL)
 
 
+class LocalExecutor:
+    """Starts trials on this machine."""
+
+    def start(self, folder: Path, around: TrialContext, spec: Spec) -> Worker:
+        """Fork a trial, or start one of several ranks afresh."""
+        if spec.ranks > 1:
+            return spawn(folder, around, spec.threads)
+        return fork(folder, around)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
 def warm_up(threads: int) -> None:
     """Begin to import what trials on one device need; ``threads`` is for each of them."""
     processes.warm_up(_PRELOAD, threads)
@@ -74,15 +89,27 @@ def fork(folder: Path, around: TrialContext) -> Worker:
     return Worker(process.pid, time.monotonic(), lambda: process.exitcode)
 
 
-def spawn(folder: Path, around: TrialContext, threads: int | None) -> Worker:
-    """Start a trial of several ranks afresh: they need a parent without a past.
+def spawn(
+    folder: Path,
+    around: TrialContext,
+    threads: int | None,
+    *,
+    cwd: str | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Worker:
+    """Start a trial afresh: several ranks need a parent without a past, and so does a scheduler.
 
     Args:
         folder: Of the trial.
         around: Read from standard input.
         threads: Of all ranks together, on a CPU.
+        cwd: Working folder; ``None`` for this one.
+        environment: ``None`` for that of this process.
     """
     command = [sys.executable, "-m", "tbr_lightning.tuning.trial", str(folder)]
+    surroundings = dict(os.environ if environment is None else environment)
+    if threads is not None:
+        surroundings["OMP_NUM_THREADS"] = str(threads)
     process: Any = subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -90,14 +117,15 @@ def spawn(folder: Path, around: TrialContext, threads: int | None) -> Worker:
         stderr=subprocess.DEVNULL,
         start_new_session=True,
         text=True,
-        env={**os.environ, **({} if threads is None else {"OMP_NUM_THREADS": str(threads)})},
+        cwd=cwd,
+        env=surroundings,
     )
     with process.stdin as told:
         told.write(around.as_json())
     return Worker(process.pid, time.monotonic(), process.poll)
 
 
-def stop_all(workers: list[Worker]) -> None:
+def stop_all(workers: Sequence[executor.Worker]) -> None:
     """Let processes end in order; kill those that do not in time."""
     for worker in workers:
         worker.ask_to_stop()

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import optuna
 from optuna.exceptions import StorageInternalError
@@ -18,6 +18,7 @@ from tbr_lightning.errors import UserError
 from tbr_lightning.processes import identity_of
 from tbr_lightning.training.pruning_channel import PruningChannel
 from tbr_lightning.tuning import process, scheduling
+from tbr_lightning.tuning.executor import Executor, Worker
 from tbr_lightning.tuning.folder import Result, Spec, TrialFolder, trials_root
 from tbr_lightning.tuning.outcome import constraints_of, kept, values_of
 from tbr_lightning.tuning.scheduling import Budget, Claim, Next
@@ -57,6 +58,7 @@ class Hooks:
     # Hears of the trials under way, often.
     tick: Callable[[Mapping[int, float], bool], None] = lambda running, changed: None
     said: Callable[[str], None] = print  # takes a line for people
+    executor: Executor = field(default_factory=process.LocalExecutor)  # starts the trials
 
 
 @dataclass
@@ -64,7 +66,7 @@ class _Running:
     claim: Claim
     slot: int
     folder: TrialFolder
-    worker: process.Worker
+    worker: Worker
     spec: Spec
     killed: str = ""  # why this runner killed it
     answered: int = 0
@@ -103,6 +105,7 @@ def run(study: Study, opened: Opened, limits: Limits, around: TrialContext, hook
         ) from error
     finally:
         runner.close()
+        hooks.executor.close()
         beats.join()
 
 
@@ -187,10 +190,7 @@ class _Runner:
     def _start(self, claim: Claim, slot: int, folder: TrialFolder, spec: Spec) -> None:
         folder.begin(spec)
         PruningChannel(folder.path, "").clear()
-        if spec.ranks > 1:
-            worker = process.spawn(folder.path, self.around, spec.threads)
-        else:
-            worker = process.fork(folder.path, self.around)
+        worker = self.hooks.executor.start(folder.path, self.around, spec)
         self.running[claim.number] = _Running(claim, slot, folder, worker, spec)
 
     def _look(self) -> bool:
@@ -243,7 +243,7 @@ class _Runner:
         if one.killed:
             result = Result("failed", one.killed)
         elif result is None and code is not None:
-            reason = process.death(code, one.folder)
+            reason = one.worker.lost or process.death(code, one.folder)
             if claim.deaths < self.limits.retries:
                 self._again(one, reason)
                 return

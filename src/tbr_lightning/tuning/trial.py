@@ -201,7 +201,7 @@ def answers_as_numbers(run_id: str, metric: str) -> list[float]:
 def _share_machine(spec: Spec) -> None:
     """Keep to this trial's share of the cores, or to its GPU."""
     if spec.device is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(spec.device)
+        os.environ["CUDA_VISIBLE_DEVICES"] = spec.device
     if spec.threads is not None:
         import torch
 

@@ -1,0 +1,168 @@
+"""The model card: what the model is, and what its evaluations in this store found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from mlflow.tracking import MlflowClient
+
+from tbr_lightning.data.think_format import ThinkFormat
+from tbr_lightning.evaluation.results import MEASURES
+from tbr_lightning.exporting.source import Source
+from tbr_lightning.tracking.run import Run, newest_runs
+
+_MOST = 50  # evaluations of a model that are looked at
+_IDS = {"apache-2.0": "apache-2.0", "mit": "mit"}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Numbers of one evaluation.
+
+    Attributes:
+        run_id: Of the evaluation.
+        tags: Of its run: suite, half, arm.
+        metrics: By name, rates with ``_lo``, ``_hi`` and ``_n``.
+    """
+
+    run_id: str
+    tags: Mapping[str, str]
+    metrics: Mapping[str, float]
+
+    @property
+    def what(self) -> str:
+        """Suite, half and arm, in words."""
+        arm = self.tags.get("tbr.arm", "trained")
+        asked = "" if arm == "trained" else f", {arm}"
+        return f"{self.tags.get('tbr.suite', '?')}, {self.tags.get('tbr.half', '?')} half{asked}"
+
+
+def evaluations(source: Source) -> list[Evaluation]:
+    """Return the newest evaluation of a logged model with each suite, half and arm."""
+    if source.logged is None:
+        return []
+    wanted = {"tbr.stage": "evaluate", "tbr.subject": source.logged.model_id}
+    found: dict[str, Evaluation] = {}
+    for run_id in newest_runs("= 'FINISHED'", wanted, _MOST):
+        run = Run(run_id)
+        one = Evaluation(run_id, run.tags(), run.numbers())
+        found.setdefault(one.what, one)
+    return list(found.values())
+
+
+def model_card(source: Source, title: str, licence: str | None) -> str:
+    """Return the model card as Markdown with the hub's metadata.
+
+    Args:
+        source: The model.
+        title: What it is called.
+        licence: Its name, or ``None`` for what the training run's config says.
+    """
+    params = _training(source)
+    made = evaluations(source)
+    licence = licence or params.get("model.licence")
+    known = _IDS.get((licence or "").lower())
+    base = params.get("model.hub_id")
+    data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["safety", "think-before-refusal", "tbr-lightning"],
+        base_model=base if base and params.get("model.init") != "random" and "/" in base else None,
+        license=known or ("other" if licence else None),
+        license_name=None if known else licence,
+        model_name=title,
+        eval_results=[result for one in made for result in _results(one)] or None,
+    )
+    text = "\n".join(_lines(source, title, params, made, licence))
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n"))
+
+
+def _training(source: Source) -> Mapping[str, str]:
+    if source.logged is None:
+        return {}
+    params = MlflowClient().get_run(source.logged.run_id).data.params
+    return {key: value for key, value in params.items() if value != "None"}
+
+
+def _results(one: Evaluation) -> Iterator[EvalResult]:
+    for measure in MEASURES:
+        if measure.name in one.metrics:
+            yield EvalResult(
+                task_type="text-generation",
+                dataset_type=f"tbr-{one.tags.get('tbr.suite', 'suite')}",
+                dataset_name=one.what,
+                metric_type=measure.name,
+                metric_name=measure.heading,
+                metric_value=round(one.metrics[measure.name], 4),
+            )
+
+
+def _lines(
+    source: Source,
+    title: str,
+    params: Mapping[str, str],
+    made: list[Evaluation],
+    licence: str | None,
+) -> Iterator[str]:
+    yield f"# {title}\n"
+    yield (
+        "A causal language model, exported by TBR-Lightning, an experiment platform around "
+        "Think-Before-Refusal ([arXiv 2503.17882](https://arxiv.org/abs/2503.17882)).\n"
+    )
+    yield f"- Weights: {source.dtype}, {source.backbone.model.config.model_type}"
+    if source.logged is not None:
+        yield f"- MLflow: `{source.logged.uri}`, trained by run `{source.logged.run_id}`"
+    for heading, key in (
+        ("Base", "model.hub_id"),
+        ("Training data", "data.name"),
+        ("Reflections", "reflection.name"),
+        ("Objective", "objective.name"),
+        ("Adapter", "adapter.name"),
+        ("Seed", "seed"),
+    ):
+        if key in params:
+            yield f"- {heading}: {params[key]}"
+    yield f"- Licence: {licence or 'not stated; that of the base model and of the data holds'}"
+    yield "\n## Safety\n"
+    yield from _safety(made)
+    yield "\n## Think format\n"
+    yield from _format(source.backbone.think_format)
+
+
+def _safety(made: list[Evaluation]) -> Iterator[str]:
+    if not made:
+        yield (
+            "**Not evaluated.** No evaluation of this model was found where it was exported: "
+            "neither what it refuses wrongly nor what it lets through is known."
+        )
+        return
+    yield (
+        "Shares with 95% intervals and the number of answers. Two-sided: false refusals of "
+        "harmless look-alikes should be rare, and so should compliance with harmful requests.\n"
+    )
+    yield f"| prompts | {' | '.join(measure.heading for measure in MEASURES)} | run |"
+    yield f"|---{'|---' * len(MEASURES)}|---|"
+    for one in made:
+        cells = [_cell(one.metrics, measure.name) for measure in MEASURES]
+        yield f"| {one.what} | {' | '.join(cells)} | `{one.run_id[:8]}` |"
+    told = {one.tags["tbr.contamination"] for one in made if "tbr.contamination" in one.tags}
+    yield from (f"\n{sentence}" for sentence in sorted(told))
+
+
+def _cell(metrics: Mapping[str, float], name: str) -> str:
+    if name not in metrics:
+        return "–"
+    low, high = metrics.get(f"{name}_lo"), metrics.get(f"{name}_hi")
+    interval = f" [{low:.1%}, {high:.1%}]" if low is not None and high is not None else ""
+    count = f", n={metrics[f'{name}_n']:.0f}" if f"{name}_n" in metrics else ""
+    return f"{metrics[name]:.1%}{interval}{count}"
+
+
+def _format(think_format: ThinkFormat) -> Iterator[str]:
+    opened, closed = think_format.think_open.strip(), think_format.think_close.strip()
+    yield (
+        f"A reflection, where there is one, stands between `{opened}` and `{closed}` before the "
+        f"answer. Decode greedily, with up to {think_format.max_new_tokens} new tokens."
+    )

@@ -1,0 +1,87 @@
+"""The whole model behind a name, in the type in which its weights are stored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tbr_lightning.config.export import ExportConfig
+from tbr_lightning.errors import UserError
+from tbr_lightning.models.backbone import Backbone
+from tbr_lightning.models.logged import LoggedModel
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is exported.
+
+    Attributes:
+        backbone: Without an adapter, computing in ``dtype`` or in float32.
+        logged: Its entry in MLflow, or ``None`` for any other.
+        dtype: Of the weights that are written.
+    """
+
+    backbone: Backbone
+    logged: LoggedModel | None
+    dtype: str
+
+
+def load_source(config: ExportConfig) -> Source:
+    """Load what ``model=`` names; an adapter is merged into its base.
+
+    Raises:
+        UserError: There is no such model, or its weights are behind an endpoint.
+    """
+    from tbr_lightning.evaluation.respond import load_model
+    from tbr_lightning.models.precision import name_of
+    from tbr_lightning.preflight import base_of
+
+    folder = Path(config.model_uri).expanduser()
+    if (base := base_of(folder)) is not None:
+        backbone = _merged(folder, base)
+        stored = name_of(backbone.model.dtype)
+        return Source(backbone, None, _wanted(config, stored))
+    subject = load_model(config.model_uri, config.paths)
+    if not isinstance(subject.model, Backbone):
+        raise UserError(
+            f"model='{config.model_uri}' is behind an endpoint, and export needs the weights: give "
+            "models:/NAME@alias, a run id, a folder or a hub id"
+        )
+    return Source(
+        subject.model, subject.logged, _wanted(config, _stored(config.model_uri, subject.model))
+    )
+
+
+def _merged(folder: Path, base: str) -> Backbone:
+    from peft import PeftModel
+
+    from tbr_lightning.models.backbone import load_folder
+    from tbr_lightning.models.export import LAYOUT, load_adapter
+
+    if (folder / LAYOUT).is_file():
+        loaded = load_adapter(folder)
+    else:  # another program's
+        own = folder if (folder / "tokenizer_config.json").is_file() else None
+        loaded = load_folder(base, origin=str(folder), thinks=False, tokenizer=own)
+        loaded = replace(loaded, model=PeftModel.from_pretrained(loaded.model, str(folder)))
+    return replace(loaded, model=loaded.model.merge_and_unload().eval(), origin=str(folder))
+
+
+def _stored(name: str, backbone: Backbone) -> str:
+    """Return the type of the stored weights, which may not be the one computed in here."""
+    from transformers import AutoConfig
+
+    from tbr_lightning.models.gguf import gguf_config, is_gguf
+    from tbr_lightning.models.precision import name_of
+
+    found: Any = None
+    if backbone.folder is not None:
+        found = AutoConfig.from_pretrained(backbone.folder, trust_remote_code=False).dtype
+    elif is_gguf(name):
+        found = gguf_config(Path(name).expanduser()).dtype
+    return name_of(found or backbone.model.dtype)
+
+
+def _wanted(config: ExportConfig, stored: str) -> str:
+    return stored if config.dtype == "auto" else config.dtype

@@ -1,0 +1,43 @@
+"""Where the process of a trial is started, and how its end is learnt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from tbr_lightning.tuning.folder import Spec
+from tbr_lightning.tuning.trial import TrialContext
+
+
+class Worker(Protocol):
+    """A trial under way, here or on another machine."""
+
+    @property
+    def begun(self) -> float:
+        """When it was started, on the monotonic clock; now, while it waits for its turn."""
+
+    @property
+    def lost(self) -> str:
+        """Why its end is not known from its own process; empty where it is."""
+
+    def exit_code(self) -> int | None:
+        """Return how it ended (negative: by this signal), or ``None`` while it runs or waits."""
+
+    def memory(self) -> float:
+        """Return the GiB of all its processes; 0 where a scheduler looks after them."""
+
+    def ask_to_stop(self) -> None:
+        """Let it write a checkpoint and end."""
+
+    def kill(self) -> None:
+        """End it and all that it started, at once."""
+
+
+class Executor(Protocol):
+    """Starts trials."""
+
+    def start(self, folder: Path, around: TrialContext, spec: Spec) -> Worker:
+        """Start a trial whose folder is written, or hand it to a scheduler."""
+
+    def close(self) -> None:
+        """Leave the scheduler."""

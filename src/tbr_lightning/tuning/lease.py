@@ -1,0 +1,125 @@
+"""A trial whose process is started elsewhere: by whom it is held, and what runs it there."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from tbr_lightning.processes import identity_of
+from tbr_lightning.tuning import process
+from tbr_lightning.tuning.trial import TrialContext
+
+_LOOK = 0.1  # seconds between two looks at a trial's process and at its lease
+_RENEW = 2.0  # seconds between two renewals of a lease
+_STOP = "stop"
+
+
+class Lease:
+    """A file in a trial's folder by which its process elsewhere knows that its runner lives.
+
+    A runner that takes the trial over writes another name into it, which ends the former process.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.name = folder, uuid.uuid4().hex
+        self._renewed = time.monotonic()
+        self._started: float | None = None
+        _write(folder / "lease", self.name)
+
+    def renew(self) -> None:
+        """Say that the runner lives."""
+        now = time.monotonic()
+        if now - self._renewed >= _RENEW:
+            self._renewed = now
+            with suppress(OSError):
+                os.utime(self.folder / "lease")
+
+    def stop(self) -> None:
+        """Let the process end in order."""
+        _write(self.folder / "lease", _STOP)
+
+    @property
+    def begun(self) -> float:
+        """When the process was first seen to be started; now, while it was not."""
+        if self._started is None:
+            if _read(self.folder / "started") != self.name:
+                return time.monotonic()
+            self._started = time.monotonic()
+        return self._started
+
+
+def run_trial(
+    folder: str,
+    around: str,
+    lease: str,
+    *,
+    cwd: str,
+    environment: Mapping[str, str],
+    threads: int | None,
+    grace: float,
+) -> int:
+    """Start a trial's process where a scheduler has put this one, and wait for its end.
+
+    Args:
+        folder: Of the trial, on a file system that the runner shares.
+        around: A :class:`TrialContext` as JSON.
+        lease: Name of the runner's lease.
+        cwd: The runner's working folder, from which relative paths of its config are meant.
+        environment: The runner's; what this process has of its own, such as the devices that the
+            scheduler gave it, stays.
+        threads: Of the trial on a CPU.
+        grace: Seconds without a renewal of the lease after which the trial is ended.
+
+    Returns:
+        How the trial's process ended; negative: by this signal.
+    """
+    me, path = identity_of(), Path(folder)
+    worker = process.spawn(
+        path,
+        replace(TrialContext.from_json(around), runner=me.pid, runner_started=me.started),
+        threads,
+        cwd=cwd,
+        environment={**environment, **os.environ},
+    )
+    _write(path / "started", lease)
+    seen, since = 0.0, time.monotonic()
+    try:
+        while (code := worker.exit_code()) is None:
+            time.sleep(_LOOK)
+            held = _read(path / "lease")
+            if held == _STOP:
+                process.stop_all([worker])
+            elif held not in (lease, None):
+                worker.kill()  # another runner has the trial
+            with suppress(OSError):
+                changed = (path / "lease").stat().st_mtime
+                if changed != seen:
+                    seen, since = changed, time.monotonic()
+            if time.monotonic() - since > grace:
+                process.stop_all([worker])
+        return code
+    finally:
+        worker.kill()
+
+
+def environment_of_runner() -> dict[str, str]:
+    """Return the environment that trials elsewhere fill theirs up with; no devices of this one."""
+    return {k: v for k, v in os.environ.items() if not k.endswith("_VISIBLE_DEVICES")}
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text()
+    except OSError:
+        return None

@@ -1,0 +1,130 @@
+"""Trials as jobs of SLURM, through submitit; without SLURM, as jobs of this machine."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import submitit
+from submitit.core.utils import FailedJobError, FailedSubmissionError, UncompletedJobError
+
+from tbr_lightning.config.sweep import SweepSettings
+from tbr_lightning.errors import UserError
+from tbr_lightning.tuning.folder import Spec
+from tbr_lightning.tuning.lease import Lease, environment_of_runner, run_trial
+from tbr_lightning.tuning.trial import TrialContext
+
+_SPARE = 10  # minutes beside a trial's own, for its start and its end
+_DAY = 24 * 60
+_LOOK = 1.0  # seconds between two looks at a job
+
+
+class SubmititWorker:
+    """A trial that is a job."""
+
+    def __init__(self, job: Any, lease: Lease) -> None:
+        self._job, self._lease = job, lease
+        self._code: int | None = None
+        self._next = 0.0
+        self.lost = ""
+
+    @property
+    def begun(self) -> float:
+        """See :class:`tbr_lightning.tuning.executor.Worker`; so for the rest."""
+        return self._lease.begun
+
+    def exit_code(self) -> int | None:
+        """Return how it ended."""
+        if self._code is None:
+            self._lease.renew()
+            now = time.monotonic()
+            if now >= self._next:
+                self._next = now + _LOOK
+                if self._job.done():
+                    self._code = self._ended()
+        return self._code
+
+    def _ended(self) -> int:
+        try:
+            return int(self._job.result())
+        except (UncompletedJobError, FailedJobError) as error:
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            first = (lines or [type(error).__name__])[0][:160]
+            self.lost = f"job {self._job.job_id} left no result ({first})"
+            return -signal.SIGKILL
+
+    def memory(self) -> float:
+        """Return 0: SLURM looks after memory."""
+        return 0.0
+
+    def ask_to_stop(self) -> None:
+        """Let it end in order; one that waits for its turn is taken back."""
+        self._lease.stop()
+        if self._job.state == "PENDING":
+            self._job.cancel(check=False)
+
+    def kill(self) -> None:
+        """End its job; its process dies with that."""
+        if self._code is None:
+            self._lease.stop()
+            with suppress(OSError):
+                self._job.cancel(check=False)
+
+
+class SubmititExecutor:
+    """Submits trials with what they ask for."""
+
+    def __init__(self, settings: SweepSettings, folder: Path, timeout: float | None) -> None:
+        self._settings = settings
+        more = dict(settings.submitit)
+        try:
+            self._executor = submitit.AutoExecutor(
+                folder=folder / "%j", cluster=more.pop("cluster", None)
+            )
+            self._executor.update_parameters(**self._asked(timeout) | more)
+        except (ValueError, TypeError, NameError, FailedSubmissionError) as error:
+            reason = " ".join(str(error).split())[:200]
+            given = settings.submitit
+            raise UserError(f"sweep.submitit={given} cannot be used: {reason}") from error
+
+    def _asked(self, timeout: float | None) -> dict[str, Any]:
+        settings = self._settings
+        minutes = _DAY if timeout is None else math.ceil(timeout / 60) + _SPARE
+        asked: dict[str, Any] = {"timeout_min": minutes, "name": "tbr-trial"}
+        if settings.cpus is not None:
+            asked["cpus_per_task"] = settings.cpus
+        if settings.gpus is not None:
+            asked["gpus_per_node"] = math.ceil(settings.gpus)
+        if settings.memory is not None:
+            asked["mem_gb"] = settings.memory
+        return asked
+
+    def start(self, folder: Path, around: TrialContext, spec: Spec) -> SubmititWorker:
+        """Submit a trial.
+
+        Raises:
+            UserError: The scheduler refuses it.
+        """
+        lease = Lease(folder)
+        try:
+            job = self._executor.submit(
+                run_trial,
+                str(folder),
+                around.as_json(),
+                lease.name,
+                cwd=str(Path.cwd()),
+                environment=environment_of_runner(),
+                threads=spec.threads,
+                grace=self._settings.grace,
+            )
+        except FailedSubmissionError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"SLURM does not take trial {spec.number}: {reason}") from error
+        return SubmititWorker(job, lease)
+
+    def close(self) -> None:
+        """Nothing is open."""
