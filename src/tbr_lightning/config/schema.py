@@ -85,7 +85,7 @@ class ReflectionConfig:
     """Who writes the reflections, and which rows get one (``conf/reflection/``)."""
 
     teacher: str = MISSING  # none | internal | external | recorded | filler
-    # general, harmful, look_alike: rows that get one
+    # kinds of rows that get one: general, harmful, look_alike
     kinds: list[str] = field(default_factory=lambda: ["harmful"])
     look_alike_share: float = 1.0  # of the look-alike rows, where kinds names them
     on_reject: str = "plain"  # plain: train on the bare refusal | drop: leave the row out | error
