@@ -12,7 +12,7 @@ STORAGE ?= sqlite:///$(or $(TBR_HOME),.tbr)/runs/studies.db
 DASHBOARD_PORT ?= 8080
 READY := .venv/.ready
 
-.PHONY: mutants test-slow help setup demo real test bench lint format ui sweep dashboard serve chat secrets images up down clean
+.PHONY: docs mutants test-slow help setup demo real test bench lint format ui sweep dashboard serve chat secrets images up down clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -79,6 +79,11 @@ serve: $(READY) ## Serve the champion on loopback (NAME=tbr-microworld)
 chat: $(READY) ## Talk to the served champion in the terminal
 	@$(BIN)/python -m tbr_lightning.serve chat
 
+docs: $(READY) ## Build the site of docs/ into site/, with the reference made of the source
+	@$(BIN)/python -c 'import mkdocstrings, zensical' 2>/dev/null || \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@$(BIN)/python docs/tools/site_build.py
+
 secrets: ## Write the passwords and the token of the compose stack that are missing
 	@$(PYTHON) docker/make_secrets.py
 
@@ -92,4 +97,4 @@ down: ## Stop the compose stack; volumes stay (needs Docker)
 	$(COMPOSE) --profile train --profile promote --profile serve down
 
 clean: ## Remove caches and the environment (runs in mlflow.db and mlartifacts stay)
-	rm -rf .venv .tbr/cache build dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .tbr/cache build dist site .mypy_cache .ruff_cache .pytest_cache

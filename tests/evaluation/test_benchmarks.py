@@ -14,7 +14,7 @@ from tbr_lightning import cli
 from tbr_lightning.config.compose import compose_verb, options
 from tbr_lightning.config.evaluation import SuiteConfig
 from tbr_lightning.errors import UserError
-from tbr_lightning.evaluation.benchmarks import benchmarks, missing
+from tbr_lightning.evaluation.benchmarks import benchmarks, chosen, missing
 from tbr_lightning.evaluation.report import Line, caveats
 from tbr_lightning.evaluation.statistics import Rate
 from tbr_lightning.evaluation.suites import facts, half_of, load_suite
@@ -64,7 +64,7 @@ def test_every_suite_composes_and_reads_the_test_half(name: str) -> None:
     config = suite(f"suite={name}")
     assert config.half == "test"
     assert set(config.benchmarks) <= set(benchmarks())
-    assert config.benchmarks or config.only_for == "microworld"
+    assert config.benchmarks or config.only_for == "microworld" or name == "own"
 
 
 def test_the_choice_is_called_ours() -> None:
@@ -268,7 +268,7 @@ def test_missing_files_are_told_together_before_the_model(
 def test_what_the_hub_lacks_is_told() -> None:
     table = benchmarks()
     (sentence,) = missing([table["i_cona"]], None)
-    assert sentence.startswith("i_cona is published as a file only: get it from https://")
+    assert sentence.startswith("i_cona is a file and on no hub: get it from https://")
     assert "suite.root=DIR" in sentence
 
 
@@ -310,10 +310,41 @@ def test_what_cannot_be_chosen(capsys: pytest.CaptureFixture[str], tmp_path: Pat
     assert "suite.path is one file and suite.benchmarks names 6" in line
     (line,) = told_by(capsys, "suite=standard", f"suite.root={tmp_path / 'absent'}")
     assert "is not a folder" in line
-    Path("own.yaml").write_text("own: {kind: look_alike, files: [x.csv]}\n")
+    Path("own.yaml").write_text("own: {kind: look_alike, files: [x.csv], licence: MIT}\n")
     words = ("suite.table=own.yaml", "suite.benchmarks=[own]")
     (line,) = told_by(capsys, "suite=standard", *words)
-    assert "the benchmark 'own' lacks citation" in line
+    assert "the benchmark 'own' lacks prompt" in line
+
+
+def test_an_entry_of_ones_own_needs_kind_files_and_prompt_alone(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("prompt\na\nb\na\n")
+    (tmp_path / "b.csv").write_text("prompt\nc\n")
+    table = tmp_path / "mine.yaml"
+    table.write_text(
+        "mine: {kind: look_alike, files: [a.csv], prompt: [prompt]}\n"
+        "other: {kind: harmful, files: [b.csv], prompt: [prompt]}\n"
+    )
+    words = ["suite=own", f"suite.table={table}", f"suite.root={tmp_path}", "suite.half=all"]
+    config = suite(*words)
+    prompts = load_suite(config)
+    # None is named: all of the file; what is repeated is kept once.
+    assert {p.text: (p.benchmark, p.kind) for p in prompts} == {
+        "a": ("mine", "look_alike"),
+        "b": ("mine", "look_alike"),
+        "c": ("other", "harmful"),
+    }
+    assert {fact["licence"] for fact in facts(config, prompts)} == {"unknown"}
+    named = load_suite(suite(*words, "suite.benchmarks=[other]"))
+    assert [p.text for p in named] == ["c"]
+
+
+def test_a_file_of_ones_own_that_is_missing_names_no_address(tmp_path: Path) -> None:
+    table = tmp_path / "mine.yaml"
+    table.write_text("mine: {kind: harmful, files: [a.csv], prompt: [prompt]}\n")
+    (here,) = missing(chosen([], str(table)), str(tmp_path))
+    assert here.endswith("has no a.csv: put it there, or leave mine out of suite.benchmarks")
+    (hub,) = missing(chosen([], str(table)), None)
+    assert hub.startswith("mine is a file and on no hub: put it at DIR/a.csv")
 
 
 def test_disputed_rows_of_phtest_are_left_out(

@@ -23,10 +23,10 @@ TINY_CONTEXT = 2048  # positions that model.scale=tiny keeps at most
 class ModelConfig:
     """A causal language model and how its text is laid out (``conf/model/``)."""
 
-    name: str = MISSING
+    name: str = MISSING  # what tables and runs call it
     hub_id: str | None = None  # Hugging Face hub id; null for a model that is made here
     revision: str | None = None  # pin of the hub revision
-    licence: str = "unknown"
+    licence: str = "unknown"  # of the weights
     gated: bool = False  # the hub asks for a token and accepted terms
     verified: bool = False  # true only where the project has loaded the real weights
     path: str | None = None  # Hugging Face folder or GGUF file; comes before hub_id
@@ -40,8 +40,9 @@ class ModelConfig:
     adapter_targets: Any = "all-linear"  # of adapter=lora: all-linear or a list of module names
     max_length: int = 2048  # tokens of prompt, reflection and answer together
     max_new_tokens: int = 512  # enough for reflection and answer
-    think_open: str = "<think>"
-    think_close: str = "</think>"
+    think_open: str = "<think>"  # what opens the think block
+    think_close: str = "</think>"  # what closes it
+    # what asks for a reflection without training (generation.arm=prompted)
     think_cue: str = "Think about whether the request is safe before you answer."
     architecture: dict[str, Any] = field(default_factory=dict)  # config of init=random
     # Of a base model made here: `_target_` makes it, `data` names the rows that it is made for,
@@ -84,6 +85,7 @@ class ReflectionConfig:
     """Who writes the reflections, and which rows get one (``conf/reflection/``)."""
 
     teacher: str = MISSING  # none | internal | external | recorded | filler
+    # kinds of rows that get one: general, harmful, look_alike
     kinds: list[str] = field(default_factory=lambda: ["harmful"])
     look_alike_share: float = 1.0  # of the look-alike rows, where kinds names them
     on_reject: str = "plain"  # plain: train on the bare refusal | drop: leave the row out | error
@@ -95,9 +97,10 @@ class ReflectionConfig:
     run_id: str | None = None  # recorded: an earlier reflection run; none: as path
     same_rows: bool = True  # leave out rows that another arm's reflection makes too long
     prompt: str | None = None  # internal and external: prompt file; null for the shipped one
-    temperature: float = 0.0
-    max_new_tokens: int = 256
+    temperature: float = 0.0  # of the teacher; 0 is greedy
+    max_new_tokens: int = 256  # that a reflection may take
     batch_size: int = 64  # internal
+    # external: where the teacher is
     endpoint: EndpointConfig = field(default_factory=lambda: EndpointConfig(traces=100))
 
     def __post_init__(self) -> None:
@@ -123,10 +126,10 @@ class ReflectionConfig:
 class OptimizerConfig:
     """AdamW with linear warm-up, then cosine, linear or no decay."""
 
-    lr: float = 1e-4
-    weight_decay: float = 0.0
+    lr: float = 1e-4  # highest learning rate
+    weight_decay: float = 0.0  # of weight matrices
     warmup: float = 0.03  # share of all steps
-    schedule: str = "cosine"
+    schedule: str = "cosine"  # after the warm-up: cosine | linear | constant
 
     def __post_init__(self) -> None:
         if self.lr <= 0:
@@ -141,9 +144,9 @@ class AdapterConfig:
     """A PEFT adapter, or none for full fine-tuning (``conf/adapter/``)."""
 
     name: str = MISSING  # none | lora | rslora | dora | qlora
-    r: int = 16
-    alpha: int = 32
-    dropout: float = 0.0
+    r: int = 16  # rank
+    alpha: int = 32  # scale, divided by r
+    dropout: float = 0.0  # before the adapter, while training
     rank_stabilized: bool = False  # scale by alpha / sqrt(r) instead of alpha / r
     decompose: bool = False  # magnitude and direction apart (DoRA)
     quantize: bool = False  # the frozen base in 4 bits (QLoRA); needs CUDA and bitsandbytes
@@ -161,21 +164,21 @@ class AdapterConfig:
 class TrainerConfig:
     """Where and how long training runs (``conf/trainer/``)."""
 
-    name: str = MISSING
+    name: str = MISSING  # what tables and runs call it
     accelerator: str = "cpu"  # cpu | gpu | auto (a GPU where there is one)
     strategy: str = "single"  # single | ddp | fsdp | deepspeed
     zero_stage: int = 2  # deepspeed: 1 shards optimizer states, 2 gradients too, 3 weights too
     offload: bool = False  # deepspeed: states (stage 3: weights too) in the host's memory
     find_unused_parameters: bool = False  # ddp: true for mixtures of experts
     devices: int = 1  # per node
-    num_nodes: int = 1
+    num_nodes: int = 1  # more than one: start with torchrun
     precision: str = "auto"  # 32-true | bf16-mixed | bf16-true | auto
-    epochs: int = 1
+    epochs: int = 1  # passes over the rows
     max_steps: int = -1  # -1: no limit but epochs
     batch_size: int = 8  # rows per micro-batch and device
     accumulate: int = 1  # micro-batches per optimizer step
     batching: str = "auto"  # bucketed (by length) | padded | packed (no padding) | auto
-    clip_norm: float = 1.0
+    clip_norm: float = 1.0  # largest norm of the gradient; 0 does not clip
     threads: int | None = None  # CPU threads; null for torch's choice
     gradient_checkpointing: bool = False  # less memory, about a third more time
     compile: bool = False  # torch.compile
@@ -209,11 +212,11 @@ class TrainerConfig:
 class TrackingConfig:
     """Where runs are written (``conf/tracking/``)."""
 
-    uri: str = MISSING
+    uri: str = MISSING  # of MLflow's store or server
     artifacts: str | None = None  # folder of a local store; null lets a server decide
     ledger: str | None = None  # of promotions: sqlite:///FILE or postgresql://…; null: beside uri
-    experiment: str = "tbr"
-    system_metrics: bool = False
+    experiment: str = "tbr"  # name of the MLflow experiment
+    system_metrics: bool = False  # log CPU and memory of the machine every few seconds
 
     def __post_init__(self) -> None:
         files = [("uri", self.uri), ("ledger", self.ledger or "")]

@@ -58,12 +58,12 @@ class ReflectConfig:
     """``python -m tbr_lightning.reflect``."""
 
     model: ModelConfig = MISSING
-    data: Any = MISSING
+    data: Any = MISSING  # a source of rows: a class of tbr_lightning.data, or of your own
     reflection: ReflectionConfig = MISSING
     tracking: TrackingConfig = MISSING
     paths: PathsConfig = MISSING
-    seed: int = 0
-    run_name: str | None = None
+    seed: int = 0  # rows drawn, and the teacher's sampling
+    run_name: str | None = None  # null: made from model, reflection and seed
 
 
 @dataclass
@@ -117,7 +117,7 @@ class TrainConfig:
     """``python -m tbr_lightning.train``."""
 
     model: ModelConfig = MISSING
-    data: Any = MISSING
+    data: Any = MISSING  # a source of rows: a class of tbr_lightning.data, or of your own
     reflection: ReflectionConfig = MISSING
     objective: Any = MISSING  # a class of tbr_lightning.objectives, or of your own
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -129,11 +129,11 @@ class TrainConfig:
     apart: ApartConfig = field(default_factory=ApartConfig)
     tracking: TrackingConfig = MISSING
     paths: PathsConfig = MISSING
-    seed: int = 0
+    seed: int = 0  # rows drawn, their order, initial weights
     resume: str | None = None  # latest, or the id of an interrupted run
     dry_run: bool = False  # show what would be trained, and what it would take; train nothing
-    run_name: str | None = None
-    tags: dict[str, str] = field(default_factory=dict)
+    run_name: str | None = None  # null: made from model, reflection and seed
+    tags: dict[str, str] = field(default_factory=dict)  # more tags of the run
     given: list[str] = field(default_factory=list)  # the command line; filled in while composing
 
     def __post_init__(self) -> None:
@@ -171,11 +171,11 @@ class EvaluateConfig:
     attribution_prompts: int = 20  # false refusals to explain, at most
     attribution_against: str | None = None  # another model, as in model=, asked the same prompts
     attribution_swaps: dict[str, str] = field(default_factory=dict)  # sensitive: neutral word
-    threads: int | None = None
-    run_name: str | None = None
+    threads: int | None = None  # CPU threads; null for torch's choice
+    run_name: str | None = None  # null: made from model and suite
     gold: str | None = None  # calibrate: a file of labelled answers, or traces[:RUN_ID]
     gold_columns: GoldColumns = field(default_factory=GoldColumns)
-    tags: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)  # more tags of the run
 
     def __post_init__(self) -> None:
         at_least("attribution_prompts", self.attribution_prompts, 1)
@@ -226,7 +226,7 @@ class PromoteConfig:
     gate: GateConfig = MISSING
     tracking: TrackingConfig = MISSING
     paths: PathsConfig = MISSING
-    threads: int | None = None
+    threads: int | None = None  # CPU threads; null for torch's choice
 
     def __post_init__(self) -> None:
         if not self.name or set(self.name) & set("/:.%\"'"):
@@ -247,7 +247,7 @@ class PromoteConfig:
 class DemoArm:
     """One way to treat the base model."""
 
-    about: str = ""
+    about: str = ""  # what the table calls it
     train: list[str] | None = None  # overrides of a training run; null: the base as it is
     evaluate: list[str] = field(default_factory=list)  # overrides of its evaluation
 
@@ -266,15 +266,16 @@ class DemoConfig:
     title: str = ""  # of table and figure
     targets: bool = False  # state whether the miniature's targets were met
     seeds: int = 1  # how many
-    first_seed: int = 0
+    first_seed: int = 0  # the others follow it
     name: str = "tbr-microworld"  # registered model
+    # by name: what is trained and how it is evaluated
     arms: dict[str, DemoArm] = field(default_factory=dict)
     train: list[str] = field(default_factory=list)  # overrides of every training run
     evaluate: list[str] = field(default_factory=list)  # overrides of every evaluation
     baseline: str = MISSING  # arm that becomes the champion first
     candidate: str = MISSING  # arm that is gated against it
     unsafe: str = MISSING  # arm that the gate must refuse
-    figure: str = "demo.png"
+    figure: str = "demo.png"  # file of the figure; the table's JSON stands beside it
 
     def __post_init__(self) -> None:
         at_least("demo.seeds", self.seeds, 1)

@@ -25,7 +25,7 @@ class DataConfig:
     """
 
     _target_: str = ""  # set by each class to its own path
-    name: str = MISSING
+    name: str = MISSING  # what tables and runs call it
     validation: float = 0.0  # share of the rows, held out by the hash of the instruction
     pairs: str = "file"  # file: as the rows have them | sampled: made on the model, see PairsConfig
 
@@ -83,7 +83,7 @@ class FilesData(DataConfig):
     harmful: str | None = None  # path or hub id
     look_alike: str | None = None  # path or hub id
     general_rows: int | None = None  # at most; null for all
-    harmful_rows: int | None = None
+    harmful_rows: int | None = None  # at most; null for all
     look_alikes: int | None = None  # rows of look_alike at most; null for all
     exclude: str | None = None  # path: general rows whose instruction is in it are left out
     drop_refusals: bool = False  # leave out general rows whose response begins as a refusal
@@ -136,7 +136,7 @@ class SafetyMixData(DataConfig):
     harmful_source: str | None = None  # local file or hub id; see conf/data/safety_mix.yaml
     look_alike_source: str | None = None  # local file or hub id
     look_alikes: int | None = None  # rows of it at most; null for all
-    exclude: str | None = None
+    exclude: str | None = None  # path: general rows whose instruction is in it are left out
     drop_refusals: bool = True  # leave out general rows whose response begins as a refusal
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
 

@@ -20,6 +20,17 @@ from tbr_lightning.kinds import KINDS, Kind
 PLAIN = "prompt"
 """Column of files that are a list of strings."""
 
+_UNSTATED: dict[str, Any] = {
+    "hub": None,
+    "rows": None,
+    "repeats": None,
+    "verified": False,
+    "licence": "unknown",
+    "citation": "",
+    "url": "",
+}
+"""What an entry of one's own may leave out; a shipped one states it."""
+
 
 @dataclass(frozen=True)
 class Benchmark:
@@ -73,11 +84,17 @@ def benchmarks(own: str | None = None) -> dict[str, Benchmark]:
     Raises:
         UserError: The file cannot be read, or an entry lacks a fact.
     """
-    table = _shipped()
-    if own is None:
-        return table
+    return _shipped() if own is None else _shipped() | own_benchmarks(own)
+
+
+def own_benchmarks(own: str) -> dict[str, Benchmark]:
+    """Return the benchmarks of a file of one's own.
+
+    Raises:
+        UserError: The file cannot be read, or an entry lacks a fact.
+    """
     try:
-        return table | _parsed(Path(own).read_text("utf-8"))
+        return _parsed(Path(own).read_text("utf-8"), _UNSTATED)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"suite.table='{own}' is not a table of benchmarks: {reason}") from error
@@ -89,12 +106,14 @@ def _shipped() -> dict[str, Benchmark]:
 
 
 def chosen(names: list[str], own: str | None) -> list[Benchmark]:
-    """Return the named benchmarks.
+    """Return the named benchmarks; where none is named, all of the file of one's own.
 
     Raises:
         UserError: One is not known, or none is named.
     """
     table = benchmarks(own)
+    if not names and own is not None:
+        return list(own_benchmarks(own).values())
     for name in names:
         if name not in table:
             raise UserError(f"suite.benchmarks: '{name}' is not known{near(name, table)}")
@@ -103,8 +122,9 @@ def chosen(names: list[str], own: str | None) -> list[Benchmark]:
     return [table[name] for name in dict.fromkeys(names)]
 
 
-def _parsed(text: str) -> dict[str, Benchmark]:
-    return {name: _benchmark(name, entry) for name, entry in yaml.safe_load(text).items()}
+def _parsed(text: str, unstated: Mapping[str, Any] | None = None) -> dict[str, Benchmark]:
+    entries = yaml.safe_load(text).items()
+    return {name: _benchmark(name, {**(unstated or {}), **entry}) for name, entry in entries}
 
 
 def _benchmark(name: str, entry: Mapping[str, Any]) -> Benchmark:
@@ -154,14 +174,16 @@ def _missing(benchmark: Benchmark, root: str | None) -> str | None:
     if root is not None:
         if local_file(benchmark, Path(root)):
             return None
+        got = f"get it from {benchmark.url}" if benchmark.url else "put it there"
         return (
-            f"suite.root='{root}' has no {' or '.join(benchmark.files)}: get it from "
-            f"{benchmark.url}, or leave {name} out of suite.benchmarks"
+            f"suite.root='{root}' has no {' or '.join(benchmark.files)}: {got}, or leave {name} "
+            "out of suite.benchmarks"
         )
     if benchmark.hub is None:
+        got = f"get it from {benchmark.url}, " if benchmark.url else ""
         return (
-            f"{name} is published as a file only: get it from {benchmark.url}, put it at "
-            f"DIR/{file} and give suite.root=DIR, or leave {name} out of suite.benchmarks"
+            f"{name} is a file and on no hub: {got}put it at DIR/{file} and give "
+            f"suite.root=DIR, or leave {name} out of suite.benchmarks"
         )
     from tbr_lightning.preflight import missing_dataset
 

@@ -34,7 +34,7 @@ class Contrast(Mitigation):
 
     _target_: str = "tbr_lightning.mitigations.contrast.Contrast"
     name: str = "contrast"
-    strength: float = 1.5
+    strength: float = 1.5  # their ratio less 1; 0 is plain decoding
     text: str = SAFETY  # the emphasis on safety
 
     unservable: ClassVar[str] = (

@@ -25,7 +25,7 @@ class Mitigation:
     """
 
     _target_: str = ""  # set by each class to its own path
-    name: str = "none"
+    name: str = "none"  # what tables and runs call it
     source: str = ""  # paper
     log: bool = False  # keep the changed model in MLflow, and evaluate that
 

@@ -39,7 +39,7 @@ class SystemPrompt(Mitigation):
 
     _target_: str = "tbr_lightning.mitigations.prompts.SystemPrompt"
     name: str = "system_prompt"
-    text: str = SAFETY
+    text: str = SAFETY  # words of the system prompt
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -79,6 +79,7 @@ class IgnoreWords(Mitigation):
     _target_: str = "tbr_lightning.mitigations.prompts.IgnoreWords"
     name: str = "ignore_words"
     words: list[str] = field(default_factory=list)  # from the attribution of dev refusals
+    # what stands before the words in the prompt
     instruction: str = "Do not take the following words literally:"
 
     def __post_init__(self) -> None:

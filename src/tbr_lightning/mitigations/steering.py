@@ -45,10 +45,10 @@ class Steering(Mitigation):
     strength: float = 0.5  # in differences of the means; 0 changes nothing
     strength_harmful: float = 0.0  # the same towards harmful, for prompts that look harmful
     first: float = 0.3  # of the blocks that are steered, as shares of the depth
-    last: float = 0.6
+    last: float = 0.6  # where the steered blocks end, as a share of the depth
     condition_depth: float = 0.7  # where harmful and harmless prompts are told apart
     prompts: int = 128  # dev prompts of each kind, at most
-    fewest: int = 8
+    fewest: int = 8  # dev prompts of each kind that it needs
 
     uses_dev: ClassVar[bool] = True
     unservable: ClassVar[str] = (

@@ -46,8 +46,10 @@ async def smoke_test(
     lost = sum(label == "unparsed" or case.cut for label, case in zip(labels, cases, strict=True))
     if lost > config.judge.max_unparsed * len(labels):
         raise UnfitError(
-            f"{lost} of {len(labels)} answers are empty or cut off "
-            f"(judge.max_unparsed={config.judge.max_unparsed:g})"
+            f"{lost} of {len(labels)} answers are empty or cut off, asked "
+            f"suite={config.suite.name} (judge.max_unparsed={config.judge.max_unparsed:g}): train "
+            "it longer, give prompts of its own kind with suite=, or leave the check out with "
+            "check.enabled=false"
         )
     harmful = [label for p, label in zip(prompts, labels, strict=True) if p.kind == "harmful"]
     benign = [label for p, label in zip(prompts, labels, strict=True) if p.kind == "look_alike"]
@@ -56,12 +58,14 @@ async def smoke_test(
     if harmful and complied / len(harmful) > config.check.max_harmful_compliance:
         raise UnfitError(
             f"it carried out {complied} of {len(harmful)} harmful requests "
-            f"(check.max_harmful_compliance={config.check.max_harmful_compliance:g})"
+            f"(check.max_harmful_compliance={config.check.max_harmful_compliance:g}): serve a "
+            "safer version, or raise that limit"
         )
     if benign and refused / len(benign) > config.check.max_false_refusal:
         raise UnfitError(
             f"it refused {refused} of {len(benign)} look-alikes "
-            f"(check.max_false_refusal={config.check.max_false_refusal:g})"
+            f"(check.max_false_refusal={config.check.max_false_refusal:g}): serve "
+            "another version, or raise that limit"
         )
     return (
         f"{len(rows)} prompts answered, {len(harmful) - complied} of {len(harmful)} harmful "
