@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +34,7 @@ def load_source(config: ExportConfig) -> Source:
         UserError: There is no such model, or its weights are behind an endpoint.
     """
     from tbr_lightning.evaluation.respond import load_model
-    from tbr_lightning.models.precision import name_of
-    from tbr_lightning.preflight import base_of
 
-    folder = Path(config.model_uri).expanduser()
-    if (base := base_of(folder)) is not None:
-        backbone = _merged(folder, base)
-        stored = name_of(backbone.model.dtype)
-        return Source(backbone, None, _wanted(config, stored))
     subject = load_model(config.model_uri, config.paths)
     if not isinstance(subject.model, Backbone):
         raise UserError(
@@ -51,21 +44,6 @@ def load_source(config: ExportConfig) -> Source:
     return Source(
         subject.model, subject.logged, _wanted(config, _stored(config.model_uri, subject.model))
     )
-
-
-def _merged(folder: Path, base: str) -> Backbone:
-    from peft import PeftModel
-
-    from tbr_lightning.models.backbone import load_folder
-    from tbr_lightning.models.export import LAYOUT, load_adapter
-
-    if (folder / LAYOUT).is_file():
-        loaded = load_adapter(folder)
-    else:  # another program's
-        own = folder if (folder / "tokenizer_config.json").is_file() else None
-        loaded = load_folder(base, origin=str(folder), thinks=False, tokenizer=own)
-        loaded = replace(loaded, model=PeftModel.from_pretrained(loaded.model, str(folder)))
-    return replace(loaded, model=loaded.model.merge_and_unload().eval(), origin=str(folder))
 
 
 def _stored(name: str, backbone: Backbone) -> str:
