@@ -3,8 +3,8 @@
 ``python -m tests.e2e.kill_matrix FOLDER [VERB…]`` prints a line of JSON for each cell. A phase is a
 share of the writes that the command makes when nobody disturbs it (to the tracker, to its stores,
 checkpoints), so that no clock decides; the signal arrives right before one of them. Commands are
-forked, since importing takes longer than they do. Of a sweep the runner is disturbed, before it hands
-out the first, the middle and the last of some cheap trials.
+forked, since importing takes longer than they do. Of a sweep the runner is disturbed, before it
+hands out the first, the middle and the last of some cheap trials.
 """
 
 from __future__ import annotations
