@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -241,6 +242,30 @@ def test_shards_are_read_as_tensors_whatever_deepspeed_asks_for(
     assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
     torch.load(file, weights_only=False)
     assert trace.exists()
+
+
+def test_the_records_that_deepspeed_keeps_beside_its_tensors_are_read(tmp_path: Path) -> None:
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    kept = {
+        "loss_scaler": LossScaler(scale=1),
+        "dynamic": DynamicLossScaler(init_scale=4, scale_window=2),
+        "zero_stage": ZeroStageEnum.gradients,
+        "param_slice_mappings": [OrderedDict(w=fragment_address(numel=3, start=1))],
+        "param_shapes": [OrderedDict(w=torch.Size([3]))],
+        "sparse_tensor_module_names": {"w"},
+        "state": {0: {"step": torch.tensor(1.0), "exp_avg": torch.ones(3)}},
+    }
+    file = tmp_path / "zero_pp_rank_0_optim_states.pt"
+    torch.save(kept, file)
+    with tensors_alone(tmp_path):
+        read = torch.load(file, weights_only=False)
+    assert read["loss_scaler"].cur_scale == 1
+    assert read["zero_stage"] is ZeroStageEnum.gradients
+    assert read["param_slice_mappings"][0]["w"] == fragment_address(numel=3, start=1)
+    assert read["sparse_tensor_module_names"] == {"w"}
 
 
 def module(folder: Path, *words: str) -> TbrModule:
