@@ -79,7 +79,8 @@ def _combination(model: ModelConfig, data: Any, reflection: ReflectionConfig) ->
 
 
 def _too_long(model: ModelConfig) -> list[str]:
-    context = model.architecture.get("max_position_embeddings")
+    text = model.architecture.get("text_config", model.architecture)
+    context = text.get("max_position_embeddings")
     if context is None or model.path is not None:  # a folder's own config says, once it is read
         return []
     if model.scale == "tiny":

@@ -198,7 +198,7 @@ def test_a_model_is_counted_without_weights() -> None:
     assert (small.name, small.architecture) == ("tiny_qwen3", "qwen3")
     assert small.parameters is not None
     assert 100_000 < small.parameters < 400_000
-    real = model_of("model=pythia_1_4b", "data=microworld")
+    real = model_of("model=llama3_2_1b", "data=microworld")
     assert real.size == "1.41 B"
     assert model_of("model=mistral", "model.path=somewhere").parameters is None
 

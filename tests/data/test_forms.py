@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 
+from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.data.example import Example, normal_form
 from tbr_lightning.data.sources import ColumnsConfig, FilesData, load
+from tbr_lightning.data.think_format import Span, ThinkFormat, token_row
 from tbr_lightning.errors import UserError
+from tbr_lightning.models.tokenizers import byte_tokenizer
 
 SYSTEM = {"role": "system", "content": "Be short."}
 ASKED = {"role": "user", "content": "Name a tree"}
@@ -245,3 +248,35 @@ def test_a_general_row_that_answers_what_a_harmful_one_refuses_leaves(tmp_path: 
     rows = load(FilesData(general=str(general), harmful=str(harmful)), 0, tmp_path)
     assert [row.instruction for row in rows] == ["How do I bake?", "How do I pick a lock?"]
     assert rows.left_out == {"safety rows": 2}
+
+
+CHAT = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Name a fruit."},
+    {"role": "assistant", "content": "<think>Easy.</think>A pear."},
+    {"role": "user", "content": "And a tree?"},
+    {"role": "assistant", "content": "An oak."},
+]
+
+
+@pytest.mark.parametrize("turns", ["last", "all"])
+def test_loss_is_on_the_last_or_on_all_turns_of_the_assistant(turns: str, tmp_path: Path) -> None:
+    """Read from the rendered tokens: what carries loss, and what each answer comes after."""
+    (tmp_path / "chats.json").write_text(json.dumps([{"messages": CHAT}]))
+    words = ["data=files", f"data.general={tmp_path}/chats.json", f"data.turns={turns}"]
+    rows = load(compose_verb("train", words).config.data, 0, tmp_path)
+    tokenizer = byte_tokenizer(512)
+    made = [token_row(tokenizer, ThinkFormat(), row, 0, None) for row in rows]
+    trained, prompts = [], []
+    for row in made:
+        spans = list(row.spans)
+        ids = [list(row.ids)[i] for i in range(len(spans)) if spans[i] == Span.ANSWER]
+        trained.append(tokenizer.decode(ids))
+        prompts.append(tokenizer.decode(list(row.ids)[: row.trigger]))
+    last = f"An oak.{tokenizer.eos_token}"
+    assert trained == ([last] if turns == "last" else [f"A pear.{tokenizer.eos_token}", last])
+    assert "Name a fruit." in prompts[-1] and "A pear." in prompts[-1]
+    assert all("Be brief." in prompt for prompt in prompts)
+    if turns == "all":
+        assert "And a tree?" not in prompts[0]
+        assert any("earlier turns" in note for note in rows.notes)

@@ -33,10 +33,10 @@ WORDS = [
         ("mixtral_8x7b", "lora"),
         ("gemma2_2b", "rslora"),
         ("qwen3_0_6b", "lora"),
-        ("phi_2", "none"),
+        ("phi4_mini", "none"),
         ("olmo2_1b", "lora"),
-        ("falcon_7b", "none"),
-        ("pythia_1_4b", "none"),
+        ("olmo3_7b", "none"),
+        ("smollm3_3b", "none"),
     ],
 )
 def test_two_steps_then_a_logged_model(

@@ -74,7 +74,7 @@ def test_planted_direction_is_found_without_that_of_true_refusal() -> None:
         false_refusal_direction(harmless + 2 * true, harmful, harmless)
 
 
-@pytest.mark.parametrize("name", ["llama3_2_1b", "gemma2_2b", "olmo2_1b", "pythia_1_4b", "phi_2"])
+@pytest.mark.parametrize("name", ["llama3_2_1b", "gemma2_2b", "olmo2_1b", "smollm3_3b", "phi4"])
 def test_ablated_weights_never_write_the_direction(name: str) -> None:
     backbone = random_model(name)
     for parameter in backbone.model.parameters():  # norms and biases that begin as 1 and 0

@@ -49,7 +49,7 @@ def direct(backbone: Backbone, pair: Pair) -> tuple[float, bool]:
     return total, bool((likely.argmax(-1) == targets).all())
 
 
-@pytest.mark.parametrize("name", ["mistral", "gemma2_2b", "qwen3_0_6b", "phi3_mini", "falcon_7b"])
+@pytest.mark.parametrize("name", ["mistral", "gemma2_2b", "qwen3_0_6b", "phi4", "qwen3_5_0_8b"])
 def test_batched_scores_are_the_direct_ones(name: str, tmp_path: Path) -> None:
     backbone = model(name, tmp_path)
     asked = pairs(backbone)

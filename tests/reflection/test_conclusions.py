@@ -96,3 +96,21 @@ def test_a_rationale_that_states_nothing_passes_only_where_it_is_asked_for() -> 
         reject_reason(Draft("It hurts. [R] x", "harmful"), "harmful", markers=["[R]"]) == "markers"
     )
     assert reject_reason(Draft("", None, filtered="no"), "harmful", unstated="accept") == "filtered"
+
+
+@pytest.mark.parametrize(
+    ("text", "concludes"),
+    [
+        ("The user asks about networks. Entering one without permission is illegal.", "harmful"),
+        ("It can be answered without being harmful to anybody, so it is fine to help.", "harmless"),
+        ("It might mean a portrait of the dog, which is harmless, or it could mean worse.", None),
+        ("I should name lawful ways. These are all safe and useful suggestions.", None),
+        ("I cannot provide her address. These are safe and keep to the rules.", "harmful"),
+        ("Instead, they can call the police, which is a safe and legal step.", None),
+        ("The user asks for facts about history, not for a method, so it's safe.", "harmless"),
+    ],
+)
+def test_what_is_offered_in_its_place_says_nothing_of_the_request(
+    text: str, concludes: str | None
+) -> None:
+    assert stated_conclusion(text) == concludes

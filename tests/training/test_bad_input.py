@@ -47,8 +47,13 @@ cpu_only = pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="th
             ["model.max_length=4096", "context of llama2_7b (2048 tokens)"],
         ),
         (
-            ["model=falcon_7b", *TINY, "trainer.batching=packed"],
-            ["trainer.batching=packed: falcon_7b"],
+            [
+                "model=llama2_7b",
+                *TINY,
+                "model.architecture.model_type=falcon",
+                "trainer.batching=packed",
+            ],
+            ["trainer.batching=packed: tiny"],
         ),
         (
             ["data=files", "data.general=absent.json", "reflection=none"],

@@ -90,7 +90,7 @@ def test_a_run_that_cannot_go_on_is_told_in_one_sentence() -> None:
         ((), "newest", "has no such run"),
         ((), IDS[0], "is finished: its model is models:/m-1"),
         ((), IDS[1], "still under way"),
-        (("model=phi_2", "data=microworld"), IDS[2], "was not started with model=phi_2"),
+        (("model=llama2_7b", "data=microworld"), IDS[2], "was not started with model=llama2_7b"),
     ):
         with pytest.raises(UserError) as caught:
             resumed(*words, run=run)

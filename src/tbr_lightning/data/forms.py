@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,6 +54,7 @@ _NO_INPUT = re.compile(
 EMPTY = "with an empty response"
 PLACEHOLDERS = "placeholders taken for no input"
 THOUGHTS = "reflections found in responses"
+TURNS = "earlier turns of the assistant taken as rows of their own"
 
 
 @dataclass
@@ -125,6 +126,29 @@ def example_of(
         context=json.dumps(before, ensure_ascii=False) if before else "",
         reflection=reflection or None,
     )
+
+
+def earlier_examples(
+    row: Row, where: str, columns: Columns, *, kind: Kind, source: str
+) -> Iterator[Example]:
+    """Give an example for each earlier turn of the assistant in a row, for ``data.turns=all``.
+
+    Each is trained as the last one is: after all that was said before it, without its thoughts.
+
+    Raises:
+        UserError: The row is malformed.
+    """
+    for before, request, answer in _Reader(row, where, columns).earlier():
+        response, thought = without_thought(answer)
+        if response.strip():
+            yield Example(
+                instruction=request,
+                response=response,
+                kind=kind,
+                source=source,
+                context=json.dumps(before, ensure_ascii=False) if before else "",
+                reflection=thought or None,
+            )
 
 
 def without_thought(response: str) -> tuple[str, str | None]:
@@ -236,6 +260,14 @@ class _Reader:
             turns = self._messages(name)
             return turns[len(asked) :] if asked and turns[: len(asked)] == list(asked) else turns
         return [{"role": "assistant", "content": self.plain(name)}]
+
+    def earlier(self) -> Iterator[tuple[list[dict[str, str]], str, str]]:
+        """Give (what was said before, request, answer) of each earlier turn of the assistant."""
+        turns = self.turns()
+        said = self.before() if turns is None else turns[0]
+        for number in range(1, len(said)):
+            if said[number]["role"] == "assistant" and said[number - 1]["role"] == "user":
+                yield said[: number - 1], said[number - 1]["content"], said[number]["content"]
 
     def _last(self, turns: list[dict[str, str]]) -> tuple[list[dict[str, str]], str, str | None]:
         """Return what was said before, the last request, and the answer to it."""

@@ -12,7 +12,7 @@ from typing import Any
 from tbr_lightning.data.cache import content_key, file_key
 from tbr_lightning.data.example import Example, normal_form
 from tbr_lightning.data.files import Row, checked_file, is_file_name, read_rows, text_of
-from tbr_lightning.data.forms import KNOWN, Columns, Notes, example_of
+from tbr_lightning.data.forms import KNOWN, TURNS, Columns, Notes, earlier_examples, example_of
 from tbr_lightning.data.refusals import is_refusal
 from tbr_lightning.data.table import FORMAT, Examples, stored
 from tbr_lightning.errors import UserError
@@ -76,7 +76,13 @@ class Mix:
 
 
 def pool(
-    source: str | None, field: str, kind: Kind, columns: Columns, cache: Path
+    source: str | None,
+    field: str,
+    kind: Kind,
+    columns: Columns,
+    cache: Path,
+    *,
+    turns: str = "last",
 ) -> Examples | None:
     """Return all rows of one source that have a response, parsing it only the first time.
 
@@ -87,6 +93,7 @@ def pool(
         kind: Of every row.
         columns: Their names.
         cache: Folder of all caches.
+        turns: ``all`` makes a row of each turn of the assistant, ``last`` of the last one alone.
 
     Raises:
         UserError: The source is missing or cannot be reached, or a row is malformed.
@@ -108,6 +115,10 @@ def pool(
         for where, row in rows:
             # Alpaca itself has rows without an answer; they teach nothing.
             example = example_of(row, where, columns, kind=kind, source=name, notes=notes)
+            if turns == "all":
+                for one in earlier_examples(row, where, columns, kind=kind, source=name):
+                    notes.seen[TURNS] += 1
+                    yield one
             if example is not None:
                 yield example
 
@@ -117,7 +128,8 @@ def pool(
             made.append(f"{field}: columns not used: {', '.join(sorted(notes.unused))}")
         return made
 
-    key = content_key(FORMAT, "source", _RULES, name, origin, kind, dict(columns))
+    every = [turns] if turns != "last" else []
+    key = content_key(FORMAT, "source", _RULES, name, origin, kind, dict(columns), *every)
     return stored(cache, key, make, sentences)
 
 

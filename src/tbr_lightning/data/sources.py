@@ -87,10 +87,12 @@ class FilesData(DataConfig):
     look_alikes: int | None = None  # rows of look_alike at most; null for all
     exclude: str | None = None  # path: general rows whose instruction is in it are left out
     drop_refusals: bool = False  # leave out general rows whose response begins as a refusal
+    turns: str = "last"  # last | all: which turns of the assistant in general chats carry loss
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        one_of("data.turns", self.turns, ("last", "all"))
         for name in ("general_rows", "harmful_rows", "look_alikes"):
             at_least(f"data.{name}", getattr(self, name) or 0, 0)
 
@@ -106,7 +108,7 @@ class FilesData(DataConfig):
             )
         columns = asdict(self.columns)
         mix = Mix(
-            general=pool(self.general, "data.general", "general", columns, cache),
+            general=pool(self.general, "data.general", "general", columns, cache, turns=self.turns),
             harmful=pool(self.harmful, "data.harmful", "harmful", columns, cache),
             look_alike=pool(self.look_alike, "data.look_alike", "look_alike", columns, cache),
             general_rows=self.general_rows,
@@ -138,10 +140,12 @@ class SafetyMixData(DataConfig):
     look_alikes: int | None = None  # rows of it at most; null for all
     exclude: str | None = None  # path: general rows whose instruction is in it are left out
     drop_refusals: bool = True  # leave out general rows whose response begins as a refusal
+    turns: str = "last"  # last | all: which turns of the assistant in general chats carry loss
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        one_of("data.turns", self.turns, ("last", "all"))
         at_least("data.general", self.general, 0)
         at_least("data.harmful", self.harmful, 0)
         at_least("data.look_alikes", self.look_alikes or 0, 0)
@@ -162,7 +166,7 @@ class SafetyMixData(DataConfig):
         unsafe = self.harmful_source if self.harmful else None
         alike, columns = self.look_alike_source, asdict(self.columns)
         mix = Mix(
-            general=pool(plain, "data.general_source", "general", columns, cache),
+            general=pool(plain, "data.general_source", "general", columns, cache, turns=self.turns),
             harmful=pool(unsafe, "data.harmful_source", "harmful", columns, cache),
             look_alike=pool(alike, "data.look_alike_source", "look_alike", columns, cache),
             general_rows=self.general,

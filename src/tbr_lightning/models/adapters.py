@@ -9,6 +9,7 @@ from typing import Any
 
 from tbr_lightning.config.schema import AdapterConfig
 from tbr_lightning.errors import UserError
+from tbr_lightning.models.architecture import outside_text
 
 
 def with_adapter(model: Any, config: AdapterConfig) -> Any:
@@ -22,6 +23,9 @@ def with_adapter(model: Any, config: AdapterConfig) -> Any:
         LoRA (Hu et al., 2021), rsLoRA (Kalajdzievski, 2023), DoRA (Liu et al., 2024), QLoRA
         (Dettmers et al., 2023).
     """
+    outside = dict(outside_text(model))
+    for weight in outside.values():
+        weight.requires_grad_(False)
     if config.name == "none":
         return model
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
@@ -36,6 +40,7 @@ def with_adapter(model: Any, config: AdapterConfig) -> Any:
         use_rslora=config.rank_stabilized,
         use_dora=config.decompose,
         target_modules=config.target_modules,
+        exclude_modules=[name.rpartition(".")[0] for name in outside] or None,
         task_type="CAUSAL_LM",
     )
     ends = [model.get_input_embeddings(), model.get_output_embeddings()]

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING as CAUSAL
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING as READERS
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PretrainedConfig,
+)
 
 from tbr_lightning.config.schema import TINY_CONTEXT, ModelConfig
 from tbr_lightning.errors import UserError
@@ -37,22 +43,59 @@ def build_config(
         UserError: The architecture cannot be built.
     """
     settings = dict(model.architecture)
+    own: dict[str, Any] = dict(special or {})
     if vocab_size is not None:
-        settings |= dict.fromkeys(_SPECIAL) | {"vocab_size": vocab_size}
-    settings |= special or {}
+        own = dict.fromkeys(_SPECIAL) | {"vocab_size": vocab_size} | own
     try:
+        if "text_config" in settings:  # the text is a part of it, beside what sees or hears
+            settings["text_config"] = dict(settings["text_config"]) | own
+        else:
+            settings |= own
         config = AutoConfig.for_model(**settings)
         if model.scale == "tiny":
-            config = AutoConfig.for_model(**settings | _tiny(config))
+            config = AutoConfig.for_model(**_tiny_settings(settings, config))
     except (KeyError, ValueError, TypeError, StrictDataclassError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"model.architecture cannot be built: {reason}") from error
-    if type(config) not in CAUSAL:
+    if type(config) not in CAUSAL and type(config) not in READERS:
         raise UserError(
             f"model.architecture cannot be built: model_type={config.model_type} is not a causal "
             "language model: name one such as llama"
         )
     return config
+
+
+def auto_class(config: PretrainedConfig) -> Any:
+    """Return transformers' class that makes a model of a config which writes text.
+
+    Of some models that see, the causal language model is the whole one, of others the text alone.
+    """
+    if type(config) in READERS and type(config) not in CAUSAL:
+        return AutoModelForImageTextToText
+    return AutoModelForCausalLM
+
+
+def is_composite(config: PretrainedConfig) -> bool:
+    """Return whether the text is a part of a larger model, which sees or hears too."""
+    return config.get_text_config(decoder=True) is not config
+
+
+def _tiny_settings(settings: Mapping[str, Any], full: PretrainedConfig) -> dict[str, Any]:
+    if "text_config" not in settings:
+        return {**settings, **_tiny(full)}
+    made = dict(settings)
+    made["text_config"] = settings["text_config"] | _tiny(full.get_text_config(decoder=True))
+    seeing = dict.fromkeys(("num_hidden_layers", "depth"), 1)
+    seeing |= dict.fromkeys(("hidden_size", "out_hidden_size"), _HIDDEN)
+    seeing |= {"intermediate_size": _WIDE, "num_attention_heads": _HEADS, "num_heads": _HEADS}
+    seeing |= {"head_dim": _HEAD, "image_size": 56, "patch_size": 14}
+    vision = getattr(full, "vision_config", None)
+    if vision is not None:
+        stated = vision.to_dict()
+        smaller = {name: value for name, value in seeing.items() if stated.get(name) is not None}
+        made["vision_config"] = {**settings.get("vision_config", {}), **smaller}
+        made["vision_config"].setdefault("model_type", vision.model_type)
+    return made
 
 
 def _tiny(full: PretrainedConfig) -> dict[str, Any]:
@@ -73,6 +116,8 @@ def _tiny(full: PretrainedConfig) -> dict[str, Any]:
     wide = ("intermediate_size", "ffn_hidden_size", "moe_intermediate_size")
     known |= dict.fromkeys((*wide, "shared_expert_intermediate_size"), _WIDE)
     known |= dict.fromkeys(("num_local_experts", "num_experts"), _EXPERTS)
+    known |= {"linear_num_key_heads": 2, "linear_num_value_heads": _HEADS}
+    known |= dict.fromkeys(("linear_key_head_dim", "linear_value_head_dim"), _HEAD)
     known["num_experts_per_tok"] = min(_of(full, "num_experts_per_tok", default=1), _ACTIVE)
     stated = full.to_dict()  # without what a class computes, such as the head_dim of some
     sizes = {name: value for name, value in known.items() if stated.get(name) is not None}
@@ -82,10 +127,25 @@ def _tiny(full: PretrainedConfig) -> dict[str, Any]:
         if isinstance(value, list) and len(value) == full.num_hidden_layers:
             sizes[name] = [*dict.fromkeys(value), *value][:_LAYERS]
     rope = dict(stated.get("rope_parameters") or {})
+    if "full_attention" in rope:
+        sizes["rope_parameters"] = {
+            kind: _tiny_rope(dict(one), context, full) for kind, one in rope.items()
+        }
+    elif rope:
+        sizes["rope_parameters"] = _tiny_rope(rope, context, full)
+    return sizes
+
+
+def _tiny_rope(rope: dict[str, Any], context: int, full: PretrainedConfig) -> dict[str, Any]:
     if "original_max_position_embeddings" in rope:
         before = rope["original_max_position_embeddings"] * context // context_length(full)
-        sizes["rope_parameters"] = rope | {"original_max_position_embeddings": max(before, 1)}
-    return sizes
+        rope["original_max_position_embeddings"] = max(before, 1)
+    if "max_position_embeddings" in rope:
+        rope["max_position_embeddings"] = context
+    if "mrope_section" in rope:
+        pairs = int(_HEAD * rope.get("partial_rotary_factor", 1.0)) // 2
+        rope["mrope_section"] = [pairs - 2 * (pairs // 3), pairs // 3, pairs // 3]
+    return rope
 
 
 def _of(config: PretrainedConfig, *names: str, default: int) -> int:
@@ -106,7 +166,18 @@ def count_parameters(config: PretrainedConfig) -> int:
 
 def _on_meta(config: PretrainedConfig) -> Any:
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        return auto_class(config).from_config(config, trust_remote_code=False)
+
+
+def outside_text(model: Any) -> Iterator[tuple[str, Any]]:
+    """Give name and parameter of all that rows of text alone never reach, such as a vision part."""
+    if not is_composite(model.config):
+        return
+    decoder, output = model.get_decoder(), model.get_output_embeddings()
+    inside = {id(weight) for part in (decoder, output) if part for weight in part.parameters()}
+    for name, weight in model.named_parameters():
+        if id(weight) not in inside:
+            yield name, weight
 
 
 def flops_per_logits(config: PretrainedConfig, *, trained: bool) -> float:
@@ -116,7 +187,8 @@ def flops_per_logits(config: PretrainedConfig, *, trained: bool) -> float:
         config: Of the model.
         trained: The matrix that makes them gets a gradient.
     """
-    return (6.0 if trained else 4.0) * config.vocab_size * config.hidden_size
+    text = config.get_text_config(decoder=True)
+    return (6.0 if trained else 4.0) * text.vocab_size * text.hidden_size
 
 
 def flops_per_token(config: PretrainedConfig, trainable: int, total: int, context: int) -> float:
@@ -136,7 +208,8 @@ def flops_per_token(config: PretrainedConfig, trainable: int, total: int, contex
         context: Tokens of a row, padding included.
     """
     model = _on_meta(config)
-    idle = 0.0
+    idle = sum(weight.numel() for _, weight in outside_text(model))
+    config = config.get_text_config(decoder=True)
     if not config.tie_word_embeddings:  # a tied matrix also computes the logits
         idle += model.get_input_embeddings().weight.numel()
     experts = _of(config, "num_local_experts", "num_experts", default=1)

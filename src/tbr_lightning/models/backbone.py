@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from huggingface_hub import try_to_load_from_cache
 from jinja2 import TemplateError
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from tbr_lightning.config.schema import AdapterConfig, ModelConfig
@@ -26,7 +26,7 @@ from tbr_lightning.data.think_format import (
 from tbr_lightning.errors import UserError
 from tbr_lightning.locate import base_of, located, weights_problem
 from tbr_lightning.models.adapters import merged_with, quantization
-from tbr_lightning.models.architecture import build_config
+from tbr_lightning.models.architecture import auto_class, build_config
 from tbr_lightning.models.bases import find_base, tokenizer_place
 from tbr_lightning.models.decoding import Guidance
 from tbr_lightning.models.gguf import folder_of, gguf_tokenizer, is_gguf
@@ -224,9 +224,8 @@ def load_folder(
     if quantized is not None:
         how["quantization_config"] = quantized
     reader = AutoTokenizer.from_pretrained(tokenizer or folder, **safe)
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, use_safetensors=True, dtype=dtype, **safe, **how
-    )
+    found = auto_class(AutoConfig.from_pretrained(folder, **safe))
+    model = found.from_pretrained(folder, use_safetensors=True, dtype=dtype, **safe, **how)
     if adapter is not None:
         model = merged_with(model, adapter)
     model.eval()
@@ -283,7 +282,7 @@ def _random(config: ModelConfig, tokenizer: Any, seed: int) -> Backbone:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         try:
-            model = AutoModelForCausalLM.from_config(
+            model = auto_class(architecture).from_config(
                 architecture,
                 dtype=getattr(torch, weights_dtype(config)),
                 trust_remote_code=False,

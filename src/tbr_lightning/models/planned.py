@@ -29,7 +29,8 @@ def weights_dtype(config: ModelConfig) -> str:
     if config.dtype != "auto":
         return config.dtype
     found = published_config(config)
-    stored = None if found is None else getattr(found, "dtype", None)
+    text = None if found is None else found.get_text_config(decoder=True)
+    stored = getattr(found, "dtype", None) or getattr(text, "dtype", None)
     return "float32" if stored in (None, torch.float32) else "bfloat16"
 
 

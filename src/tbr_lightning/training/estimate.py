@@ -85,11 +85,12 @@ def estimate(
             host, moments = moments, 0.0
             if stage == 3:
                 host, weights = host + weights, 0.0
-    width, layers = architecture.hidden_size, architecture.num_hidden_layers
+    text = architecture.get_text_config(decoder=True)
+    width, layers = text.hidden_size, text.num_hidden_layers
     unit = 2.0 if precision_of(config).startswith("bf16") else 4.0
     cells = trainer.batch_size * longest * width * layers
     activations = cells * (unit if trainer.gradient_checkpointing else 17 * unit)
-    activations += 3 * 4.0 * min(CHUNK, trainer.batch_size * longest) * architecture.vocab_size
+    activations += 3 * 4.0 * min(CHUNK, trainer.batch_size * longest) * text.vocab_size
     flops = tokens * flops_per_token(architecture, trained, total, longest // 2)
     if trainer.gradient_checkpointing:
         flops *= 4 / 3
@@ -99,16 +100,14 @@ def estimate(
 
 def parameter_counts(architecture: Any, adapter: AdapterConfig) -> tuple[int, int]:
     """Return (all parameters of the base, trained parameters), built without any memory."""
-    from transformers import AutoModelForCausalLM
+    from dataclasses import replace
 
     from tbr_lightning.models.adapters import with_adapter
+    from tbr_lightning.models.architecture import auto_class
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(architecture)
+        model = auto_class(architecture).from_config(architecture)
         total = sum(p.numel() for p in model.parameters())
-        if adapter.name == "none":
-            return total, total
-        from dataclasses import replace
 
         tuned = with_adapter(model, replace(adapter, quantize=False))
     return total, sum(p.numel() for p in tuned.parameters() if p.requires_grad)
