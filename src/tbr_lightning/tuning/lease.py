@@ -44,10 +44,15 @@ class Lease:
         _write(self.folder / "lease", _STOP)
 
     @property
+    def started(self) -> bool:
+        """Whether the process is there, or was."""
+        return _read(self.folder / "started") == self.name
+
+    @property
     def begun(self) -> float:
         """When the process was first seen to be started; now, while it was not."""
         if self._started is None:
-            if _read(self.folder / "started") != self.name:
+            if not self.started:
                 return time.monotonic()
             self._started = time.monotonic()
         return self._started

@@ -57,8 +57,9 @@ class RayWorker:
     def ask_to_stop(self) -> None:
         """Let it end in order; one that waits for its turn is taken back."""
         self._lease.stop()
-        with suppress(RayError, ValueError):
-            ray.cancel(self._task, force=False)
+        if not self._lease.started:  # else it would be cut off before its checkpoint
+            with suppress(RayError, ValueError):
+                ray.cancel(self._task, force=False)
 
     def kill(self) -> None:
         """End it; its process dies with Ray's worker."""
