@@ -160,7 +160,7 @@ def test_the_policies_mean_what_they_mean_in_evaluation(server: Server, folder: 
     from tbr_lightning.config.verbs import GenerationConfig
     from tbr_lightning.evaluation.respond import arm_prompts, responses
     from tbr_lightning.models.backbone import load_folder
-    from tbr_lightning.models.logged import hf_folder
+    from tbr_lightning.models.hf_folder import hf_folder
 
     model = find_in(folder, f"models:/{NAME}@champion")
     backbone = load_folder(hf_folder(model, folder / "models"), origin="x", thinks=True)

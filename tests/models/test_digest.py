@@ -20,7 +20,8 @@ from tbr_lightning.models.digest import (
     model_files,
     record,
 )
-from tbr_lightning.models.logged import find_model, hf_folder
+from tbr_lightning.models.hf_folder import hf_folder
+from tbr_lightning.models.logged import find_model
 
 from ..support import made
 

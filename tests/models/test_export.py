@@ -18,7 +18,8 @@ from tbr_lightning.errors import UserError
 from tbr_lightning.models.adapters import with_adapter
 from tbr_lightning.models.backbone import Backbone, load_folder
 from tbr_lightning.models.export import export, load_adapter, merge_into, weights_digest
-from tbr_lightning.models.logged import find_model, hf_folder, log_model
+from tbr_lightning.models.hf_folder import hf_folder
+from tbr_lightning.models.logged import find_model, log_model
 from tbr_lightning.tracking.run import start_run
 
 IDS = torch.arange(3, 40)[None]

@@ -31,7 +31,8 @@ from tbr_lightning.models.architecture import context_length
 from tbr_lightning.models.backbone import Backbone, load_adapted, load_folder
 from tbr_lightning.models.digest import check_unchanged
 from tbr_lightning.models.generation import Generated, generate, stop_tokens
-from tbr_lightning.models.logged import LoggedModel, called, find_model, hf_folder
+from tbr_lightning.models.hf_folder import hf_folder
+from tbr_lightning.models.logged import LoggedModel, called, find_model
 from tbr_lightning.models.precision import computed_in, convert, name_of
 from tbr_lightning.models.vllm_engine import choose_engine
 from tbr_lightning.progress import track

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
-import os
 import re
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mlflow
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from tbr_lightning.data.cache import contents_key
-from tbr_lightning.errors import UserError, disk_full
-from tbr_lightning.models.digest import FilesDigest, base_digest, folder_digest, logged_base
+from tbr_lightning.errors import UserError
 
 if TYPE_CHECKING:
     from tbr_lightning.models.backbone import Backbone
@@ -132,78 +125,3 @@ def find_model(uri: str) -> LoggedModel:
 def registered_model_id(version: Any) -> str:
     """Return the logged model behind a version; the SQL stores keep it in ``source`` alone."""
     return str(version.model_id or version.source.removeprefix("models:/"))
-
-
-def hf_folder(model: LoggedModel, into: Path, digest: str | None = None) -> Path:
-    """Return one Hugging Face folder (weights and tokenizer) of a logged model.
-
-    It is made once in ``into`` and used again; an adapter is merged into its base.
-
-    Args:
-        model: The model.
-        into: Folder of such folders.
-        digest: Of the model's files as they are now; what was made of others, or has changed
-            since, is made anew. ``None`` takes what is there.
-
-    Raises:
-        UserError: The model's files are gone from the artifact store, or were changed meanwhile.
-    """
-    target, made_of = into / model.model_id, into / f"{model.model_id}.json"
-    if target.is_dir():
-        if digest is None or _is_made_of(target, made_of, digest):
-            return target
-        shutil.rmtree(target)
-    into.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=into) as temporary:
-        try:
-            got = Path(mlflow.artifacts.download_artifacts(model.uri, dst_path=temporary))
-            own = "" if digest is None else folder_digest(got)
-            base = logged_base(got)
-            if base is not None:
-                _merge(got, base)
-            # What was read, and not what was there a moment before it was.
-            if digest is not None and FilesDigest(own, _base_digest(base)).whole != digest:
-                raise UserError(
-                    f"the files of {model.uri} were changed while they were read: restore them, "
-                    "and give the command again"
-                )
-            shutil.copytree(got / "components" / "tokenizer", got / "model", dirs_exist_ok=True)
-        except (MlflowException, OSError) as error:
-            raise UserError(
-                disk_full(error)
-                or f"the files of {model.uri} are gone from the artifact store: train it again"
-            ) from error
-        try:
-            (got / "model").rename(target)
-        except OSError:
-            if not target.is_dir():  # otherwise another process was faster
-                raise
-    if digest is not None:
-        partial = made_of.with_suffix(f".{os.getpid()}")
-        partial.write_text(json.dumps([digest, contents_key(str(target))]))
-        partial.replace(made_of)
-    return target
-
-
-def _is_made_of(folder: Path, made_of: Path, digest: str) -> bool:
-    try:
-        kept = json.loads(made_of.read_text())
-    except (OSError, ValueError):
-        return False
-    return bool(kept == [digest, contents_key(str(folder))])
-
-
-def _base_digest(base: Path | None) -> str:
-    return "" if base is None else base_digest(base)
-
-
-def _merge(artifacts: Path, base: Path) -> None:
-    """Merge the adapter among a logged model's artifacts into its base, as ``model``."""
-    from tbr_lightning.models.export import LAYOUT as LAYOUT_FILE
-    from tbr_lightning.models.export import merge_into
-
-    described = mlflow.models.Model.load(artifacts)
-    adapter = artifacts / "peft"
-    shutil.copytree(artifacts / "components" / "tokenizer", adapter, dirs_exist_ok=True)
-    (adapter / LAYOUT_FILE).write_text(json.dumps(described.metadata[LAYOUT]))
-    merge_into(adapter, artifacts / "model", base=base)

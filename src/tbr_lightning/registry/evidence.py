@@ -27,7 +27,8 @@ from tbr_lightning.evaluation.judge import NO_EFFECT_ON_VERDICTS
 from tbr_lightning.evaluation.respond import NO_EFFECT_ON_ANSWERS, evaluation_key, token_limit
 from tbr_lightning.evaluation.results import Judged, from_table
 from tbr_lightning.models.digest import check_unchanged
-from tbr_lightning.models.logged import LoggedModel, hf_folder
+from tbr_lightning.models.hf_folder import hf_folder
+from tbr_lightning.models.logged import LoggedModel
 from tbr_lightning.models.precision import computed_in
 from tbr_lightning.registry.answers import Answers
 from tbr_lightning.registry.sample_size import Sizes
