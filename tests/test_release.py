@@ -134,6 +134,7 @@ def test_an_installed_wheel_finds_its_configs(built: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # some pins are built from source to read what they need
 @pytest.mark.parametrize(
     "extra", [e for e in PROJECT["optional-dependencies"] if e not in UNPINNED]
 )

@@ -34,7 +34,7 @@ OF_GROUP = {
     "gate": "promote",
     "world": "demo",
 }
-MODEL = {"evaluate": ["model=tiny"]}
+MODEL = {"evaluate": ["model=tiny"], "export": ["model=tiny"]}
 
 
 @pytest.mark.parametrize("verb", VERBS)
