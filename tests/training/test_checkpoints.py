@@ -251,7 +251,7 @@ def test_the_records_that_deepspeed_keeps_beside_its_tensors_are_read(tmp_path: 
 
     kept = {
         "loss_scaler": LossScaler(scale=1),
-        "dynamic": DynamicLossScaler(init_scale=4, scale_window=2),
+        "dynamic": DynamicLossScaler(4, 2, 2, 1, 1, False),
         "zero_stage": ZeroStageEnum.gradients,
         "param_slice_mappings": [OrderedDict(w=fragment_address(numel=3, start=1))],
         "param_shapes": [OrderedDict(w=torch.Size([3]))],
