@@ -230,7 +230,9 @@ def folder_problems(what: str, folder: Path) -> list[str]:
     except UserError as error:
         return [f"{what}: {error}"]
     if base is not None:
-        return _weights_in(what, folder, "adapter_model*.safetensors") or _base_problems(what, base)
+        return _weights_in(
+            f"{what}, an adapter of {base.name},", folder, "adapter_model*.safetensors"
+        ) or _base_problems(what, base)
     if not (folder / "config.json").is_file():
         return [f"{what} has no config.json: give a Hugging Face model folder"]
     return _weights_in(what, folder, "*.safetensors")
