@@ -349,10 +349,11 @@ def test_a_ledger_whose_end_was_cut_off_moves_nothing(tmp_path: Path, registry: 
 
 
 @pytest.mark.parametrize("left", [0, 1, 2])
-def test_ledger_and_tracker_put_back_together_are_told(
-    tmp_path: Path, registry: Registry, left: int
-) -> None:
+def test_ledger_and_tracker_put_back_together_are_told(tmp_path: Path, left: int) -> None:
     """Signatures do not tell an old state from the newest; what was seen from here does."""
+    put_store(tmp_path)
+    made.history(tmp_path)  # not a copy, of which nothing was written from here
+    registry = made.registry(tmp_path)
     first, second, _ = registry.ledger.entries(made.NAME)
     with sqlite3.connect(tmp_path / "ledger.db") as db:
         db.execute("DELETE FROM tbr_ledger WHERE seq > ?", [left])
