@@ -11,6 +11,8 @@ import pytest
 
 from tbr_lightning import api
 
+from ..conftest import ROOT
+
 SCRIPT = """
 from tbr_lightning import Model, compare, evaluate, train
 from tbr_lightning.errors import UserError
@@ -88,6 +90,7 @@ def test_functions_keep_their_names_whatever_was_imported_before(
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+@pytest.mark.slow  # mypy reads the package and torch without a cache
 def test_type_checkers_see_what_the_functions_take_and_return(tmp_path: Path) -> None:
     (tmp_path / "use.py").write_text(
         "import tbr_lightning.train\n"
@@ -95,7 +98,7 @@ def test_type_checkers_see_what_the_functions_take_and_return(tmp_path: Path) ->
         "reveal_type(train)\nreveal_type(evaluate)\nreveal_type(Model.load('m').generate('x'))\n"
         "compare('not a list of models', 3)\n"
     )
-    words = ["--follow-imports=silent", "--ignore-missing-imports", "--cache-dir=cache"]
+    words = ["--config-file", str(ROOT / "pyproject.toml"), "--cache-dir=cache"]
     done = subprocess.run(
         [sys.executable, "-m", "mypy", *words, "use.py"],
         cwd=tmp_path,
