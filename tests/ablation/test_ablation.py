@@ -15,7 +15,7 @@ from optuna.trial import TrialState, create_trial
 from tbr_lightning.ablation.figures import figure
 from tbr_lightning.ablation.models import millions, model_of
 from tbr_lightning.ablation.study import CSV, FIGURE, TABLE, grouped, log_groups
-from tbr_lightning.ablation.view import Row, as_table, lines
+from tbr_lightning.ablation.view import Row, as_table, lines, markdown
 from tbr_lightning.config.schema import TrackingConfig
 from tbr_lightning.evaluation.statistics import Rate
 from tbr_lightning.tracking.run import Run, start_run
@@ -235,3 +235,30 @@ def test_nothing_is_logged_of_a_study_without_groups_or_trials(store: Path) -> N
     assert log_groups(study, stored(study), "no run") == []
     study = study_of(MODELS)
     assert log_groups(study, stored(study), "no run") == []
+
+
+PARTS = """
+fixed: [model=tiny, data=microworld]
+space:
+  model.pretraining.thoughts: {choices: [all, none]}
+  reflection: {choices: [none, external]}
+evaluate: [suite=smoke, suite.half=dev]
+objectives: {false_refusal_rate: minimize, harmful_compliance_rate: minimize}
+sampler: grid
+groups: [model.pretraining.thoughts, reflection]
+"""
+
+
+def test_bases_of_one_size_are_told_apart_by_what_they_have_read() -> None:
+    study, storage = study_of(PARTS), optuna.create_study(directions=["minimize"] * 2)
+    for number, cell in enumerate(cells(study.space)):
+        add(study, storage, dict(cell), refused=20 * number)
+    rows = grouped(study, storage.get_trials())
+    told = "\n".join(lines(rows))
+    assert told.count("\nall ") == told.count("\nnone ") == 2  # a line for each rate
+    drawn = figure(rows, "parts")
+    names = [label.get_text() for label in drawn.axes[-1].get_xticklabels()]
+    assert names == ["all", "none"]
+    table = markdown(as_table(rows))
+    assert table.splitlines()[0] == "| of | choice | false refusal | harmful compliance |"
+    assert "| all | external | 10.0 (7 to 15) | 0.0 (0 to 2) |" in table

@@ -31,7 +31,7 @@ def by_size(models: Sequence[Row], title: str) -> Any:
     for row in models:
         facets.setdefault(row.model.architecture if row.model else "", []).append(row)
     arms = list(dict.fromkeys(row.arm for row in models))
-    sized = all(row.model is not None and row.model.parameters for row in models)
+    sized = all(_distinct_sizes(part) for part in facets.values())
     drawn = Figure(figsize=(max(1.4 + 2.1 * len(facets), 6.4), 6.2), dpi=120, layout="constrained")
     grid = drawn.subplots(2, len(facets), squeeze=False, sharey=True, sharex="col")
     for line, measure in zip(grid, _BOTH, strict=True):
@@ -58,6 +58,13 @@ def by_size(models: Sequence[Row], title: str) -> Any:
     _legend(drawn, grid[0][0], arms)
     drawn.suptitle(f"{title}\nbars: 95% intervals; lower is better", fontsize=10)
     return drawn
+
+
+def _distinct_sizes(part: Sequence[Row]) -> bool:
+    """Return whether sizes are known and tell the models apart."""
+    sizes = {row.of: row.model.parameters for row in part if row.model}
+    known = [sizes.get(row.of) for row in part]
+    return all(known) and len(set(sizes.values())) == len(sizes)
 
 
 def _places(part: Sequence[Row], sized: bool) -> dict[str, float]:

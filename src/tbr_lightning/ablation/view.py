@@ -114,15 +114,20 @@ def lines(rows: Sequence[Row]) -> list[str]:
     for row in rows:
         places.setdefault((row.margin, row.of), {})[row.arm] = row
     told: list[str] = []
+    margins = any(margin != "model" for margin, _ in places)
     for metric in metrics:
-        shown = {k: v for k, v in places.items() if metric == metrics[0] or k[0] != "model"}
+        whole = metric == metrics[0] or not margins
+        shown = {k: v for k, v in places.items() if whole or k[0] != "model"}
         cells = [
             [_cell(metric, found[arm].rates.get(metric)) if arm in found else "–" for arm in arms]
             for found in shown.values()
         ]
         unit = "percent, " if metric in _SHARES else ""
         title = f"{metric.replace('_', ' ')} ({unit}{_NOTE})"
-        block = _aligned(title, arms, [_head(*one) for one in shown.items()], cells)
+        heads = [_head(*one) for one in shown.items()]
+        if len(set(heads)) < len(heads):  # one architecture and size, told apart by what they read
+            heads = [of for _, of in shown]
+        block = _aligned(title, arms, heads, cells)
         # A blank line before each kind of margin.
         for index, (before, here) in reversed(list(enumerate(pairwise(shown)))):
             if before[0] != here[0]:
