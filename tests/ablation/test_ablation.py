@@ -199,7 +199,7 @@ def test_a_model_is_counted_without_weights() -> None:
     assert small.parameters is not None
     assert 100_000 < small.parameters < 400_000
     real = model_of("model=llama3_2_1b", "data=microworld")
-    assert real.size == "1.41 B"
+    assert real.size == "1.24 B"
     assert model_of("model=mistral", "model.path=somewhere").parameters is None
 
 
@@ -260,5 +260,5 @@ def test_bases_of_one_size_are_told_apart_by_what_they_have_read() -> None:
     names = [label.get_text() for label in drawn.axes[-1].get_xticklabels()]
     assert names == ["all", "none"]
     table = markdown(as_table(rows))
-    assert table.splitlines()[0] == "| of | choice | false refusal | harmful compliance |"
+    assert table.splitlines()[0] == "| model | arm | false refusal | harmful compliance |"
     assert "| all | external | 10.0 (7 to 15) | 0.0 (0 to 2) |" in table

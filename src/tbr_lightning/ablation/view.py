@@ -78,7 +78,9 @@ def markdown(table: Sequence[Mapping[str, Any]]) -> str:
     named = [("of", "choice", "amount"), ("rival", "about")]["rival" in table[0]]
     shown = [one for one in MEASURES if any(_known(row, one.name) for row in table)]
     names = [key for key in named if any(row.get(key) for row in table)]
-    heads = [*names, *(measure.heading for measure in shown)]
+    amounts = next((row["amount_of"] for row in table if row.get("amount_of")), "amount")
+    called = {"of": "model", "choice": "arm", "amount": amounts}
+    heads = [*(called.get(key, key) for key in names), *(measure.heading for measure in shown)]
     told = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for row in table:
         cells = [str(row.get(key) or "") for key in names]
