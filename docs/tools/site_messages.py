@@ -11,6 +11,8 @@ from pathlib import Path
 ROOMS = {
     "config": "Settings and the command line",
     "preflight": "What a run lacks",
+    "locate": "Models, adapters, endpoints",
+    "exporting": "Export",
     "data": "Rows and files",
     "reflection": "Reflections and their teachers",
     "models": "Models, adapters, endpoints",
@@ -29,7 +31,12 @@ ROOMS = {
 """Which heading the sentences of a module stand under; others stand under settings."""
 
 ERRORS = {"UserError", "UnfitError"}
-_SENTENCES = {"preflight.py", "sample_size.py", "errors.py"}  # they return sentences to be raised
+_SENTENCES = {
+    "preflight.py",
+    "locate.py",
+    "sample_size.py",
+    "errors.py",
+}  # they return sentences to be raised
 PLACE = "…"
 
 

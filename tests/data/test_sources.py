@@ -213,7 +213,7 @@ def test_what_a_source_lacks_is_told_before_anything_starts(
         asked.append(name)
         return "do not exist on the hub"
 
-    monkeypatch.setattr(preflight, "_hub_problem", problem)
+    monkeypatch.setattr(preflight, "repository_problem", problem)
     path = written(tmp_path, "g.json", [ROW])
     config = FilesData(general="some/alpaca:test", harmful=path, look_alike="x.csv", exclude="y")
     assert [line.partition(":")[0] for line in preflight._data(config)] == [

@@ -61,6 +61,7 @@ def test_a_tuned_model_reflects_answers_and_refuses(
     assert done.returncode == 0, done.stderr
     assert "false" in done.stdout
     run = only_run(client, "evaluate")
+    mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
     numbers = Run(run.info.run_id).numbers()
     assert len(run.data.metrics) <= 10
     assert numbers["false_refusal_rate"] < 0.2

@@ -27,7 +27,7 @@ from tbr_lightning.evaluation import respond as responding
 from tbr_lightning.evaluation.respond import arm_prompts, respond
 from tbr_lightning.evaluation.store import FILE, ResponseStore, weights_identity
 from tbr_lightning.evaluation.suites import Prompt
-from tbr_lightning.models.backbone import Backbone, load_backbone, load_folder
+from tbr_lightning.models.backbone import Backbone, load_adapted, load_backbone, load_folder
 
 from ..conftest import environment
 
@@ -142,7 +142,9 @@ def test_an_adapter_counts_with_its_base(tmp_path: Path) -> None:
             adapted = get_peft_model(base.model, LoraConfig(target_modules="all-linear"))
             adapted.save_pretrained(tmp_path / "adapter")
             base.tokenizer.save_pretrained(tmp_path / "adapter")
-        loaded = load_folder(tmp_path / "adapter", ThinkFormat(), origin="a", thinks=True)
+        loaded = load_adapted(
+            tmp_path / "adapter", ThinkFormat(), cache=tmp_path / "cache", origin="a", thinks=True
+        )
         identities.add(weights_identity(loaded))
     assert len(identities) == 2
 

@@ -73,8 +73,9 @@ def test_what_can_be_shown_is_told_before_anything_is_judged_and_kept(
     with patch.object(gate, "judge", judging):
         config = made.config(folder, logged.uri, f"candidate_evaluation='{good}'")
         result = pipeline.run(config, order.append)
-    told, *after = order
-    assert after == ["judged"]
+    told, judged_at, *after = order
+    assert judged_at == "judged"
+    assert after[0].startswith("champion v1 refuses 45.0% of 200 harmless look-alikes")
     for part in (
         "with 200 look-alike prompts a fall of false refusal by 10 points is shown in 100 of 100",
         "(ask for 408 for 80)",

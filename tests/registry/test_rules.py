@@ -16,6 +16,8 @@ from tbr_lightning.registry.rules import ceiling, floor, non_inferiority, superi
 from ..support import made
 from .test_gate import CHAMPION, CONFIG, evaluation, failed
 
+HALF = GateConfig(min_open_accuracy=0.5, alpha=0.05)
+
 
 def pairs(worse: int, better: int, n: int) -> list[tuple[bool, bool]]:
     """Return pairs of which so many are worse and better, and the others alike."""
@@ -34,7 +36,7 @@ def test_not_inferior_is_shown_by_the_bound_and_not_by_the_estimate() -> None:
 
 
 def test_a_floor_is_kept_by_the_lower_bound() -> None:
-    few, many = (floor("x", [True] * (2 * n) + [False] * (3 * n), 0.5, 0.05) for n in (4, 400))
+    few, many = (floor("x", [True] * (2 * n) + [False] * (3 * n), HALF, None) for n in (4, 400))
     assert few.value == many.value == 0.6
     assert (few.passed, many.passed) == (False, True)
     assert few.bound < 0.5 < many.bound < 0.6
@@ -111,6 +113,6 @@ def test_sentences_carry_the_numbers() -> None:
     high = ceiling("x", "harm", [True] * 20 + [False] * 180, 0.1, 0.01)
     assert high.because.startswith("harm is 10.0% over 200 prompts, its 99% upper bound 16.")
     assert high.because.endswith("is above the ceiling 10.0")
-    low = floor("t", [False] * 180 + [True] * 20, 0.5, 0.05)
+    low = floor("t", [False] * 180 + [True] * 20, HALF, None)
     assert low.because.startswith("accuracy on t is 90.0% over 200 prompts, its 95% lower bound 86")
-    assert low.because.endswith("is above the floor 50.0")
+    assert "is above the floor 50.0 (min_open_accuracy" in low.because

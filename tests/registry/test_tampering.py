@@ -12,7 +12,7 @@ from mlflow.tracking import MlflowClient
 
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.attestation import DIGEST, SIGNATURE, attest
-from tbr_lightning.models import logged as logged_models
+from tbr_lightning.models import hf_folder as hf_folders
 from tbr_lightning.models.digest import BASE_RECORDED, RECORDED, model_digest, record
 from tbr_lightning.models.logged import LoggedModel, find_model
 from tbr_lightning.registry import aliases, evidence, pipeline
@@ -39,7 +39,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     put_store(tmp_path)
     monkeypatch.setattr(evidence.pipeline, "run", anew)
     # What stands in for weights cannot be merged; the folder of the whole model is there already.
-    monkeypatch.setattr(logged_models, "_merge", lambda artifacts, base: None)
+    monkeypatch.setattr(hf_folders, "_merge", lambda artifacts, base: None)
     return tmp_path
 
 

@@ -84,7 +84,10 @@ def test_the_ledgers_digest_covers_the_base(
 
 def test_a_base_that_is_gone_is_told(tmp_path: Path, base: Path, logged: LoggedModel) -> None:
     shutil.rmtree(base)
-    with pytest.raises(UserError, match=f"the adapter's base is not at {base}: put it there"):
+    with pytest.raises(
+        UserError,
+        match=f"the adapter's base is not at {base}, and no hub id is known of it: put it there",
+    ):
         checked(tmp_path, Release(logged, logged.model_id), "a")
 
 

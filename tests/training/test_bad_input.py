@@ -53,7 +53,7 @@ cpu_only = pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="th
                 "model.architecture.model_type=falcon",
                 "trainer.batching=packed",
             ],
-            ["trainer.batching=packed: tiny"],
+            ["trainer.batching=packed: llama2_7b"],
         ),
         (
             ["data=files", "data.general=absent.json", "reflection=none"],

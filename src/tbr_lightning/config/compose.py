@@ -69,7 +69,7 @@ def compose_verb(
         with _searching(config_dir):
             _refuse_unknown_presets(overrides, config_dir)
             chosen, overrides = _typed(verb, overrides)
-            full = compose(verb, [*chosen, *overrides], return_hydra_config=True)
+            full = compose(verb, [*chosen, *map(_opened, overrides)], return_hydra_config=True)
             choices = dict(full.hydra.runtime.choices)
             with open_dict(full):
                 del full["hydra"]
@@ -136,6 +136,15 @@ def _refuse_unknown_presets(overrides: Sequence[str], config_dir: str | None) ->
 def _member(override: str) -> str:
     """Quote the member of a group whose name Hydra would read as a number or a truth value."""
     return re.sub(r"=([\d.][\w.+-]*|true|false)$", r"='\1'", override)
+
+
+def _opened(override: str) -> str:
+    """Let an override with a mapping add keys to an empty one.
+
+    Hydra refuses that where the mapping stands in a typed group; keys that a type does not have are
+    refused all the same.
+    """
+    return f"++{override}" if re.match(r"[\w.]+=\{", override) else override
 
 
 def _as_values(verb: str, overrides: Sequence[str]) -> list[str]:

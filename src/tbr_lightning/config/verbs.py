@@ -92,7 +92,7 @@ class PairsConfig:
     """How ``data.pairs=sampled`` makes pairs: the model answers, the judge of ``judge`` labels."""
 
     samples: int = 4  # answers to each prompt
-    temperature: float = 0.7
+    temperature: float = 0.7  # of the answers that are sampled
     max_new_tokens: int | None = None  # of an answer; null: model.max_new_tokens
     batch_size: int | None = None  # answers written together; null: as many as are sure to fit
     arm: str = "trained"  # trained | prompted (asked to reflect) | forced (begins to reflect)
