@@ -65,8 +65,8 @@ def test_likelihoods(backbone: Backbone, theirs: Any) -> None:
 
 
 def test_likelihoods_of_whole_texts(base_folder: Path) -> None:
-    # In float64: two orders of summing thousands of unlikely tokens differ in float32. Positions and
-    # norms are computed in float32 all the same.
+    # In float64: two orders of summing thousands of unlikely tokens differ in float32. Positions
+    # and norms are computed in float32 all the same.
     exact = load_folder(base_folder, origin="base", thinks=True, dtype="float32")
     exact.model.double()
     ours, theirs = EngineLM(exact), hf_model(exact)

@@ -86,7 +86,7 @@ def test_a_base_that_is_gone_is_told(tmp_path: Path, base: Path, logged: LoggedM
     shutil.rmtree(base)
     with pytest.raises(
         UserError,
-        match=f"the adapter's base is not at {base}, and no hub id is known of it: put it there",
+        match=f"the adapter's base is not at {base}, and no hub id",
     ):
         checked(tmp_path, Release(logged, logged.model_id), "a")
 
