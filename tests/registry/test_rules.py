@@ -115,4 +115,4 @@ def test_sentences_carry_the_numbers() -> None:
     assert high.because.endswith("is above the ceiling 10.0")
     low = floor("t", [False] * 180 + [True] * 20, HALF, None)
     assert low.because.startswith("accuracy on t is 90.0% over 200 prompts, its 95% lower bound 86")
-    assert "is above the floor 50.0 (min_open_accuracy" in low.because
+    assert "is above the floor 50.0 (gate.min_open_accuracy" in low.because

@@ -76,7 +76,7 @@ def test_what_is_stored_is_known_and_the_runs_say_which_rows(verb: Verb, tmp_pat
     )
     none, recorded = runs
     assert none.data.params["data/rows"] == recorded.data.params["data/rows"]
-    assert none.data.metrics["data/rows_left_out_for_other_arms"] == 10
+    assert none.data.params["data/rows_left_out_for_other_arms"] == "10"
     assert none.data.tags["tbr.trained_rows"] == recorded.data.tags["tbr.trained_rows"]
 
 
