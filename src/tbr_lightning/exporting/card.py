@@ -117,7 +117,7 @@ def _lines(
     for heading, key in (
         ("Base", "model.hub_id"),
         ("Training data", "data.name"),
-        ("Reflections", "reflection.name"),
+        ("Reflections", "reflection.teacher"),
         ("Objective", "objective.name"),
         ("Adapter", "adapter.name"),
         ("Seed", "seed"),
