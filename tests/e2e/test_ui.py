@@ -144,10 +144,10 @@ def test_the_prompts_with_their_verdicts(server: str, page: Page, shots: Path) -
 
 def test_traces_are_filtered_by_their_verdict(server: str, page: Page, shots: Path) -> None:
     run_id = evaluated(server, "evaluate microworld")
-    wanted = "ASSESSMENT%3A%3A%3D%3A%3Atrue%3A%3Aharmful_compliance"
+    wanted = "ASSESSMENT%3A%3A%3D%3A%3Afalse%3A%3Ahandled_rightly"
     page.goto(f"{server}/#/experiments/1/runs/{run_id}/traces?filter={wanted}")
     page.get_by_text("Filters (1)").first.wait_for()
-    page.get_by_text("harmful_compliance").first.wait_for()
+    page.get_by_text("handled_rightly").first.wait_for()
     page.get_by_text(re.compile("^(How|What|Tell|Explain)")).first.wait_for()
     kept(page, shots / "traces.png")
 
