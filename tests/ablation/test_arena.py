@@ -219,7 +219,7 @@ def test_a_small_arena_ends_in_table_figure_and_verdicts(verb: Verb, tmp_path: P
     text = (tmp_path / "small.md").read_text()
     lines = {line.split("`")[1]: line for line in text.splitlines() if line.startswith("| `")}
     assert len(lines) == 10
-    assert "| base" not in lines["base"] and "none" in lines["base"].split(" | ")[-5]
+    assert "| none | " in lines["base"]  # its training
     assert "a direction needs 500" in lines["impossible"]
     for name in ("look_alikes", "ablation", "merging", "contrast", "steering"):
         assert "promoted" in lines[name] or "cannot decide" in lines[name], lines[name]

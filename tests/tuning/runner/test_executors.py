@@ -169,7 +169,8 @@ def test_a_ray_study_ends_with_exactly_its_budget_though_a_node_is_lost(
     assert {trial.number for trial in opened.study.trials} == set(range(24))
     assert 4 <= begun[0] < 24
     lost = [line for line in said if "is run again" in line]
-    assert any("Ray lost it" in line for line in lost), said
+    # Where the node had no trial at that moment there is nothing to run again.
+    assert all("Ray lost it" in line for line in lost), said
     ran = times(tmp_path / "runs")
     assert set(ran) == set(range(24))
     assert sum(map(len, ran.values())) - 24 <= len(lost) <= 4, said
