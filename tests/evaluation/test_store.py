@@ -28,6 +28,7 @@ from tbr_lightning.evaluation.respond import arm_prompts, respond
 from tbr_lightning.evaluation.store import FILE, ResponseStore, weights_identity
 from tbr_lightning.evaluation.suites import Prompt
 from tbr_lightning.models.backbone import Backbone, load_adapted, load_backbone, load_folder
+from tbr_lightning.tracking.run import Run
 
 from ..conftest import environment
 
@@ -214,7 +215,8 @@ def test_a_killed_evaluation_goes_on(tmp_path: Path, base_folder: Path) -> None:
         order_by=["attributes.start_time"],
         search_all_experiments=True,
     )
-    assert list(again["metrics.responses_reused"]) == [len(kept), 600]
+    reused = [Run(run_id).numbers()["responses_reused"] for run_id in again["run_id"]]
+    assert reused == [len(kept), 600]
     after = stored(file)
     assert len(after) == 600 and after[: len(kept)] == kept  # not one was written anew
 

@@ -37,9 +37,9 @@ def race(folder: Path, uri: str, me: str, other: str) -> int:
     """Promote as one of the two."""
     log = record.log_verdict
 
-    def held(*args: Any) -> None:
-        log(*args)
-        if args[-1] == 1:  # a second attempt is held by nobody
+    def held(*args: Any, **named: Any) -> None:
+        log(*args, **named)
+        if named["attempt"] == 1:  # a second attempt is held by nobody
             (folder / f"{me}.judged").touch()
             _wait(folder / f"{other}.judged")
             if me == "second":
