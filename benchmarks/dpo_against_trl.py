@@ -9,7 +9,7 @@ starting weights before the steps that are timed, and so does TRL where a settin
 
 Tokens are those that are no padding, of both responses with their prompts; seconds are those of the
 call that trains, with everything that it does by default, ours a checkpoint and a log in MLflow.
-The column of CPU seconds tells the same without what other programs took of the cores, but counts
+The column of CPU seconds leaves out the time that other programs took on the cores, but counts
 our reference too. Exits with 1 if the goal is missed.
 """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def logged_model(
         return find_model(name)
     backbone = load_model(name, paths).backbone
     key = _key(name, backbone)
-    if (found := _found(key)) is not None:
+    if (found := logged_before("import", {_KEY: key})) is not None:
         return found
     print(f"{name} is not logged yet: its files are copied to the artifact store", file=sys.stderr)
     facts = {"tbr.base": backbone.origin, "tbr.form": "merged", "tbr.imported": name, _KEY: key}
@@ -72,8 +73,14 @@ def _key(name: str, backbone: Backbone) -> str:
     return content_key(name, weights_identity(backbone))
 
 
-def _found(key: str) -> LoggedModel | None:
-    run_id = find_run({"tbr.stage": "import", _KEY: key})
+def logged_before(stage: str, tags: Mapping[str, str]) -> LoggedModel | None:
+    """Return the model that an earlier run has logged, if its files are still those.
+
+    Args:
+        stage: Of the run.
+        tags: That it carries beside.
+    """
+    run_id = find_run({"tbr.stage": stage, **tags})
     if run_id is None:
         return None
     try:

@@ -8,12 +8,13 @@ from pathlib import Path
 from tbr_lightning.config.verbs import EvaluateConfig
 from tbr_lightning.data.cache import content_key
 from tbr_lightning.errors import UserError
+from tbr_lightning.evaluation.imported import logged_before
 from tbr_lightning.evaluation.respond import EvaluatedModel, load_model
 from tbr_lightning.evaluation.suites import digest, load_suite
-from tbr_lightning.models.digest import RECORDED, check_unchanged, record
+from tbr_lightning.models.digest import RECORDED, record
 from tbr_lightning.models.export import export, weights_digest
 from tbr_lightning.models.logged import find_model, log_model
-from tbr_lightning.tracking.run import find_run, start_run
+from tbr_lightning.tracking.run import start_run
 from tbr_lightning.tracking.store import connect
 
 _KEY = "tbr.mitigation_key"
@@ -40,8 +41,10 @@ def keep(config: EvaluateConfig, model: str) -> str:
     """Log one model with the mitigation on, unless that was done before; return its URI."""
     subject, mitigation = load_model(model, config.paths), config.mitigation
     key = _key(config, subject)
-    if subject.logged is not None and (found := _found(key)) is not None:
-        return found
+    if subject.logged is not None:
+        found = logged_before("mitigate", {_KEY: key})
+        if found is not None:
+            return found.uri
     changed = mitigation.apply(subject.backbone, config)
     title = f"{subject.name} with {mitigation.name}"
     facts = {
@@ -66,15 +69,3 @@ def _key(config: EvaluateConfig, subject: EvaluatedModel) -> str:
     found_on = digest(load_suite(replace(config.suite, half="dev")))
     dev = found_on if config.mitigation.uses_dev else ""
     return content_key(subject.digest, config.mitigation.identity, dev)
-
-
-def _found(key: str) -> str | None:
-    run_id = find_run({"tbr.stage": "mitigate", _KEY: key})
-    if run_id is None:
-        return None
-    try:
-        model = find_model(run_id)
-        check_unchanged(model)
-    except UserError:
-        return None
-    return model.uri

@@ -89,7 +89,7 @@ def rollback(config: PromoteConfig) -> int:
         UserError: No reason is given, or there is nothing to go back to.
     """
     registry = open_registry(config.name, config.tracking, config.paths)
-    before, after = moves.rollback_of(registry)
+    _, before, after = moves.rollback_of(registry)
     entries = registry.ledger.entries(config.name)
     for word, version in (("champion now", before), ("champion before", after)):
         if version is not None:

@@ -115,8 +115,8 @@ def decision(
     return Draft(action, version, moves_between(holders, after), why, evidence, weights)
 
 
-def rollback_of(registry: Registry) -> tuple[str | None, str]:
-    """Return the champion, and the version that a rollback would make the champion.
+def rollback_of(registry: Registry) -> tuple[Standing, str | None, str]:
+    """Return how things stand, the champion, and the version that a rollback would make champion.
 
     Raises:
         UserError: An alias was moved outside, or there is no previous champion.
@@ -129,7 +129,7 @@ def rollback_of(registry: Registry) -> tuple[str | None, str]:
             f"name='{registry.name}' has no previous champion to go back to "
             f"(the champion is {spoken(now)}): promote another model"
         )
-    return now, before
+    return standing, now, before
 
 
 def rollback(registry: Registry, reason: str) -> Entry:
@@ -140,14 +140,7 @@ def rollback(registry: Registry, reason: str) -> Entry:
     Raises:
         UserError: There is no previous champion, or its files are gone or others.
     """
-    standing = recover(registry)
-    standing.refuse_drift()
-    now, before = standing.aliases.get(CHAMPION), standing.aliases.get(PREVIOUS)
-    if before is None:
-        raise UserError(
-            f"name='{registry.name}' has no previous champion to go back to "
-            f"(the champion is {spoken(now)}): promote another model"
-        )
+    standing, now, before = rollback_of(registry)
     old = aliases.model_of(registry.name, before)
     digest = model_digest(old)
     check_weights(standing, before, digest)
