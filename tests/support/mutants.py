@@ -1,23 +1,30 @@
 """Plants small wrong changes in the decision core and asks the mirrored tests to notice them.
 
-``python -m tests.support.mutants [--each N] [--seed S] [FILE …]`` works on a copy of the checkout,
-so that an interruption leaves nothing behind. It prints every change that no test noticed, and the
-share that was noticed; the exit code is 1 below 90%.
+``python -m tests.support.mutants [--each N] [--seed S] [--jobs J] [FILE …]`` works on copies of the
+checkout, so that an interruption leaves nothing behind. It prints every change that no test noticed,
+and the share that was noticed; the exit code is 1 below 90%.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import importlib
 import os
 import random
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from copy import deepcopy
+from itertools import repeat
+from multiprocessing import get_context
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 600  # seconds of the tests of one change; beyond it the change counts as noticed
@@ -90,31 +97,62 @@ def _change(node: ast.AST) -> None:
         node.func.id = _OTHERS[node.func.id]
 
 
+def _warm() -> None:
+    """Import what the tests import and nothing of the product: each change starts from here."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    for name in (
+        "pytest",
+        "torch",
+        "transformers",
+        "lightning",
+        "peft",
+        "mlflow",
+        "optuna",
+        "datasets",
+    ):
+        importlib.import_module(name)
+
+
 def noticed(copy: Path, tests: list[str]) -> bool:
-    """Return whether the tests fail in a copy of the checkout."""
-    found = [str(copy / "tests" / test) for test in tests]
-    words = ["-m", "pytest", "-n0", "-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", *found]
+    """Return whether the tests fail in a copy of the checkout, in a process forked from here."""
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        os._exit(_run_tests(copy, tests))
+    end = time.monotonic() + LIMIT
+    while time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status) != 0
+        time.sleep(0.05)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return True
+
+
+def _run_tests(copy: Path, tests: list[str]) -> int:
+    code = 1
     try:
-        done = subprocess.run(
-            [sys.executable, *words],
-            cwd=copy,
-            env={**os.environ, "PYTHONPATH": str(copy / "src"), "PYTHONDONTWRITEBYTECODE": "1"},
-            capture_output=True,
-            timeout=LIMIT,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return True
-    return done.returncode != 0
+        os.setsid()
+        os.chdir(copy)
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for stream in range(3):
+            os.dup2(nowhere, stream)
+        os.environ["PYTHONPATH"] = str(copy / "src")
+        sys.dont_write_bytecode = True
+        os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+        sys.path[:0] = [str(copy), str(copy / "src")]
+        for name in [n for n in sys.modules if n == "tests" or n.startswith("tests.")]:
+            del sys.modules[name]
+        found = [str(copy / "tests" / test) for test in tests]
+        words = ["-n0", "-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", *found]
+        code = int(pytest.main(words))
+    finally:
+        return code  # noqa: B012  a child must never come back into the parent's loop
 
 
-def main() -> int:
-    """Plant, ask, and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--each", type=int, default=8, help="changes of a file")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("files", nargs="*", default=list(CORE))
-    args = parser.parse_args()
+def _planted(job: int, jobs: int, args: argparse.Namespace) -> tuple[int, int]:
+    """Plant every ``jobs``-th change in a copy; return how many, and how many went unseen."""
     found = survived = 0
     with tempfile.TemporaryDirectory() as temporary:
         copy = Path(temporary) / "checkout"
@@ -126,18 +164,31 @@ def main() -> int:
             every = list(changes(ast.parse(source)))
             path.write_text(ast.unparse(ast.parse(source)))
             if noticed(copy, CORE[file]):
-                print(f"the tests of {file} fail without any change: fix them first")
-                return 1
-            for line, what, tree in random.Random(args.seed).sample(
-                every, min(args.each, len(every))
-            ):
+                raise SystemExit(f"the tests of {file} fail without any change: fix them first")
+            drawn = random.Random(args.seed).sample(every, min(args.each, len(every)))
+            for line, what, tree in drawn[job::jobs]:
                 path.write_text(ast.unparse(tree))
                 found += 1
                 if not noticed(copy, CORE[file]):
                     survived += 1
                     print(f"NOT NOTICED  {file}:{line}  {what}", flush=True)
             path.write_text(source)
-            print(f"{file}: {found - survived} of {found} noticed so far", flush=True)
+            print(f"{file}: {found - survived} of {found} noticed so far (job {job})", flush=True)
+    return found, survived
+
+
+def main() -> int:
+    """Plant, ask, and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--each", type=int, default=8, help="changes of a file")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=2, help="changes tested at once")
+    parser.add_argument("files", nargs="*", default=list(CORE))
+    args = parser.parse_args()
+    _warm()
+    with ProcessPoolExecutor(args.jobs, mp_context=get_context("fork")) as pool:
+        counts = list(pool.map(_planted, range(args.jobs), repeat(args.jobs), repeat(args)))
+    found, survived = (sum(column) for column in zip(*counts, strict=True))
     share = (found - survived) / found if found else 1.0
     print(f"{found - survived} of {found} changes were noticed ({100 * share:.1f}%)")
     return 0 if share >= WANTED else 1
