@@ -1,7 +1,7 @@
 """Plants small wrong changes in the decision core and asks the mirrored tests to notice them.
 
 ``python -m tests.support.mutants [--each N] [--seed S] [--jobs J] [FILE …]`` works on copies of the
-checkout, so that an interruption leaves nothing behind. It prints every change that no test noticed,
+checkout, so that an interruption leaves nothing behind. It prints each change that no test noticed,
 and the share that was noticed; the exit code is 1 below 90%.
 """
 
@@ -35,11 +35,22 @@ CORE = {
     "registry/gate.py": ["registry/test_gate.py", "registry/test_rules.py"],
     "registry/entry.py": ["registry/test_ledger.py", "registry/test_rules.py"],
     "registry/ledger.py": ["registry/test_ledger.py"],
+    "registry/alias_sync.py": ["registry/test_moves.py", "registry/test_ledger.py"],
+    "registry/sample_size.py": ["registry/test_gate.py", "registry/test_rules.py"],
     "evaluation/statistics.py": ["evaluation/test_statistics.py", "evaluation/test_comparison.py"],
     "evaluation/results.py": ["evaluation/test_results.py", "evaluation/test_content.py"],
     "evaluation/comparison.py": ["evaluation/test_comparison.py"],
+    "evaluation/power.py": ["evaluation/test_power.py"],
+    "evaluation/verdicts.py": ["evaluation/test_verdicts.py"],
+    "evaluation/rationale.py": ["evaluation/test_rationale.py"],
+    "evaluation/judges/content.py": ["evaluation/test_content.py", "evaluation/test_rules.py"],
+    "evaluation/judges/rules.py": ["evaluation/test_rules.py", "evaluation/test_content.py"],
     "evaluation/degenerate.py": ["evaluation/test_content.py"],
     "evaluation/contamination.py": ["evaluation/test_contamination.py"],
+    "data/conclusions.py": ["reflection/test_conclusions.py"],
+    "data/forms.py": ["data/test_forms.py"],
+    "data/split.py": ["data/test_think_format.py", "data/test_tokens.py"],
+    "reflection/checks.py": ["reflection/test_planted.py", "reflection/test_collect.py"],
     "data/tokens.py": ["data/test_tokens.py", "data/test_think_format.py"],
     "training/batches.py": ["training/test_batches.py"],
     "training/module.py": ["training/test_module.py"],
@@ -47,6 +58,10 @@ CORE = {
     "tuning/scheduling.py": ["tuning/test_scheduling.py"],
     "objectives/sft.py": ["objectives"],
     "objectives/dpo.py": ["objectives"],
+    "objectives/kto.py": ["objectives"],
+    "objectives/simpo.py": ["objectives"],
+    "objectives/orpo.py": ["objectives"],
+    "models/likelihood.py": ["models/test_likelihood.py"],
     "models/export.py": ["models/test_export.py"],
 }
 """Files of the core, and the tests that are to notice what is wrong in them."""
@@ -62,15 +77,47 @@ _OTHERS = {"min": "max", "max": "min", "any": "all", "all": "any"}
 
 
 def changes(tree: ast.Module) -> Iterator[tuple[int, str, ast.Module]]:
-    """Yield line, description and tree of every change that can be planted."""
+    """Yield line, description and tree of every change that can be planted.
+
+    Comparisons, arithmetic, conditions, numbers, keyword arguments, members of literals and
+    statements of effect; nothing in the text of a message, an annotation or a class body.
+    """
+    passive = {id(inner) for node in ast.walk(tree) for inner in _passive(node)}
     for number, node in enumerate(ast.walk(tree)):
-        if not _can_change(node):
+        if id(node) in passive or not _can_change(node):
             continue
         copy = deepcopy(tree)
         target = next(n for k, n in enumerate(ast.walk(copy)) if k == number)
-        before = ast.unparse(target)
+        before = _short(target)
         _change(target)
-        yield getattr(node, "lineno", 0), f"{before}  ->  {ast.unparse(target)}", copy
+        yield getattr(node, "lineno", 0), f"{before}  ->  {_short(target)}", copy
+
+
+def _short(node: ast.AST) -> str:
+    text = " ".join(ast.unparse(node).split())
+    return text if len(text) < 120 else text[:117] + "..."
+
+
+def _passive(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield what stands in messages, annotations, decorators and class bodies."""
+    parts: list[ast.AST | None] = []
+    if isinstance(node, ast.JoinedStr | ast.Raise | ast.Import | ast.ImportFrom):
+        parts = [node]
+    elif isinstance(node, ast.AnnAssign | ast.arg):
+        parts = [node.annotation]
+    elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        parts = [*node.decorator_list, node.returns]
+    elif isinstance(node, ast.ClassDef):
+        parts = [*node.decorator_list, *(n for n in node.body if not hasattr(n, "args"))]
+    elif isinstance(node, ast.Call) and _name(node.func) in {"UserError", "warning", "info"}:
+        parts = [node]
+    for part in parts:
+        if part is not None:
+            yield from ast.walk(part)
+
+
+def _name(node: ast.AST) -> str:
+    return getattr(node, "id", getattr(node, "attr", ""))
 
 
 def _can_change(node: ast.AST) -> bool:
@@ -79,22 +126,49 @@ def _can_change(node: ast.AST) -> bool:
     if isinstance(node, ast.BinOp):
         return type(node.op) in _SWAPS
     if isinstance(node, ast.Call):
-        return isinstance(node.func, ast.Name) and node.func.id in _OTHERS
+        return _swapped_call(node) or bool(node.keywords)
+    if isinstance(node, ast.Dict | ast.Set):
+        return len(_members(node)) > 1
+    if isinstance(node, ast.Constant):
+        return type(node.value) in (int, float)
+    if isinstance(node, ast.AugAssign):
+        return type(node.op) in _SWAPS
+    if isinstance(node, ast.Expr):
+        return isinstance(node.value, ast.Call)
     negated = isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not)
     return negated or isinstance(node, ast.BoolOp | ast.IfExp)
+
+
+def _swapped_call(node: ast.Call) -> bool:
+    return isinstance(node.func, ast.Name) and node.func.id in _OTHERS
+
+
+def _members(node: ast.Dict | ast.Set) -> list[ast.expr]:
+    return node.values if isinstance(node, ast.Dict) else node.elts
 
 
 def _change(node: ast.AST) -> None:
     if isinstance(node, ast.Compare):
         node.ops[0] = _SWAPS[type(node.ops[0])]()
-    elif isinstance(node, ast.BinOp | ast.BoolOp):
+    elif isinstance(node, ast.BinOp | ast.BoolOp | ast.AugAssign):
         node.op = _SWAPS[type(node.op)]()
     elif isinstance(node, ast.IfExp):
         node.body, node.orelse = node.orelse, node.body
     elif isinstance(node, ast.UnaryOp):
         node.operand = ast.UnaryOp(ast.Not(), node.operand)  # not not
-    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        node.func.id = _OTHERS[node.func.id]
+    elif isinstance(node, ast.Call) and _swapped_call(node):
+        node.func = ast.Name(_OTHERS[_name(node.func)])
+    elif isinstance(node, ast.Call):
+        node.keywords.pop()
+    elif isinstance(node, ast.Dict):
+        node.keys.pop()
+        node.values.pop()
+    elif isinstance(node, ast.Set):
+        node.elts.pop()
+    elif isinstance(node, ast.Constant) and isinstance(node.value, int | float):
+        node.value += 1
+    elif isinstance(node, ast.Expr):
+        node.value = ast.Constant(None)
 
 
 def _warm() -> None:
