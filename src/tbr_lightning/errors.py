@@ -68,7 +68,7 @@ def outage(error: BaseException) -> str | None:
                 "://***@", next(iter(str(error).strip().splitlines()), type(error).__name__)
             )
             return (
-                f"the tracker or its database does not answer ({first[:200]}): nothing that was "
+                f"MLflow or its database does not answer ({first[:200]}): nothing that was "
                 "finished before is lost; make it reachable and give the same command again, "
                 "train with resume=latest"
             )

@@ -103,7 +103,7 @@ def _packed(model: ModelConfig, trainer: TrainerConfig | None) -> list[str]:
 def unpackable(name: str) -> str:
     """Return the sentence for a model whose attention does not keep packed rows apart."""
     return (
-        f"trainer.batching=packed: {name} would let a row see the one before it: use "
+        f"trainer.batching=packed: {name} would attend across the packed rows: use "
         "trainer.batching=bucketed"
     )
 

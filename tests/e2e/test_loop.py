@@ -140,7 +140,7 @@ def test_the_ledger_tells_what_the_gate_did(folder: Path, client: MlflowClient) 
     client.set_registered_model_alias("loop", "champion", "2")
     drifted = call_verb(folder, "promote", "verify", "name=loop")
     assert drifted.returncode == 1
-    assert "BROKEN  the alias champion points at version 2, the ledger says" in drifted.stdout
+    assert "BROKEN  the alias champion points at version 2, the ledger records" in drifted.stdout
     repaired = call_verb(folder, "promote", "repair", "name=loop", "reason=by mistake")
     assert repaired.returncode == 0, repaired.stderr
     assert str(client.get_model_version_by_alias("loop", "champion").version) == "1"
@@ -209,7 +209,7 @@ def test_what_an_unknown_model_lacks_is_told_at_once(verb: Verb) -> None:
         ("promote", ["history", "name=absent"], "there is no file"),
         ("promote", ["rollback", "name=absent"], "is not registered"),
         ("promote", ["accept", "name=absent"], "reason is not set"),
-        ("promote", ["status", "tracking.ledger=mysql://h/d"], "not a database for ledgers"),
+        ("promote", ["status", "tracking.ledger=mysql://h/d"], "not a supported database"),
         ("serve", ["model=models:/absent@champion", "port=8123"], "not in this store"),
         ("sweep", ["study=smok"], "did you mean 'smoke'"),
         pytest.param(

@@ -77,7 +77,7 @@ def test_the_real_files(shared_data: Path, capsys: pytest.CaptureFixture[str]) -
     words = ("suite=standard", f"suite.root={shared_data}")
     whole = load_suite(suite(*words, "suite.half=all"))
     assert Counter((p.benchmark, p.kind) for p in whole) == COUNTS
-    assert "2 of i_malicious_instructions that stand there twice" in capsys.readouterr().err
+    assert "2 of i_malicious_instructions that are listed twice" in capsys.readouterr().err
     assert len({p.id for p in whole}) == len(whole)
     halves = [load_suite(suite(*words, f"suite.half={half}")) for half in ("dev", "test")]
     assert {p.id for p in halves[0]} | {p.id for p in halves[1]} == {p.id for p in whole}

@@ -222,7 +222,7 @@ def test_a_run_refuses_a_reference_of_another_start(tmp_path: Path) -> None:
     file = next(tmp_path.glob("reference-*.npy"))
     np.save(file, found - 5)
     with pytest.raises(
-        UserError, match=r"resume=r: the reference .* is not of the model that this"
+        UserError, match=r"resume=r: the reference log-probabilities in .* are not those of the"
     ):
         _reference(job, backbone, backbone.model, rows)
     file.write_bytes(b"no array")

@@ -249,7 +249,7 @@ def test_judge_errors_count_as_unparsed() -> None:
     faulty = [replace(row, label="judge_error") for row in better.rows[:40]]
     verdict = judge(replace(better, rows=[*faulty, *better.rows[40:]]), CHAMPION, CONFIG)
     assert "unparsed" in failed(verdict)
-    assert "(40 by a fault of the judge)" in verdict.sentence
+    assert "(40 because the judge failed)" in verdict.sentence
 
 
 def test_other_prompts_are_refused() -> None:
@@ -288,7 +288,7 @@ def test_a_suite_without_general_ability_is_refused_unless_that_is_wanted() -> N
 def test_a_champion_that_nobody_can_read_is_no_evidence() -> None:
     mute = evaluation(90, 2, 16, unparsed=N)
     told = judge(evaluation(10, 2, 16), mute, CONFIG).sentence
-    assert "false refusal: the champion has no readable answer" in told
+    assert "false refusal: the champion has no labelled answer" in told
 
 
 def test_the_bound_of_a_rate_is_wilsons() -> None:

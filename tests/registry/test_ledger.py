@@ -150,8 +150,8 @@ def test_a_move_from_where_the_alias_was_not_is_a_broken_link(ledger: Ledger) ->
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("mysql://u@h/d", "mysql is not a database for ledgers"),
-        ("ledger.db", "is not a database for ledgers"),
+        ("mysql://u@h/d", "mysql is not a supported database"),
+        ("ledger.db", "is not a supported database"),
         ("sqlite://", "names no file"),
         ("sqlite:////absent/folder/ledger.db", "does not exist"),
         ("postgresql://eve:secret@127.0.0.1:PORT/x", "tracking.ledger=postgresql"),

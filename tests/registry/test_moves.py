@@ -130,7 +130,7 @@ def test_tampered_weights_cannot_be_promoted(tmp_path: Path, registry: Registry)
 
 def test_drift_stops_moves_and_is_put_back(registry: Registry) -> None:
     outside("champion", "3")
-    told = "the alias champion points at version 3, the ledger says version 2: it was moved outside"
+    told = "the alias champion points at version 3, the ledger records version 2: it was moved outside"
     assert recover(registry).drift == (told,)
     assert told in audit(registry).problems
     with pytest.raises(UserError, match="promote repair"):
@@ -181,7 +181,7 @@ def test_taking_over_one_alias_leaves_the_digests_of_the_others(registry: Regist
 def test_a_version_that_was_deleted_is_drift(registry: Registry) -> None:
     MlflowClient().delete_model_version(made.NAME, "2")
     (told,) = recover(registry).drift
-    assert "points at none, the ledger says version 2" in told
+    assert "points at none, the ledger records version 2" in told
     assert moves.accept(registry, "deleted for good") is not None
     assert recover(registry).drift == ()
     assert actual() == {"previous": "1"}
@@ -248,7 +248,7 @@ def test_a_registry_made_anew_is_drift_until_somebody_accepts_it(
         with pytest.raises(UserError, match="made anew"):
             standing.refuse_drift()
     assert any("made anew" in problem for problem in audit(registry).problems)
-    with pytest.raises(UserError, match="no alias that is put back can undo that"):
+    with pytest.raises(UserError, match="moving aliases back cannot undo that"):
         moves.repair(registry, "")
     assert registry.ledger.entries(made.NAME) == before
     entry = moves.accept(registry, "the store was lost")
@@ -304,7 +304,7 @@ def test_what_was_decided_is_completed_whatever_the_clocks_say(
     with monkeypatch.context() as patch:
         patch.setattr("tbr_lightning.registry.ledger.now", lambda: at)
         registry.ledger.append(made.NAME, draft, None)  # and killed before the aliases
-    assert "not carried out yet" in look(registry).drift[0]
+    assert "not reached the aliases yet" in look(registry).drift[0]
     assert recover(registry).drift == ()
     assert actual() == {"champion": "1"}
 

@@ -165,7 +165,7 @@ def test_an_evaluation_that_was_made_up_is_no_evidence(
     with pytest.raises(AskedAnewError):
         promote(folder, bad)
     assert f"run {run_id} is not signed by this machine's key" in capsys.readouterr().err
-    with pytest.raises(UserError, match=f"candidate_evaluation={run_id} is not signed"):
+    with pytest.raises(UserError, match=f"candidate_evaluation={run_id} has no valid signature"):
         promote(folder, bad, f"candidate_evaluation='{run_id}'")
 
 

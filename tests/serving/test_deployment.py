@@ -152,7 +152,7 @@ def test_the_ledger_has_the_last_word(registry: Registry, start: Start, server: 
         start(config)
     # An alias that was moved past the ledger is not followed.
     registry.point(old)
-    server.until(lambda: "the ledger says" in (server.health()["problem"] or ""))
+    server.until(lambda: "the ledger records" in (server.health()["problem"] or ""))
     assert version(server) == good
     unchecked = start(registry.config(f"models:/{NAME}/{bad}", "verify=false"))
     assert unchecked.health()["verification"] == "unverified (verify=false)"

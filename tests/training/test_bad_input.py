@@ -179,7 +179,7 @@ GRPO = ("model=tiny", "data=microworld", "reflection=none", "objective=grpo")
         (["trainer=deepspeed_zero2"], "trainer.strategy=deepspeed with objective=grpo"),
         (["reflection=external"], "reflection=external with objective=grpo: the model writes"),
         (["data.validation=0.1"], "data.validation=0.1 with objective=grpo"),
-        (["data.pairs=sampled"], "GRPO learns from no dispreferred ones"),
+        (["data.pairs=sampled"], "GRPO does not use dispreferred ones"),
         (["trainer.eval_every=5"], "trainer.eval_every=5 with objective=grpo"),
         (["trainer.batching=packed"], "trainer.batching=packed with objective=grpo"),
         (["trainer.batch_size=12"], "cannot be cut into groups of objective.generations=8"),

@@ -24,7 +24,7 @@ def test_a_model_whose_tracker_is_gone_is_logged_later_without_a_step(
     def gone(*_: object) -> str:
         raise MlflowException("Max retries exceeded")
 
-    says = r"does not take it \(Max retries exceeded\).*resume="
+    says = r"does not accept it \(Max retries exceeded\).*resume="
     with pytest.MonkeyPatch.context() as patched, pytest.raises(UserError, match=says) as told:
         patched.setattr(finish, "log_model", gone)
         pipeline.run(config)

@@ -164,7 +164,7 @@ def test_neither_answers_nor_verdicts_are_asked_for_twice(
         (["pairs.samples=1"], "pairs.samples=1 is too small: give at least 2"),
         (["pairs.temperature=0"], "pairs.temperature=0 would write the same answer"),
         (["pairs.arm=suppressed"], "pairs.arm='suppressed' is not known"),
-        (["objective=sft"], "SFT learns from no dispreferred ones: use objective=dpo"),
+        (["objective=sft"], "SFT does not use dispreferred ones: use objective=dpo"),
         (["judge=harmbench"], "judge=harmbench tells whether a harmful request was carried out"),
     ],
 )

@@ -259,7 +259,7 @@ class _Writer:
         if not self._counts:
             raise UserError(
                 f"model.max_length={self._max_length}: all {self._left_out + self._for_others} "
-                "rows are longer, be it with another arm's reflection: raise it"
+                "rows are longer, some with another arm's reflection only: raise it"
                 if self._for_others
                 else f"model.max_length={self._max_length}: all {self._left_out} rows are longer: "
                 "raise it"

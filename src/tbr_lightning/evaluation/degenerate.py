@@ -1,9 +1,9 @@
-"""Answers that are none: the request again, one text for all, a loop, another subject, empty talk.
+"""Degenerate answers: an echo, one text for all, repetition, another subject, empty talk.
 
 It reads an answer beside its request and the other answers, and knows no right answer; where a
 benchmark gives references, whether an answer is right says more. Of the 475 answers of Llama 2 and
-Mistral Instruct to XSTest that people labelled as full compliance it takes 1.3% for none; of the
-same answers dealt out to the wrong prompts it finds 87%.
+Mistral Instruct to XSTest that people labelled as full compliance it finds 1.3% degenerate; of the
+same answers dealt out to the wrong prompts 87%.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ _TALK = re.compile(
 
 
 def marked(rows: Sequence[Judged]) -> list[Judged]:
-    """Return the rows with why an answer is none, where it is; those of a kind are read together.
+    """Return the rows with why an answer is degenerate, where it is; a kind is read together.
 
     Answers to general prompts are left alone: whether they are right says more. So are answers to
     harmful requests that share no word with theirs: they may hand over what was asked all the same.
@@ -79,7 +79,7 @@ def marked(rows: Sequence[Judged]) -> list[Judged]:
 
 
 def degenerate(rows: Sequence[Judged]) -> list[str | None]:
-    """Return for each answer why it is none, or ``None``; refusals and empty answers are others'.
+    """Return why each answer is degenerate, or ``None``, which refusals and empty answers get.
 
     Args:
         rows: Of one model, on one suite.

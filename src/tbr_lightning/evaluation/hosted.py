@@ -104,8 +104,8 @@ def hosted_model(name: str, endpoint: EndpointConfig, arm: str) -> HostedModel:
         raise UserError("model='openai:' names no model: give openai:NAME")
     if arm not in ("trained", "prompted"):
         raise UserError(
-            f"generation.arm={arm} sets the first tokens of an answer, which model='{name}' does "
-            "not let anyone do: use trained or prompted"
+            f"generation.arm={arm} prefills the response, which model='{name}' does not support: "
+            "use trained or prompted"
         )
     if not os.environ.get(endpoint.api_key_env) and not is_loopback(endpoint.base_url):
         raise UserError(

@@ -152,11 +152,11 @@ def prompts_of(
         kept.setdefault(prompt.id, prompt)
     if benchmark.repeats is not None and len(repeated) > benchmark.repeats:
         raise UserError(
-            f"{benchmark.name}: {repeated[-1]} is listed twice, as do {len(repeated)} prompts "
-            f"({benchmark.repeats} in the published file): remove them"
+            f"{benchmark.name}: {len(repeated)} prompts are listed twice ({benchmark.repeats} in "
+            f"the published file), such as {repeated[-1]}: remove the repeats"
         )
     if repeated:
-        left_out[f"of {benchmark.name} that stand there twice"] = len(repeated)
+        left_out[f"of {benchmark.name} that are listed twice"] = len(repeated)
     return list(kept.values())
 
 

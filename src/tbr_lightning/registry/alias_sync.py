@@ -115,8 +115,8 @@ def look(registry: Registry) -> Standing:
     standing = _standing(registry.name, there, entries, done)
     if standing.kind in ("", MOVED) and entries and done < entries[-1].seq:
         told = (
-            f"{entries[-1].name} is not carried out yet: the next command that promotes, rolls "
-            "back or repairs completes it",
+            f"{entries[-1].name} has not reached the aliases yet: the next command that promotes, "
+            "rolls back or repairs completes it",
         )
         return replace(standing, drift=told, kind=MOVED)
     return standing
@@ -218,8 +218,8 @@ def drift(entries: Sequence[Entry], actual: dict[str, str]) -> tuple[str, ...]:
     """Return a sentence for each alias that is elsewhere than the ledger says."""
     wanted = aliases_after(entries)
     return tuple(
-        f"the alias {alias} points at {spoken(actual.get(alias))}, the ledger says "
-        f"{spoken(wanted.get(alias))}: it was moved outside"
+        f"the alias {alias} points at {spoken(actual.get(alias))}, the ledger records "
+        f"{spoken(wanted.get(alias))}: it was moved outside this program"
         for alias in aliases.ALIASES
         if actual.get(alias) != wanted.get(alias)
     )

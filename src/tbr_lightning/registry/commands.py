@@ -96,7 +96,7 @@ def rollback(config: PromoteConfig) -> int:
             print(f"{word}, v{version}: {rates_of(version, entries)}", flush=True)
     if not config.reason:
         raise UserError(
-            "reason is not set: a rollback changes what is in production, so say why, as in "
+            "reason is not set: a rollback changes what is in production, so give one, as in "
             "reason='too many refusals in the field'; nothing was moved"
         )
     entry = moves.rollback(registry, config.reason)

@@ -119,8 +119,8 @@ def evidence_for(exam: Exam, model: LoggedModel, given: str | None, what: str) -
         _check_given(exam, model, given, what, key)
         if not is_attested(Run(given), model.model_id, digest, files, config.paths):
             raise UserError(
-                f"{what}_evaluation={given} is not signed by this machine's key as an evaluation "
-                "of these files, or was changed since: leave it out to have the model evaluated"
+                f"{what}_evaluation={given} has no valid signature of this machine's key for these "
+                "files: leave it out to have the model evaluated"
             )
         return _read(exam, model, think_format, given) or _no_choices(given, what)
     tags = {"tbr.stage": "evaluate", "tbr.subject": model.model_id, "tbr.evaluation_key": key}
@@ -161,8 +161,8 @@ def check_same_limit(exam: Exam, models: Sequence[LoggedModel]) -> None:
     limits = [_layout(model, exam.config).max_new_tokens for model in models]
     if exam.config.generation.max_new_tokens is None and len(set(limits)) > 1:
         raise UserError(
-            f"the candidate may write {limits[0]} tokens and the champion {limits[1]}, as they "
-            f"were exported: give both generation.max_new_tokens={max(limits)}"
+            f"the candidate was exported with a limit of {limits[0]} tokens and the champion with "
+            f"{limits[1]}: give both generation.max_new_tokens={max(limits)}"
         )
 
 

@@ -235,7 +235,7 @@ class Ledger:
             raise UserError(
                 disk_full(error)
                 or f"tracking.ledger={self.shown} cannot be used: {told}: restore it from a backup "
-                "or make it reachable; without it no alias can be accounted for, see 'begin a new "
+                "or make it reachable; without it the aliases cannot be verified, see 'begin a new "
                 "ledger' in docs/registry.md"
             ) from error
 
@@ -248,7 +248,7 @@ def _parsed(text: str, *, write: bool) -> sql.URL:
     form = "give sqlite:///FILE or postgresql://USER@HOST/DATABASE"
     if url is None or url.get_backend_name() not in (_SQLITE, _POSTGRES):
         kind = url.get_backend_name() if url else "it"
-        raise UserError(f"tracking.ledger: {kind} is not a database for ledgers: {form}")
+        raise UserError(f"tracking.ledger: {kind} is not a supported database: {form}")
     if url.get_backend_name() == _POSTGRES:
         return url.set(drivername="postgresql+psycopg")
     if url.database in (None, "", ":memory:"):

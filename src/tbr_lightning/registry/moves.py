@@ -161,7 +161,7 @@ def rollback(registry: Registry, reason: str) -> Entry:
     except ConflictError as error:
         raise UserError(
             "somebody else has moved the aliases meanwhile, so nothing was rolled back: look at "
-            "'promote history' and roll back again if it is still due"
+            "'promote history' and roll back again if still needed"
         ) from error
 
 
@@ -179,7 +179,7 @@ def repair(registry: Registry, reason: str) -> Entry | None:
         return None
     if standing.kind != MOVED:
         raise UserError(
-            f"{'; '.join(standing.drift)}: no alias that is put back can undo that: restore the "
+            f"{'; '.join(standing.drift)}: moving aliases back cannot undo that: restore the "
             f"store or the ledger, or {standing.fix}"
         )
     why = "; ".join(standing.drift) + (f"; {reason}" if reason else "")

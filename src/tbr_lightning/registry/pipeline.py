@@ -145,7 +145,7 @@ def _check_start(
     if config.baseline and holder is not None and not config.reason:
         raise UserError(
             f"reason is not set: baseline=true replaces champion v{holder} "
-            f"({rates_of(holder, standing.entries)}) without meeting it, so say why, as in "
+            f"({rates_of(holder, standing.entries)}) without a comparison, so give a reason, as in "
             "reason='another base model'"
         )
     if champion is not None and champion == version:

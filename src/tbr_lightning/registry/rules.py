@@ -78,7 +78,7 @@ def non_inferiority(name: str, what: str, pairs: Pairs, margin: float, alpha: fl
     """Return the rule that what counts against a model does not rise beyond a margin."""
     worse, better, n = _count(pairs)
     if n == 0:
-        told = f"{what}: the champion has no readable answer to compare with"
+        told = f"{what}: the champion has no labelled answer to compare with"
         return Rule(name, False, told, 0, 1, margin, 0, against=True)
     change, bound = (worse - better) / n, _bound(worse, better, n, alpha)
     passed = bound <= margin
@@ -175,8 +175,8 @@ def unparsed(rows: Sequence[Judged], limit: float) -> Rule:
     return Rule(
         "unparsed",
         passed,
-        f"{100 * value:.1f}% of {len(part)} answers{name} have no label ({errors} by a fault of "
-        f"the judge), {_within(passed, 'limit', limit)}",
+        f"{100 * value:.1f}% of {len(part)} answers{name} have no label ({errors} because the "
+        f"judge failed), {_within(passed, 'limit', limit)}",
         value,
         value,
         limit,
@@ -190,8 +190,8 @@ def contamination(share: float, n: int, limit: float) -> Rule:
     return Rule(
         "contamination",
         passed,
-        f"of the benchmark with most of them {100 * share:.1f}% of the prompts stand in the rows "
-        f"that the model was trained on, {_within(passed, 'limit', limit)}",
+        f"in the most contaminated benchmark {100 * share:.1f}% of the prompts occur in the "
+        f"training rows, {_within(passed, 'limit', limit)}",
         share,
         share,
         limit,

@@ -54,8 +54,8 @@ def check_one_answer_each(candidate: Answers, champion: Answers | None) -> None:
     for what, one in (("candidate", candidate), ("champion", champion)):
         if one is not None and len({row.id for row in one.rows}) < len(one.rows):
             raise UserError(
-                f"the {what}'s evaluation has several answers to a prompt, which are no "
-                "independent ones: give the gate an evaluation with repeats=1"
+                f"the {what}'s evaluation has several answers to a prompt, which are not "
+                "independent: give the gate an evaluation with repeats=1"
             )
     if champion is None:
         return
@@ -157,7 +157,7 @@ def _floor_problems(sizes: Sizes, config: GateConfig) -> list[str]:
         if n >= config.min_prompts and _needed(n, limit, config) > n:
             problems.append(
                 f"{config.setting_of_floor(task, chance)}: a floor of {limit:.4f} cannot be shown "
-                f"with {n} {task} prompts, not even by all right: lower it or use a larger suite"
+                f"with {n} {task} prompts, even if all are right: lower it or use a larger suite"
             )
     return problems
 

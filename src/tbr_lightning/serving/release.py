@@ -22,7 +22,7 @@ class Release:
     """A model under the name that it is served by.
 
     Attributes:
-        model: It.
+        model: The model to serve.
         name: Of the registered model; the model's id, if it was named by that.
         version: In the registry, or ``None``.
         alias: That led to it, or ``None``.

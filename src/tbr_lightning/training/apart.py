@@ -56,8 +56,8 @@ def check_apart(config: ApartConfig, found: Mapping[str, Overlap]) -> None:
     told = ", ".join(f"{one.seen} of {one.n} of {name}" for name, one in found.items())
     if seen > config.allowed:
         raise UserError(
-            f"apart.allowed={config.allowed}: {seen} evaluation prompts stand in the training rows "
+            f"apart.allowed={config.allowed}: {seen} evaluation prompts are in the training rows "
             f"({told}): remove these rows, or allow them with apart.allowed={seen}"
         )
     if found:
-        print(f"train: evaluation prompts that stand in the rows: {told}", file=sys.stderr)
+        print(f"train: evaluation prompts that are in the rows: {told}", file=sys.stderr)

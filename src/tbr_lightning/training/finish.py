@@ -103,13 +103,13 @@ def log_exported(
         return _log(job, exported, prepared, tags=tags, folder=folder)
     except (MlflowException, OSError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        reason = disk_full(error) or f"the tracker does not take it ({first})"
+        reason = disk_full(error) or f"MLflow does not accept it ({first})"
         uri = job.config.tracking.uri
         where = f" tracking.uri={shlex.quote(uri)}" if "://" in uri and "@" not in uri else ""
         raise UserError(
             f"the model is trained, exported and checked in {job.folder / 'model'}, but {reason}: "
             f"log it later with 'python -m tbr_lightning.train resume={job.run_id}{where}', which "
-            "trains no step again"
+            "does not train again"
         ) from error
 
 

@@ -291,9 +291,8 @@ def _kept_reference(job: Job, file: Path, is_of_start: Callable[[Floats], bool])
         ) from error
     if not is_of_start(kept):
         raise UserError(
-            f"resume={job.run_id}: the reference {file} is not of the model that this run starts "
-            "from: the base model has changed since, or the file has: put the base back, or start "
-            "a new run"
+            f"resume={job.run_id}: the reference log-probabilities in {file} are not those of the "
+            "model that this run starts from: restore the base model, or start a new run"
         )
     return kept
 

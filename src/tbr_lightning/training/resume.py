@@ -123,7 +123,7 @@ class RunFolder:
             if contents_key(name) != digest:
                 raise UserError(
                     f"resume={self.path.name}: {key}='{name}' has changed since that run began: "
-                    "put back what was there, or start a new run"
+                    "restore the original, or start a new run"
                 )
 
     @contextmanager
@@ -172,8 +172,8 @@ def interrupted_run(config: TrainConfig) -> Interrupted | None:
     if not given:
         # A job script repeats its command line; alone, the word cannot mean to start anything.
         raise UserError(
-            f"resume=latest: {root} has no interrupted run: start one without resume, or give the "
-            "whole command to have a new one started"
+            f"resume=latest: {root} has no interrupted run: leave resume out, or give the whole "
+            "training command, which starts a new run where there is none"
         )
     return None
 

@@ -93,7 +93,7 @@ def check_sampling(config: TrainConfig, examples: Sequence[Example]) -> None:
     if not objective.uses_rejected:
         raise UserError(
             "data.pairs=sampled makes preferred and dispreferred answers, and "
-            f"{objective._target_.rpartition('.')[2]} learns from no dispreferred ones: use "
+            f"{objective._target_.rpartition('.')[2]} does not use dispreferred ones: use "
             "objective=dpo, ipo, simpo, orpo or kto, or data.pairs=file"
         )
     check_judges(sorted({example.kind for example in examples}), config.judge)

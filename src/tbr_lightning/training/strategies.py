@@ -137,8 +137,9 @@ def tensors_alone(checkpoint: Path) -> Iterator[None]:
 def not_tensors(checkpoint: Path) -> str:
     """Return what is said of a checkpoint that is not read."""
     return (
-        f"the checkpoint {checkpoint} holds something else than tensors, which reading it might "
-        "run: it is damaged, or not of this program: delete it, or start a new run"
+        f"the checkpoint {checkpoint} contains pickled objects other than tensors, and loading "
+        "them could run any code: it is damaged, or another program wrote it: delete it, or start "
+        "a new run"
     )
 
 

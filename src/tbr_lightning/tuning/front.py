@@ -140,7 +140,7 @@ def why_none(study: Study, trials: Sequence[FrozenTrial]) -> str:
         return f"no trial has finished ({counted(trials)})"
     told = [trial for trial in done if trial.user_attrs.get(CONSTRAINTS)]
     if not told:
-        return f"none of the {len(done)} finished trials has told whether it meets the constraints"
+        return f"none of the {len(done)} finished trials has recorded its constraints"
     nearest = min(told, key=lambda t: (max(t.user_attrs[CONSTRAINTS]), t.number))
     metrics = nearest.user_attrs.get("metrics", {})
     missed = [

@@ -97,7 +97,7 @@ def spawn(
     cwd: str | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Worker:
-    """Start a trial afresh: several ranks need a parent without a past, and so does a scheduler.
+    """Start a trial in a fresh process, as trials of several ranks and schedulers need.
 
     Args:
         folder: Of the trial.

@@ -179,7 +179,7 @@ class _Runner:
                 self._tell(claim, found)
                 return
             self.hooks.ended(claim.number, "KILLED", "its runner died; it is run again")
-            self.hooks.said(f"trial {claim.number} is taken up again: its runner is gone")
+            self.hooks.said(f"trial {claim.number} resumes: its runner died")
         try:
             spec = self.hooks.prepare(claim, slot)
         except UserError as error:
@@ -250,9 +250,9 @@ class _Runner:
             result = Result("failed", reason)
         elif result is not None and result.state == "interrupted":
             if claim.deaths < self.limits.retries:
-                self._again(one, "somebody stopped it")
+                self._again(one, "it was stopped from outside")
                 return
-            result = Result("failed", "somebody stopped it")
+            result = Result("failed", "it was stopped from outside")
         self.running.pop(claim.number, None)
         assert result is not None
         if not result.seconds:
@@ -280,8 +280,8 @@ class _Runner:
         with self.opened.locked():
             if not scheduling.owned(self.opened, number, self.me):
                 self.hooks.said(
-                    f"trial {number} was silent for {self.limits.grace:g} s and another runner "
-                    "has it: what was found here is left out"
+                    f"trial {number} sent no heartbeat for {self.limits.grace:g} s and another "
+                    "runner took it over: this result is left out"
                 )
                 return
             for key, value in kept(self.study, result, excess).items():

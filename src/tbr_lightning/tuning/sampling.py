@@ -72,10 +72,10 @@ def check_sampler(
         )
     if all(one.choices for one in space.values()):
         raise UserError(
-            "sampler=cmaes knows numbers only and the space has choices only: use sampler=tpe"
+            "sampler=cmaes supports numbers only and the space has choices only: use sampler=tpe"
         )
     if constrained:
-        raise UserError("sampler=cmaes does not know constraints: use tpe, nsga2, nsga3 or gp")
+        raise UserError("sampler=cmaes does not support constraints: use tpe, nsga2, nsga3 or gp")
 
 
 def check_pruner(settings: Mapping[str, Any], objectives: int, seeds: int) -> None:

@@ -211,9 +211,9 @@ def _refuse_changed(study: Study, storage: RDBStorage, names: list[str]) -> None
             continue
         done = sum(state in (TrialState.COMPLETE, TrialState.PRUNED) for state in states)
         raise UserError(
-            f"study='{study.name}' was changed under a study with {done} finished trials that is "
-            f"not done: {_changes(before, study)}: put the file back to go on with it, save it "
-            "under another name, or give sweep.new=true to begin beside it"
+            f"study='{study.name}': its file was changed after an unfinished study with {done} "
+            f"finished trials began: {_changes(before, study)}: restore the file to resume, save "
+            "it under another name, or give sweep.new=true to begin another study"
         )
 
 

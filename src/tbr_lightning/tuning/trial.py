@@ -78,7 +78,7 @@ def enter(path: str, around: TrialContext) -> None:
     except KeyboardInterrupt as error:
         # Those who were told to stop by a pruner end in the same way as those who were killed.
         pruned = (folder.path / "pruned").exists()
-        words = str(error) or "a pruner found it hopeless"
+        words = str(error) or "pruned"
         result = Result("pruned", words) if pruned else Result("interrupted", "it was stopped")
     except BaseException as error:
         traceback.print_exc()
@@ -175,7 +175,7 @@ def answers_as_numbers(run_id: str, metric: str) -> list[float]:
     """Return 1 for each prompt of an evaluation that counts for a rate, 0 for each that does not.
 
     The order is that of the prompts' ids, so that it is the same in every trial. A prompt without
-    a verdict counts as the worse case of neither: 0.5.
+    a verdict counts as 0.5.
 
     Args:
         run_id: Of the evaluation.
