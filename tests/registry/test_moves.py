@@ -130,7 +130,10 @@ def test_tampered_weights_cannot_be_promoted(tmp_path: Path, registry: Registry)
 
 def test_drift_stops_moves_and_is_put_back(registry: Registry) -> None:
     outside("champion", "3")
-    told = "the alias champion points at version 3, the ledger records version 2: it was moved outside"
+    told = (
+        "the alias champion points at version 3, the ledger records version 2: "
+        "it was moved outside this program"
+    )
     assert recover(registry).drift == (told,)
     assert told in audit(registry).problems
     with pytest.raises(UserError, match="promote repair"):
