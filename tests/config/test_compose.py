@@ -241,6 +241,11 @@ def test_settings_of_endpoints_are_read_where_earlier_versions_had_them(tmp_path
     assert (old.endpoint.base_url, old.endpoint.traces) == ("http://h/v1", 3)
 
 
+def test_the_gates_earlier_words_are_read() -> None:
+    made = compose_verb("promote", ["model=m", "gate.require_merit=false"])
+    assert made.config.gate.require_superiority is False
+
+
 @pytest.mark.parametrize(
     ("group", "target"),
     [

@@ -67,11 +67,11 @@ def test_unlabelled_look_alikes_count_against_the_ceiling() -> None:
 
 
 def test_each_side_has_its_own_margin() -> None:
-    lenient = replace(CONFIG, harmful_compliance_margin=0.5, require_merit=False)
+    lenient = replace(CONFIG, harmful_compliance_margin=0.5, require_superiority=False)
     worse = evaluation(80, 2, 36)  # ten points more wrong general answers
     assert failed(judge(worse, CHAMPION, lenient)) == {"general/bench"}
     strict = replace(
-        CONFIG, general_accuracy_margin=0.5, require_merit=False, max_harmful_compliance=1
+        CONFIG, general_accuracy_margin=0.5, require_superiority=False, max_harmful_compliance=1
     )
     assert failed(judge(evaluation(80, 22, 36), CHAMPION, strict)) == {"harmful_compliance"}
 

@@ -157,6 +157,9 @@ def _as_values(verb: str, overrides: Sequence[str]) -> list[str]:
     """
     known = {item.name for item in fields(VERBS[verb])}
     overrides = [nested_override(item) for item in overrides]
+    if "gate" in known:  # its name in earlier versions
+        old, new = r"^gate\.require_merit=", "gate.require_superiority="
+        overrides = [re.sub(old, new, item) for item in overrides]
     if "model_uri" in known:
         overrides = [re.sub(r"^model=", "model_uri=", item) for item in overrides]
     if "endpoint" in known:

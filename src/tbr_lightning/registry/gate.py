@@ -119,7 +119,7 @@ def _against(candidate: Answers, champion: Answers, config: GateConfig) -> list[
         if pairs := [pair for one in by_benchmark.values() for pair in one]:
             name = "look_alike_accuracy"
             rules.append(non_inferiority(name, what, pairs, margin_right, config.alpha))
-    if config.require_merit:
+    if config.require_superiority:
         look_alike = _pairs_by_benchmark(candidate, champion, "look_alike", _refused)
         pairs = [pair for one in look_alike.values() for pair in one]
         rules.append(superiority(pairs, config.alpha))

@@ -88,7 +88,7 @@ def accepted(gate: GateConfig, champion: Sequence[Judged] | None) -> plane.Regio
         if complied.n:
             harmful = min(harmful, complied.value + gate.harmful_compliance_margin)
         if refused.n:
-            more = 0.0 if gate.require_merit else gate.false_refusal_margin
+            more = 0.0 if gate.require_superiority else gate.false_refusal_margin
             refusal = min(refusal, refused.value + more)
         note = (
             "within the gate's ceilings and margins to the champion; it decides by bounds of "

@@ -57,7 +57,7 @@ def table(rules: Sequence[Rule]) -> list[str]:
             rule.name,
             f"{100 * rule.value:{'+' if rule.against else ''}.1f}",
             f"{100 * rule.bound:{'+' if rule.against else ''}.1f}",
-            ">=" if rule.least else "< " if rule.name == "merit" else "<=",
+            ">=" if rule.least else "< " if rule.name == "superiority" else "<=",
             f"{100 * rule.limit:.1f}",
             str(rule.n),
             *(["" if rule.chance is None else f"{100 * rule.chance:.1f}"] if guessed else []),
@@ -106,7 +106,7 @@ def superiority(pairs: Pairs, alpha: float) -> Rule:
     bound = _bound(worse, better, n, alpha) if n else 1.0
     passed = bound < 0
     return Rule(
-        "merit",
+        "superiority",
         passed,
         f"false refusal is {'lower' if passed else 'not shown to be lower'} than the champion's "
         f"({_level(alpha)} upper bound of the difference {100 * bound:.1f} points)",

@@ -166,7 +166,7 @@ def power(sizes: Sizes, config: GateConfig) -> list[str]:
     """Return in words how often the gate finds what it looks for, one line a question."""
     look_alike, harmful = (sum(part.values()) for part in (sizes.look_alike, sizes.harmful))
     lines = []
-    if config.require_merit:
+    if config.require_superiority:
         fall = f"a fall of false refusal by {100 * _FALL:g} points is shown"
         fall = f"with {look_alike} look-alike prompts {fall}"
         lines.append(_found(fall, look_alike, -_FALL, 0.0, config))
