@@ -1,4 +1,4 @@
-"""Folders named by the hash of what they were made from, so that a found one is the right one."""
+"""Cache folders named by a hash of their inputs, so that a folder that exists is the right one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SEAL = ".digests.json"
 
 
 def content_key(*parts: Any) -> str:
-    """Return 16 hex digits over values that JSON can write; mappings count without their order."""
+    """Return 16 hex digits over values that JSON can write; the order in mappings is ignored."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -34,7 +34,7 @@ def file_key(path: Path) -> str:
 def contents_key(name: str | None) -> str | None:
     """Return a hash of what a name stands for on this machine: a file, or a folder's files.
 
-    A folder's files count by name and bytes; those of a hidden folder within it do not.
+    A folder's files are hashed by relative path and content; hidden files and folders are ignored.
 
     Returns:
         64 hex digits; ``None`` where there is no such file or folder.
@@ -72,7 +72,7 @@ def alone(path: Path) -> Iterator[None]:
         with lock.open("a") as held:
             fcntl.flock(held, fcntl.LOCK_EX)
             if not _is_at(held.fileno(), lock):
-                continue  # the holder before has removed it, and another may hold a new one
+                continue  # the previous holder has removed it, and another may hold a new one
             try:
                 yield
             finally:

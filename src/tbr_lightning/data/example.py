@@ -64,10 +64,10 @@ class Example:
 
 
 def normal_form(instruction: str, input: str = "") -> str:
-    """Return a request without what two writings of the same one differ in.
+    """Return a request in normal form: without what two writings of the same one differ in.
 
     That is case, Unicode's compatibility forms, blanks, the shape of quotes, punctuation at the
-    end, and whether its second part stands in a column of its own.
+    end, and whether its second part is in a column of its own.
     """
     text = unicodedata.normalize("NFKC", f"{instruction} {input}").casefold()
     text = text.translate(_QUOTES)

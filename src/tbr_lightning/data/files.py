@@ -30,8 +30,8 @@ def read_rows(path: str | Path, field: str) -> Iterator[tuple[str, Row]]:
         Pairs of a place for error messages, ``FILE:LINE``, and the row.
 
     Raises:
-        UserError: The file is missing or of another form; while reading, it is empty or has a
-            malformed row.
+        UserError: The file is missing or in an unsupported format; while reading, it is empty or
+            has a malformed row.
     """
     return _checked(checked_file(path, field), field)
 
@@ -49,7 +49,7 @@ def checked_file(path: str | Path, field: str) -> Path:
     """Return the path of a file of rows.
 
     Raises:
-        UserError: It is missing or its form is not known.
+        UserError: It is missing or its format is not known.
     """
     file = Path(path)
     if not file.is_file():
@@ -180,7 +180,7 @@ def _csv(file: Path) -> Iterator[tuple[str, Row]]:
 
 
 def _parquet(file: Path) -> Iterator[tuple[str, Row]]:
-    """Read row groups in batches; a row's place is its number, since the form has no lines."""
+    """Read row groups in batches; a row's place is its number, since the format has no lines."""
     import pyarrow
     from pyarrow import parquet
 

@@ -1,4 +1,4 @@
-"""The forms in which people keep rows: Alpaca's columns, chats, pairs, answers that think first."""
+"""The common formats of rows: Alpaca's columns, chats, pairs, answers that think first."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ TURNS = "earlier turns of the assistant taken as rows of their own"
 
 @dataclass
 class Notes:
-    """What reading a source found out; counted, to be reported.
+    """Findings from reading a source, counted for the report.
 
     Attributes:
-        left_out: Rows left out, by the reason.
-        seen: Other things worth knowing, by their name.
-        unused: Columns that nothing read.
+        left_out: Number of rows left out, by reason.
+        seen: Number of other findings, by name.
+        unused: Names of the columns that nothing read.
     """
 
     left_out: Counter[str] = field(default_factory=Counter)
@@ -78,15 +78,15 @@ def example_of(
     """Return the example that a row holds, or ``None`` where its response is empty.
 
     Args:
-        row: As it was read.
-        where: Its place, for messages.
-        columns: Their names.
-        kind: Of the example.
+        row: The row as it was read.
+        where: Place of the row, for messages.
+        columns: Names of the columns.
+        kind: Kind of the example.
         source: Name of the file or data set.
-        notes: Counts what was found.
+        notes: Receives the counts of what was found.
 
     Raises:
-        UserError: The row is malformed, or holds what cannot be used, such as a tool's turn.
+        UserError: The row is malformed, or holds something unsupported, such as a tool's turn.
     """
     read = _Reader(row, where, columns)
     turns = read.turns()
@@ -131,7 +131,7 @@ def example_of(
 def earlier_examples(
     row: Row, where: str, columns: Columns, *, kind: Kind, source: str
 ) -> Iterator[Example]:
-    """Give an example for each earlier turn of the assistant in a row, for ``data.turns=all``.
+    """Yield an example for each earlier turn of the assistant in a row, for ``data.turns=all``.
 
     Each is trained as the last one is: after all that was said before it, without its thoughts.
 
@@ -152,7 +152,7 @@ def earlier_examples(
 
 
 def without_thought(response: str) -> tuple[str, str | None]:
-    """Return a response without a think block at its beginning, and what stood in the block."""
+    """Return a response without a think block at its beginning, and the text of the block."""
     text = response.lstrip()
     for opened, closed in MARKERS:
         if text.startswith(opened) and closed in text:
@@ -162,7 +162,7 @@ def without_thought(response: str) -> tuple[str, str | None]:
 
 
 class _Reader:
-    """Reads the columns of one row, and notes which."""
+    """Reads the columns of one row, and records which ones were read."""
 
     def __init__(self, row: Row, where: str, columns: Columns) -> None:
         self.row, self.where, self.columns = row, where, columns
@@ -179,7 +179,7 @@ class _Reader:
         return KNOWN[name] if named is None else (named,)
 
     def has(self, name: str) -> bool:
-        """Return whether the row has such a column, with whatever value."""
+        """Return whether the row has a column of this name, whatever its value."""
         return any(_reach(self.row, one) is not _MISSING for one in self.names(name))
 
     def text(self, name: str) -> str:
@@ -255,14 +255,14 @@ class _Reader:
         return [{"role": "user", "content": self.plain("prompt")}]
 
     def _said(self, name: str, asked: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
-        """Return the turns of a side of a pair; those that repeat the prompt are left out."""
+        """Return the turns of one side of a pair, without those that repeat the prompt."""
         if isinstance(self.row[name], list):
             turns = self._messages(name)
             return turns[len(asked) :] if asked and turns[: len(asked)] == list(asked) else turns
         return [{"role": "assistant", "content": self.plain(name)}]
 
     def earlier(self) -> Iterator[tuple[list[dict[str, str]], str, str]]:
-        """Give (what was said before, request, answer) of each earlier turn of the assistant."""
+        """Yield (what was said before, request, answer) of each earlier turn of the assistant."""
         turns = self.turns()
         said = self.before() if turns is None else turns[0]
         for number in range(1, len(said)):
@@ -290,7 +290,7 @@ def messages_in(turns: Sequence[Any], name: str, where: str) -> list[dict[str, s
     """Return the messages of a list of turns, as OpenAI or ShareGPT write them.
 
     Raises:
-        UserError: One is not a message with a known role and text.
+        UserError: A turn is not a message with a known role and text.
     """
     made = []
     for number, message in enumerate(turns):
@@ -318,7 +318,7 @@ _MISSING = object()
 
 
 def _reach(row: Any, name: str) -> Any:
-    """Return the value of a column; a dotted name reaches into a structure."""
+    """Return the value of a column; a dotted name addresses a nested field."""
     if isinstance(row, dict) and name in row:
         return row[name]
     head, dot, rest = name.partition(".")
@@ -328,7 +328,7 @@ def _reach(row: Any, name: str) -> Any:
 
 
 def _paths(row: Row) -> list[str]:
-    """Return the names of a row's columns, and dotted those within a structure."""
+    """Return the names of a row's columns; nested fields have dotted names."""
     found: list[str] = []
     for name, value in row.items():
         found.append(str(name))

@@ -21,7 +21,7 @@ from tbr_lightning.kinds import Kind
 SAFETY = "safety rows"
 DUPLICATES, REFUSALS = "duplicates", "refusals"
 
-_RULES = 2  # version of the cleaning; part of the key of what it gives
+_RULES = 2  # version of the cleaning rules; part of the cache key
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,13 @@ class Mix:
         general: Rows of ordinary instructions, or none.
         harmful: Rows to refuse, or none.
         look_alike: Benign rows that sound harmful, or none.
-        general_rows: At most this many; ``None`` for all.
-        harmful_rows: The same of the harmful ones.
-        look_alikes: The same of the look-alikes.
-        exclude: File of instructions that leave the general rows.
-        drop_refusals: General rows whose response begins as a refusal are left out.
-        instruction: Named column of the instruction, in ``exclude`` too if it is there.
-        seed: Of the draws.
+        general_rows: Maximum number of general rows; ``None`` for all.
+        harmful_rows: Maximum number of harmful rows; ``None`` for all.
+        look_alikes: Maximum number of look-alike rows; ``None`` for all.
+        exclude: File of instructions that are removed from the general rows.
+        drop_refusals: Whether general rows whose response begins as a refusal are left out.
+        instruction: Configured name of the instruction column, in ``exclude`` too if it is there.
+        seed: Random seed of the draws.
     """
 
     general: Examples | None
@@ -90,10 +90,10 @@ def pool(
         source: A local file, a hub id ``owner/name``, ``owner/name:split`` or
             ``owner/name:config:split``, or ``None``.
         field: The config key that named it, for error messages.
-        kind: Of every row.
-        columns: Their names.
+        kind: Kind of every row.
+        columns: Names of the columns.
         cache: Folder of all caches.
-        turns: ``all`` makes a row of each turn of the assistant, ``last`` of the last one alone.
+        turns: ``all`` makes a row of each turn of the assistant, ``last`` of the last one only.
 
     Raises:
         UserError: The source is missing or cannot be reached, or a row is malformed.
@@ -134,11 +134,11 @@ def pool(
 
 
 def mixed(mix: Mix, left_out: Counter[str]) -> Iterator[Example]:
-    """Give the rows of a mix, counting those that are left out in ``left_out``.
+    """Yield the rows of a mix, counting those that are left out in ``left_out``.
 
-    A request is there once, in whatever case, quotes and blanks it is written. Where sources
-    share one, the harmful row stays, then the look-alike; what is left of general rows after
-    cleaning is drawn from.
+    Each request occurs once, whatever its case, quotes and blanks. Where sources share one, the
+    harmful row is kept, or else the look-alike; general rows are drawn from what remains of them
+    after cleaning.
     """
     for rows in (mix.general, mix.harmful, mix.look_alike):
         left_out.update({} if rows is None else rows.left_out)
@@ -152,7 +152,7 @@ def mixed(mix: Mix, left_out: Counter[str]) -> Iterator[Example]:
 
 
 def _new(rows: Examples | None, seen: set[str], left_out: Counter[str]) -> list[int]:
-    """Return the places of rows whose request was not seen yet, in whatever writing."""
+    """Return the indices of rows whose request, in normal form, was not seen yet."""
     kept = []
     for place, key in enumerate(_requests(rows)):
         if key in seen:
@@ -164,7 +164,7 @@ def _new(rows: Examples | None, seen: set[str], left_out: Counter[str]) -> list[
 
 
 def _requests(rows: Examples | None) -> Iterator[str]:
-    """Give the normal form of each row's request, with what was said before it."""
+    """Yield the normal form of each row's request, with what was said before it."""
     if rows is not None:
         parts = (rows.column(name) for name in ("instruction", "input", "context"))
         for instruction, given, context in zip(*parts, strict=True):
@@ -172,7 +172,7 @@ def _requests(rows: Examples | None) -> Iterator[str]:
 
 
 def _clean(mix: Mix, unsafe: set[str], left_out: Counter[str]) -> list[int]:
-    """Return the places of general rows that are no safety rows, refusals or duplicates."""
+    """Return the indices of general rows that are not safety rows, refusals or duplicates."""
     excluded = _excluded(mix)
     seen: set[str] = set()
     kept = []
@@ -219,7 +219,7 @@ def _hub(source: str, field: str) -> Any:
     split = parts.pop() if parts else "train"
     try:
         return datasets.load_dataset(name, *parts, split=split)
-    except Exception as error:  # the hub client raises a dozen kinds for one fact: not to be had
+    except Exception as error:  # the hub client raises a dozen kinds for one fact: not available
         raise UserError(
             f"{field}='{source}' cannot be loaded from the hub ({type(error).__name__}: "
             f"{str(error).strip().splitlines()[0] if str(error).strip() else 'no reason given'}): "

@@ -19,13 +19,13 @@ from tbr_lightning.kinds import Kind
 
 @dataclass
 class DataConfig:
-    """What every source of training rows has; ``_target_`` in ``conf/data/`` names the class.
+    """Base of every source of training rows; ``_target_`` in ``conf/data/`` names the class.
 
     A source of your own derives from it and adds its settings as typed fields.
     """
 
     _target_: str = ""  # set by each class to its own path
-    name: str = MISSING  # what tables and runs call it
+    name: str = MISSING  # name shown in tables and runs
     validation: float = 0.0  # share of the rows, held out by the hash of the instruction
     pairs: str = "file"  # file: as the rows have them | sampled: made on the model, see PairsConfig
 
@@ -47,7 +47,7 @@ class DataConfig:
         raise UserError(f"data={self.name}: {type(self).__name__} has no method load: write it")
 
     def planned(self) -> tuple[int, int] | None:
-        """Return how many rows are wanted, all and harmful ones; ``None`` if only a look tells."""
+        """Return the numbers of rows wanted, all and harmful; ``None`` if not known beforehand."""
         return None
 
     def teacher(self, name: str, seed: int) -> Any | None:
@@ -56,13 +56,13 @@ class DataConfig:
 
     @property
     def suite(self) -> str:
-        """Words of a command line that evaluate a model trained on these rows."""
+        """Command-line arguments that evaluate a model trained on these rows."""
         return "suite=xstest suite.path=xstest_prompts.csv"
 
 
 @dataclass
 class ColumnsConfig:
-    """Names of the columns of every source; null for the names that are known."""
+    """Names of the columns of every source; null for the usual names."""
 
     instruction: str | None = None  # null: instruction, prompt, question or query
     input: str | None = None  # null: input, where there is one
@@ -82,9 +82,9 @@ class FilesData(DataConfig):
     general: str | None = None  # path, or hub id OWNER/NAME or OWNER/NAME:SPLIT
     harmful: str | None = None  # path or hub id
     look_alike: str | None = None  # path or hub id
-    general_rows: int | None = None  # at most; null for all
-    harmful_rows: int | None = None  # at most; null for all
-    look_alikes: int | None = None  # rows of look_alike at most; null for all
+    general_rows: int | None = None  # maximum number of rows; null for all
+    harmful_rows: int | None = None  # maximum number of rows; null for all
+    look_alikes: int | None = None  # maximum number of rows of look_alike; null for all
     exclude: str | None = None  # path: general rows whose instruction is in it are left out
     drop_refusals: bool = False  # leave out general rows whose response begins as a refusal
     turns: str = "last"  # last | all: which turns of the assistant in general chats carry loss
@@ -137,7 +137,7 @@ class SafetyMixData(DataConfig):
     general_source: str = MISSING  # hub id or local file
     harmful_source: str | None = None  # local file or hub id; see conf/data/safety_mix.yaml
     look_alike_source: str | None = None  # local file or hub id
-    look_alikes: int | None = None  # rows of it at most; null for all
+    look_alikes: int | None = None  # maximum number of rows of it; null for all
     exclude: str | None = None  # path: general rows whose instruction is in it are left out
     drop_refusals: bool = True  # leave out general rows whose response begins as a refusal
     turns: str = "last"  # last | all: which turns of the assistant in general chats carry loss
@@ -193,9 +193,9 @@ def load(config: DataConfig, seed: int, cache: Path) -> Examples:
     """Return the training rows of a data config, and report what was left out of them.
 
     Args:
-        config: A data config.
-        seed: Chooses the rows.
-        cache: Folder of all caches; rows that are there already are only opened.
+        config: Config of the data source.
+        seed: Random seed that selects the rows.
+        cache: Folder of all caches; rows that are cached already are only opened.
 
     Raises:
         UserError: A source is missing, cannot be reached or is malformed, or no row is left.
@@ -210,7 +210,7 @@ def load(config: DataConfig, seed: int, cache: Path) -> Examples:
 
 
 def mix_rows(mix: Mix, name: str, cache: Path) -> Examples:
-    """Return the rows of a mix, with what was found out about its sources."""
+    """Return the rows of a mix, with notes on its sources."""
     pools = [rows for rows in (mix.general, mix.harmful, mix.look_alike) if rows is not None]
     return stored(
         cache,
@@ -229,7 +229,7 @@ def missing_safety_rows() -> str:
 
 
 def not_empty(rows: Iterator[Example], name: str) -> Iterator[Example]:
-    """Pass rows on, and refuse to end without one."""
+    """Yield the rows, and raise :class:`UserError` at the end if there was none."""
     empty = True
     for row in rows:
         empty = False

@@ -1,4 +1,4 @@
-"""Training and validation rows, apart by the hash of the instruction."""
+"""Training and validation rows, separated by the hash of the instruction."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def split(examples: Examples, share: float) -> tuple[Examples, Examples]:
 
     Args:
         examples: All rows.
-        share: Of the rows that go to validation, 0 <= share < 1.
+        share: Fraction of the rows that go to validation, 0 <= share < 1.
 
     Raises:
         UserError: One side would be empty (an empty validation side is right for a share of 0).

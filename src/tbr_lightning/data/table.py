@@ -38,9 +38,9 @@ class Examples(Sequence[Example]):
     """Read-only training rows; an :class:`Example` is made only when it is asked for.
 
     Attributes:
-        dataset: The rows in Hugging Face form, with the columns of :class:`Example` and ``id``.
-        left_out: How many rows of the sources were left out, by the reason.
-        notes: Other sentences on the sources, such as columns that are not used.
+        dataset: The rows as a Hugging Face data set: the columns of :class:`Example`, and ``id``.
+        left_out: Number of source rows left out, by reason.
+        notes: Other messages about the sources, such as unused columns.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Examples(Sequence[Example]):
 
     @classmethod
     def of(cls, rows: Iterable[Example]) -> Examples:
-        """Return rows that are in memory already in this form."""
+        """Return rows that are in memory already as this type."""
         import datasets
 
         records = [_record(row) for row in rows]
@@ -105,7 +105,7 @@ class Examples(Sequence[Example]):
         return values
 
     def counts(self) -> dict[Kind, int]:
-        """Return the number of rows of each kind that there is."""
+        """Return the number of rows of each kind that occurs."""
         found = Counter(self.column("kind"))
         return {kind: found[kind] for kind in KINDS if found[kind]}
 
@@ -120,14 +120,14 @@ def stored(
     make: Callable[[Counter[str]], Iterable[Example]],
     notes: Callable[[], Sequence[str]] = tuple,
 ) -> Examples:
-    """Return the rows kept under a key, making and writing them first if they are not there.
+    """Return the rows stored under a key, making and writing them first if they are missing.
 
     Args:
         cache: Folder of all caches.
         key: Hash of everything that determines the rows.
-        make: Called only if the rows are not there; gives them one by one, and counts in its
-            argument how many it left out, by the reason.
-        notes: Called after the last row; gives sentences to keep with them.
+        make: Called only if the rows are missing; yields them one by one, and counts in its
+            argument how many it left out, by reason.
+        notes: Called after the last row; returns messages to store with the rows.
     """
     folder = built(cache / "examples" / key, lambda partial: _write(partial, make, notes))
     import datasets

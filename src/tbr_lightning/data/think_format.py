@@ -42,7 +42,7 @@ _PLACE = "\ue000"  # of private use: stands for a text while its template is ren
 
 
 class Span(IntEnum):
-    """What a token belongs to."""
+    """The part of a sequence that a token belongs to."""
 
     PROMPT = 0
     REFLECTION = 1  # markers included
@@ -55,10 +55,10 @@ class ThinkFormat:
 
     Attributes:
         think_open: Text before a reflection.
-        think_close: Text after it.
+        think_close: Text after a reflection.
         think_cue: Sentence that asks for a reflection, for the prompted arm.
-        max_new_tokens: Enough for reflection and answer.
-        opened: The chat template opens the think block at the end of the prompt.
+        max_new_tokens: Generation limit in tokens, enough for reflection and answer.
+        opened: Whether the chat template opens the think block at the end of the prompt.
     """
 
     think_open: str = "<think>"
@@ -98,9 +98,9 @@ class ThinkFormat:
 
     @property
     def cue(self) -> str:
-        """What asks a model that was not tuned on think blocks for one.
+        """Text that asks a model that was not tuned on think blocks for one.
 
-        A sentence of one's own is used as it is: it may ask for another form, or be one that the
+        A configured sentence is used as it is: it may ask for another form, or be one that the
         model was taught.
         """
         if self.think_cue != ModelConfig.think_cue:
@@ -112,12 +112,12 @@ class ThinkFormat:
 
     @property
     def begin(self) -> str:
-        """What opens the think block of an answer: nothing where the template has opened it."""
+        """Text that opens the think block of an answer; empty where the template has opened it."""
         return "" if self.opened else self.think_open
 
     @property
     def without(self) -> str:
-        """What a response without reflection begins with: the end of a block that is open."""
+        """Text that begins a response without reflection: the end of a block that is open."""
         return self.think_close if self.opened else ""
 
     def split(self, text: str) -> tuple[str | None, str]:
@@ -148,7 +148,7 @@ class ThinkFormat:
 
 
 def _block_end(text: str, start: int, opened: str, closed: str) -> int:
-    """Return where a think block ends that begins at ``start``, with blocks that it holds."""
+    """Return where the think block that begins at ``start`` ends, with the blocks within it."""
     depth = 0
     for found in re.finditer(f"{re.escape(opened)}|{re.escape(closed)}", text[start:]):
         depth += 1 if found[0] == opened else -1
@@ -187,14 +187,14 @@ def prompt_ids(
 ) -> list[int]:
     """Return the tokens of a user's turn up to where the assistant begins.
 
-    They begin with one begin token where the tokenizer's own ``encode`` puts one. What the text
-    quotes of control tokens is text.
+    They begin with one begin token where the tokenizer's own ``encode`` puts one. Control tokens
+    that the text quotes are encoded as text.
 
     Args:
-        tokenizer: With a chat template.
-        text: Of the user.
-        cue: Follows the text, if given: it asks for a reflection.
-        before: Messages that were said before.
+        tokenizer: Tokenizer with a chat template.
+        text: Text of the user's turn.
+        cue: Text appended to it that asks for a reflection, if given.
+        before: Messages of the conversation so far.
     """
     content = f"{text} {cue}" if cue else text
     messages = [*before, {"role": "user", "content": content}]
@@ -216,7 +216,7 @@ def prompt_ids(
 
 
 def rendered(tokenizer: Any, messages: Sequence[Mapping[str, str]], *, begin: bool = True) -> str:
-    """Return messages in a tokenizer's chat template; ``begin`` lets the assistant begin."""
+    """Return messages rendered with the chat template; ``begin`` begins the assistant's turn."""
     how = {"add_generation_prompt": begin, "tokenize": False}
     try:
         text: str = tokenizer.apply_chat_template(list(messages), **how)
@@ -304,7 +304,7 @@ def turn_end(tokenizer: Any) -> list[int]:
 
     That is up to its first control token after the answer, such as Gemma's ``<end_of_turn>`` or
     Llama 3's ``<|eot_id|>``, with the end token after it where the template writes both. An end
-    that is no control token of this tokenizer is written out, and the end token follows it. A
+    that is not a control token of this tokenizer is written out, and the end token follows it. A
     template that writes none, or takes no turn of the assistant at the end, leaves the end token.
 
     Raises:
@@ -330,7 +330,7 @@ def stops_of(tokenizer: Any) -> list[int]:
 
 
 def end_words(tokenizer: Any) -> str:
-    """Return what ends an assistant's turn in ordinary text, or an empty text."""
+    """Return the ordinary text that ends an assistant's turn, or an empty text."""
     ends = turn_end(tokenizer)
     return str(tokenizer.decode([t for t in ends if t not in _control(tokenizer)])).strip()
 
@@ -342,7 +342,7 @@ def _control(tokenizer: Any) -> set[int]:
 
 
 def answer_text(tokenizer: Any, response: str) -> str:
-    """Return a response without the end that it quotes at its end: the row gets one of its own."""
+    """Return a response without an end marker that it quotes: the row gets one of its own."""
     words = [tokenizer.decode([token]).strip() for token in stops_of(tokenizer)]
     words.append(end_words(tokenizer))
     text = response

@@ -59,12 +59,12 @@ class TokenRows(Sequence[TokenRow]):
         span_counts: Tokens of each row's prompt, reflection and answer, int32, shape ``(rows, 3)``;
             they follow each other in this order, so they are the row's spans in short.
         digest: Hash of all that determines the rows.
-        left_out: Rows of the data that were longer than the limit.
-        left_out_for_reflection: Those of them that fit without their reflection.
-        left_out_for_others: Rows that fit, but not with what another arm puts before the answer.
-        rows_digest: Hash of which rows of the data are there, in their order.
-        per_row: Sequences of each row of the data, which follow each other.
-        folder: That holds the files.
+        left_out: Number of rows of the data that were longer than the limit.
+        left_out_for_reflection: Number of those that fit without their reflection.
+        left_out_for_others: Number of rows that fit, but not with the reflection of another arm.
+        rows_digest: Hash of the selected rows of the data, in their order.
+        per_row: Number of consecutive sequences that belong to each row of the data.
+        folder: Folder that holds the files.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -136,13 +136,13 @@ def tokenise(
     Args:
         examples: The rows.
         reflections: Texts by the instruction's id; rows without one get no think block.
-        tokenizer: With chat template and end token.
+        tokenizer: Tokenizer with chat template and end token.
         think_format: The markers of the think block.
-        max_length: Tokens of prompt, reflection and answer together.
+        max_length: Maximum number of tokens of prompt, reflection and answer together.
         cache: Folder of all caches.
-        sequences: What each row becomes; a row of which one is too long is left out whole.
-        per_row: How many that are.
-        form: Names ``sequences`` and its settings; tells rows of one form from another's.
+        sequences: Makes the sequences of a row; a row with one that is too long is left out whole.
+        per_row: Number of sequences of each row.
+        form: Name of ``sequences`` and its settings; part of the cache key.
         beside: Reflections that other arms give rows, by the instruction's id; a row that one of
             them makes too long is left out, so that all arms train on the same rows.
 
@@ -167,7 +167,7 @@ def tokenise(
     )
 
     def lengths_beside(chunk: Sequence[Example]) -> Iterator[tuple[Example, int]]:
-        """Give the tokens of each sequence that another arm makes of a row."""
+        """Yield the tokens of each sequence that another arm makes of a row."""
         forms = [
             (example, *one)
             for example in chunk
@@ -297,7 +297,7 @@ def _tokens(
     tokenizer: Any,
     think_format: ThinkFormat,
 ) -> Iterator[tuple[list[int], list[int], list[int]]]:
-    """Give the tokens of each sequence's prompt, think block and answer with its end."""
+    """Yield the tokens of each sequence's prompt, think block and answer with its end."""
     turns = [[{"role": "user", "content": example.prompt}] for example, _, _ in wanted]
     prompts = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
     start, end = begin_token(tokenizer), turn_end(tokenizer)
