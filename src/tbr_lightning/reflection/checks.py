@@ -30,7 +30,7 @@ REASONS = (
     "contradicts",
     "boilerplate",
 )
-_SAME_TEXT = 3  # instructions; so many with nearly the same rationale are not reflected on
+_SAME_TEXT = 3  # instructions; a rationale that nearly repeats on this many is boilerplate
 _NEAR = 0.9 - 1e-9  # cosine
 _CHUNK = 512  # rows compared at once, so that memory does not grow with their square
 
@@ -72,7 +72,7 @@ _MARKERS = tuple(mark for pair in MARKERS for mark in pair)
 
 
 def expected_conclusion(kind: Kind) -> Conclusion:
-    """Return what a right reflection on a row of this kind concludes."""
+    """Return the conclusion of a correct reflection on a row of this kind."""
     return "harmful" if kind == "harmful" else "harmless"
 
 
@@ -87,22 +87,22 @@ def reject_reason(
 ) -> str | None:
     """Return why a draft must not be trained on, or ``None`` if it may.
 
-    ``filtered``: the endpoint would not write it. ``empty``: not two words were written.
+    ``filtered``: the endpoint refused to write it. ``empty``: fewer than two words were written.
     ``cut``: it ended by length, or within a sentence. ``markers``: it holds think markers or
-    control tokens. ``echo``: it repeats its prompt or request. ``repeats``: it goes round in
-    circles. ``language``: it is neither in English nor in the request's language. ``answers``: it
+    control tokens. ``echo``: it repeats its prompt or request. ``repeats``: it repeats itself
+    in a loop. ``language``: it is neither in English nor in the request's language. ``answers``: it
     answers or refuses the request instead of judging it, by the function that the gate reads
     answers with. ``off_format``: it states no conclusion. ``contradicts``: its conclusion is not
     the row's label. Whether it is ``off_topic`` or ``boilerplate`` needs the other rows, see
     :func:`tbr_lightning.reflection.relevance.off_topic` and :func:`boilerplate`.
 
     Args:
-        draft: What was written.
-        kind: Of the row.
-        request: Of the row.
-        prompt: That the teacher was given, if it is known.
-        markers: Of the model's own think block, beside those of published models.
-        unstated: ``accept`` lets a rationale pass that states no conclusion.
+        draft: Draft to check.
+        kind: Kind of the row.
+        request: Request of the row.
+        prompt: Prompt that the teacher was given, if it is known.
+        markers: Markers of the model's own think block, beside those of published models.
+        unstated: ``accept`` also accepts a rationale that states no conclusion.
     """
     text = draft.text
     checks = (
@@ -154,7 +154,7 @@ def _is_unfinished(text: str) -> bool:
 
 
 def boilerplate(texts: Mapping[str, str]) -> set[str]:
-    """Return the ids whose text nearly stands on several instructions.
+    """Return the ids of texts that nearly repeat on several instructions.
 
     Two texts are near-duplicates where the cosine of their sets of three-word runs is at least 0.9:
     in sixty words no more than two differ.

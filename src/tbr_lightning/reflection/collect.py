@@ -24,8 +24,8 @@ class Collected:
     """The reflections of one data set.
 
     Attributes:
-        reflections: By the instruction's id; rejected ones too.
-        asked: How many the teacher was asked for now; the others were in the store.
+        reflections: Reflections by the instruction's id, rejected ones included.
+        asked: Number of rows that the teacher was asked for now; the others were in the store.
     """
 
     reflections: dict[str, Reflection]
@@ -73,7 +73,7 @@ def wanted(examples: Sequence[Example], config: ReflectionConfig) -> list[Exampl
 
 
 def _part(example: Example) -> float:
-    """Return a number in [0, 1) that is the row's own, so that a share is always the same rows."""
+    """Return a number in [0, 1) fixed for each row, so that a share always means the same rows."""
     return int(example.id[:8], 16) / 16**8
 
 
@@ -82,8 +82,8 @@ def texts_of(collected: Collected, config: ReflectionConfig, seed: int) -> dict[
 
     Args:
         collected: Reflections of all rows.
-        config: With ``exchanged`` each row gets the text of another; all texts stay in use.
-        seed: Chooses whose.
+        config: Reflection config; with ``exchanged`` the texts are permuted among the rows.
+        seed: Random seed of that permutation.
     """
     texts = collected.accepted
     if not config.exchanged:
@@ -194,7 +194,7 @@ def _ask(
 
 
 def check_accepted(collected: Collected, config: ReflectionConfig) -> None:
-    """Raise :class:`UserError` if too few rows carry a reflection for the run to mean what it says.
+    """Raise :class:`UserError` if too few rows carry a reflection for the run to be meaningful.
 
     With ``on_reject=drop`` no row trains without one.
     """

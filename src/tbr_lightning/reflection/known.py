@@ -18,12 +18,12 @@ from tbr_lightning.reflection.teachers import Request, recorded_teacher, run_tea
 
 @dataclass(frozen=True)
 class Beside:
-    """What other arms would put before the answers of the rows.
+    """Reflections that other arms would put before the answers of the rows.
 
     Attributes:
-        texts: By the instruction's id, each once.
-        rows: How many rows some arm would reflect on.
-        unknown: Of how many of them nothing is known.
+        texts: Distinct texts by the instruction's id.
+        rows: Number of rows that some arm would reflect on.
+        unknown: Number of those rows without any known reflection.
     """
 
     texts: Mapping[str, Sequence[str]]
@@ -32,7 +32,7 @@ class Beside:
 
     @property
     def notice(self) -> str | None:
-        """What is to be said by an arm without reflections; ``None`` if it knows them all."""
+        """Notice for an arm without reflections; ``None`` if all reflections are known."""
         if not self.unknown:
             return None
         return (
@@ -43,19 +43,19 @@ class Beside:
         )
 
     def save(self, file: Path) -> None:
-        """Keep it, since what is known may be more by the time that a run goes on."""
+        """Write it to a file, since more may be known by the time that a run is resumed."""
         partial = file.with_suffix(".partial")
         partial.write_text(json.dumps([dict(self.texts), self.rows, self.unknown]), "utf-8")
         partial.replace(file)
 
     @classmethod
     def saved(cls, file: Path) -> Beside:
-        """Return what :meth:`save` kept."""
+        """Return what :meth:`save` wrote."""
         return cls(*json.loads(file.read_text("utf-8")))
 
 
 def known_beside(config: TrainConfig, examples: Sequence[Example]) -> Beside:
-    """Return the reflections that are known of the rows, whoever wrote them.
+    """Return the known reflections of the rows, whoever wrote them.
 
     They are those of the rows themselves, of the store, of the data's own teacher, and of
     ``reflection.path`` and ``reflection.run_id``. What the checks would reject does not count.
@@ -79,7 +79,7 @@ def known_beside(config: TrainConfig, examples: Sequence[Example]) -> Beside:
 
 
 def _texts(config: TrainConfig, rows: Mapping[str, Example]) -> Iterator[tuple[str, str]]:
-    """Give (instruction's id, text) of all that is at hand."""
+    """Yield (instruction's id, text) of every reflection at hand."""
     for example in rows.values():
         if example.reflection:
             yield example.id, example.reflection

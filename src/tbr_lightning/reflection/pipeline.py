@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ReflectResult:
-    """What a reflection run leaves: its MLflow run and the reflections."""
+    """Result of a reflection run: its MLflow run and the reflections."""
 
     run_id: str
     collected: Collected
@@ -48,7 +48,7 @@ def teacher_of(
         return teachers.recorded_teacher(config.path) if config.path else teachers.own_teacher()
     if config.teacher == "internal":
         assert backbone is not None
-        # What it writes depends on the type that it computes in, too.
+        # The output also depends on the number type that the model computes in.
         dtype = name_of(backbone.model.dtype)
         origin = backbone.origin if dtype == "float32" else f"{backbone.origin}/{dtype}"
         return teachers.internal_teacher(config, backbone, origin)
@@ -56,14 +56,14 @@ def teacher_of(
 
 
 def store_of(config: ReflectConfig | TrainConfig) -> RecordStore[Reflection]:
-    """Return the store of all reflections; it is no cache, since a teacher may have been paid."""
+    """Return the store of all reflections; it is not a cache: a teacher may have been paid."""
     from tbr_lightning.reflection.store import reflection_store
 
     return reflection_store(store_file(config))
 
 
 def store_file(config: ReflectConfig | TrainConfig) -> Path:
-    """Return where the store is, or will be."""
+    """Return the path of the store, whether it exists or not."""
     return Path(config.paths.runs) / "reflections.db"
 
 

@@ -17,11 +17,11 @@ class Draft:
 
     Attributes:
         text: The rationale, without markers.
-        conclusion: What it concludes, if it says so.
+        conclusion: Conclusion of the rationale, if it states one.
         prompt_tokens: Tokens the teacher read; 0 where nothing was read.
         completion_tokens: Tokens the teacher wrote.
-        cut: The text ended by length, not by itself.
-        filtered: Why the endpoint would not write one, in its own words; else empty.
+        cut: Whether the text ended at the length limit, not by itself.
+        filtered: Reason that the endpoint gave for refusing to write one; else empty.
     """
 
     text: str
@@ -39,11 +39,11 @@ class Reflection:
     Attributes:
         instruction_id: Identity of the instruction (:attr:`Example.id`).
         draft: What the teacher wrote.
-        teacher: Who wrote it.
-        prompt_hash: Of the prompt that the teacher was given.
+        teacher: Identity of the writer.
+        prompt_hash: Hash of the prompt that the teacher was given.
         sampling: Decoding settings.
-        reject: Why it failed the checks, or ``None``.
-        run_id: MLflow run that made it.
+        reject: Reason why it failed the checks, or ``None``.
+        run_id: ID of the MLflow run that made it.
     """
 
     instruction_id: str

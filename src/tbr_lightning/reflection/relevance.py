@@ -1,7 +1,7 @@
-"""Whether a text is a rationale on its request: not an echo of the prompt, a loop, or elsewhere.
+"""Whether a text is a rationale on its request: not an echo of the prompt, a loop, or off topic.
 
 All rules read words, not meaning. They were set on the 1,000 rationales of STAR-1, of which they
-reject one: it goes over into another language.
+reject one, which switches to another language.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from tbr_lightning.data.conclusions import stated_conclusion
 from tbr_lightning.evaluation.judges.languages import language
 from tbr_lightning.evaluation.judges.refusal_patterns import sentences_of
 
-_RUN = 8  # words in a row that two texts share by quoting only
-_LOOP = 4  # words in a row
-_LOOPS = 0.3  # share of the runs that stood before; 0.07 at most in STAR-1
+_RUN = 8  # consecutive words; two texts share that many only by quoting
+_LOOP = 4  # consecutive words
+_LOOPS = 0.3  # share of the word runs that occurred before; 0.07 at most in STAR-1
 _FOREIGN = 0.03  # share of letters in a script that the request does not have
-_HALF = 16  # words; fewer tell no language
+_HALF = 16  # words; fewer do not show a language
 _OWN = 0.15  # cosine with the request; below it another one may fit better
-_BETTER = 2.0  # times, that another request of the data must fit
+_BETTER = 2.0  # factor by which another request of the data must fit better
 _GENERIC = 12  # words that may speak of no request at all beside a conclusion
 _LATIN_ENDS = 0x250  # first letter after Latin's extensions
 
@@ -48,8 +48,8 @@ def echoes(text: str, request: str, prompt: str) -> bool:
 
     Args:
         text: The rationale.
-        request: What it is about.
-        prompt: That the teacher was given, with ``{instruction}`` where the request stood.
+        request: Request that it is about.
+        prompt: Prompt that the teacher was given, with ``{instruction}`` in place of the request.
     """
     turns = (text[found.end() :].lstrip() for found in _TURN.finditer(text))
     if not all(turn.startswith(request) for turn in turns):
@@ -64,14 +64,14 @@ def echoes(text: str, request: str, prompt: str) -> bool:
 
 
 def loops(text: str) -> bool:
-    """Return whether a text goes round in circles, as models do that do not find an end."""
+    """Return whether a text repeats itself in a loop, as models do that do not find an end."""
     words = _words(text)
     runs = len(words) - _LOOP + 1
     return runs > 0 and 1 - len(_runs(words, _LOOP)) / runs > _LOOPS
 
 
 def foreign(text: str, request: str) -> bool:
-    """Return whether a text is, or goes over into, a language other than English and its request's.
+    """Return whether a text is in, or switches to, a language other than English or its request's.
 
     Characters that could not be decoded count as such.
     """
@@ -86,7 +86,7 @@ def foreign(text: str, request: str) -> bool:
 
 
 def is_own(sentence: str, request: str) -> bool:
-    """Return whether a sentence says something of its own, beside what it quotes of a request."""
+    """Return whether a sentence says something beyond what it quotes of a request."""
     words, known = _words(sentence), set(_words(request))
     return 2 * sum(word in known for word in words) < len(words)
 
@@ -101,7 +101,7 @@ def off_topic(texts: Mapping[str, str], requests: Mapping[str, str]) -> set[str]
 
     Args:
         texts: Rationales by id.
-        requests: By the same ids.
+        requests: Requests by the same ids.
     """
     ids = [key for key, text in texts.items() if text.strip()]
     found = {key for key in ids if _elsewhere(texts[key], requests[key])}

@@ -16,7 +16,7 @@ _LOOKUP = 500  # keys in one query; SQLite bounds the variables of a statement
 
 
 class Record(Protocol):
-    """What can be kept: it knows its own key, and can be written as text."""
+    """A record that can be stored: it has a key, and can be written as text."""
 
     @property
     def key(self) -> str:
@@ -30,13 +30,13 @@ R = TypeVar("R", bound=Record)
 
 
 class RecordStore(Generic[R]):
-    """Records of one type by their keys; several processes may share the file.
+    """Stores records of one type by their keys; several processes may share the file.
 
     Args:
-        file: Of the store; made if it is not there.
+        file: SQLite file of the store; created if it is missing.
         table: Name of the records, also in messages.
-        read: Makes a record of the JSON that it wrote.
-        lost: What a person pays who deletes the file, for the message of a damaged one.
+        read: Parses a record from the JSON that it wrote.
+        lost: Cost of deleting the file, for the message about a damaged one.
     """
 
     def __init__(self, file: Path, table: str, read: Callable[[str], R], lost: str) -> None:
@@ -71,7 +71,7 @@ class RecordStore(Generic[R]):
 
     @contextmanager
     def writing(self) -> Iterator[Callable[[R], None]]:
-        """Hand over a function that puts a record on disk, replacing one of the same request."""
+        """Yield a function that writes a record to disk, replacing one of the same request."""
         with self._open() as db:
 
             def put(record: R) -> None:
@@ -83,7 +83,7 @@ class RecordStore(Generic[R]):
             yield put
 
     def records(self) -> Iterator[R]:
-        """Give every record, whoever wrote it."""
+        """Yield every record, whoever wrote it."""
         with self._told(), self._open() as db:
             for (record,) in db.execute(f"SELECT record FROM {self._table}").fetchall():
                 yield self._read(record)

@@ -1,4 +1,4 @@
-"""Teachers: who turns an instruction into a rationale."""
+"""Teachers: they turn an instruction into a rationale."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ Writer = Callable[["Request"], Iterator[tuple[Example, Draft]]]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a teacher is asked for at once.
+    """A request to a teacher for the reflections of several rows.
 
     Attributes:
         examples: Rows that want a reflection.
         seed: ``None`` at first; a number when rejected rows are asked for again.
-        run_id: MLflow run that asks.
+        run_id: ID of the MLflow run that asks.
     """
 
     examples: Sequence[Example]
@@ -47,14 +47,14 @@ class Teacher:
     Attributes:
         name: Identity of the writer, down to weights or endpoint.
         write: Yields a draft per example as soon as it exists, in any order.
-        prompt_hash: Of the prompt file or form.
+        prompt_hash: Hash of the prompt file or prompt format.
         sampling: Decoding settings.
         checked: Whether its drafts must pass the checks; a filler control says nothing on purpose.
-        repeats: Whether asking again may get another answer.
+        repeats: Whether asking again may give another answer.
         templated: Whether its language has one way to say a thing, as the micro-world's has, so
             that likeness between its texts means nothing.
         prompt: Text of the prompt file, logged with the run.
-        of_row: What of a row itself determines what is written, beside its request.
+        of_row: Returns what of a row determines the text, beside its request.
     """
 
     name: str
@@ -74,7 +74,7 @@ class Teacher:
 
 
 def without_own_thought(text: str) -> str:
-    """Return a reply without what its writer thought before it, whatever the markers."""
+    """Return a reply without its writer's own thinking before it, whatever the markers."""
     for opened, closed in MARKERS:
         head, marked, rest = text.rpartition(closed)
         if marked and (opened not in rest):
