@@ -25,12 +25,12 @@ class DPO(PairObjective):
         Rafailov et al., Direct Preference Optimization, NeurIPS 2023; label smoothing: Mitchell,
         A note on DPO with noisy preferences, 2023; ``variant=ipo``: Azar et al., A General
         Theoretical Paradigm to Understand Learning from Human Preferences, 2023, equation 17,
-        with log-ratios averaged over tokens as in TRL. That it is combined with reflections is
+        with log-ratios averaged over tokens as in TRL. The combination with reflections is
         ours: the paper on Think-Before-Refusal names it as an open question.
     """
 
     _target_: str = "tbr_lightning.objectives.dpo.DPO"
-    variant: str = "sigmoid"  # sigmoid | ipo: the margin is driven to 1 / (2 beta), not without end
+    variant: str = "sigmoid"  # sigmoid | ipo: drives the margin to 1 / (2 beta), not without bound
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -45,7 +45,7 @@ class DPO(PairObjective):
 
     @property
     def name(self) -> str:
-        """Of the objective, for messages."""
+        """Name of the objective, for messages."""
         return "ipo" if self.variant == "ipo" else "dpo"
 
     def reference(self, model: Any, rows: TokenRows, pad_id: int) -> Floats:
@@ -53,7 +53,7 @@ class DPO(PairObjective):
         return reference_sums(self, model, rows, pad_id)
 
     def is_of_start(self, model: Any, rows: TokenRows, pad_id: int, kept: Floats) -> bool:
-        """Return whether a kept reference is that of these rows under these weights."""
+        """Return whether a stored reference belongs to these rows under these weights."""
         return sums_agree(self, model, rows, pad_id, kept)
 
     def pair_losses(self, scores: Scores, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Group relative policy optimisation: answers are drawn, judged from both sides, and reinforced."""
+"""Group relative policy optimisation: answers are sampled, judged both ways, and reinforced."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ class GRPO(Objective):
 
     Source:
         Shao et al., DeepSeekMath, 2024 (arXiv 2402.03300); loss types as TRL's ``GRPOConfig`` names
-        them. That it is combined with reflections is ours: the paper on Think-Before-Refusal names
+        them. The combination with reflections is ours: the paper on Think-Before-Refusal names
         reinforcement as an open question.
     """
 
     _target_: str = "tbr_lightning.objectives.grpo.GRPO"
     generations: int = 8  # answers to each prompt
-    temperature: float = 1.0  # of drawing them
-    max_new_tokens: int | None = None  # of an answer with its reflection; null: the model's
+    temperature: float = 1.0  # sampling temperature of the answers
+    max_new_tokens: int | None = None  # limit of an answer with its reflection; null: the model's
     beta: float = 0.0  # weight of the divergence from the start; above 0 it needs adapter=lora
-    epsilon: float = 0.2  # how far the probability ratio may go in a step
+    epsilon: float = 0.2  # clipping range of the probability ratio
     loss_type: str = "dapo"  # dapo | grpo | dr_grpo | bnpo: how tokens are averaged
-    reflection_reward: float = 0.5  # beside 1 for the right answer; 0 leaves reflections alone
+    reflection_reward: float = 0.5  # added to 1 for the right answer; 0 ignores reflections
     reflect: list[str] = field(default_factory=lambda: ["harmful"])  # kinds of rows rewarded for it
 
     def __post_init__(self) -> None:

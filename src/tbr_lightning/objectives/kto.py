@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class Baseline:
-    """The mismatched sequences of an optimizer step on one rank, and what they come to.
+    """The mismatched sequences of an optimizer step on one rank, and their estimate.
 
     Attributes:
-        batches: One for each micro-batch of the step.
-        value: The estimate over all micro-batches and ranks, once the first of them needed it.
+        batches: One batch for each micro-batch of the step.
+        value: Estimate over all micro-batches and ranks; ``None`` until it is first needed.
     """
 
     batches: list[Batch]
@@ -48,18 +48,18 @@ class KTO(Objective):
     A row has a response, a dispreferred one, or both; each is a sequence of its own. Value is
     relative to a baseline, the divergence from the starting weights, estimated on each prompt with
     the response of another row. It is one number for an optimizer step, over all micro-batches and
-    ranks, so it does not depend on how a step is cut.
+    ranks, so it does not depend on how a step is divided.
 
     Source:
         Ethayarajh et al., KTO: Model Alignment as Prospect Theoretic Optimization, ICML 2024,
-        equations 7 and 8. Which other row lends its response is ours: the one half of the data
+        equations 7 and 8. The choice of the other row is ours: it is the one half of the data
         away, so the divergence under the starting weights is computed once.
     """
 
     _target_: str = "tbr_lightning.objectives.kto.KTO"
     beta: float = 0.1  # how strongly the model is held to its reference
-    desirable_weight: float = 1.0  # of each desirable response
-    undesirable_weight: float = 1.0  # of each undesirable response
+    desirable_weight: float = 1.0  # weight of each desirable response
+    undesirable_weight: float = 1.0  # weight of each undesirable response
     reflect: str = "chosen"  # chosen | both | none: which responses carry the row's reflection
 
     def __post_init__(self) -> None:
@@ -72,22 +72,22 @@ class KTO(Objective):
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The reward of either kind of response, and the baseline."""
+        """Names of the logged numbers: the reward of either kind of response, and the baseline."""
         return ("preferences/chosen_reward", "preferences/rejected_reward", "preferences/baseline")
 
     @property
     def sequences_per_row(self) -> int:
-        """The desirable response, and then the undesirable one; a row may lack either."""
+        """Two: the desirable response, then the undesirable one; a row may lack either."""
         return 2
 
     @property
     def uses_rejected(self) -> bool:
-        """It does."""
+        """True: it learns from dispreferred responses."""
         return True
 
     @property
     def form(self) -> str:
-        """Tells rows with one response or two from pairs, and which of them reflects."""
+        """Name of its sequences, which also says which responses reflect."""
         return f"sides/{self.reflect}"
 
     def check_rows(self, examples: Examples) -> None:
@@ -129,7 +129,7 @@ class KTO(Objective):
         return np.stack([own, reference_sums(self, model, _mismatched(rows), pad_id)], axis=1)
 
     def is_of_start(self, model: Any, rows: TokenRows, pad_id: int, kept: Floats) -> bool:
-        """Return whether a kept reference is that of these rows under these weights."""
+        """Return whether a stored reference belongs to these rows under these weights."""
         return kept.ndim == 2 and sums_agree(self, model, rows, pad_id, kept[:, 0])
 
     def totals(self, rows: TokenRows) -> Floats:
@@ -189,7 +189,7 @@ class KTO(Objective):
         return Loss((weights * (1 - value)).sum(), torch.stack(parts))
 
     def _baseline(self, model: Any, batch: Batch) -> Tensor:
-        """Return how far the model is from its start, in nats a response and at least zero."""
+        """Return the divergence of the model from its start, in nats per response, at least 0."""
         import torch
         from torch import distributed
 
@@ -210,13 +210,13 @@ class KTO(Objective):
 
 
 def _mismatched(rows: TokenRows) -> TokenRows:
-    """Return each prompt with the responses of the row that is half of the data away."""
+    """Return each prompt with the responses of the row half of the data away."""
     return cast(TokenRows, _Mismatched(rows))
 
 
 @dataclass
 class _Mismatched:
-    """A view of tokenised rows; no longer than the longest of them, where it is cut."""
+    """A view of tokenised rows with exchanged responses, cut at the length of the longest row."""
 
     rows: TokenRows
     lengths: Any = field(init=False)
@@ -226,7 +226,7 @@ class _Mismatched:
     def __post_init__(self) -> None:
         rows, each = self.rows, self.rows.per_row
         places = np.arange(len(rows)).reshape(-1, each)
-        # A prompt stands in each sequence that the row has; the longest is that of one it has.
+        # A prompt occurs in each sequence that the row has; the longest is that of one it has.
         prompts = rows.span_counts[:, Span.PROMPT].reshape(-1, each)
         self._prompts = np.repeat(places[:, 0] + prompts.argmax(axis=1), each)
         self._responses = np.roll(places, rows.data_rows // 2, axis=0).ravel()

@@ -1,8 +1,8 @@
-"""What an objective is to the rest of the project, and what objectives share.
+"""The interface of an objective, and what objectives share.
 
 An objective is one dataclass in one file, named by ``_target_`` in ``conf/objective/``: its fields
 are its settings, its methods say which rows it needs, what sequences they become, how these are
-laid out as a batch, and what is minimised. Trainer, logger, estimate and preview know no more.
+laid out as a batch, and what is minimised. Trainer, logger, estimate and preview use only these.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Floats = npt.NDArray[np.float64]
 class Batch:
     """The sequences of a micro-batch, one below the other with padding on the right, or packed.
 
-    Packed sequences stand one after the other in a single line without any padding. Their positions
+    Packed sequences follow each other in a single line without any padding. Their positions
     start anew with each, and from that every attention kernel of transformers keeps them apart.
 
     Attributes:
@@ -50,12 +50,12 @@ class Batch:
         sequences: Shape ``(lines, tokens)``, which sequence of the batch a token belongs to.
         step_weight: What the sum of the losses is divided by: the weight of the whole optimizer
             step, over all micro-batches and ranks.
-        real_tokens: Tokens that are neither padding nor of a row that only fills a place.
+        real_tokens: Number of tokens that are neither padding nor of a row that only fills a place.
         scale: 1, or 0 for a batch that only fills a rank's place.
         chunks: Parts in which the logits are computed. The same on all ranks at the same time, for
             where each holds a part of the weights they all gather them once for each chunk.
-        reference: Shape ``(sequences, …)``, what the objective computed of each before training.
-        sides: Shape ``(sequences,)``, which of its row's sequences each is.
+        reference: Shape ``(sequences, …)``, values that the objective computed before training.
+        sides: Shape ``(sequences,)``, index of each sequence among those of its row.
         shared: What the micro-batches of a step have in common, see :meth:`Objective.shared`.
     """
 
@@ -90,8 +90,8 @@ class StepWeights:
     """How the losses of one optimizer step are weighed against each other.
 
     Attributes:
-        divisor: Of the sum of all losses.
-        by_kind: Factor of each of :data:`tbr_lightning.kinds.KINDS`.
+        divisor: Divisor of the sum of all losses.
+        by_kind: Loss factor of each of :data:`tbr_lightning.kinds.KINDS`.
     """
 
     divisor: float
@@ -117,12 +117,12 @@ class Objective:
     """Base of every objective: supervised tokens weighed by span, a sequence for each row.
 
     Attributes:
-        sequences_per_row: Token sequences that one row of the data becomes.
+        sequences_per_row: Number of token sequences that one row of the data becomes.
     """
 
     _target_: str = ""  # set by each class to its own path
-    reflection_weight: float = 1.0  # of each token of the reflection
-    answer_weight: float = 1.0  # of each token of the answer
+    reflection_weight: float = 1.0  # loss weight of each token of the reflection
+    answer_weight: float = 1.0  # loss weight of each token of the answer
 
     def __post_init__(self) -> None:
         for name in ("reflection_weight", "answer_weight"):
@@ -135,7 +135,7 @@ class Objective:
 
     @property
     def sequences_per_row(self) -> int:
-        """Token sequences that one row of the data becomes."""
+        """Number of token sequences that one row of the data becomes."""
         return 1
 
     @property
@@ -150,7 +150,7 @@ class Objective:
 
     @property
     def form(self) -> str:
-        """Names what :meth:`sequences` makes of a row; empty for the row as it stands."""
+        """Name of what :meth:`sequences` makes of a row; empty for the row as it is."""
         return ""
 
     def check_rows(self, examples: Examples) -> None:
@@ -171,19 +171,19 @@ class Objective:
         return [(reflection, example.response)]
 
     def reference(self, model: Any, rows: TokenRows, pad_id: int) -> Floats | None:
-        """Return a number of each sequence under the starting weights, or ``None``.
+        """Return values of each sequence under the starting weights, or ``None``.
 
         It is computed once before training and comes back in :attr:`Batch.reference`.
         """
         return None
 
     def is_of_start(self, model: Any, rows: TokenRows, pad_id: int, kept: Floats) -> bool:
-        """Return whether a reference that a run kept is that of these rows under these weights.
+        """Return whether a stored reference belongs to these rows under these weights.
 
         Args:
-            model: As it starts.
+            model: Model as it starts the run.
             rows: Tokenised rows.
-            pad_id: Of the padding.
+            pad_id: Token id of the padding.
             kept: What :meth:`reference` returned when the run began.
         """
         return len(kept) == len(rows)
@@ -203,12 +203,12 @@ class Objective:
 
         Args:
             rows: Tokenised rows.
-            step: The row numbers of every micro-batch of the step, those of ranks side by side.
-            pad_id: Of the padding.
+            step: Row numbers of every micro-batch of the step, those of ranks side by side.
+            pad_id: Token id of the padding.
             form: How rows are laid out, see :meth:`collate`.
-            rank: This one.
+            rank: Rank of this process.
             world: Number of ranks.
-            reference: Of :meth:`reference`.
+            reference: Values of :meth:`reference`.
         """
         return None
 
@@ -238,7 +238,7 @@ class Objective:
         return totals
 
     def supervised(self, rows: TokenRows) -> npt.NDArray[np.int64]:
-        """Return how many tokens of each row of the data are learnt, without reading them."""
+        """Return the number of supervised tokens of each row of the data, without reading them."""
         counts = np.zeros(len(rows), dtype=np.int64)
         for span, weight in (
             (Span.REFLECTION, self.reflection_weight),
@@ -251,8 +251,8 @@ class Objective:
         """Return how a step's losses are weighed.
 
         Args:
-            totals: Of the step's rows, over all micro-batches and ranks, see :meth:`totals`.
-            kinds: Of the same rows.
+            totals: Weights of the step's rows over all micro-batches and ranks, see :meth:`totals`.
+            kinds: Kinds of the same rows, as indices into :data:`tbr_lightning.kinds.KINDS`.
         """
         # A step without any weight has a loss of zero, not of zero over zero.
         return StepWeights(float(sum(totals)) or 1.0)
@@ -274,14 +274,14 @@ class Objective:
 
         Args:
             rows: Tokenised rows.
-            indices: Of the rows of the data.
-            pad_id: Of the padding.
+            indices: Numbers of the rows of the data.
+            pad_id: Token id of the padding.
             form: ``padded`` or ``bucketed``, or ``packed`` (one after the other).
             step: How the step's losses are weighed.
             scale: Multiplies all weights; 0 for a batch that only fills a rank's place.
             chunks: Parts in which the logits are computed.
-            reference: Of :meth:`reference`.
-            shared: Of :meth:`shared`.
+            reference: Values of :meth:`reference`.
+            shared: Result of :meth:`shared`.
         """
         import torch
 
@@ -329,11 +329,11 @@ class Objective:
 
 
 def chunks_of(supervised: npt.NDArray[np.int64], batches: Sequence[Sequence[int]]) -> int:
-    """Return in how many chunks the logits of batches are computed that ranks take together.
+    """Return the number of chunks in which ranks compute the logits of their batches together.
 
     Args:
-        supervised: Of each row, see :meth:`Objective.supervised`.
-        batches: The row numbers of each rank's batch.
+        supervised: Supervised tokens of each row, see :meth:`Objective.supervised`.
+        batches: Row numbers of each rank's batch.
     """
     most = max(int(supervised[list(batch)].sum()) for batch in batches)
     return max(1, math.ceil(most / CHUNK))

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class ORPO(PairObjective):
     """Learns the chosen response as ``sft`` does, and raises its odds over the rejected one's.
 
-    The chosen response is learnt as a mean over the tokens of all chosen responses of an optimizer
-    step; the prompt is not learnt (the authors' code and TRL learn it too).
+    The loss of the chosen response is a mean over the tokens of all chosen responses of a
+    step; the prompt is not supervised (the authors' code and TRL supervise it too).
 
     Source:
         Hong et al., ORPO: Monolithic Preference Optimization without Reference Model, EMNLP 2024,
@@ -40,7 +40,7 @@ class ORPO(PairObjective):
         return self.sequence_totals(rows)[::2]
 
     def step_weights(self, totals: Floats, kinds: npt.NDArray[np.uint8]) -> StepWeights:
-        """Return the number of pairs, and what makes of a sum over tokens their mean."""
+        """Return the number of pairs, and the factor that turns a sum over tokens into a mean."""
         pairs = float(np.count_nonzero(totals)) or 1.0
         return StepWeights(pairs, (pairs / (float(sum(totals)) or 1.0),) * len(KINDS))
 

@@ -25,7 +25,7 @@ from tbr_lightning.objectives.objective import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-_CHECKED = 4  # rows that tell a model from another one
+_CHECKED = 4  # rows whose values distinguish one model from another
 _ROWS = 8  # rows of which the reference is computed at once
 
 
@@ -35,7 +35,7 @@ class Scores:
 
     Attributes:
         sums: Shape ``(sequences,)``, weighted sums of the tokens' log-probabilities.
-        weights: Shape ``(sequences,)``, sums of the same weights; 1 where there are none.
+        weights: Shape ``(sequences,)``, sums of the token weights; 1 where there are none.
     """
 
     sums: Tensor
@@ -65,11 +65,11 @@ def reference_sums(
     """Return the log-probability of each sequence under the starting weights, without gradients.
 
     Args:
-        objective: Lays the rows out.
-        model: Before its first step, so that an adapter changes nothing yet.
+        objective: Objective that lays the rows out.
+        model: Model before its first step, so that an adapter changes nothing yet.
         rows: Tokenised rows.
-        pad_id: Of the padding.
-        most: How many rows, the first ones; ``None`` for all. The others' values are 0.
+        pad_id: Token id of the padding.
+        most: Number of first rows to compute; ``None`` for all. The others' values are 0.
     """
     import torch
 
@@ -92,7 +92,7 @@ def sums_agree(
 ) -> bool:
     """Return whether the kept log-probabilities of the first rows are those under these weights.
 
-    Within what other kernels, threads or types of weights make of the same ones.
+    The tolerance allows for other kernels, thread counts and number types of the same weights.
     """
     if len(kept) != len(rows):
         return False
@@ -122,7 +122,7 @@ class PairObjective(Objective):
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Share of pairs ranked rightly, the margin, and the reward of either response."""
+        """Names of the logged numbers: pairs ranked correctly, the margin, and both rewards."""
         return (
             "preferences/accuracy",
             "preferences/margin",
@@ -132,17 +132,17 @@ class PairObjective(Objective):
 
     @property
     def sequences_per_row(self) -> int:
-        """The chosen response, and then the rejected one."""
+        """Two: the chosen response, then the rejected one."""
         return 2
 
     @property
     def uses_rejected(self) -> bool:
-        """It does."""
+        """True: it learns from dispreferred responses."""
         return True
 
     @property
     def form(self) -> str:
-        """Tells pairs from single rows, and which of a pair reflects."""
+        """Name that distinguishes pairs from single rows, and says which of a pair reflects."""
         return f"pairs/{self.reflect}"
 
     def check_rows(self, examples: Examples) -> None:
@@ -160,7 +160,7 @@ class PairObjective(Objective):
 
     @property
     def name(self) -> str:
-        """Of the objective, for messages."""
+        """Name of the objective, for messages."""
         return self._target_.rpartition(".")[2].lower()
 
     def sequences(
@@ -194,8 +194,8 @@ class PairObjective(Objective):
         """Return the loss of each pair, shape ``(pairs,)``, and its rewards, ``(pairs, 2)``.
 
         Args:
-            scores: Of the sequences, chosen and rejected of a pair after each other.
-            batch: They are of.
+            scores: Scores of the sequences; the chosen and rejected one of a pair are consecutive.
+            batch: Batch of those sequences.
         """
         raise NotImplementedError(f"{type(self).__name__} must define pair_losses")
 
@@ -207,7 +207,7 @@ class PairObjective(Objective):
         return -right * logsigmoid(margin) - wrong * logsigmoid(-margin)
 
     def needs_answers(self) -> None:
-        """Raise :class:`UserError` where a mean over a response's tokens may be one over none."""
+        """Raise :class:`UserError` where a response may have no tokens to average over."""
         if self.answer_weight == 0:
             raise UserError(
                 f"objective.answer_weight=0 leaves objective={self.name} nothing to average in a "

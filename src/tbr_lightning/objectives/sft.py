@@ -40,8 +40,8 @@ class SFT(Objective):
     _target_: str = "tbr_lightning.objectives.sft.SFT"
     trigger_weight: float = 1.0  # of the first supervised token, which decides whether to reflect
     normalise: str = "pooled"  # pooled: one mean | by_kind: safety and general rows averaged apart
-    safety_weight: float = 1.0  # by_kind: of the mean over harmful and look-alike rows
-    general_weight: float = 1.0  # by_kind: of the mean over general rows
+    safety_weight: float = 1.0  # by_kind: weight of the mean over harmful and look-alike rows
+    general_weight: float = 1.0  # by_kind: weight of the mean over general rows
 
     def __post_init__(self) -> None:
         super().__post_init__()
