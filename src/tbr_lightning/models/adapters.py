@@ -69,8 +69,8 @@ def merged_with(model: Any, folder: Path) -> Any:
     where it was trained with a larger vocabulary, the embeddings are made as large.
 
     Args:
-        model: The base.
-        folder: As PEFT saves it.
+        model: Base model of the adapter.
+        folder: Adapter folder, as PEFT saves it.
 
     Raises:
         UserError: The adapter does not fit the model, or cannot be merged into it.
@@ -132,7 +132,7 @@ def _touches_ends(model: Any, folder: Path) -> bool:
 
 
 def _vocabulary_of(folder: Path) -> int | None:
-    """Return the rows of the embeddings that were saved whole with an adapter, if they were."""
+    """Return the number of embedding rows saved whole with an adapter, if they were."""
     whole = [
         shape[0]
         for name, shape in _tensors(folder).items()

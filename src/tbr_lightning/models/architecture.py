@@ -33,11 +33,11 @@ def build_config(
     """Return the transformers config of ``model.architecture`` at ``model.scale``.
 
     Args:
-        model: Whose architecture to build.
-        vocab_size: Of the tokenizer in use; ``None`` for the published one.
-        special: Ids of that tokenizer: ``bos_token_id``, ``eos_token_id``, ``pad_token_id``. An id
-            that is not given is none once ``vocab_size`` is: the default belongs to another
-            vocabulary.
+        model: Model config whose architecture to build.
+        vocab_size: Vocabulary size of the tokenizer in use; ``None`` for the published one.
+        special: Special ids of the tokenizer: ``bos_token_id``, ``eos_token_id``, ``pad_token_id``.
+            Where ``vocab_size`` is given, an id that is missing is ``None``: the default belongs to
+            another vocabulary.
 
     Raises:
         UserError: The architecture cannot be built.
@@ -47,7 +47,7 @@ def build_config(
     if vocab_size is not None:
         own = dict.fromkeys(_SPECIAL) | {"vocab_size": vocab_size} | own
     try:
-        if "text_config" in settings:  # the text is a part of it, beside what sees or hears
+        if "text_config" in settings:  # text is one modality of several
             settings["text_config"] = dict(settings["text_config"]) | own
         else:
             settings |= own
@@ -66,9 +66,9 @@ def build_config(
 
 
 def auto_class(config: PretrainedConfig) -> Any:
-    """Return transformers' class that makes a model of a config which writes text.
+    """Return transformers' auto class for the text-generating model of a config.
 
-    Of some models that see, the causal language model is the whole one, of others the text alone.
+    For some vision models that is the whole model, for others the text part alone.
     """
     if type(config) in READERS and type(config) not in CAUSAL:
         return AutoModelForImageTextToText
@@ -76,7 +76,7 @@ def auto_class(config: PretrainedConfig) -> Any:
 
 
 def is_composite(config: PretrainedConfig) -> bool:
-    """Return whether the text is a part of a larger model, which sees or hears too."""
+    """Return whether the text model is a part of a larger one with vision or audio."""
     return config.get_text_config(decoder=True) is not config
 
 
@@ -99,7 +99,7 @@ def _tiny_settings(settings: Mapping[str, Any], full: PretrainedConfig) -> dict[
 
 
 def _tiny(full: PretrainedConfig) -> dict[str, Any]:
-    """Return the sizes that make a config tiny; what they leave out makes the architecture."""
+    """Return the sizes that make a config tiny; all other settings define the architecture."""
     context = min(context_length(full), TINY_CONTEXT)
     shared = _of(full, "num_key_value_heads", "num_kv_heads", default=full.num_attention_heads)
     ratio = _HEADS * shared // full.num_attention_heads
@@ -149,7 +149,7 @@ def _tiny_rope(rope: dict[str, Any], context: int, full: PretrainedConfig) -> di
 
 
 def _of(config: PretrainedConfig, *names: str, default: int) -> int:
-    """Return the first of some attributes that is set."""
+    """Return the first of several attributes that is set."""
     values = (getattr(config, name, None) for name in names)
     return next((int(value) for value in values if value), default)
 
@@ -160,7 +160,7 @@ def context_length(config: PretrainedConfig) -> int:
 
 
 def count_parameters(config: PretrainedConfig) -> int:
-    """Return the number of parameters, tied ones once; no memory is taken."""
+    """Return the number of parameters, tied ones once; no memory is allocated."""
     return sum(weight.numel() for weight in _on_meta(config).parameters())
 
 
@@ -170,7 +170,7 @@ def _on_meta(config: PretrainedConfig) -> Any:
 
 
 def outside_text(model: Any) -> Iterator[tuple[str, Any]]:
-    """Give name and parameter of all that rows of text alone never reach, such as a vision part."""
+    """Yield name and parameter of what text never reaches, such as a vision part."""
     if not is_composite(model.config):
         return
     decoder, output = model.get_decoder(), model.get_output_embeddings()
@@ -181,11 +181,11 @@ def outside_text(model: Any) -> Iterator[tuple[str, Any]]:
 
 
 def flops_per_logits(config: PretrainedConfig, *, trained: bool) -> float:
-    """Return what of :func:`flops_per_token` the logits of one position cost.
+    """Return the part of :func:`flops_per_token` that the logits of one position cost.
 
     Args:
-        config: Of the model.
-        trained: The matrix that makes them gets a gradient.
+        config: Config of the model.
+        trained: Whether the matrix that makes them gets a gradient.
     """
     text = config.get_text_config(decoder=True)
     return (6.0 if trained else 4.0) * text.vocab_size * text.hidden_size
@@ -202,10 +202,10 @@ def flops_per_token(config: PretrainedConfig, trainable: int, total: int, contex
     also norms, activations, the soft-max, and what recomputation adds.
 
     Args:
-        config: Of the model.
-        trainable: Parameters that get a gradient.
-        total: All parameters, adapters included.
-        context: Tokens of a row, padding included.
+        config: Config of the model.
+        trainable: Number of parameters that get a gradient.
+        total: Number of all parameters, adapters included.
+        context: Number of tokens of a row, padding included.
     """
     model = _on_meta(config)
     idle = sum(weight.numel() for _, weight in outside_text(model))

@@ -39,17 +39,17 @@ disable_progress_bar()  # of every load and save: ours has its own
 
 @dataclass(frozen=True)
 class Backbone:
-    """A model ready to be tuned or asked.
+    """A model with its tokenizer, ready for training or generation.
 
     Attributes:
         model: A causal language model of transformers, maybe with a PEFT adapter.
         tokenizer: Its tokenizer, with a chat template.
         think_format: The markers of its think block.
-        origin: What the weights are: hub id and revision, folder, base hash or random seed.
-        thinks: The weights know think blocks already (the micro-world's base, or a tuned model).
-        has_own_template: The chat template came with the tokenizer.
-        folder: Where the same weights can be loaded from again; ``None`` if they were made here.
-        guide: What takes part in decoding, beside the weights.
+        origin: Identity of the weights: hub id and revision, folder, base hash or random seed.
+        thinks: Whether the weights know think blocks (the micro-world's base, or a tuned model).
+        has_own_template: Whether the chat template came with the tokenizer.
+        folder: Folder that the same weights can be loaded from; ``None`` if they were made here.
+        guide: Object that takes part in decoding, beside the weights.
     """
 
     model: Any
@@ -63,11 +63,11 @@ class Backbone:
 
 
 class Guide(Protocol):
-    """What changes how a model decodes, for as long as its context is open."""
+    """An object that changes how a model decodes, for as long as its context is open."""
 
     @property
     def name(self) -> str:
-        """What it is called by."""
+        """Name of the guide."""
 
     @property
     def identity(self) -> str:
@@ -93,14 +93,14 @@ def load_backbone(
     """Load or build the model of a config.
 
     Args:
-        config: Of the model.
+        config: Config of the model.
         data: Name of the data, which decides what ``init=auto`` means.
         rows: Training rows, for a tokenizer that is trained on them.
-        cache: Folder of base models made here.
-        seed: Of random weights.
+        cache: Cache folder of base models made here.
+        seed: Seed of random weights.
         tokenizer: Folder of the tokenizer, if the rows were tokenised before.
-        dtype: Of the weights; ``None`` for the model's own.
-        adapter: That will be put on it, which may want the base quantised.
+        dtype: Type of the weights; ``None`` for the model's own.
+        adapter: Config of the adapter to be added, which may need a quantised base.
 
     Raises:
         UserError: The weights or the tokenizer is not available.
@@ -122,7 +122,7 @@ def load_backbone(
         if is_gguf(place):
             made = replace(config, path=str(folder_of(place, cache)))
             loaded = _pretrained(made, tokenizer, _quantization(adapter))
-            # As above. The file, not the folder made of it, is what the weights are.
+            # As above. The file, not the folder made of it, identifies the weights.
             return replace(loaded, folder=None, origin=config.path)
         config = replace(config, path=str(place))
     return _pretrained(config, tokenizer, _quantization(adapter))
@@ -168,16 +168,16 @@ def load_adapted(
     thinks: bool = False,
     **how: Any,
 ) -> Backbone:
-    """Load the base of the adapter in a folder, by whoever made it, and merge the adapter into it.
+    """Load the base of an adapter, whoever made it, and merge the adapter into it.
 
     Args:
-        folder: With ``adapter_config.json``.
-        think_format: As in :func:`load_folder`.
-        cache: Folder of what is made of GGUF files.
-        origin: What the weights are.
+        folder: Folder with ``adapter_config.json``.
+        think_format: Think format, as in :func:`load_folder`.
+        cache: Cache folder for conversions of GGUF files.
+        origin: Identity of the weights.
         tokenizer: Folder of the tokenizer; ``None`` for the adapter's own, or else its base's.
-        thinks: The adapter was tuned on think blocks.
-        how: The rest of :func:`load_folder`.
+        thinks: Whether the adapter was tuned on think blocks.
+        how: Other arguments of :func:`load_folder`.
 
     Raises:
         UserError: The base is not available, or the adapter does not fit it.
@@ -193,7 +193,7 @@ def load_adapted(
         adapter=folder,
         **how,
     )
-    # Both together are in no folder that they could be loaded from again.
+    # No folder holds both together, so there is none to load them from again.
     return replace(loaded, folder=None)
 
 
@@ -217,7 +217,7 @@ def load_folder(
 ) -> Backbone:
     """Load a Hugging Face folder or hub id; only safetensors, never remote code.
 
-    With ``adapter``, a folder of PEFT's, that is merged into it.
+    ``adapter`` is a PEFT folder that is merged into the model.
     """
     safe: dict[str, Any] = {"trust_remote_code": False, "revision": revision}
     how = _attention(attention)
@@ -264,7 +264,7 @@ def _pretrained(config: ModelConfig, tokenizer: Path | None, quantized: Any) -> 
 
 
 def _attention(name: str) -> dict[str, Any]:
-    """Return the argument of transformers for ``model.attention``; none lets it choose."""
+    """Return the transformers argument for ``model.attention``; empty lets it choose."""
     for problem in missing_attention(name):
         raise UserError(problem)
     return {} if name == "auto" else {"attn_implementation": name}
@@ -339,7 +339,7 @@ def _tokenizer(config: ModelConfig, rows: Iterable[Example], *, world: bool) -> 
 
 
 def _complete(tokenizer: Any, template: str | None = None) -> bool:
-    """Give a tokenizer what it lacks: a pad token, a chat template (or the configured one).
+    """Add what a tokenizer lacks: a pad token, a chat template (or the configured one).
 
     Returns:
         Whether the chat template is not the fallback.
@@ -386,7 +386,7 @@ def _within(tokenizer: Any, model: Any) -> None:
 
 
 def template_notice(config: ModelConfig, *, has_own_template: bool) -> str | None:
-    """Return what to say where the fallback chat template is used."""
+    """Return the notice that the fallback chat template is used, if it is."""
     if has_own_template:
         return None
     return (
@@ -396,7 +396,7 @@ def template_notice(config: ModelConfig, *, has_own_template: bool) -> str | Non
 
 
 def adapter_notice(config: ModelConfig) -> str | None:
-    """Return what to say where the model of a config is an adapter on a base."""
+    """Return the notice that the model of a config is an adapter on a base, if it is."""
     folder = adapter_folder(config)
     base = None if folder is None else base_of(folder)
     if base is None:

@@ -12,16 +12,16 @@ from tbr_lightning.locate import BaseReference, base_of, folder_problems, weight
 from tbr_lightning.models.gguf import folder_of, is_gguf
 
 _FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
-_TWICE = ["original/*", "consolidated*"]  # the same weights in another form
+_TWICE = ["original/*", "consolidated*"]  # the same weights in another format
 
 
 @dataclass(frozen=True)
 class Base:
-    """Where a base can be loaded from.
+    """Location that a base model can be loaded from.
 
     Attributes:
-        source: A folder of this machine, or a hub id.
-        revision: Of the hub id.
+        source: Local folder, or hub id.
+        revision: Revision of the hub id.
     """
 
     source: str
@@ -32,8 +32,8 @@ def find_base(adapter: Path, cache: Path | None = None) -> Base:
     """Return where the base of an adapter is: at the path that it names, or else on the hub.
 
     Args:
-        adapter: Its folder.
-        cache: Folder for what is made of a GGUF file; ``None`` if none can be made.
+        adapter: Folder of the adapter.
+        cache: Cache folder for the conversion of a GGUF file; ``None`` if none can be made.
 
     Raises:
         UserError: The adapter or its base cannot be used, or the base is not available.
@@ -53,11 +53,11 @@ def folder_of_base(path: Path, adapter: Path) -> Path:
     """Return the folder of a logged adapter's base, fetching it from the hub if it has moved.
 
     Args:
-        path: Where it was when the adapter was logged.
+        path: Folder of the base when the adapter was logged.
         adapter: Folder of the adapter, which may name its hub id and revision.
 
     Raises:
-        UserError: It is not available.
+        UserError: The base is not available.
     """
     if (path / "config.json").is_file():
         return path

@@ -27,14 +27,14 @@ _PLAIN = {"full_attention", "sliding_attention"}
 
 @dataclass(frozen=True)
 class Guidance:
-    """What takes part in every forward pass of the loop, from outside of it.
+    """Hooks into every forward pass of the loop.
 
     Attributes:
-        beside: By number of the prompt, another one that is read beside it and gets the same new
-            tokens; empty for none.
-        mix: Returns the logits to choose from, of those of the prompts and of those beside them,
+        beside: For each prompt by number, another one that is read beside it and gets the same
+            new tokens; empty for none.
+        mix: Returns the logits to choose from, given those of the prompts and of those beside them,
             each of shape ``(rows, vocabulary)``; needed with ``beside``.
-        watch: Is told before each forward pass which prompts, by number, its lines belong to.
+        watch: Called before each forward pass with the number of the prompt of each line.
     """
 
     beside: Sequence[Sequence[int]] = ()
@@ -44,17 +44,17 @@ class Guidance:
 
 @dataclass(frozen=True)
 class Rules:
-    """How to decode.
+    """Decoding settings.
 
     Attributes:
-        limit: New tokens per prompt.
+        limit: Maximum number of new tokens per prompt.
         stops: Tokens that end an answer.
         pad: Token that fills up rows.
         suppress_first: Tokens that must not come first.
-        temperature: 0 takes the most likely token.
-        seed: Of sampling.
-        ends: Whether the new tokens of a row hold what ends it, beside a stop token.
-        guidance: What takes part in every forward pass.
+        temperature: Sampling temperature; 0 takes the most likely token.
+        seed: Seed of sampling.
+        ends: Returns whether the new tokens of a row hold an end other than a stop token.
+        guidance: Hooks into every forward pass.
     """
 
     limit: int
@@ -71,7 +71,7 @@ def supports(model: Any) -> bool:
     """Return whether the loop can drive a model: attention over a plain cache, on one process.
 
     Models whose weights are spread over processes need every rank to make the same number of
-    steps, which ``model.generate`` sees to.
+    steps, which ``model.generate`` ensures.
     """
     config = model.config.get_text_config(decoder=True)
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -92,9 +92,9 @@ def decode(
 
     Args:
         model: A causal language model that :func:`supports` accepts.
-        prompts: Token ids.
-        rules: How to decode.
-        batch_size: Rows in flight at most.
+        prompts: Token ids of each prompt.
+        rules: Decoding settings.
+        batch_size: Maximum number of rows in flight.
     """
     # Longest first: what is let in later is shorter than what is in flight, so that little of the
     # cache is padding.
@@ -165,8 +165,8 @@ def _cache() -> DynamicCache:
 class _Row:
     """A prompt in flight.
 
-    Its random numbers depend on the seed and the prompt alone, so that a sample is the same in
-    whatever company it is drawn.
+    Its random numbers depend on the seed and the prompt alone, so that a sample does not depend on
+    the rows that it is drawn with.
     """
 
     def __init__(self, number: int, prompt: Sequence[int], seed: int) -> None:
@@ -179,12 +179,12 @@ class _Flight:
     """The rows that are being decoded.
 
     Attributes:
-        lines: Of the batch, for each row: 2 where another prompt is read beside it.
-        rows: The row of each line of the batch; those that ended stay until :meth:`compact`.
-        alive: How many rows have not ended.
-        mask: What of the cache is not padding, shape ``(lines, width)``.
+        lines: Lines of the batch for each row: 2 where another prompt is read beside it.
+        rows: Row of each line of the batch; those that ended stay until :meth:`compact`.
+        alive: Number of rows that have not ended.
+        mask: Which columns of the cache are not padding, shape ``(lines, width)``.
         last: The newest token of each line, shape ``(lines,)``.
-        places: Its position, shape ``(lines,)``.
+        places: Position of that token, shape ``(lines,)``.
     """
 
     def __init__(self, model: Any, rules: Rules) -> None:
@@ -197,7 +197,7 @@ class _Flight:
 
     @torch.inference_mode()
     def admit(self, rows: list[_Row]) -> list[_Row]:
-        """Read prompts, write the first token of each, and let them join the rows in flight."""
+        """Read prompts, generate their first tokens, and add them to the rows in flight."""
         prompts, beside = [row.prompt for row in rows], self.rules.guidance.beside
         if beside:
             prompts = [text for row in rows for text in (row.prompt, beside[row.number])]
@@ -233,7 +233,7 @@ class _Flight:
 
     @torch.inference_mode()
     def step(self) -> list[_Row]:
-        """Write one more token of each row and return the rows that end with it."""
+        """Generate one more token of each row, and return the rows that end with it."""
         self.mask = pad(self.mask, (0, 1), value=1)
         self._watch(self.rows)
         logits = self.model(
@@ -248,7 +248,7 @@ class _Flight:
         return self._ended(self.rows)
 
     def compact(self) -> None:
-        """Cut out the rows that have ended, and the padding that all others share."""
+        """Remove the rows that have ended, and the padding that all others share."""
         kept = [line for line, row in enumerate(self.rows) if row.live]
         if len(kept) == len(self.rows):
             return
@@ -316,7 +316,7 @@ def _join(cache: DynamicCache, other: DynamicCache, width: int) -> None:
 
 
 def rows_that_fit(model: Any, tokens: int) -> int:
-    """Return how many rows of so many tokens to decode together.
+    """Return how many rows of ``tokens`` tokens to decode together.
 
     Their keys and values take at most half of a GPU's free memory, or 1 GiB on a CPU, which
     gains nothing from larger batches. The cache is copied as it grows, hence the half.

@@ -37,8 +37,8 @@ class FilesDigest:
     """Digests of a logged model's files.
 
     Attributes:
-        own: Of what was logged.
-        base: Of the base of an adapter; empty for a whole model.
+        own: Digest of the logged files.
+        base: Digest of the base of an adapter; empty for a whole model.
     """
 
     own: str
@@ -46,7 +46,7 @@ class FilesDigest:
 
     @property
     def whole(self) -> str:
-        """Of all that the model is made of."""
+        """Digest of all that the model is made of."""
         if not self.base:
             return self.own
         return hashlib.sha256(f"adapter {self.own} on base {self.base}".encode()).hexdigest()
@@ -80,7 +80,7 @@ def logged_base(artifacts: Path) -> Path | None:
     """Return the folder of the base that a logged adapter names; ``None`` for a whole model.
 
     Raises:
-        UserError: It is neither there nor on the hub.
+        UserError: The base is neither there nor on the hub.
     """
     if not (artifacts / "peft").is_dir():
         return None
@@ -93,8 +93,8 @@ def files_digest(artifacts: Path, base: Path | None = None) -> FilesDigest:
     """Return the digests of a logged model's files.
 
     Args:
-        artifacts: Folder of what was logged.
-        base: Where a copy of an adapter's base is; ``None`` for where the adapter says.
+        artifacts: Folder of the logged files.
+        base: Folder of a copy of an adapter's base; ``None`` for the one that the adapter names.
 
     Raises:
         UserError: The base is not there.
@@ -177,11 +177,11 @@ def check_unchanged(model: LoggedModel) -> str:
 
 
 def changed(found: FilesDigest, tags: Mapping[str, str]) -> str | None:
-    """Return in what a model's files differ from those that its training run logged, or none.
+    """Return how a model's files differ from those that its training run logged, or ``None``.
 
     Args:
-        found: Of the files as they are.
-        tags: Of the logged model.
+        found: Digests of the files as they are.
+        tags: Tags of the logged model.
     """
     expected, base = tags.get(RECORDED), tags.get(BASE_RECORDED)
     if base is None and expected == found.own:

@@ -21,7 +21,7 @@ from tbr_lightning.preflight import is_loopback
 from tbr_lightning.tracking.traces import traced_call
 
 _MILLION = 1_000_000
-_ALL_REFUSED = 8  # prompts refused one after the other from the start: it is not the prompts
+_ALL_REFUSED = 8  # prompts refused in a row from the start: it is not the prompts
 _REASONING = ("reasoning_content", "reasoning")  # beside `content` in a message, by server
 _CHARACTERS_PER_TOKEN = 4  # a guess before the endpoint has counted, for pacing only
 
@@ -35,13 +35,13 @@ class Reply:
     """One completion.
 
     Attributes:
-        text: What was written, after the reasoning where the endpoint hands that out by itself.
-        prompt_tokens: Tokens read, as the endpoint counts.
+        text: Text of the completion, without reasoning where the endpoint returns that separately.
+        prompt_tokens: Tokens read, as counted by the endpoint.
         completion_tokens: Tokens written.
-        cut: It ended by length.
-        error: Why there is no completion; only where failures are handed out.
-        filtered: Why the endpoint would not complete this prompt, in its own words.
-        reasoning: What was thought before, where the endpoint has a field for it.
+        cut: Whether it ended at the length limit.
+        error: Reason why there is no completion; only where failures are returned.
+        filtered: Reason that the endpoint gave for refusing this prompt; else empty.
+        reasoning: Reasoning before the text, where the endpoint has a field for it.
     """
 
     text: str
@@ -62,10 +62,10 @@ class Reply:
 
 @dataclass
 class Pace:
-    """Keeps a rate by waiting before what would exceed it.
+    """Keeps a rate by waiting before a request that would exceed it.
 
     Attributes:
-        per_minute: Units a minute; ``None`` for no limit.
+        per_minute: Units per minute; ``None`` for no limit.
     """
 
     per_minute: float | None
@@ -83,13 +83,13 @@ class Pace:
 
 @dataclass
 class RequestBudget:
-    """What one run may still ask for.
+    """The request budget of one run.
 
     Attributes:
         config: Limits and prices.
         group: Config group that holds them, for messages.
-        started: Requests sent so far.
-        cost: Of the replies so far.
+        started: Number of requests sent so far.
+        cost: Cost of the replies so far.
     """
 
     config: EndpointConfig
@@ -99,7 +99,7 @@ class RequestBudget:
 
     @property
     def spent(self) -> str:
-        """The limit that is reached, as its key and value, or an empty text."""
+        """Key and value of the limit that is reached, or an empty text."""
         most, cost = self.config.max_requests, self.config.max_cost
         if most is not None and self.started >= most:
             return f"{self.group}.max_requests={most}"
@@ -125,16 +125,16 @@ def complete(  # noqa: PLR0912, PLR0915 - one loop, whose cases are read best to
     ``Retry-After``.
 
     Args:
-        prompts: What to ask, each a request of its own: a turn of the user, or whole messages.
+        prompts: Prompts, each a request of its own: a turn of the user, or whole messages.
         config: Endpoint, pace and budget.
-        max_tokens: Of each reply.
-        temperature: Of drawing.
-        seed: Sent along, so that a repeated request may get another reply.
-        run_id: MLflow run that the first calls are traced in; ``None`` traces none.
+        max_tokens: Token limit of each reply.
+        temperature: Sampling temperature.
+        seed: Seed sent along, so that a repeated request may get another reply.
+        run_id: MLflow run that traces the first calls; ``None`` traces none.
         group: Key of ``config`` on the command line, for messages.
-        reply_form: ``response_format``; left out from then on if the endpoint refuses it.
+        reply_form: ``response_format`` of the requests; left out once the endpoint refuses it.
         give_up: 0 raises at the first failure. Else a failure is a reply with its ``error``, and
-            after so many in a row, or once the budget is spent, the rest are not asked any more.
+            after this many in a row, or once the budget is spent, the rest are not sent any more.
 
     Raises:
         UserError: The endpoint refuses the key, does not know the model, or does not answer, or
@@ -162,7 +162,7 @@ def complete(  # noqa: PLR0912, PLR0915 - one loop, whose cases are read best to
         with traced_call(messages, model, traced) as record:
             try:
                 done = _created(client, messages, model, seed=seed, dialect=dialect)
-            except ValueError as error:  # a body that is no JSON comes through as such
+            except ValueError as error:  # raised for a body that is not JSON
                 raise MalformedReplyError from error
             reply = _reply(done)
             record(reply.text)
@@ -219,10 +219,10 @@ def complete(  # noqa: PLR0912, PLR0915 - one loop, whose cases are read best to
 
 
 class Dialect:
-    """The parameters that an endpoint takes, found out once for a whole run.
+    """The parameters that an endpoint accepts, found out once for a whole run.
 
     Newer endpoints refuse ``max_tokens``, or any temperature but their own, and name what they
-    refuse; older ones know no form of the reply.
+    refuse; older ones do not know ``response_format``.
     """
 
     def __init__(self, temperature: float, max_tokens: int, reply_form: Any) -> None:
@@ -260,7 +260,7 @@ def _created(
     seed: int | None,
     dialect: Dialect,
 ) -> Any:
-    """Ask once, and again without what the endpoint refuses of the parameters."""
+    """Send a request, and again without the parameters that the endpoint refuses."""
     while True:
         sent = dialect.of(seed)
         try:
@@ -277,7 +277,7 @@ def _is_filter(error: openai.APIStatusError) -> bool:
 
 
 def _refusal(problem: BaseException | None) -> str:
-    """Return why an endpoint refuses one prompt, or nothing where the fault is not the prompt's."""
+    """Return why an endpoint refuses one prompt; empty where the fault is not the prompt's."""
     if isinstance(problem, openai.BadRequestError | openai.UnprocessableEntityError):
         return hidden(problem.message)
     if isinstance(problem, openai.PermissionDeniedError) and _is_filter(problem):
@@ -286,7 +286,7 @@ def _refusal(problem: BaseException | None) -> str:
 
 
 def _key(config: EndpointConfig, group: str) -> str | None:
-    """Return the endpoint's key, unless everybody on the way could read it."""
+    """Return the endpoint's key; raise :class:`UserError` where it would go unencrypted."""
     key, parts = os.environ.get(config.api_key_env), urlsplit(config.base_url or "")
     if (key or parts.password) and parts.scheme == "http" and not is_loopback(config.base_url):
         what = f"the key in {config.api_key_env}" if key else "a password"

@@ -1,4 +1,4 @@
-"""One export in Hugging Face form, reloaded and compared before it counts."""
+"""One export in Hugging Face format, reloaded and compared before it counts."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def export(backbone: Backbone, folder: Path, *, dtype: str, form: str = "merged"
 
     Args:
         backbone: The tuned model.
-        folder: Where to.
-        dtype: Of the saved weights.
+        folder: Target folder.
+        dtype: Type of the saved weights.
         form: ``merged`` for a whole model, or ``adapter`` for the adapter alone.
 
     Raises:
@@ -68,9 +68,9 @@ def load_adapter(folder: Path, *, base: Path | None = None, dtype: str = "auto")
     """Load an exported adapter onto its base.
 
     Args:
-        folder: That :func:`export` wrote with ``form="adapter"``.
-        base: Folder of the base; ``None``, or one that is gone, for what the adapter itself names.
-        dtype: Of the base's weights.
+        folder: Folder that :func:`export` wrote with ``form="adapter"``.
+        base: Folder of the base; ``None``, or a missing one, for the base that the adapter names.
+        dtype: Type of the base's weights.
 
     Raises:
         UserError: The base is not available.
@@ -94,14 +94,14 @@ def load_adapter(folder: Path, *, base: Path | None = None, dtype: str = "auto")
 
 
 def saved_think_format(folder: Path) -> ThinkFormat | None:
-    """Return the think format that an adapter was exported with; ``None`` for anybody else's."""
+    """Return the think format that an adapter was exported with; ``None`` for other adapters."""
     if not (folder / LAYOUT).is_file():
         return None
     return ThinkFormat(**json.loads((folder / LAYOUT).read_text()))
 
 
 def _name_base(model: Any, folder: Path | None) -> None:
-    """Let an adapter name its base so that other machines find it: by hub id and commit."""
+    """Make an adapter name its base by hub id and commit, so that other machines find it."""
     if folder is None:
         return
     base = reference_to(folder)
@@ -110,7 +110,7 @@ def _name_base(model: Any, folder: Path | None) -> None:
 
 
 def merge_into(folder: Path, target: Path, *, base: Path | None = None) -> None:
-    """Write the whole model of an exported adapter, for what cannot apply adapters by itself."""
+    """Write an exported adapter merged into its base, for programs that cannot apply adapters."""
     backbone = load_adapter(folder, base=base)
     model = backbone.model.merge_and_unload()
     _complete(model, backbone)
@@ -168,7 +168,7 @@ def _logits(model: Any, ids: Any) -> Any:
 
 
 def _compare(trained: Any, exported: Any, dtype: torch.dtype) -> None:
-    """Raise unless an exported model gives the trained one's logits, but for its type's rounding.
+    """Raise unless an exported model gives the trained one's logits, but for rounding.
 
     The trained model is asked before an adapter is merged, since merging is what may go wrong.
     """

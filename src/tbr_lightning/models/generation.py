@@ -1,4 +1,4 @@
-"""What a model writes, as an iterator: our own loop, ``model.generate`` or vLLM underneath."""
+"""Generation as an iterator over answers, by our own loop, ``model.generate`` or vLLM."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """What a model wrote.
+    """One generated answer.
 
     Attributes:
-        text: Decoded, without the end token.
-        new_tokens: Tokens written, the end token included.
-        cut: It reached the limit before it ended by itself.
-        reasoning: What was thought before, where an endpoint hands that out by itself.
-        filtered: Why an endpoint would not answer, in its own words; else empty.
+        text: Decoded text, without the end token.
+        new_tokens: Number of tokens written, the end token included.
+        cut: Whether it reached the token limit before it ended by itself.
+        reasoning: Reasoning before it, where an endpoint returns that separately.
+        filtered: Reason that an endpoint gave for not answering; else empty.
     """
 
     text: str
@@ -71,21 +71,21 @@ def generate(
     engine: str = "transformers",
     ends: Callable[[Sequence[int]], bool] | None = None,
 ) -> Iterator[tuple[int, Generated]]:
-    """Yield (number of the prompt, what was written), each as soon as it is known.
+    """Yield (number of the prompt, answer), each as soon as it is known.
 
     Greedy outputs are those of one prompt at a time, but for ties within rounding.
 
     Args:
         backbone: The model.
         prompts: Token ids of each prompt.
-        max_new_tokens: Limit per answer.
+        max_new_tokens: Token limit per answer.
         batch_size: Prompts decoded together; ``None`` for as many as are sure to fit.
-        temperature: 0 decodes greedily.
+        temperature: Sampling temperature; 0 decodes greedily.
         suppress_first: Tokens that must not come first.
-        seed: Of sampling; matters only with a temperature.
+        seed: Seed of sampling; matters only with a temperature.
         engine: ``transformers`` or ``vllm``.
-        ends: Whether new tokens hold what ends an answer, beside the model's own end; only our own
-            loop looks, the others write on.
+        ends: Returns whether new tokens hold an end other than the model's own; only our own loop
+            uses it, the others write on.
 
     Raises:
         UserError: It does not fit into the device's memory.
@@ -146,15 +146,15 @@ def draw_tokens(
     temperature: float,
     seed: int,
 ) -> list[list[int]]:
-    """Return one drawn answer to each prompt as token ids, with its end token if it ended.
+    """Return one sampled answer to each prompt as token ids, with its end token if it ended.
 
     Args:
-        backbone: Whose tokens end an answer.
+        backbone: Backbone whose stop tokens end an answer.
         prompts: Token ids of each prompt.
         model: The model as it is now: it may be under training, with an adapter.
-        max_new_tokens: Limit per answer.
-        temperature: Above 0.
-        seed: Of drawing; the same prompt with the same seed gets the same answer.
+        max_new_tokens: Token limit per answer.
+        temperature: Sampling temperature, above 0.
+        seed: Seed of sampling; the same prompt with the same seed gets the same answer.
     """
     pad = backbone.tokenizer.pad_token_id
     rules = Rules(max_new_tokens, stop_tokens(backbone), pad, (), temperature, seed)
@@ -195,7 +195,7 @@ def _is_plain(config: Any) -> bool:
 def _by_generate(
     model: Any, prompts: Sequence[Sequence[int]], rules: Rules, batch_size: int
 ) -> Iterator[tuple[int, list[int]]]:
-    """Decode with transformers' own loop, batch by batch, prompts of a length together."""
+    """Decode with transformers' own loop, batch by batch, prompts of equal length together."""
     order = sorted(range(len(prompts)), key=lambda n: len(prompts[n]))
     sampling: dict[str, Any] = {
         "do_sample": False,

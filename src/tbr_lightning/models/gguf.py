@@ -1,4 +1,4 @@
-"""Weights that come as one GGUF file: what it says of the model, and the folder made of it."""
+"""Models in one GGUF file: what the file states of them, and the folder converted from it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tbr_lightning.errors import UserError
 THINK_FORMAT = "tbr.think_format"
 """Metadata key of the think format, as JSON; files that others write have none."""
 
-_FORMAT = 2  # of the folders that are made here
+_FORMAT = 2  # version of the folders that are made here
 _PLAIN_SPLITS = ("default", "gpt-2", "gpt2", "olmo", "jais")  # split as GPT-2's tokenizer does
 
 
@@ -42,7 +42,7 @@ def gguf_config(file: Path) -> PretrainedConfig:
     """Return the transformers config that a GGUF file describes; read no weights.
 
     Raises:
-        UserError: It is not one, or transformers does not know its architecture.
+        UserError: It is not a GGUF file, or transformers does not know its architecture.
     """
     config = _read(file, AutoConfig.from_pretrained)
     config.dtype = getattr(torch, _dtype(file))
@@ -83,7 +83,7 @@ def gguf_tokenizer(file: Path) -> Any:
 
 
 def _word_tokenizer(file: Path) -> Any:
-    """Return a unigram tokenizer as it stands in the file; transformers would make it T5's."""
+    """Return a unigram tokenizer as the file has it; transformers would make it T5's."""
     keys = ("tokens", "scores", "token_type")
     facts = _facts(file, tuple(f"tokenizer.ggml.{key}" for key in keys))
     tokens, scores, types = (facts[f"tokenizer.ggml.{key}"] for key in keys)
@@ -162,7 +162,7 @@ def _read(file: Path, read: Any, **how: Any) -> Any:
 
 
 def _facts(file: Path, lists: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Return the short entries of a file's header, and of the long ones those that are named."""
+    """Return the short entries of a file's header, and those of the long ones that are named."""
     from transformers.integrations.gguf.reader import read_gguf_metadata
 
     try:

@@ -20,12 +20,12 @@ _GENERATION = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What a GGUF file says of a tokenizer.
+    """The description of a tokenizer in a GGUF file.
 
     Attributes:
         model: llama.cpp's name of the algorithm: ``gpt2`` or ``t5``.
-        pre: Its name of the rule by which text is split first.
-        merges: Pairs of a byte-level BPE, best first.
+        pre: llama.cpp's name of the rule that splits text before tokenisation.
+        merges: Merge pairs of a byte-level BPE, best first.
     """
 
     model: str
@@ -37,7 +37,7 @@ def vocabulary(tokenizer: Any) -> Vocabulary:
     """Return how a tokenizer is described in a GGUF file.
 
     Raises:
-        UserError: It is of a kind that would not be read back as the same.
+        UserError: It is of a kind that would be read back differently.
     """
     core = json.loads(tokenizer.backend_tokenizer.to_str())
     kind, before = core["model"]["type"], core["pre_tokenizer"]
@@ -81,9 +81,9 @@ def add_tokenizer(writer: GGUFWriter, tokenizer: Any, size: int) -> None:
     """Write a tokenizer with its chat template.
 
     Args:
-        writer: Of the file.
-        tokenizer: With a chat template.
-        size: Rows of the embedding, which may be more than there are tokens.
+        writer: Writer of the file.
+        tokenizer: Tokenizer with a chat template.
+        size: Number of embedding rows, which may be more than there are tokens.
 
     Raises:
         UserError: See :func:`vocabulary`.

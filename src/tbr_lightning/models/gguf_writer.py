@@ -46,10 +46,10 @@ def write_gguf(backbone: Backbone, file: Path, *, name: str, dtype: str) -> None
     """Write a whole model with tokenizer, chat template and think format, and read it back.
 
     Args:
-        backbone: Without an adapter; computing in ``dtype`` or a wider type.
-        file: Where to; it is there only if it was read back as the same model.
-        name: What the file says the model is called.
-        dtype: Of matrices: ``float32``, ``float16`` or ``bfloat16``. Norms and biases are float32.
+        backbone: Model without an adapter, computing in ``dtype`` or a wider type.
+        file: Target file; it exists only if it was read back as the same model.
+        name: Name of the model in the file.
+        dtype: Type of matrices, ``float32``, ``float16`` or ``bfloat16``; all else is float32.
 
     Raises:
         UserError: The architecture or the tokenizer cannot be written, or is not read back as it
@@ -132,11 +132,11 @@ def _family(config: Any) -> gguf.MODEL_ARCH:
 
 
 def interleaved(values: Any, heads: int) -> Any:
-    """Lay the rows of each head out as llama.cpp rotates them: the two of a pair side by side.
+    """Order the rows of each head as llama.cpp rotates them: the two of a pair side by side.
 
     Args:
         values: A weight or a bias, shape ``(heads * width, …)``.
-        heads: How many there are.
+        heads: Number of heads.
     """
     halves = values.reshape(heads, 2, values.shape[0] // heads // 2, *values.shape[1:])
     return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(values.shape))

@@ -23,10 +23,10 @@ def hf_folder(model: LoggedModel, into: Path, digest: str | None = None) -> Path
     It is made once in ``into`` and used again; an adapter is merged into its base.
 
     Args:
-        model: The model.
-        into: Folder of such folders.
-        digest: Of the model's files as they are now; what was made of others, or has changed
-            since, is made anew. ``None`` takes what is there.
+        model: The logged model.
+        into: Parent folder of such folders.
+        digest: Digest of the model's files as they are now; a folder made of others, or changed
+            since, is made anew. ``None`` takes an existing folder.
 
     Raises:
         UserError: The model's files are gone from the artifact store, or were changed meanwhile.

@@ -1,4 +1,4 @@
-"""How likely a model finds given continuations of given contexts, each shared part read once.
+"""Log-likelihoods of given continuations of given contexts, each shared part read once.
 
 Questions of a task begin alike (instructions, worked examples), and the options of a question
 share all of it. So a cache is filled in three steps: the beginning of many contexts once, the rest
@@ -20,7 +20,7 @@ from tbr_lightning.models.decoding import rows_that_fit, supports
 T = TypeVar("T", bound=Hashable)
 
 _SHARED = 8  # tokens that a common beginning must have, for its copies to be worth the step
-_PADDED = 1.2  # the longest of a batch to its shortest
+_PADDED = 1.2  # maximum ratio of the longest of a batch to its shortest
 _LOGITS = 2**28  # numbers of one step, 1 GiB: a vocabulary has up to 256,000 tokens
 
 
@@ -43,7 +43,7 @@ def log_likelihoods(
 
     Args:
         model: A causal language model.
-        pairs: To score; each must fit into the model's context.
+        pairs: Pairs to score; each must fit into the model's context.
         pad: Token that fills up rows.
         batch_size: Continuations scored together; ``None`` for as many as are sure to fit.
     """
@@ -126,7 +126,7 @@ def _common(one: Sequence[int], other: Sequence[int]) -> int:
 
 @dataclass
 class _Seen:
-    """What a model has read: its cache, what of it is no padding, and the last logits."""
+    """What a model has read: its cache, which of it is not padding, and the last logits."""
 
     cache: DynamicCache
     mask: torch.Tensor

@@ -47,9 +47,9 @@ class LoggedModel:
 
 
 def called(model: LoggedModel) -> str:
-    """Return what people call a logged model: its base, its reflections and its seed.
+    """Return the display name of a logged model: its base, its reflections and its seed.
 
-    Without the training run's params it is the id, cut to what tells models apart.
+    Without the training run's params it is the id, shortened to what tells models apart.
     """
     short = re.sub(r"^(m-[0-9a-f]{8})[0-9a-f]{24}$", r"\1", model.model_id)
     try:
@@ -66,8 +66,8 @@ def called(model: LoggedModel) -> str:
 def log_model(backbone: Backbone, name: str, tags: Mapping[str, str]) -> str:
     """Log a model on the open run and return its URI, ``models:/m-…``.
 
-    ``mlflow.pyfunc.load_model`` answers it as a chat model; its ``model`` (of an adapter, ``peft``)
-    and ``components/tokenizer`` folders are Hugging Face's own form.
+    ``mlflow.pyfunc.load_model`` loads it as a chat model; its ``model`` (of an adapter, ``peft``)
+    and ``components/tokenizer`` folders are in Hugging Face's own format.
     """
     adapter = hasattr(backbone.model, "peft_config")
     packages = (*_REQUIREMENTS, "peft") if adapter else _REQUIREMENTS
@@ -95,7 +95,7 @@ def find_model(uri: str) -> LoggedModel:
         uri: ``models:/NAME@alias``, ``models:/NAME/3``, ``models:/m-…`` or a run's id.
 
     Raises:
-        UserError: There is none.
+        UserError: There is no such model.
     """
     client = MlflowClient()
     try:

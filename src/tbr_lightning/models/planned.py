@@ -37,12 +37,12 @@ def weights_dtype(config: ModelConfig) -> str:
 def planned_config(
     config: ModelConfig, *, data: str, vocab_size: int | None = None
 ) -> PretrainedConfig:
-    """Return the transformers config of what :func:`load_backbone` would give; load no weights.
+    """Return the transformers config of what :func:`load_backbone` would load; load no weights.
 
     Args:
-        config: Of the model.
+        config: Config of the model.
         data: Name of the data.
-        vocab_size: Of the tokenizer in use; ``None`` for the published one.
+        vocab_size: Vocabulary size of the tokenizer in use; ``None`` for the published one.
     """
     if config.made_for(data) and config.init != "random":
         return source_of(config).config()
@@ -50,7 +50,7 @@ def planned_config(
 
 
 def published_config(config: ModelConfig) -> PretrainedConfig | None:
-    """Return the config that stands with the weights: in the folder, the cache, or on the hub.
+    """Return the config stored with the weights: in the folder, the cache, or on the hub.
 
     The hub is asked only for a model whose architecture is not that of its config group.
 

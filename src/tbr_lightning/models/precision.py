@@ -1,4 +1,4 @@
-"""In which floating-point type a device computes fast, and what follows for weights."""
+"""The floating-point type in which a device computes fast, and what follows for weights."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def has_bfloat16_units(accelerator: str) -> bool:
 
 
 def _compute_capability() -> float:
-    """Return the lowest of this machine's GPUs, without starting CUDA: ranks are forked later."""
+    """Return the lowest compute capability of the GPUs, without starting CUDA: ranks fork later."""
     words = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
     try:
         done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=20)
@@ -44,10 +44,10 @@ def _compute_capability() -> float:
 
 
 def computed_in(saved: str, wanted: str = "auto", accelerator: str | None = None) -> str:
-    """Return the type in which a model is asked.
+    """Return the type in which a model computes.
 
     Args:
-        saved: Type of its weights: ``float32``, ``bfloat16`` or ``float16``.
+        saved: Type of the saved weights: ``float32``, ``bfloat16`` or ``float16``.
         wanted: ``auto`` for that of the weights where the device has units for it and float32
             elsewhere, or a type.
         accelerator: ``cpu``, ``gpu``, or ``None`` for what this machine has.
@@ -63,7 +63,7 @@ def computed_in(saved: str, wanted: str = "auto", accelerator: str | None = None
 
 
 def name_of(dtype: torch.dtype) -> str:
-    """Return the name of a type as configs have it."""
+    """Return the name of a type as it is written in configs."""
     return str(dtype).removeprefix("torch.")
 
 

@@ -1,7 +1,7 @@
 """Attention over packed rows on a CPU: one call for each row, so that no mask is needed.
 
-torch's own CPU kernel knows no rows of different length in one line. With a mask that keeps them
-apart it computes the whole square of the line, of which all but the blocks on the diagonal is
+torch's own CPU kernel does not support rows of different length in one line. With a mask that keeps
+them apart it computes the whole square of the line, of which all but the blocks on the diagonal is
 thrown away; row by row it computes the blocks alone.
 """
 
@@ -64,11 +64,11 @@ def attention_by_row(
     Args:
         module: The attention layer.
         query: Shape ``(1, heads, tokens, width)``.
-        key: Likewise, with the heads that the model has for keys.
-        value: Likewise.
-        attention_mask: Of lines that are not packed.
+        key: Shape as ``query``, with the model's number of key heads.
+        value: Shape as ``key``.
+        attention_mask: Mask of lines that are not packed.
         cu_seq_lens_q: Where packed rows begin and the last one ends, shape ``(rows + 1,)``.
-        sliding_window: Tokens that a token sees, itself included.
+        sliding_window: Number of tokens that a token sees, itself included.
         **options: Scale, dropout and the like, as for ``sdpa``.
 
     Returns:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tbr_lightning.models.backbone import Backbone
     from tbr_lightning.models.decoding import Rules
 
-_CHUNK = 256  # prompts handed over at once; what is written is seen after each chunk
+_CHUNK = 256  # prompts per call; results appear after each chunk
 
 
 def choose_engine(wanted: str, backbone: Backbone, *, suppresses: bool) -> str:
@@ -23,10 +23,10 @@ def choose_engine(wanted: str, backbone: Backbone, *, suppresses: bool) -> str:
     Args:
         wanted: ``auto``, ``transformers`` or ``vllm``.
         backbone: The model.
-        suppresses: Some token must not come first, which vLLM cannot be told.
+        suppresses: Whether some token must not come first, which vLLM does not support.
 
     Raises:
-        UserError: vLLM is wanted and cannot serve.
+        UserError: vLLM is requested and cannot be used.
     """
     problem = _problem(backbone, suppresses)
     if wanted == "vllm" and problem:
