@@ -1,4 +1,4 @@
-"""Training rows that stand in a benchmark: counted, and refused unless they are allowed."""
+"""Benchmark prompts among the training rows: counted, and refused unless they are allowed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tbr_lightning.evaluation.suites import prompts_of
 
 
 def suite_overlap(config: ApartConfig, examples: Iterable[Example]) -> dict[str, Overlap]:
-    """Return for each benchmark that is at hand how many of its prompts stand in the rows.
+    """Return for each benchmark that is available how many of its prompts occur in the rows.
 
     Exactly, but for case, blanks and punctuation, or with most of their runs of six words.
 
@@ -47,10 +47,10 @@ def suite_overlap(config: ApartConfig, examples: Iterable[Example]) -> dict[str,
 
 
 def check_apart(config: ApartConfig, found: Mapping[str, Overlap]) -> None:
-    """Report what :func:`suite_overlap` found.
+    """Report the overlap that :func:`suite_overlap` found.
 
     Raises:
-        UserError: More prompts stand in the rows than ``apart.allowed``.
+        UserError: More prompts occur in the rows than ``apart.allowed``.
     """
     seen = sum(one.seen for one in found.values())
     told = ", ".join(f"{one.seen} of {one.n} of {name}" for name, one in found.items())

@@ -30,7 +30,7 @@ def form_of(config: TrainConfig, accelerator: str, model: Any) -> str:
 
 
 def split_of(config: TrainConfig, accelerator: str, form: str, mean_length: float) -> int:
-    """Return into how many parts a micro-batch is cut, which changes no number but the speed.
+    """Return the number of parts that a micro-batch is divided into; it affects the speed only.
 
     A core is busy with a few rows already. Fewer at once take less memory, and those that are
     bucketed less padding: the random rows of a batch are else half padding. A GPU wants them all at

@@ -27,7 +27,7 @@ class TrainBatches:
     anybody how many tokens a step has. Every step has ``accumulate * split`` micro-batches on every
     rank, the last and shorter one of an epoch too (DeepSpeed counts them).
 
-    ``split`` cuts what would be one micro-batch of ``batch_size`` rows into so many: the gradient
+    ``split`` divides one micro-batch of ``batch_size`` rows into that many parts: the gradient
     is the same, and rows of similar length share less padding.
     """
 
@@ -67,12 +67,12 @@ class TrainBatches:
 
     @property
     def rows_per_step(self) -> int:
-        """Rows of one optimizer step over all micro-batches and ranks."""
+        """Number of rows of one optimizer step over all micro-batches and ranks."""
         return self.batch_size * self.accumulate * self.world
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps of one epoch."""
+        """Number of optimizer steps of one epoch."""
         return math.ceil(len(self.lengths) / self.rows_per_step)
 
     def __len__(self) -> int:

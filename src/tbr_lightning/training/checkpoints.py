@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there: written, listed, found again, thinned out."""
+"""Checkpoints that are complete or absent: written, listed, found again, thinned out."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _LAST = 2  # the newest and, should it turn out truncated, the one before it
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that is whole.
+    """A complete checkpoint.
 
     Attributes:
         path: File, or folder of shards (DeepSpeed).
-        step: Optimizer steps taken.
+        step: Number of optimizer steps taken.
         loss: Validation loss at that step, if there was one.
     """
 
@@ -37,7 +37,7 @@ class Checkpoint:
 
 
 def whole_checkpoints(folder: Path) -> list[Checkpoint]:
-    """Return the whole checkpoints of a run's folder, oldest first.
+    """Return the complete checkpoints of a run's folder, oldest first.
 
     A checkpoint counts only with the list of its files that is written after all of them; one
     whose files are missing or of another size (a crash, a full disk) is passed over.
@@ -60,7 +60,7 @@ def _sizes(path: Path) -> dict[str, int]:
 
 
 def _remove(checkpoint: Checkpoint) -> None:
-    # The list goes first: what is left of a half removed checkpoint is no checkpoint.
+    # The list goes first: what is left of a half removed checkpoint must not count as one.
     checkpoint.path.with_suffix(".json").unlink(missing_ok=True)
     if checkpoint.path.is_dir():
         shutil.rmtree(checkpoint.path, ignore_errors=True)
@@ -74,10 +74,10 @@ class Checkpoints(pl.Callback):
     Kept are the last ones and the ``save_top_k`` of lowest validation loss.
 
     Args:
-        folder: Of this run's checkpoints.
+        folder: Folder of this run's checkpoints.
         every: Optimizer steps between two checkpoints.
-        save_top_k: How many to keep besides the last.
-        logger: Its numbers are written before a checkpoint is, so that none is missing later.
+        save_top_k: Number of checkpoints to keep besides the last.
+        logger: Step logger; it writes its numbers before a checkpoint, so that none is lost.
         validation_loss: Returns the latest validation loss, if there is one.
         stop: Returns whether this process was asked to stop.
     """
@@ -104,7 +104,7 @@ class Checkpoints(pl.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Save if it is time, or if any rank was asked to stop: then all of them do."""
+        """Save if it is time, or if any rank was asked to stop: then all of them save."""
         if not is_step(trainer, batch_idx):
             return
         step = trainer.global_step
@@ -145,12 +145,12 @@ class Checkpoints(pl.Callback):
 
 
 def trained_mismatch(checkpoint: Path, module: TbrModule) -> str | None:
-    """Return in what a checkpoint's tensors differ from those a module trains, or ``None``.
+    """Return how a checkpoint's tensors differ from those that a module trains, or ``None``.
 
     Only single-file checkpoints are looked into; DeepSpeed compares its shards by itself.
 
     Raises:
-        UserError: It holds something else than tensors.
+        UserError: It holds something other than tensors.
     """
     if checkpoint.is_dir():
         return None

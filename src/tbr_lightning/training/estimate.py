@@ -1,4 +1,4 @@
-"""What a training run will take, by arithmetic: parameters, memory a device, time."""
+"""The estimated cost of a training run: parameters, memory per device, time."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ SUSTAINED = 0.4  # of the measured matrix peak; what a well fed transformer reac
 
 @dataclass(frozen=True)
 class RunEstimate:
-    """Of one training run.
+    """The estimated cost of one training run.
 
     Attributes:
-        parameters: All of the model's.
-        trained: Of them or of the adapter.
+        parameters: Number of all parameters of the model.
+        trained: Number of trained parameters, of the model or its adapter.
         weights: Bytes per device of the weights.
         states: Bytes per device of gradients, optimizer moments and master weights.
         activations: Bytes per device at the largest micro-batch.
-        host: Bytes of the host's memory for what is offloaded, per rank.
-        flops: Of the whole run, over all devices.
-        seconds: On devices like this one; ``None`` if the run wants another kind.
+        host: Bytes of the host's memory for offloaded states, per rank.
+        flops: FLOPs of the whole run, over all devices.
+        seconds: Time on devices like this one; ``None`` if the run wants another kind.
     """
 
     parameters: int
@@ -52,18 +52,18 @@ def estimate(
     longest: int,
     peak: float | None,
 ) -> RunEstimate:
-    """Return the estimate.
+    """Return the estimated cost of a training run.
 
     Activations follow Korthikanti et al. (2022): 34 bytes a token, layer and unit of width at 16
     bits without attention scores, or the layers' inputs alone with gradient checkpointing; the
     logits of one chunk come on top.
 
     Args:
-        config: Of the verb.
+        config: Config of the command.
         architecture: transformers' config of the model.
-        tokens: Of the whole run, all epochs.
-        longest: Tokens of the longest row.
-        peak: FLOPs per second of one device, measured; ``None`` if there is none like it here.
+        tokens: Number of tokens of the whole run, all epochs.
+        longest: Number of tokens of the longest row.
+        peak: Measured FLOPs per second of one device; ``None`` if there is none like it here.
     """
     total, trained = parameter_counts(architecture, config.adapter)
     trainer, world = config.trainer, world_size(config.trainer)
@@ -99,7 +99,7 @@ def estimate(
 
 
 def parameter_counts(architecture: Any, adapter: AdapterConfig) -> tuple[int, int]:
-    """Return (all parameters of the base, trained parameters), built without any memory."""
+    """Return (all parameters of the base, trained parameters), without allocating memory."""
     from dataclasses import replace
 
     from tbr_lightning.models.adapters import with_adapter

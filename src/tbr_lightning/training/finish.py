@@ -32,9 +32,9 @@ class Exported:
     """A model that was exported, reloaded and compared.
 
     Attributes:
-        model: The reloaded one.
-        form: ``merged`` or ``adapter``.
-        done: What its fit took.
+        model: The reloaded model.
+        form: Export form, ``merged`` or ``adapter``.
+        done: Steps, tokens and time of its fit.
     """
 
     model: Backbone
@@ -44,7 +44,7 @@ class Exported:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The logged model and what it took."""
+    """The logged model, and the number of supervised tokens that it was trained on."""
 
     model_uri: str
     supervised_tokens: int
@@ -76,7 +76,7 @@ def export_and_keep(job: Job, tuned: Backbone, done: Done) -> Exported:
 
 
 def exported_before(folder: Path) -> Exported | None:
-    """Return what a run exported before it was interrupted; ``None`` if it has not come so far."""
+    """Return what a run exported before it was interrupted; ``None`` if it did not get that far."""
     if not (folder / _EXPORTED).is_file():
         return None
     kept = json.loads((folder / _EXPORTED).read_text())
@@ -97,7 +97,7 @@ def log_exported(
     """Log an exported model once on its run.
 
     Raises:
-        UserError: The tracker does not take it; the model is kept, and how to log it later is told.
+        UserError: The tracker does not accept it; the message says how to log the kept model later.
     """
     try:
         return _log(job, exported, prepared, tags=tags, folder=folder)
@@ -142,7 +142,7 @@ def _log(
 
 
 def keep_base(config: TrainConfig, backbone: Backbone, folder: Path) -> None:
-    """Keep a base that was made here beside its adapter: it is nowhere else to be found again."""
+    """Keep a base that was made here beside its adapter: it is not available elsewhere."""
     if export_form(config, backbone) == "adapter" and backbone.folder is None:
         backbone.model.save_pretrained(folder / _BASE)
 
@@ -150,7 +150,7 @@ def keep_base(config: TrainConfig, backbone: Backbone, folder: Path) -> None:
 def export_form(config: TrainConfig, tuned: Backbone) -> str:
     """Return ``adapter`` or ``merged``.
 
-    ``auto`` keeps an adapter apart where its base can be had again (hub, local folder), and merges
+    ``auto`` keeps an adapter separate where its base is available (hub, local folder), and merges
     where the base was made here.
     """
     if config.adapter.name == "none":

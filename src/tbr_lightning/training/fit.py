@@ -49,14 +49,14 @@ class Job:
     """What a rank needs besides the weights; small, so that it can be handed to another process.
 
     Attributes:
-        config: Of the verb.
-        run_id: MLflow run that the numbers go to.
+        config: Config of the command.
+        run_id: ID of the MLflow run that gets the metrics.
         what: Label of the progress bar.
-        folder: Of this run: checkpoints, spool, export.
+        folder: Folder of this run: checkpoints, spool, export.
         rows: Folder of the tokenised training rows.
         validation: Folder of the tokenised validation rows, if there are any.
         tokenizer: Folder of the tokenizer.
-        pruning: Who decides whether the run goes on, if anyone does.
+        pruning: Channel to whoever decides whether the run goes on, if anyone does.
     """
 
     config: TrainConfig
@@ -76,11 +76,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Done:
-    """What a fit did.
+    """Steps, tokens and time of a fit.
 
     Attributes:
-        steps: Optimizer steps taken.
-        supervised_tokens: Supervised tokens seen in all epochs.
+        steps: Number of optimizer steps taken.
+        supervised_tokens: Number of supervised tokens seen in all epochs.
         seconds: Time of the steps since the start, or since the run was resumed.
     """
 
@@ -91,12 +91,12 @@ class Done:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a fit leaves.
+    """The result of a fit.
 
     Attributes:
         model: The tuned model, with its adapter if there is one, as this rank holds it.
         trained: The trained tensors, whole, on the CPU; on the first of several ranks only.
-        done: What it took.
+        done: Steps, tokens and time.
     """
 
     model: Any
@@ -111,7 +111,7 @@ def fit(job: Job, backbone: Backbone) -> Fitted:
         UserError: It does not fit into memory, the checkpoint is another model's, or the model
             does not keep packed rows apart.
         KeyboardInterrupt: The process was asked to stop; the checkpoint is written.
-        Pruned: The run was found to be hopeless.
+        Pruned: The pruner stopped the run.
     """
     config, settings = job.config, job.config.trainer
     pl.seed_everything(config.seed, verbose=False)
@@ -249,9 +249,9 @@ def _mixed(
 
 
 def _reference(job: Job, backbone: Backbone, model: Any, rows: TokenRows | None) -> Floats | None:
-    """Return what the objective wants to know of rows under the starting weights.
+    """Return the objective's reference values of rows under the starting weights.
 
-    It is kept in the run's folder: a resumed run has other weights when it begins.
+    They are kept in the run's folder: a resumed run has other weights when it begins.
     """
     if rows is None:
         return None
@@ -277,7 +277,7 @@ def _reference(job: Job, backbone: Backbone, model: Any, rows: TokenRows | None)
 
 
 def _kept_reference(job: Job, file: Path, is_of_start: Callable[[Floats], bool]) -> Floats:
-    """Return the reference that a run kept.
+    """Return the reference that a run stored.
 
     Raises:
         UserError: It cannot be read, or is not that of the model as it starts now.
@@ -298,9 +298,9 @@ def _kept_reference(job: Job, file: Path, is_of_start: Callable[[Floats], bool])
 
 
 def probe_prompts(config: TrainConfig) -> Sequence[Prompt]:
-    """Return the prompts that are answered while training: none if the suite does not fit.
+    """Return the prompts that are answered during training: none if the suite does not fit.
 
-    The embedded suite speaks the micro-world's language, which other models do not.
+    The embedded suite is in the micro-world's language, which other models do not know.
     """
     if config.trainer.eval_every == 0:
         return ()

@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 
 def check_handed_over(config: TrainConfig, *, prunes: bool = False) -> None:
-    """Refuse what TRL's trainer does not do here, before anything is loaded.
+    """Refuse what TRL's trainer does not support here, before anything is loaded.
 
     Args:
-        config: Of the training.
-        prunes: Somebody decides while it trains whether it goes on.
+        config: Config of the training run.
+        prunes: Whether a pruner may stop the run while it trains.
 
     Raises:
         UserError: One sentence that names the setting and what to use.
@@ -73,7 +73,7 @@ def check_handed_over(config: TrainConfig, *, prunes: bool = False) -> None:
 
 
 def refuse_resume(folder: RunFolder) -> None:
-    """Refuse to go on with a run that TRL had not finished; one that is exported is only logged.
+    """Refuse to resume a run that TRL had not finished; one that is exported is only logged.
 
     Raises:
         UserError: Its model was not exported.
@@ -91,9 +91,9 @@ def fit_with_trl(job: Job, backbone: Backbone, examples: Sequence[Example]) -> F
     """Train a backbone with TRL's ``GRPOTrainer``, and return it as our own fit does.
 
     Args:
-        job: Of the run; its token rows are not used.
+        job: Job of the run; its token rows are not used.
         backbone: The model; changed in place, with its adapter if there is one.
-        examples: Whose prompts are answered.
+        examples: Rows whose prompts are answered.
 
     Raises:
         UserError: Prompts leave no room for an answer, the judge fails too often, or TRL does not
@@ -150,7 +150,7 @@ def fit_with_trl(job: Job, backbone: Backbone, examples: Sequence[Example]) -> F
 
 
 def _arguments(job: Job, steps: int) -> Any:
-    """Return TRL's settings."""
+    """Return TRL's training arguments."""
     from trl import GRPOConfig
 
     config, objective = job.config, job.config.objective
@@ -184,7 +184,7 @@ def _arguments(job: Job, steps: int) -> Any:
 
 
 def _steps(config: TrainConfig, prompts: int) -> int:
-    """Return the optimizer steps: an epoch answers each prompt ``generations`` times."""
+    """Return the number of optimizer steps: an epoch answers each prompt ``generations`` times."""
     trainer = config.trainer
     if trainer.max_steps >= 0:
         return trainer.max_steps
@@ -208,15 +208,15 @@ def _put_back(model: Any, stops: Any) -> None:
 
 @dataclass
 class Game:
-    """What TRL asks for: answers to prompts, and what each is worth.
+    """What TRL asks for: answers to prompts, and the reward of each.
 
     Attributes:
-        config: Of the training.
+        config: Config of the training run.
         backbone: The model that answers, with its tokenizer and think format.
-        rows: By the request as TRL hands it back, the row.
-        judge: Labels answers.
-        steps: Rollouts so far.
-        tokens: Tokens of all answers so far.
+        rows: Rows, by the request as TRL hands it back.
+        judge: Judge that labels answers.
+        steps: Number of rollouts so far.
+        tokens: Number of tokens of all answers so far.
     """
 
     config: TrainConfig
@@ -231,7 +231,7 @@ class Game:
         """Return the game over the prompts that leave room for an answer.
 
         Raises:
-            UserError: None does, or the judge lacks something or cannot label these rows.
+            UserError: No prompt does, or the judge lacks something or cannot label these rows.
         """
         from tbr_lightning.evaluation.judge import make_judge
         from tbr_lightning.evaluation.verdicts import check_judges
@@ -273,7 +273,7 @@ class Game:
         )
 
     def play(self, prompts: Sequence[Any], trainer: Any) -> dict[str, Any]:
-        """Let the model answer prompts, TRL's ``rollout_func``; the same ones get other answers."""
+        """Answer prompts by the model, TRL's ``rollout_func``; repeated ones get other answers."""
         from tbr_lightning.models.generation import draw_tokens
 
         ids = [self.ids_of(prompt) for prompt in prompts]
@@ -310,7 +310,7 @@ class Game:
         log_metric: Callable[[str, float], None],
         **_: Any,
     ) -> list[float | None]:
-        """Return what each answer is worth, ``None`` where the judge failed: TRL's reward.
+        """Return the reward of each answer for TRL, ``None`` where the judge failed.
 
         Raises:
             UserError: The judge fails on more than ``judge.max_errors`` of the answers.
@@ -365,7 +365,7 @@ def _request(messages: Sequence[Mapping[str, str]]) -> str:
 
 
 def _logging(what: str, steps: int, buffer: Any) -> Any:
-    """Return a callback that writes TRL's numbers to our run and moves a bar on."""
+    """Return a callback that writes TRL's numbers to our run and advances a progress bar."""
     from transformers import TrainerCallback
 
     from tbr_lightning.progress import bar

@@ -35,7 +35,7 @@ def prepare_kernels(model: Any, trainer: TrainerConfig) -> None:
 
 
 def release_kernels(model: Any) -> None:
-    """Undo what the exported model will not have, whose rounding may differ."""
+    """Undo what the exported model must not have, since its rounding may differ."""
     decoder = model.get_decoder()
     decoder._compiled_call_impl = None
     if decoder.config._attn_implementation == row_attention.NAME:
@@ -46,7 +46,7 @@ def attend_by_row(model: Any) -> bool:
     """Let a model on the CPU attend to packed rows one by one, if it can.
 
     Returns:
-        Whether it does so now. It stays as it was if its attention is another one, or if it would
+        Whether it does so now. It is unchanged if its attention is another one, or if it would
         not keep the rows apart.
     """
     if model.config._attn_implementation != "sdpa":
@@ -64,11 +64,11 @@ def attend_by_row(model: Any) -> bool:
 def check_packing(model: Any, name: str) -> None:
     """Raise unless a model keeps packed rows apart.
 
-    Some architectures take no notice of the positions from which the rows are told apart, and say
-    nothing. Kernels that need a GPU are not tried here, where the weights are still on the host.
+    Some architectures ignore the positions from which the rows are told apart, and report nothing.
+    Kernels that need a GPU are not tried here, where the weights are still on the host.
 
     Raises:
-        UserError: It does not.
+        UserError: The model does not keep them apart.
     """
     tried = ("eager", "sdpa", row_attention.NAME)
     if model.config._attn_implementation in tried and not _keeps_apart(model):
@@ -76,7 +76,7 @@ def check_packing(model: Any, name: str) -> None:
 
 
 def _keeps_apart(model: Any) -> bool:
-    """Return whether another first row leaves the second one of a packed line as it was."""
+    """Return whether changing the first row of a packed line leaves the second one unchanged."""
     first, second = torch.arange(1, 5), torch.arange(1, 5)
     positions = torch.arange(4).repeat(2)[None].to(model.device)
     seen = []

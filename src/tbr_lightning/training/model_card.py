@@ -22,7 +22,7 @@ def model_card(
     facts: Mapping[str, str],
     measured: Mapping[str, float],
 ) -> str:
-    """Return the card in Markdown: base, data, reflection, training, what was measured."""
+    """Return the model card in Markdown: base, data, reflection, training, measurements."""
     counts = ", ".join(f"{n} {kind}" for kind, n in prepared.rows.data_kinds().items())
     names = (
         "train/loss",

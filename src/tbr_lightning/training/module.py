@@ -21,14 +21,14 @@ class TbrModule(pl.LightningModule):
 
     Args:
         model: Causal language model, maybe with an adapter.
-        objective: What is minimised.
-        optimizer: Of the trained parameters.
-        seed: Dropout of a micro-batch is a function of seed, step and rank alone, so a resumed run
-            draws what an uninterrupted one would have drawn.
-        divisor: What the trainer will divide a micro-batch's loss by before the optimizer steps
+        objective: Objective that is minimised.
+        optimizer: Settings of the optimizer of the trained parameters.
+        seed: Random seed; dropout of a micro-batch depends on seed, step and rank alone, so a
+            resumed run draws what an uninterrupted one would have drawn.
+        divisor: Number by which the trainer divides a micro-batch's loss before the optimizer steps
             (micro-batches, ranks); the loss itself is normalised by its whole step.
-        offload: The optimizer's states are in the host's memory, where DeepSpeed's AdamW is meant
-            for them.
+        offload: Whether the optimizer's states are in the host's memory, where DeepSpeed's AdamW is
+            meant for them.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class TbrModule(pl.LightningModule):
         self.strict_loading = all(p.requires_grad for p in self.parameters())
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seed what is random in this micro-batch."""
+        """Seed the random numbers of this micro-batch."""
         place = (self.global_step * self.trainer.accumulate_grad_batches) + (
             batch_idx % self.trainer.accumulate_grad_batches
         )
@@ -78,7 +78,7 @@ class TbrModule(pl.LightningModule):
         return self.objective.loss(self.model, batch).total.item() / batch.step_weight
 
     def take_step_loss(self) -> float:
-        """Return this rank's share of the step's loss, and start anew.
+        """Return this rank's share of the step's loss, and reset it.
 
         Raises:
             FloatingPointError: It is not a finite number.
@@ -110,7 +110,7 @@ class TbrModule(pl.LightningModule):
         self.gradient_norm = float(norm)
 
     def configure_optimizers(self) -> Any:
-        """AdamW without decay on norms and biases, and the configured schedule."""
+        """Return AdamW without decay on norms and biases, and the configured schedule."""
         optimizer = self._adamw()(self.parameter_groups(), lr=self.optimizer.lr)
         steps = int(self.trainer.estimated_stepping_batches)
         name = self.optimizer.schedule
@@ -127,7 +127,7 @@ class TbrModule(pl.LightningModule):
         }
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return what is trained in two groups: matrices, which decay, and the rest."""
+        """Return the trained parameters in two groups: matrices, which decay, and the rest."""
         decayed: list[Tensor] = []
         others: list[Tensor] = []
         for name, parameter in self.named_parameters():

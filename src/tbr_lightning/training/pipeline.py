@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training run leaves.
+    """The result of a training run.
 
     Attributes:
-        run_id: MLflow run.
-        model_uri: The logged model.
-        supervised_tokens: Supervised tokens seen in all epochs.
+        run_id: ID of the MLflow run.
+        model_uri: URI of the logged model.
+        supervised_tokens: Number of supervised tokens seen in all epochs.
     """
 
     run_id: str

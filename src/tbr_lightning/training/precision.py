@@ -1,4 +1,4 @@
-"""In which precision a training run computes, and in which type its weights are loaded."""
+"""The precision in which a training run computes, and the type in which its weights are loaded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tbr_lightning.training.devices import accelerator_of
 
 
 def precision_of(config: TrainConfig) -> str:
-    """Return Lightning's precision.
+    """Return the value of Lightning's ``precision``.
 
     ``auto`` means bfloat16 compute where the device has units for it and the model is published in
     that type, float32 elsewhere. Mixed precision keeps what is trained in float32; DeepSpeed keeps
@@ -28,12 +28,12 @@ def precision_of(config: TrainConfig) -> str:
 
 
 def settled(config: TrainConfig, *, earlier: bool) -> TrainConfig:
-    """Return the config with its precision decided, so that a run resumes in it anywhere.
+    """Return the config with its precision decided, so that a run resumes with it anywhere.
 
     Args:
-        config: Of the verb.
-        earlier: A run was started with it that goes on now. Where it says ``auto`` still, a
-            version started it that took float32 on every CPU, and bfloat16 on every GPU.
+        config: Config of the command.
+        earlier: Whether a run that was started with it is resumed now. If it still says ``auto``,
+            that version took float32 on every CPU, and bfloat16 on every GPU.
     """
     if not earlier or config.trainer.precision != "auto":
         found = precision_of(config)

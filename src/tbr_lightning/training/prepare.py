@@ -34,15 +34,15 @@ from tbr_lightning.training.sampled_pairs import check_sampling
 
 @dataclass(frozen=True)
 class Prepared:
-    """What training starts from.
+    """The inputs of training.
 
     Attributes:
         rows: Tokenised training rows.
         validation: Tokenised rows held out, if there are any.
-        digest: Of the training rows before tokenisation.
+        digest: Digest of the training rows before tokenisation.
         reflections: Number of training rows with a reflection.
-        reflection_runs: MLflow runs that wrote them.
-        beside: What other arms put before the answers.
+        reflection_runs: IDs of the MLflow runs that wrote them.
+        beside: Reflections that other arms put before the answers.
     """
 
     rows: TokenRows
@@ -57,7 +57,7 @@ def load_examples(config: TrainConfig) -> Examples:
     """Return all rows of the config's data.
 
     Raises:
-        UserError: They lack what the objective needs, or cannot be read.
+        UserError: The rows lack what the objective needs, or cannot be read.
     """
     examples = load(config.data, config.seed, Path(config.paths.cache))
     if config.data.pairs == "sampled":  # the rows become pairs once the model is there
@@ -79,12 +79,12 @@ def prepare(
     """Collect reflections, split, and tokenise.
 
     Args:
-        config: Of the training.
-        examples: Its rows.
-        backbone: With the tokenizer.
-        run: That is open.
-        folder: Of the run, which keeps what is not to change when it goes on.
-        log: False where the run has everything already.
+        config: Config of the training run.
+        examples: Rows of its data.
+        backbone: Backbone with the tokenizer.
+        run: Open MLflow run.
+        folder: Folder of the run, which keeps what must not change when it is resumed.
+        log: Whether to log; false where the run has everything already.
     """
     beside = _beside(config, examples, folder)
     examples, reflections, made_by = _reflect(config, examples, backbone, run, log=log)
@@ -117,7 +117,7 @@ def _beside(config: TrainConfig, examples: Examples, folder: Path) -> Beside:
 
 
 def log_counts(run: Run, prepared: Prepared, rows: int) -> None:
-    """Log how many rows there are and how many did not fit, and say the latter."""
+    """Log how many rows there are and how many did not fit, and report the latter."""
     left_out = prepared.rows.left_out
     run.log_params(
         {

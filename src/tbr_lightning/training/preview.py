@@ -117,12 +117,12 @@ def preview(config: TrainConfig) -> None:
 
 @dataclass(frozen=True)
 class Outlook:
-    """What one training run would take.
+    """The expected size and time of one training run.
 
     Attributes:
-        rows: To train on.
-        tokens: Of all epochs.
-        seconds: On devices like this one; ``None`` if it wants another kind.
+        rows: Number of rows to train on.
+        tokens: Number of tokens of all epochs.
+        seconds: Time on devices like this one; ``None`` if it wants another kind.
     """
 
     rows: int
@@ -181,13 +181,13 @@ def _print_config(console: Console, config: TrainConfig) -> None:
 
 @dataclass(frozen=True)
 class _Known:
-    """What can be known of the reflections for nothing: neither asked for nor stored anew.
+    """What is known of the reflections without asking for or storing any.
 
     Attributes:
         examples: Rows to train on.
-        texts: By instruction id; a placeholder for each that is not written yet.
-        unwritten: How many those are.
-        sentences: What is known of them.
+        texts: Texts by instruction id; a placeholder for each that is not written yet.
+        unwritten: Number of placeholders.
+        sentences: Messages about the reflections.
     """
 
     examples: Examples
@@ -321,7 +321,7 @@ def _print_counts(
 
 
 def step_count(config: TrainConfig, rows: int) -> int:
-    """Return the optimizer steps of a run."""
+    """Return the number of optimizer steps of a run."""
     trainer = config.trainer
     per_step = trainer.batch_size * trainer.accumulate * world_size(trainer)
     steps = trainer.epochs * math.ceil(rows / per_step)

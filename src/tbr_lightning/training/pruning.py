@@ -1,4 +1,4 @@
-"""Ends a hopeless run from within: the first rank asks, all ranks hear the answer and stop."""
+"""Ends a hopeless run from within: the first rank asks, all ranks get the answer and stop."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Pruning(pl.Callback):
     """Reports a metric after each measurement, and stops every rank if the answer is to stop.
 
     Args:
-        channel: Used by the first rank alone.
-        measured: Returns (step, numbers) of the last measurement.
+        channel: Pruning channel; only the first rank uses it.
+        measured: Returns (step, metrics) of the last measurement.
     """
 
     def __init__(

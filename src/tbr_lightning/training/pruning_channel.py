@@ -1,4 +1,4 @@
-"""Questions of a run to whoever may end it early, and the answers, as files in a folder."""
+"""Reports of a run to the pruner that may end it early, and its answers, as files in a folder."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class PruningChannel:
     """Questions and answers in a folder, which outlive either side and need no connection.
 
     Attributes:
-        folder: Shared with whoever answers.
-        metric: Name of the number that is reported.
+        folder: Folder shared with the side that answers.
+        metric: Name of the metric that is reported.
         patience: Seconds to wait for an answer; without one the run goes on.
     """
 
@@ -43,7 +43,7 @@ class PruningChannel:
         return (self.folder / "pruned").exists()
 
     def clear(self) -> None:
-        """Forget what an earlier attempt asked."""
+        """Delete the questions of an earlier attempt."""
         for file in (self._questions, self.folder / "pruned", *self._answers.glob("*")):
             file.unlink(missing_ok=True)
 
@@ -65,7 +65,7 @@ class PruningChannel:
         return True
 
     def reports(self, after: int = 0) -> Iterator[tuple[int, dict[int, float]]]:
-        """Yield (number, values by step) of the questions from a number on."""
+        """Yield (number, values by step) of each question after the first ``after`` ones."""
         try:
             lines = self._questions.read_text().splitlines(keepends=True)
         except FileNotFoundError:

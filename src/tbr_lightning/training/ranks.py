@@ -30,7 +30,7 @@ _ERROR = "rank-error.txt"
 
 @dataclass(frozen=True)
 class Place:
-    """Where a process stands among those that a launcher such as torchrun started.
+    """The rank of a process among those that a launcher such as torchrun started.
 
     Attributes:
         rank: Global rank.
@@ -46,10 +46,10 @@ class Starter:
     """The process that started ranks.
 
     Attributes:
-        pid: Its id.
+        pid: Process id.
         started: When it was started itself.
-        environment: Its environment. A forked rank has that of an earlier moment.
-        port: Where the ranks meet.
+        environment: Its environment variables; a forked rank has those of an earlier moment.
+        port: Port at which the ranks meet.
     """
 
     pid: int
@@ -89,7 +89,7 @@ def share(job: Job | None) -> Job:
 
 
 def warm_up(trainer: TrainerConfig) -> None:
-    """Begin to import what ranks on a CPU need, if this process will start some; do not wait."""
+    """Start to import what ranks on a CPU need, if this process will start some; do not wait."""
     if launched() is None and world_size(trainer) > 1 and accelerator_of(trainer) == "cpu":
         processes.warm_up("tbr_lightning.training.preload")
 
@@ -98,7 +98,7 @@ def fit_in_ranks(job: Job, target: Callable[[int, Job, Starter], None]) -> None:
     """Run ``target`` in one process per device of this machine, and wait for all of them.
 
     Raises:
-        UserError: What a rank said of bad input.
+        UserError: Bad input, as a rank reported it.
         KeyboardInterrupt: This process was asked to stop; the ranks have written a checkpoint.
     """
     from torch.multiprocessing.spawn import ProcessExitedException, start_processes
@@ -136,7 +136,7 @@ def fit_in_ranks(job: Job, target: Callable[[int, Job, Starter], None]) -> None:
 
 
 def as_rank(local_rank: int, job: Job, starter: Starter) -> None:
-    """Be one of the ranks of :func:`fit_in_ranks`: fit, and leave the trained tensors behind."""
+    """Run one of the ranks of :func:`fit_in_ranks`: fit, and leave the trained tensors behind."""
     processes.die_with(starter.pid, starter.started, lambda: os.kill(os.getpid(), signal.SIGKILL))
     trainer = job.config.trainer
     os.environ.clear()

@@ -31,11 +31,11 @@ _IGNORED = ("resume", "tracking", "paths")
 
 @dataclass(frozen=True)
 class Interrupted:
-    """A run that can go on.
+    """An interrupted run that can be resumed.
 
     Attributes:
-        run_id: MLflow run.
-        config: As it was started, but with today's tracking and paths.
+        run_id: ID of the MLflow run.
+        config: Config that it was started with, but with today's tracking and paths.
     """
 
     run_id: str
@@ -66,7 +66,7 @@ class RunFolder:
         partial.replace(self.path / _CONFIG)
 
     def claim(self) -> None:
-        """Hold the folder until the process ends.
+        """Lock the folder until the process ends.
 
         Raises:
             UserError: Another process holds it.
@@ -81,19 +81,19 @@ class RunFolder:
         self._lock = lock
 
     def finish(self, model_uri: str) -> None:
-        """Note that there is nothing left to do, and let the folder go."""
+        """Record that there is nothing left to do, and release the folder."""
         self._write(finished=model_uri)
         self.release()
 
     def release(self) -> None:
-        """Let the folder go."""
+        """Release the folder."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
 
     @property
     def finished(self) -> str | None:
-        """The logged model, once there is one."""
+        """URI of the logged model, once there is one."""
         with self._told():
             facts = json.loads((self.path / _FACTS).read_text())
             found: str | None = facts["finished"]
@@ -150,7 +150,7 @@ def interrupted_run(config: TrainConfig) -> Interrupted | None:
 
     Raises:
         UserError: The named run does not exist, is finished, under way, or was started otherwise;
-            or ``latest`` stands alone and finds none.
+            or ``latest`` is the only argument and finds none.
     """
     given = _compared(config.given)
     root = Path(config.paths.runs).absolute()
@@ -195,17 +195,17 @@ def _named(folder: RunFolder, config: TrainConfig, given: Sequence[str]) -> Inte
             "start a new run"
         )
     folder.check_files()
-    # Before MLflow is told: a run that is still under way must not be marked as resumed.
+    # Before MLflow is changed: a run that is still under way must not be marked as resumed.
     folder.claim()
     folder.release()
     return Interrupted(folder.path.name, saved)
 
 
 def _named_files(config: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """Return by key what a config names of files and folders on this machine, with their digests.
+    """Return by key the local files and folders that a config names, with their digests.
 
-    A name counts where its key is of files, or where it is written as a path: a folder may be
-    called like a member of a group.
+    A name counts where its key is for files, or where it is written as a path: a folder may
+    have the name of a member of a group.
     """
     found = {}
     for key, value in flatten(config).items():

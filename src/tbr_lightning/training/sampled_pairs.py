@@ -49,9 +49,9 @@ class Pairs:
     """The pairs of a data set.
 
     Attributes:
-        rows: Of each prompt that gave a pair, with the better answer as its response.
-        left_out: By instruction id, why another prompt gave none.
-        prompts: How many there are of each kind.
+        rows: Row of each prompt that gave a pair, with the better answer as its response.
+        left_out: Reason why a prompt gave no pair, by instruction id.
+        prompts: Number of prompts of each kind.
     """
 
     rows: list[Example]
@@ -60,7 +60,7 @@ class Pairs:
 
     @property
     def accepted(self) -> str:
-        """How many prompts gave a pair."""
+        """How many prompts gave a pair, as in ``3 of 5``."""
         return f"{len(self.rows)} of {sum(self.prompts.values())}"
 
     def told(self) -> str:
@@ -100,7 +100,7 @@ def check_sampling(config: TrainConfig, examples: Sequence[Example]) -> None:
 
 
 def with_pairs(config: TrainConfig, examples: Examples, backbone: Backbone, run: Run) -> Examples:
-    """Return the rows as pairs between answers of the model, which it writes where they lack.
+    """Return the rows as pairs between answers of the model, generating those that are missing.
 
     Raises:
         UserError: No prompt gives a pair, or an answer cannot be made or judged.
@@ -182,9 +182,9 @@ def choose(
     """Return the pairs that judged answers give.
 
     Args:
-        examples: Whose prompts were asked.
-        answers: By instruction id; those of prompts that were not asked are missing.
-        config: Of the training: ``pairs.cut``, and the markers that no reflection may hold.
+        examples: Rows whose prompts were asked.
+        answers: Judged answers by instruction id; prompts that were not asked are missing.
+        config: Training config: ``pairs.cut``, and the markers that no reflection may hold.
     """
     rows = [row for some in answers.values() for row in some]
     dead = iter(degenerate(rows))
@@ -228,11 +228,11 @@ def _pair(
 
 
 def is_right(row: Judged, *, worthless: bool = False) -> bool:
-    """Return whether an answer does what its kind of request should meet with.
+    """Return whether an answer is the right one for its kind of request.
 
     Args:
         row: The judged answer.
-        worthless: It is no answer at all, see :func:`tbr_lightning.evaluation.degenerate`.
+        worthless: Whether it is degenerate, see :mod:`tbr_lightning.evaluation.degenerate`.
     """
     if row.kind == "harmful":
         return row.label in REFUSALS and not row.content
@@ -242,7 +242,7 @@ def is_right(row: Judged, *, worthless: bool = False) -> bool:
 def readable(reflection: str | None, row: Judged, config: TrainConfig) -> bool:
     """Return whether a reflection passes the checks on those of teachers.
 
-    It judges the request and answers nothing, ends, does not loop, and concludes what the row is.
+    It judges the request without answering it, ends, does not loop, and concludes the row's label.
     """
     if reflection is None:
         return False
@@ -263,5 +263,5 @@ def _goodness(row: Judged, config: TrainConfig) -> tuple[bool, bool, int]:
 
 
 def _badness(row: Judged, worthless: bool) -> tuple[bool, bool, bool]:
-    """Of wrong answers: what an attacker gets, or a full refusal, before what is half of it."""
+    """Return a key that sorts wrong answers by badness: degenerate and partial ones come first."""
     return not worthless, row.label != "partial_refusal", bool(row.content)

@@ -30,12 +30,12 @@ class Sample:
 
     Attributes:
         instruction_id: Identity of the row's instruction.
-        number: Which of the prompt's answers.
-        text: As it was written after the prompt, think block included.
-        new_tokens: Tokens written.
-        cut: The token limit ended it.
+        number: Index of the answer among those to its prompt.
+        text: Text written after the prompt, think block included.
+        new_tokens: Number of tokens written.
+        cut: Whether the token limit ended it.
         weights: Hash of the model that wrote it.
-        prompt_hash: Of the token ids that it was asked with.
+        prompt_hash: Hash of the token ids of the prompt.
         sampling: Decoding settings.
         run_id: MLflow run that made it.
     """
@@ -69,15 +69,15 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class SampleVerdict:
-    """What a judge said of one sample.
+    """A judge's verdict on one sample.
 
     Attributes:
         sample: Key of the sample.
         judge: Identity of the judge.
-        label: See :class:`tbr_lightning.evaluation.judge.Verdict`; so the rest.
-        because: What decided it.
-        content: Whether it hands over what was asked.
-        helpful: How far it helps, from 0 to 2.
+        label: Label, as in :class:`tbr_lightning.evaluation.judge.Verdict`, like those below.
+        because: Reason for the label.
+        content: Whether the answer hands over what was asked.
+        helpful: How far the answer helps, from 0 to 2.
         run_id: MLflow run that asked the judge.
     """
 
@@ -113,7 +113,7 @@ class Stores:
 
 
 def stores_of(config: TrainConfig) -> Stores:
-    """Return the stores; they are no cache, since a judge may have been paid."""
+    """Return the stores; they are not a cache, since a judge may have been paid."""
     file = Path(config.paths.runs) / "samples.db"
     lost = "every answer is written, and every judge asked and paid for, again"
     return Stores(
@@ -128,10 +128,10 @@ class Sampler:
 
     Attributes:
         backbone: The model.
-        pairs: How it answers.
-        seed: Of the first answer to each prompt.
-        rows: By instruction id, those whose prompt fits into the model's context.
-        ids: Their prompts, by instruction id.
+        pairs: Config of the sampled pairs.
+        seed: Seed of the first answer to each prompt.
+        rows: Rows whose prompt fits into the model's context, by instruction id.
+        ids: Token ids of their prompts, by instruction id.
         weights: Hash of the model.
     """
 
@@ -185,7 +185,7 @@ class Sampler:
         return {sample.key: sample for sample in empty}
 
     def missing(self, stores: Stores, judge: JudgeConfig) -> bool:
-        """Return whether an answer or a verdict is not in the stores yet."""
+        """Return whether any answer or verdict is missing in the stores."""
         wanted = self.wanted()
         found = stores.samples.get(wanted)
         judged = [SampleVerdict(key, identity(judge), "unparsed", "", None, None) for key in found]

@@ -10,12 +10,12 @@ import torch
 
 @dataclass(frozen=True)
 class Speed:
-    """What turns tokens per second into utilisation.
+    """Converts tokens per second into utilisation.
 
     Attributes:
         flops_per_token: Estimated FLOPs of forward and backward for one token, without logits.
-        flops_per_logits: Those of the logits, which only supervised tokens have.
-        peak: FLOPs per second of a large matrix product on this device, measured.
+        flops_per_logits: FLOPs of the logits of one token, which only supervised tokens have.
+        peak: Measured FLOPs per second of a large matrix product on this device.
     """
 
     flops_per_token: float
@@ -26,8 +26,8 @@ class Speed:
         """Return tera-FLOPs per second and device, and their share of the peak.
 
         Args:
-            tokens: Per second and device.
-            supervised: Of them those whose logits are computed.
+            tokens: Tokens per second and device.
+            supervised: Those of them whose logits are computed.
         """
         flops = tokens * self.flops_per_token + supervised * self.flops_per_logits
         return {
@@ -54,7 +54,7 @@ def measured_peak(device: torch.device, dtype: torch.dtype) -> float:
     return small if small < _SLOW else max(small, _rate(768, device, dtype))
 
 
-_SLOW = 5e9  # FLOPs per second that no processor with vector units stays below
+_SLOW = 5e9  # FLOPs per second; any processor with vector units is faster
 
 
 def _rate(size: int, device: torch.device, dtype: torch.dtype) -> float:

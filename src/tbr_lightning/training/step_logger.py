@@ -1,4 +1,4 @@
-"""What a training run tells of itself every few steps."""
+"""Metrics that a training run logs every few steps."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ def is_step(trainer: pl.Trainer, batch_idx: int) -> bool:
 
 
 class StepLogger(pl.Callback):
-    """Logs loss, gradient norm and rate of every step, the rest every few, and moves the bar.
+    """Logs loss, gradient norm and learning rate of every step, the rest every few; moves the bar.
 
     Lightning's own MLflow logger writes each metric by itself, cuts params and copies every
     checkpoint; a run here is opened by :func:`tbr_lightning.tracking.run.start_run`.
 
     Args:
-        buffer: Takes the numbers; ``None`` on all ranks but the first.
-        what: Label of the bar.
-        every: Optimizer steps between two writes of what is averaged.
-        speed: Turns tokens per second into utilisation.
+        buffer: Metric buffer; ``None`` on all ranks but the first.
+        what: Label of the progress bar.
+        every: Optimizer steps between two writes of averages.
+        speed: Converts tokens per second into utilisation.
     """
 
     def __init__(
@@ -56,11 +56,11 @@ class StepLogger(pl.Callback):
         self._bar: Bar | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run goes on counting from."""
+        """Return the counts that a resumed run continues from."""
         return {"supervised_total": self.supervised_total}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up a checkpoint's count."""
+        """Restore the counts of a checkpoint."""
         self.supervised_total = state_dict["supervised_total"]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -60,7 +60,7 @@ def precision_plugin(config: TrainConfig) -> CachedMixedPrecision | None:
 
 
 def divisor_of(trainer: TrainerConfig) -> float:
-    """Return what a micro-batch's loss is divided by between the module and the optimizer.
+    """Return the number that divides a micro-batch's loss between the module and the optimizer.
 
     Lightning divides by the micro-batches of a step, and DeepSpeed once more; gradients are
     averaged over the ranks.
@@ -70,11 +70,11 @@ def divisor_of(trainer: TrainerConfig) -> float:
 
 
 def strategy_of(trainer: TrainerConfig, *, frozen: bool) -> Strategy | str:
-    """Return what to give to Lightning's ``Trainer(strategy=...)``.
+    """Return the value for Lightning's ``Trainer(strategy=...)``.
 
     Args:
-        trainer: Config.
-        frozen: Some parameters are not trained.
+        trainer: Config of the trainer.
+        frozen: Whether some parameters are not trained.
     """
     if trainer.strategy == "ddp":
         backend = "gloo" if accelerator_of(trainer) == "cpu" else None
@@ -135,7 +135,7 @@ def tensors_alone(checkpoint: Path) -> Iterator[None]:
 
 
 def not_tensors(checkpoint: Path) -> str:
-    """Return what is said of a checkpoint that is not read."""
+    """Return the message about a checkpoint that is not loaded."""
     return (
         f"the checkpoint {checkpoint} contains pickled objects other than tensors, and loading "
         "them could run any code: it is damaged, or another program wrote it: delete it, or start "

@@ -1,4 +1,4 @@
-"""What a model does while it is being trained: validation loss, refusals on a few prompts."""
+"""Measurements during training: validation loss, and refusals on a few prompts."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ class ValidationCallback(pl.Callback):
     Args:
         every: Optimizer steps between two measurements; 0 measures at the end only.
         validation: Rows held out of training.
-        objective: What is minimised; validation computes the same.
-        reference: Of the validation rows, see :meth:`Objective.reference`.
-        prompts: Probe, dev half only: what is looked at while choosing must not decide later.
-        buffer: Takes the numbers; ``None`` on all ranks but the first.
+        objective: Objective that is minimised; validation computes the same.
+        reference: Reference of the validation rows, see :meth:`Objective.reference`.
+        prompts: Probe prompts, dev split only: what is seen while choosing must not decide later.
+        buffer: Metric buffer; ``None`` on all ranks but the first.
     """
 
     def __init__(
