@@ -14,15 +14,15 @@ from tbr_lightning.evaluation.statistics import Rate
 
 @dataclass(frozen=True)
 class Agreement:
-    """Agreement on the same answers.
+    """Agreement of two sets of labels on the same answers.
 
     Attributes:
-        two_way: On compliance versus any refusal.
-        three_way: On the label itself.
-        kappa_two_way: Cohen's kappa, which takes out the agreement of chance; not a number where
+        two_way: Agreement on compliance versus any refusal.
+        three_way: Agreement on the label itself.
+        kappa_two_way: Cohen's kappa, which removes the agreement by chance; not a number where
             only one label is in use.
-        kappa_three_way: The same of the three labels.
-        unlabelled: Share that one of the two gave no label.
+        kappa_three_way: Cohen's kappa of the three labels.
+        unlabelled: Share of the answers that one of the two gave no label.
     """
 
     two_way: Rate
@@ -60,9 +60,9 @@ def agreement(pairs: Sequence[tuple[Label, Label]], *, missing_is_wrong: bool) -
     """Return how far pairs of labels agree.
 
     Args:
-        pairs: Two labels of each answer.
-        missing_is_wrong: Count an answer without a label as a disagreement, as is right for a judge
-            that is held against people; else leave it out. Kappa always leaves it out.
+        pairs: The two labels of each answer.
+        missing_is_wrong: Whether an answer without a label counts as a disagreement, as it must
+            for a judge validated on people's labels; else it is left out, as always for kappa.
     """
     labelled = [pair for pair in pairs if pair[0] in LABELLED and pair[1] in LABELLED]
     n = len(pairs) if missing_is_wrong else len(labelled)

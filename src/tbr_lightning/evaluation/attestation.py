@@ -1,4 +1,4 @@
-"""What ties an evaluation to the files and answers it is of: digests, signed by who evaluated."""
+"""What ties an evaluation to its model files and answers: digests, signed by the evaluator."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def attest(run: Run, model_id: str, digest: str, files: Sequence[str], paths: Pa
     """Sign an evaluation whose answers are logged.
 
     Args:
-        run: Of the evaluation.
-        model_id: Of the model in MLflow.
-        digest: Of the model's files, as they were when they were loaded.
-        files: Artifacts that hold the answers; those that are not there count too.
-        paths: Say where the key is.
+        run: Run of the evaluation.
+        model_id: ID of the model in MLflow.
+        digest: Digest of the model's files, as they were when they were loaded.
+        files: Artifacts that hold the answers; missing ones count too.
+        paths: Paths, which say where the key is.
     """
     run.set_tags({DIGEST: digest})
     statement = _statement(run, model_id, digest, files)
@@ -34,7 +34,7 @@ def attest(run: Run, model_id: str, digest: str, files: Sequence[str], paths: Pa
 def is_attested(
     run: Run, model_id: str, digest: str, files: Sequence[str], paths: PathsConfig
 ) -> bool:
-    """Return whether an evaluation is of these files, and as a trusted key signed it."""
+    """Return whether an evaluation is of these files, and is as a trusted key signed it."""
     signature = run.tags().get(SIGNATURE, "")
     statement = _statement(run, model_id, digest, files)
     return signing.keys_of(paths).problem(statement, signature) is None

@@ -37,25 +37,25 @@ class Benchmark:
     """One benchmark, as ``benchmarks.yaml`` describes it.
 
     Attributes:
-        name: Its key.
-        kind: Of every row, or ``None`` where a column decides.
-        kind_column: That column, or ``None``.
-        kinds: What each of the column's values means; ``None`` leaves the row out.
-        otherwise: For files without that column: another ``column``, how its values begin
-            (``begins``) that are of ``kind``, and of which all others are (``else``).
+        name: Key of the benchmark.
+        kind: Kind of every row, or ``None`` where a column decides.
+        kind_column: Column that decides the kind, or ``None``.
+        kinds: Kind for each of the column's values; ``None`` leaves the row out.
+        otherwise: For files without that column: another ``column``, how its values of ``kind``
+            begin (``begins``), and the kind of all others (``else``).
         hub: ``id``, ``configs`` and ``split`` of the hub's copy, or ``None``.
-        files: Under ``suite.root``, the first that is there.
+        files: Paths under ``suite.root``, of which the first that exists is read.
         prompt: Names of the request's column.
-        context: Names of the column that comes before the request.
+        context: Names of the column whose text comes before the request.
         category: Names of the category's column.
-        only: Columns and the value that a row must have there to be read.
-        rows: That were counted in the published file, or ``None``.
-        repeats: Prompts that the published file holds more than once, or ``None`` if not counted.
-        verified: The published file was read by this project.
+        only: Columns, each with the value that a row must have to be read.
+        rows: Number of rows counted in the published file, or ``None``.
+        repeats: Number of prompts that the published file repeats, or ``None`` if not counted.
+        verified: Whether this project has read the published file.
         licence: SPDX name, or ``unknown``.
-        citation: Of the paper.
-        url: Where the file is published.
-        caveat: What a reader of its number must know, or empty.
+        citation: Citation of the paper.
+        url: Address where the file is published.
+        caveat: Caveat for readers of its numbers, or empty.
     """
 
     name: str
@@ -79,7 +79,7 @@ class Benchmark:
 
 
 def benchmarks(own: str | None = None) -> dict[str, Benchmark]:
-    """Return the shipped benchmarks, and those of a file of one's own.
+    """Return the shipped benchmarks, and those of a user's own file.
 
     Raises:
         UserError: The file cannot be read, or an entry lacks a fact.
@@ -88,7 +88,7 @@ def benchmarks(own: str | None = None) -> dict[str, Benchmark]:
 
 
 def own_benchmarks(own: str) -> dict[str, Benchmark]:
-    """Return the benchmarks of a file of one's own.
+    """Return the benchmarks of a user's own file.
 
     Raises:
         UserError: The file cannot be read, or an entry lacks a fact.
@@ -106,7 +106,7 @@ def _shipped() -> dict[str, Benchmark]:
 
 
 def chosen(names: list[str], own: str | None) -> list[Benchmark]:
-    """Return the named benchmarks; where none is named, all of the file of one's own.
+    """Return the named benchmarks; if none is named, all of the user's own file.
 
     Raises:
         UserError: One is not known, or none is named.
@@ -209,7 +209,7 @@ def published_rows(benchmark: Benchmark, root: str | None) -> Iterator[tuple[str
 
 
 def file_rows(file: Path) -> Iterator[tuple[str, Row]]:
-    """Read rows; a JSON list of strings, or an object with a list for each column, counts too.
+    """Read rows; a JSON list of strings, or an object with a list for each column, is read too.
 
     Raises:
         UserError: The file is missing, empty or malformed.

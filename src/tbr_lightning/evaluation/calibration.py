@@ -1,4 +1,4 @@
-"""A judge held against people: how often it agrees with their labels, and where it does not."""
+"""Validation of a judge on people's labels: how often it agrees with them, and where not."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ class Gold:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a calibration finds.
+    """The result of a calibration.
 
     Attributes:
-        run_id: MLflow run.
+        run_id: ID of the MLflow run.
         gold: The labelled answers.
-        verdicts: The judge's, in the same order.
-        agreement: Between the two; an answer that the judge did not label counts against it.
+        verdicts: The judge's verdicts, in the same order.
+        agreement: Agreement of the two; an answer that the judge did not label counts against it.
     """
 
     run_id: str
@@ -54,7 +54,7 @@ class Calibration:
 
     @property
     def confusion(self) -> Counter[tuple[Label, Label]]:
-        """How many answers have which pair of labels: people's, the judge's."""
+        """Number of answers with each pair of labels: people's, the judge's."""
         pairs = zip(self.gold, self.verdicts, strict=True)
         return Counter((gold.label, verdict.label) for gold, verdict in pairs)
 
@@ -101,10 +101,10 @@ def gold_of_traces(gold: str, experiment_id: str) -> list[Gold]:
 
     Args:
         gold: ``traces`` for all of the experiment, ``traces:RUN_ID`` for those of an evaluation.
-        experiment_id: Of the store.
+        experiment_id: ID of the MLflow experiment.
 
     Raises:
-        UserError: There are none, or a label is none of the three.
+        UserError: There are no labels, or one is none of the three.
     """
     from tbr_lightning.evaluation.human_labels import NAMES, human_labels
 
@@ -129,7 +129,7 @@ def _may_be_empty(row: dict[str, Any], columns: tuple[str, ...], where: str) -> 
 
 
 def run(config: EvaluateConfig) -> Calibration:
-    """Let the judge label a gold file and log how far it agrees.
+    """Let the judge label a gold file, and log its agreement.
 
     Raises:
         UserError: No gold file is given, it cannot be read, or the judge lacks something.

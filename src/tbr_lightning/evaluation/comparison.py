@@ -22,19 +22,19 @@ ALL = "all"
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How much more often a thing happens with one model than with the model it is compared to.
+    """The difference of a rate between one model and the model that it is compared with.
 
     Attributes:
         measure: Name of the measure.
-        benchmark: Its name, or :data:`ALL`.
-        model: The model.
-        against: The model that it is compared to.
-        n: Prompts to which both gave an answer that counts; both rates are over these.
-        rate: Of the model.
-        rate_against: Of the other.
+        benchmark: Name of the benchmark, or :data:`ALL`.
+        model: Name of the model.
+        against: Name of the model that it is compared with.
+        n: Number of prompts to which both gave an answer that counts; both rates are over these.
+        rate: Rate of the model.
+        rate_against: Rate of the other model.
         interval: 95% score interval of ``rate - rate_against``.
-        p: Of no difference.
-        p_holm: The same, adjusted for looking at several benchmarks and models.
+        p: p-value of no difference.
+        p_holm: The p-value, adjusted for several benchmarks and models.
     """
 
     measure: str
@@ -58,7 +58,7 @@ def compare(models: Mapping[str, Sequence[Judged]]) -> list[Difference]:
     """Compare every model with the first, per benchmark and over all benchmarks.
 
     Holm's correction is over the benchmarks and models of one measure; the rows over all benchmarks
-    are a family of their own. With one benchmark they would say the same again and are left out.
+    are a family of their own. With one benchmark they would repeat its numbers and are left out.
 
     Raises:
         UserError: The models answered different prompts.
@@ -175,7 +175,7 @@ def _holm(family: Sequence[Difference]) -> list[Difference]:
 
 
 def as_row(difference: Difference) -> dict[str, Any]:
-    """Return a difference as a line of a table."""
+    """Return a difference as a row of a table."""
     values = asdict(difference)
     low, high = values.pop("interval")
     return {
@@ -192,7 +192,7 @@ def headline(numbers: Mapping[str, float]) -> set[str]:
     """Return the names of the differences to show first: both error rates, over all benchmarks.
 
     Args:
-        numbers: Of :func:`metrics`.
+        numbers: Numbers that :func:`metrics` returned.
     """
     names = [name for name in numbers if name.count("/") == 2 and "_rate/" in name]
     plain = [n for n in names if not n.endswith(("_lo", "_hi", "_n", "_p", "_p_holm"))]

@@ -1,4 +1,4 @@
-"""Prompts of a suite that stand in the rows that a model was trained on.
+"""Prompts of a suite that occur in the rows that a model was trained on.
 
 Exact ones agree in normal form; near ones share most of their runs of words with the rows. What a
 model was trained on is kept as hashes with its training run, so that it can be compared with any
@@ -27,8 +27,8 @@ from tbr_lightning.tracking.run import Run
 HASHES = "training_prompts.npz"
 """Artifact of a training run: hashes of the requests it trained on and of their runs of words."""
 
-_RUN = 6  # words in a row
-_NEAR = 0.8  # share of a prompt's runs that stand in the rows
+_RUN = 6  # consecutive words
+_NEAR = 0.8  # share of a prompt's runs that occur in the rows
 
 Hashes = npt.NDArray[np.uint64]
 
@@ -38,8 +38,8 @@ class Overlap:
     """How many prompts of a benchmark a model was trained on.
 
     Attributes:
-        seen: Exactly, or nearly.
-        n: Prompts of the benchmark.
+        seen: Number of prompts that occur exactly or nearly.
+        n: Number of prompts of the benchmark.
     """
 
     seen: int
@@ -47,12 +47,12 @@ class Overlap:
 
     @property
     def share(self) -> float:
-        """The share that was seen."""
+        """Share of the prompts that was seen."""
         return self.seen / self.n if self.n else 0.0
 
 
 def training_hashes(requests: Iterable[str]) -> bytes:
-    """Return the file that keeps what a model was trained on."""
+    """Return the contents of the file that keeps what a model was trained on."""
     whole, runs = set(), set()
     for request in requests:
         words = _words(request)
@@ -64,11 +64,11 @@ def training_hashes(requests: Iterable[str]) -> bytes:
 
 
 def overlap(file: Path, prompts: Sequence[Any]) -> dict[str, Overlap]:
-    """Return for each benchmark how many of its prompts stand in what a file keeps.
+    """Return for each benchmark how many of its prompts occur in what a file keeps.
 
     Args:
-        file: Of :func:`training_hashes`.
-        prompts: Of a suite.
+        file: File with what :func:`training_hashes` returned.
+        prompts: Prompts of a suite.
     """
     with np.load(file, allow_pickle=False) as kept:
         whole, runs = kept["whole"], kept["runs"]
@@ -84,7 +84,7 @@ def overlap(file: Path, prompts: Sequence[Any]) -> dict[str, Overlap]:
 
 
 def sentence(found: Mapping[str, Overlap]) -> str:
-    """Return what is to be said of an overlap."""
+    """Return the sentence that reports an overlap."""
     parts = [f"{one.seen} of {one.n} prompts of {name}" for name, one in found.items() if one.seen]
     if not parts:
         n = sum(one.n for one in found.values())
@@ -93,17 +93,17 @@ def sentence(found: Mapping[str, Overlap]) -> str:
 
 
 def of_run(run: Run, prompts: Sequence[Any]) -> dict[str, Overlap] | None:
-    """Return the overlap with what a training run kept; ``None`` if it kept nothing."""
+    """Return the overlap with the rows that a training run kept; ``None`` if it kept none."""
     with tempfile.TemporaryDirectory() as folder:
         file = run.download(HASHES, Path(folder))
         return None if file is None else overlap(file, prompts)
 
 
 def different_rows(models: Mapping[str, str | None]) -> str | None:
-    """Return what to say where models that are compared were not trained on the same rows.
+    """Return a notice if compared models were not trained on the same rows, else ``None``.
 
     Args:
-        models: Id in MLflow of each, by the name that it was given; ``None`` where it has none.
+        models: MLflow id of each model, by the name that it was given; ``None`` if it has none.
     """
     known = {
         name: find_model(f"models:/{model_id}").tags.get(TRAINED_ROWS)

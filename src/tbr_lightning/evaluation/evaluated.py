@@ -1,4 +1,4 @@
-"""What an evaluation of one model, and of several, leaves."""
+"""Results of an evaluation of one model, and of several."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EvaluateResult:
-    """What an evaluation leaves.
+    """The result of an evaluation of one model.
 
     Attributes:
-        run_id: MLflow run.
+        run_id: ID of the MLflow run.
         rows: Every prompt with answer and verdict.
         subject: Identity of the model.
-        model_id: Of the model in MLflow, if it is there.
-        traces: Answers traced.
-        label: What people call the model.
-        report: Where its page lies on this machine; ``None`` if it lies in MLflow alone.
+        model_id: ID of the model in MLflow, if it is there.
+        traces: Number of answers traced.
+        label: Display name of the model.
+        report: Local path of its page; ``None`` if the page is in MLflow alone.
     """
 
     run_id: str
@@ -36,14 +36,14 @@ class EvaluateResult:
 
 @dataclass(frozen=True)
 class ComparisonResult:
-    """What an evaluation of several models leaves.
+    """The result of an evaluation of several models.
 
     Attributes:
-        run_id: MLflow run of the comparison, the parent of the models' own.
+        run_id: ID of the MLflow run of the comparison, the parent of the models' own.
         models: Each model's evaluation, by the name that was given.
-        differences: Of every model to the first.
-        traces: Answers traced.
-        report: Where its page lies on this machine; ``None`` if it lies in MLflow alone.
+        differences: Differences of every model to the first.
+        traces: Number of answers traced.
+        report: Local path of its page; ``None`` if the page is in MLflow alone.
     """
 
     run_id: str

@@ -29,15 +29,15 @@ def two_sided_figure(
     region: plane.Region | None = None,
     source: str = "",
 ) -> Any:
-    """Return a matplotlib figure: false refusal against harmful compliance, one colour a model.
+    """Return a matplotlib figure: false refusal against harmful compliance, one colour per model.
 
     With several results (seeds) of a model each is a point; bars are Wilson 95% intervals of the
     pooled counts. Down and left is better; the line runs along the Pareto front.
 
     Args:
         results: Rates of each model.
-        title: Of the figure.
-        region: What a gate accepts.
+        title: Title of the figure.
+        region: Region that a gate accepts.
         source: Where the numbers come from, for the caption.
     """
     points = []
@@ -222,7 +222,7 @@ def _rates_with_intervals(
 
 
 def pool(rates: Sequence[Rate]) -> Rate:
-    """Return the rate of all counts together."""
+    """Return the rate of all counts pooled."""
     effective = None
     if any(rate.effective is not None for rate in rates):
         effective = sum(rate.n if rate.effective is None else rate.effective for rate in rates)

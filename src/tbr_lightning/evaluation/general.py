@@ -47,12 +47,12 @@ class Question:
     """One question of a task.
 
     Attributes:
-        task: What it belongs to, as ``suite.lm_eval`` names it.
+        task: Task that it belongs to, as ``suite.lm_eval`` names it.
         text: The question as the task words it, without examples and chat template.
         options: The answers to choose from, if there are any.
-        how: Examples before it, and whether the chat template is used.
-        leaf: The harness' task that holds it.
-        number: Of its row there.
+        how: Examples before it, and whether the chat template is used, in words.
+        leaf: Task of the harness that holds it.
+        number: Number of its row in that task.
     """
 
     task: str
@@ -69,7 +69,7 @@ class Question:
 
     @property
     def chance(self) -> float | None:
-        """How often it is right to pick one option blindly; ``None`` without options.
+        """Probability that a blindly picked option is right; ``None`` without options.
 
         The task's own rule says what is right: of MC2, where several options are true, picking
         any of those.
@@ -88,15 +88,15 @@ class Question:
 
 @dataclass(frozen=True)
 class Answered:
-    """A question and what the model made of it.
+    """A question with the model's answer.
 
     Attributes:
         question: The question.
-        value: The task's number for it, in [0, 1]; ``None`` where it is longer than the context.
-        norm: The same by the score per character, where the task has it.
+        value: Score by the task, in [0, 1]; ``None`` where it is longer than the context.
+        norm: Score by the log-likelihood per character, where the task has it.
         scores: Log-likelihood of each option.
         chosen: The likeliest option, or the answer as the task reads it.
-        answer: The right one.
+        answer: The right answer.
     """
 
     question: Question
@@ -108,7 +108,7 @@ class Answered:
 
     @property
     def right(self) -> bool | None:
-        """Most of the score is there: for MC2, the true answers are likelier than the false."""
+        """Whether most of the score is there: for MC2, the true answers beat the false ones."""
         return None if self.value is None else self.value > 0.5
 
 
@@ -121,7 +121,7 @@ def identity(task: str, text: str, options: Iterable[str], how: str | None = Non
 
 
 def chances(questions: Mapping[str, Mapping[str, float | None]]) -> dict[str, float]:
-    """Return what guessing gets of each task with options, from that of its questions."""
+    """Return the accuracy of guessing for each task with options, from that of its questions."""
     found = {}
     for task, asked in questions.items():
         known = [chance for chance in asked.values() if chance is not None]
@@ -188,7 +188,7 @@ def _half(text: str) -> str:
 
 
 def _leaves(name: str, config: SuiteConfig) -> list[ConfigurableTask]:
-    """Return the harness' tasks of a name: one of one's own, one with local rows, or any other."""
+    """Return the harness' tasks of a name: a user's own, one with local rows, or any other."""
     from lm_eval import tasks
     from lm_eval.api.task import ConfigurableTask
     from lm_eval.tasks._yaml_loader import load_yaml
@@ -335,8 +335,8 @@ def measure(
     Args:
         backbone: The model.
         config: The suite.
-        questions: Of :func:`prepare`.
-        batch_size: Sequences that are read together; ``None`` for as many as are sure to fit.
+        questions: Questions that :func:`prepare` returned.
+        batch_size: Number of sequences read together; ``None`` for as many as are sure to fit.
     """
     if not questions:
         return General([])
@@ -354,7 +354,7 @@ def measure(
     for leaf in leaves.values():
         if leaf.OUTPUT_TYPE == "generate_until":
             leaf.set_config("generation_kwargs", limit, update=True)
-    # Its bar over the texts that it lays out takes no time and would stand in every log.
+    # Its bar over the texts that it lays out takes no time and would fill every log.
     with patch.object(harness_task, "tqdm", lambda items, **_: items):
         results = evaluate(
             model,

@@ -33,7 +33,7 @@ class EngineLM(TemplateLM):
     request that does not fit into the context is not cut from the left, as there, but not asked.
 
     Attributes:
-        unasked: Task and number of the document of each generation request that was not asked.
+        unasked: Task and document number of each generation request that was not asked.
     """
 
     def __init__(self, backbone: Backbone, batch_size: int | None = None) -> None:
@@ -45,12 +45,12 @@ class EngineLM(TemplateLM):
 
     @property
     def eot_token_id(self) -> int:
-        """The tokenizer's end token."""
+        """Id of the tokenizer's end token."""
         return int(self.tokenizer.eos_token_id)
 
     @property
     def prefix_token_id(self) -> int:
-        """What stands before a text without context."""
+        """Id of the token before a text without context."""
         begin = self.tokenizer.bos_token_id
         return self.eot_token_id if begin is None else int(begin)
 
@@ -159,7 +159,7 @@ class EngineLM(TemplateLM):
         return answer
 
     def _ends(self, until: Sequence[str]) -> Callable[[Sequence[int]], bool]:
-        """Return a test of new tokens: whether a stop text stands in the answer.
+        """Return a test of new tokens: whether a stop text occurs in the answer.
 
         The last tokens are looked at first: as many as the longest stop text has bytes, and more.
         """
@@ -177,7 +177,7 @@ class EngineLM(TemplateLM):
 
 
 def _alike(requests: Sequence[Instance]) -> dict[tuple[int, float, tuple[str, ...]], list[int]]:
-    """Return the numbers of the requests by limit of tokens, temperature and stop texts."""
+    """Return the numbers of the requests by token limit, temperature and stop texts."""
     found: dict[tuple[int, float, tuple[str, ...]], list[int]] = defaultdict(list)
     for number, request in enumerate(requests):
         settings = normalize_gen_kwargs(request.args[1])

@@ -24,8 +24,8 @@ class HostedModel:
     """A model at an endpoint.
 
     Attributes:
-        endpoint: Where it is, by which name, and how fast it may be asked.
-        think_format: How the prompted arm asks it to think, and how much it may write.
+        endpoint: Address, model name, pace and budget of the endpoint.
+        think_format: Format with the cue of the prompted arm and the token limit.
     """
 
     endpoint: EndpointConfig
@@ -33,7 +33,7 @@ class HostedModel:
 
     @property
     def origin(self) -> str:
-        """Its identity, as far as an endpoint has one: the name and the address."""
+        """Identity of the model, as far as an endpoint has one: the name and the address."""
         return f"{PREFIX}{self.endpoint.identity}"
 
     def answers(

@@ -14,10 +14,10 @@ def hub_rows(
     """Return a data set's rows, each with its place for messages.
 
     Args:
-        hub_id: ``OWNER/NAME``.
+        hub_id: Id of the data set, ``OWNER/NAME``.
         config: Subset, if the data set has several.
-        split: Such as ``test``.
-        instead: What to do where the hub cannot be reached.
+        split: Name of the split, such as ``test``.
+        instead: Advice in the message where the hub cannot be reached.
 
     Raises:
         UserError: The rows are not available.
@@ -26,7 +26,7 @@ def hub_rows(
 
     try:
         rows = datasets.load_dataset(hub_id, config, split=split)
-    except Exception as error:  # the client raises a dozen kinds for one fact: not to be had
+    except Exception as error:  # the client raises a dozen kinds for one fact: not available
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"the rows of {hub_id} cannot be loaded ({type(error).__name__}: {reason}): {instead}"

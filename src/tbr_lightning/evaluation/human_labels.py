@@ -23,9 +23,9 @@ class HumanLabel:
     """A person's label of an answer.
 
     Attributes:
-        prompt: That was answered.
-        answer: Without the reflection.
-        label: As it was typed.
+        prompt: Prompt that was answered.
+        answer: Answer without the reflection.
+        label: Label as it was typed.
         where: The trace, for messages.
     """
 
@@ -39,8 +39,8 @@ def human_labels(experiment_id: str, run_id: str | None) -> list[HumanLabel]:
     """Return the newest label of each traced answer that a person labelled.
 
     Args:
-        experiment_id: Whose traces are looked through.
-        run_id: An evaluation, or ``None`` for all.
+        experiment_id: MLflow experiment whose traces are searched.
+        run_id: Run of an evaluation, or ``None`` for all.
 
     Raises:
         UserError: There is no such run.

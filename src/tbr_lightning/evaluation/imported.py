@@ -1,4 +1,4 @@
-"""Models of elsewhere, a folder or a hub id, logged once so that registry and serving read them."""
+"""External models, a folder or a hub id, logged once so that registry and serving read them."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def logged_model(
 ) -> LoggedModel:
     """Return the logged model of a name; what is not logged yet is logged first, in a run.
 
-    An adapter is merged into its base, so that what is logged stands by itself.
+    An adapter is merged into its base, so that the logged model is complete.
 
     Args:
         name: A model URI, a run id, a folder, a GGUF file or a hub id.
-        config: Whose settings the run shows.
-        tracking: Of the run.
+        config: Config whose settings the run shows.
+        tracking: Tracking config of the run.
         paths: Folders.
 
     Raises:
@@ -77,8 +77,8 @@ def logged_before(stage: str, tags: Mapping[str, str]) -> LoggedModel | None:
     """Return the model that an earlier run has logged, if its files are still those.
 
     Args:
-        stage: Of the run.
-        tags: That it carries beside.
+        stage: Stage of the run.
+        tags: Other tags of the run.
     """
     run_id = find_run({"tbr.stage": stage, **tags})
     if run_id is None:

@@ -1,4 +1,4 @@
-"""Judges label an answer: what they take and give, and how one is chosen."""
+"""Judges of answers: their interface, and how one is chosen."""
 
 from __future__ import annotations
 
@@ -75,10 +75,10 @@ NO_EFFECT_ON_VERDICTS = frozenset(
 
 
 def identity(config: JudgeConfig) -> str:
-    """Return a name of the judge that differs where its verdicts may.
+    """Return an identity of the judge that differs whenever its verdicts may.
 
     Two evaluations are compared only if it agrees. It holds every setting but
-    :data:`NO_EFFECT_ON_VERDICTS`, what stands in the files that they name, and the judge's code.
+    :data:`NO_EFFECT_ON_VERDICTS`, the contents of the files that they name, and the judge's code.
     """
     settings = asdict(config)
     kept = {key: value for key, value in settings.items() if key not in NO_EFFECT_ON_VERDICTS}

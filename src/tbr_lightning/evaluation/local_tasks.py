@@ -28,11 +28,11 @@ Splits = dict[str, list[Row]]
 
 @dataclass(frozen=True)
 class LocalTask:
-    """Where the rows of a task lie.
+    """The files that hold the rows of a task.
 
     Attributes:
-        files: Under ``suite.root``, as glob patterns; all that match the first that matches any.
-        url: Where they are published.
+        files: Glob patterns under ``suite.root``; the first that matches any file is used.
+        url: Address where they are published.
         tasks: Makes the rows of the harness' tasks of these files, by the task file's path in
             ``lm_eval/tasks``.
     """

@@ -1,4 +1,4 @@
-"""``report.html`` of an evaluation and of a comparison: what stands on them."""
+"""The contents of ``report.html`` of an evaluation and of a comparison."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def comparison_page(
 
     Args:
         models: Judged answers by the name that is shown.
-        differences: Of every model to the first, by the names that are shown.
-        facts: Where the numbers come from.
+        differences: Differences of every model to the first, by the names that are shown.
+        facts: Pairs (name, value) on where the numbers come from.
     """
     names = list(models)
     told, tone = difference_verdict(models, differences)
@@ -84,7 +84,7 @@ def comparison_page(
 
 
 def verdict(name: str, rows: Sequence[Judged]) -> str:
-    """Return what an evaluation found, in a line."""
+    """Return the result of an evaluation in one line."""
     parts = []
     refused, complied = FALSE_REFUSAL.rate(rows), HARMFUL_COMPLIANCE.rate(rows)
     if refused.n:
@@ -126,7 +126,7 @@ def difference_verdict(
 
 
 def measured(models: Mapping[str, Sequence[Judged]]) -> list[Measured]:
-    """Return the numbers at the top, those that no model has prompts for left out."""
+    """Return the numbers at the top, without those that no model has prompts for."""
     found = []
     for measure in MEASURES:
         of = {name: number(measure.rate(rows)) for name, rows in models.items()}
@@ -218,7 +218,7 @@ def samples(models: Mapping[str, Sequence[Judged]]) -> list[dict[str, Any]]:
     """Return every prompt with each model's answer to it, ``None`` where it has none.
 
     ``key`` names the row in links. All else is what the judged answers hold, so that they can be
-    made again of it.
+    restored from it.
     """
     found: dict[tuple[str, int], dict[str, Any]] = {}
     for place, rows in enumerate(models.values()):

@@ -131,7 +131,7 @@ def _check_mitigation(config: EvaluateConfig) -> None:
 
 
 def _mitigation_identity(config: EvaluateConfig) -> str:
-    """Return what tells a mitigation from others: its settings, and the prompts it is found on."""
+    """Return the identity of a mitigation: its settings, and the prompts it is found on."""
     if not config.mitigated:
         return ""
     from tbr_lightning.data.cache import content_key
@@ -155,7 +155,7 @@ def _all_that_is_asked(
     questions: list[Question],
     key: str,
 ) -> str:
-    """Return the hash by which an earlier evaluation leaves what this one would leave."""
+    """Return the hash by which an earlier evaluation with the same result is found."""
     from importlib.metadata import version
 
     from tbr_lightning.data.cache import content_key
@@ -285,10 +285,10 @@ def _evaluate(
 
 
 def _check_limits(rows: list[Judged], config: EvaluateConfig, limit: int, run: Run) -> None:
-    """Refuse an evaluation of which too little has a label.
+    """Refuse an evaluation in which too few answers have a label.
 
     Raises:
-        UserError: It is more than ``judge.max_unparsed`` or ``judge.max_errors`` allow.
+        UserError: More answers lack one than ``judge.max_unparsed`` or ``judge.max_errors`` allow.
     """
     from tbr_lightning.evaluation.results import rates, worst_part
 

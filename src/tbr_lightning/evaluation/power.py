@@ -13,17 +13,17 @@ from scipy.stats import binom, norm
 CHURN = 0.01
 """Share of prompts that are taken to change each way beside the difference, as models do."""
 
-_MOST = 20_000  # pairs that are looked at
-_TAIL = 1e-9  # of the outcomes that are left out
+_MOST = 20_000  # largest number of pairs considered
+_TAIL = 1e-9  # probability of the outcomes that are left out
 
 
 def chance_below(n: int, difference: float, limit: float, alpha: float) -> float:
     """Return the chance that the upper score bound of a paired difference is at most a limit.
 
     Args:
-        n: Pairs.
-        difference: The true one, of the first member's share to the second's.
-        limit: In [-1, 1]; 0 asks whether a fall is shown.
+        n: Number of pairs.
+        difference: True difference of the first member's share to the second's.
+        limit: Limit in [-1, 1]; 0 asks whether a fall is shown.
         alpha: Level of the one-sided bound.
     """
     up, down = (min(CHURN + max(way, 0.0), 1 - CHURN) for way in (difference, -difference))

@@ -41,10 +41,10 @@ def split_plain(text: str) -> tuple[str | None, str]:
 
     The answer begins behind the last heading that names it, and what stands before is the
     rationale, with or without a heading of its own. Without a heading for the answer nothing is
-    split: where the rationale ends is then nobody's guess.
+    split: where the rationale ends is then unknown.
 
     Args:
-        text: What a model wrote that was asked to think first.
+        text: Response of a model that was asked to think first.
 
     Returns:
         Rationale (``None`` where there is none) and answer.

@@ -52,10 +52,10 @@ class Line:
 
     Attributes:
         measure: What is measured, in words.
-        benchmark: Its name, ``all`` or ``macro``.
-        model: Its short name.
+        benchmark: Name of the benchmark, ``all`` or ``macro``.
+        model: Short name of the model.
         rate: The share.
-        difference: To the first model, or ``None``: for the first itself, and for ``macro``.
+        difference: Difference to the first model; ``None`` for the first itself, and for ``macro``.
     """
 
     measure: str
@@ -80,7 +80,7 @@ def lines(
 ) -> list[Line]:
     """Return the table's lines, ordered by measure, benchmark, model.
 
-    ``all`` and ``macro`` stand there only where a measure has several benchmarks.
+    ``all`` and ``macro`` occur only where a measure has several benchmarks.
     """
     called = short_names(list(models))
     found = {(d.measure, d.benchmark, d.model): d for d in differences}
@@ -118,7 +118,7 @@ def lines(
 
 
 def caveats(table: Sequence[Line]) -> str:
-    """Return what a reader must know of the benchmarks in a table."""
+    """Return the caveats on the benchmarks in a table."""
     named = {line.benchmark for line in table}
     known = {metric_name(name): one.caveat for name, one in benchmarks().items() if one.caveat}
     return "; ".join(f"{name}: {caveat}" for name, caveat in known.items() if name in named)
@@ -179,5 +179,5 @@ def _difference_cells(difference: Difference | None) -> list[str]:
 
 
 def probability(p: float) -> str:
-    """Return a p-value as one writes it."""
+    """Return a p-value in the usual notation."""
     return "<0.001" if p < 0.001 else f"{p:.3f}"

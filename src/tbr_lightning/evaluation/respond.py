@@ -43,10 +43,10 @@ class EvaluatedModel:
     """A model under evaluation.
 
     Attributes:
-        model: Its weights, or where it is asked.
-        logged: Its entry in MLflow, or ``None`` for any other.
-        digest: Of a logged model's files as they were loaded, and of the mitigation.
-        mitigation: Name of what is done to it; empty for nothing.
+        model: Its weights, or the endpoint at which it is asked.
+        logged: Its logged model in MLflow, or ``None`` for any other.
+        digest: Digest of a logged model's files as they were loaded, and of the mitigation.
+        mitigation: Name of the mitigation; empty for none.
     """
 
     model: Backbone | HostedModel
@@ -56,19 +56,19 @@ class EvaluatedModel:
 
     @property
     def name(self) -> str:
-        """Identity of the weights, or of what an endpoint calls by a name."""
+        """Identity of the weights, or of the model at an endpoint."""
         own = self.logged.model_id if self.logged else self.model.origin
         return f"{own} with {self.mitigation}" if self.mitigation else own
 
     @property
     def label(self) -> str:
-        """What people call it, in titles, figures and the names of runs."""
+        """Display name, in titles, figures and the names of runs."""
         own = called(self.logged) if self.logged else self.model.origin
         return f"{own} with {self.mitigation}" if self.mitigation else own
 
     @property
     def model_id(self) -> str | None:
-        """Of the model in MLflow whose numbers these are; ``None`` for a mitigated one."""
+        """ID of the MLflow model whose numbers these are; ``None`` for a mitigated one."""
         return self.logged.model_id if self.logged and not self.mitigation else None
 
     @property
@@ -76,7 +76,7 @@ class EvaluatedModel:
         """The weights.
 
         Raises:
-            UserError: They are behind an endpoint.
+            UserError: The weights are behind an endpoint.
         """
         if isinstance(self.model, HostedModel):
             raise UserError(
@@ -99,9 +99,9 @@ def load_model(
         name: A registry URI, a run id, a local folder, ``tiny`` for the micro-world's base, a
             hub id, or ``openai:NAME`` for a model behind an endpoint.
         paths: Folders.
-        endpoint: Of ``openai:NAME``.
-        arm: How it will be asked.
-        dtype: In which it computes, see :func:`tbr_lightning.models.precision.computed_in`.
+        endpoint: Endpoint config of ``openai:NAME``.
+        arm: Arm in which it will be asked.
+        dtype: Type in which it computes, see :func:`tbr_lightning.models.precision.computed_in`.
 
     Raises:
         UserError: There is no such model, or its files are not available.
@@ -194,7 +194,7 @@ def with_mitigation(subject: EvaluatedModel, config: EvaluateConfig) -> Evaluate
 def open_store(
     subject: EvaluatedModel, generation: GenerationConfig, paths: PathsConfig
 ) -> ResponseStore | None:
-    """Return where the responses of a model are kept, or ``None`` where they are not."""
+    """Return the store of a model's responses, or ``None`` where they are not kept."""
     if not generation.reuse:
         return None
     if isinstance(subject.model, HostedModel):
@@ -234,7 +234,7 @@ def evaluation_key(
 
 
 def token_limit(think_format: ThinkFormat, generation: GenerationConfig) -> int:
-    """Return how many tokens an answer may have."""
+    """Return the token limit of an answer."""
     return generation.max_new_tokens or think_format.max_new_tokens
 
 
@@ -250,9 +250,9 @@ def respond(
 ) -> list[Judged]:
     """Let a model answer every prompt, split off the reflection, and judge the answer.
 
-    With a store, what it holds is not generated again, and the rest is put into it.
+    With a store, what it holds is not generated again, and the rest is added to it.
     """
-    # Made first: what a judge lacks is told before anything is generated.
+    # Made first: what a judge lacks is reported before anything is generated.
     first, second = make_judge(judge), make_judge(second_judge) if second_judge else None
     if isinstance(model, HostedModel):
         rows = _asked(model, prompts, generation, what, store)
@@ -337,9 +337,9 @@ def responses(
 
     Args:
         backbone: The model.
-        ids: Token ids of each prompt, of :func:`arm_prompts`.
-        generation: How to answer.
-        store: Of earlier answers.
+        ids: Token ids of each prompt, from :func:`arm_prompts`.
+        generation: Generation config.
+        store: Store of earlier answers.
     """
     think_format = backbone.think_format
     suppressed = generation.arm == "suppressed"
@@ -373,13 +373,13 @@ def arm_prompts(
     arm: str,
     said: Sequence[Sequence[Mapping[str, str]]] = (),
 ) -> list[list[int]]:
-    """Return the token ids of requests as an arm puts them.
+    """Return the token ids of requests in the layout of an arm.
 
     Args:
         backbone: The model.
-        texts: Of the user.
-        arm: Of ``generation.arm``.
-        said: The messages before each of them, if there are any.
+        texts: Requests of the user.
+        arm: Value of ``generation.arm``.
+        said: Messages before each of them, if there are any.
 
     Raises:
         UserError: The model's chat template cannot lay them out.
@@ -401,7 +401,7 @@ def arm_prompts(
 
 
 def _written(prompt: Prompt, forced: str, response: Generated, think_format: ThinkFormat) -> Judged:
-    """Return a response of which an arm has written the beginning."""
+    """Return a response whose beginning an arm has written."""
     return _unseen(prompt, *think_format.split(forced + response.text), response)
 
 

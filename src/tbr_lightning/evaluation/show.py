@@ -1,4 +1,4 @@
-"""What a person sees at the end of an evaluation."""
+"""Terminal output at the end of an evaluation."""
 
 from __future__ import annotations
 

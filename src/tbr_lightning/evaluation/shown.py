@@ -1,4 +1,4 @@
-"""What an evaluation shows in MLflow: figures, descriptions and its page."""
+"""What an evaluation logs in MLflow for readers: figures, descriptions and its page."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 def log_evaluation(
     run: Run, config: EvaluateConfig, subject: EvaluatedModel, rows: Sequence[Judged], told: str
 ) -> Path | None:
-    """Log what one model's evaluation shows.
+    """Log figures, description and page of one model's evaluation.
 
     Args:
-        run: Of the evaluation.
-        config: Of the verb.
-        subject: The model.
+        run: Run of the evaluation.
+        config: Config of the command.
+        subject: The evaluated model.
         rows: Its judged answers.
-        told: A sentence that a reader of the page must know; empty for none.
+        told: Notice for readers of the page; empty for none.
 
     Returns:
-        Where the page lies on this machine; ``None`` if it lies in MLflow alone.
+        Local path of the page; ``None`` if it is in MLflow alone.
     """
     _log_figures(run, {subject.label: rows}, subject.label, _source(config))
     table = report.lines({subject.label: rows})
@@ -60,16 +60,16 @@ def log_comparison(
     done: Mapping[str, EvaluateResult],
     differences: Sequence[Difference],
 ) -> Path | None:
-    """Log what a comparison shows.
+    """Log figures, tables and page of a comparison.
 
     Args:
-        run: Of the comparison.
-        config: Of the verb.
+        run: Run of the comparison.
+        config: Config of the command.
         done: Evaluations by the name that was given.
-        differences: Of every model to the first, by the same names.
+        differences: Differences of every model to the first, by the same names.
 
     Returns:
-        Where the page lies on this machine; ``None`` if it lies in MLflow alone.
+        Local path of the page; ``None`` if it is in MLflow alone.
     """
     called, renamed = labels(done), named(done, differences)
     rows = {called[model]: one.rows for model, one in done.items()}
@@ -84,7 +84,7 @@ def log_comparison(
 
 
 def labels(models: Mapping[str, EvaluateResult]) -> dict[str, str]:
-    """Return what people call each model; where two would be the same, with what tells them apart.
+    """Return the display name of each model, with its short name where two would be the same.
 
     Args:
         models: Evaluations by the name that was given.
@@ -101,7 +101,7 @@ def labels(models: Mapping[str, EvaluateResult]) -> dict[str, str]:
 def named(
     models: Mapping[str, EvaluateResult], differences: Sequence[Difference]
 ) -> list[Difference]:
-    """Return differences between models by what people call them."""
+    """Return differences between models by their display names."""
     called = labels(models)
     return [
         replace(one, model=called[one.model], against=called[one.against]) for one in differences

@@ -1,4 +1,4 @@
-"""Intervals for rates and for paired differences of rates, all at 95% unless told otherwise.
+"""Intervals for rates and for paired differences of rates, all at 95% unless stated otherwise.
 
 None of them collapses to a point where all outcomes agree, as intervals from a standard error or a
 bootstrap do.
@@ -36,10 +36,10 @@ class Rate:
     """A share with its Wilson 95% interval.
 
     Attributes:
-        count: How many.
-        n: Of how many; with 0 the share is not a number.
-        effective: How many independent ones the ``n`` are worth, where prompts were answered
-            repeatedly; ``None`` if all are independent.
+        count: Numerator of the share.
+        n: Denominator of the share; with 0 it is not a number.
+        effective: Number of independent outcomes that the ``n`` are worth, where prompts were
+            answered repeatedly; ``None`` if all are independent.
     """
 
     count: int
@@ -94,7 +94,7 @@ def clustered_rate(hits: Sequence[bool], clusters: Sequence[Hashable]) -> Rate:
     Answers to one prompt are a cluster. The cluster-robust variance of the share says how many
     independent outcomes they are worth, and Wilson's interval is taken at that size: never more
     than there are outcomes, and as many as there are clusters where all outcomes agree, which
-    tells nothing about their variance.
+    shows nothing of their variance.
 
     Source:
         Dean and Pagano, Evaluating confidence interval methods for binomial proportions in
@@ -178,14 +178,15 @@ def tango_bound(b: float, c: float, n: float, *, alpha: float, side: str) -> flo
     differs: then it is ``z² / (n + z²)``.
 
     Args:
-        b: Pairs that are (1, 0).
-        c: Pairs that are (0, 1).
-        n: All pairs. Counts need not be whole: see :mod:`tbr_lightning.evaluation.comparison`.
+        b: Number of pairs that are (1, 0).
+        c: Number of pairs that are (0, 1).
+        n: Number of all pairs. Counts may be fractional: see
+            :mod:`tbr_lightning.evaluation.comparison`.
         alpha: Level of the one-sided bound; two bounds at 0.025 make a 95% interval.
         side: ``upper`` or ``lower``.
 
     Raises:
-        ValueError: The counts are no table.
+        ValueError: No table has these counts.
 
     Source:
         Tango, Equivalence test and confidence interval for the difference in proportions for the

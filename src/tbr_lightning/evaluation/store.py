@@ -1,7 +1,7 @@
 """Responses on disk: one SQLite file, each there as soon as it is written.
 
-Whoever asks the same weights the same again, in the same way, is answered from here: an evaluation
-that was killed goes on, and another judge looks at the same responses for free.
+The same request to the same weights is answered from here: an evaluation that was killed goes on,
+and another judge labels the same responses for free.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class ResponseStore:
     """Responses of one model; several processes may share the file.
 
     Attributes:
-        reused: How many responses were found so far.
+        reused: Number of responses found so far.
     """
 
     def __init__(self, file: Path, weights: str) -> None:
@@ -86,11 +86,11 @@ class ResponseStore:
     def keep(
         self, responses: Iterator[tuple[int, Generated]], keys: Sequence[str]
     ) -> Iterator[tuple[int, Generated]]:
-        """Pass on responses, each when it is on disk.
+        """Yield responses, each when it is on disk.
 
         Args:
-            responses: Number and response.
-            keys: By number.
+            responses: Pairs of number and response.
+            keys: Key of each response, by number.
         """
         with self._told(), self._open() as db:
             for number, made in responses:
@@ -147,7 +147,7 @@ def _add_columns(db: sqlite3.Connection) -> None:
 
 
 def weights_identity(backbone: Backbone) -> str:
-    """Return what tells a model from all others that would write something else.
+    """Return an identity that differs between models that may write different texts.
 
     That is a hash of what was loaded, whatever tag or name it goes by: the weights with their type,
     the config, the tokenizer, and the model's own generation config. Files may have changed since
@@ -169,7 +169,7 @@ _NO_EFFECT = ("transformers_version", "_name_or_path", "_from_model_config", "dt
 
 
 def _words(tokenizer: Any) -> str:
-    """Return how a tokenizer turns tokens into text."""
+    """Return what determines how a tokenizer turns tokens into text."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         # How the last call padded and cut is kept there, too.

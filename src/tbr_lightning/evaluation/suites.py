@@ -37,11 +37,11 @@ class Prompt:
     Attributes:
         text: The request.
         kind: ``general``, ``harmful`` or ``look_alike``.
-        benchmark: Which benchmark it belongs to.
+        benchmark: Benchmark that it belongs to.
         category: The benchmark's own category.
-        reference: The one right answer, where there is one.
+        reference: The right answer, where there is one.
         focus: Its sensitive words, where the benchmark names them.
-        context: What was said before, as JSON of messages; or empty.
+        context: Earlier messages, as JSON; or empty.
     """
 
     text: str
@@ -59,7 +59,7 @@ class Prompt:
 
     @property
     def before(self) -> list[dict[str, str]]:
-        """The messages that were said before."""
+        """The messages before the request."""
         found: list[dict[str, str]] = json.loads(self.context) if self.context else []
         return found
 
@@ -91,9 +91,9 @@ def digest(prompts: Iterable[Prompt]) -> str:
 def published(config: SuiteConfig) -> list[Prompt]:
     """Return the prompts of published benchmarks, from local files or the hub.
 
-    A prompt that stands in two benchmarks is kept in the one that is named first, so that no
+    A prompt that occurs in two benchmarks is kept in the one that is named first, so that no
     prompt is asked or counted twice; one that is harmful in one and benign in another is left out.
-    What was left out is told.
+    What was left out is reported.
     """
     wanted = chosen(config.benchmarks, config.table)
     if config.path is None and (sentences := missing(wanted, config.root)):
@@ -128,7 +128,7 @@ def prompts_of(
     """Return the prompts of one benchmark, each once, counting what is left out.
 
     Raises:
-        UserError: A row is malformed, or prompts stand there more often than is known of it.
+        UserError: A row is malformed, or prompts are repeated more often than is known.
     """
     kept: dict[str, Prompt] = {}
     repeated: list[str] = []

@@ -33,15 +33,15 @@ _STEP = re.compile(
 def with_verdicts(
     rows: Sequence[Judged], judge: Judge, second: Judge | None = None, *, second_about: str = ""
 ) -> list[Judged]:
-    """Return what a model wrote with the verdicts on it.
+    """Return a model's responses with the verdicts on them.
 
     A judge that fails leaves ``judge_error`` on every answer and no exception: what was generated
     is kept, and the share of errors decides whether the evaluation stands.
 
     Args:
-        rows: What was written; labels in it are replaced.
-        judge: Labels the answers.
-        second: Labels them again, for agreement.
+        rows: Responses to label; labels in them are replaced.
+        judge: Judge that labels the answers.
+        second: Judge that labels them again, for agreement.
         second_about: ``harm`` where the second judge can label harmful requests only.
     """
     first = _asked(judge, rows)
@@ -102,7 +102,7 @@ def leaks(reflection: str | None) -> bool | None:
 def check_judges(
     kinds: Sequence[Kind], judge: JudgeConfig, second: JudgeConfig | None = None
 ) -> None:
-    """Refuse what would measure something else than it says.
+    """Refuse judges that would measure something else than they claim.
 
     Raises:
         UserError: A judge of harm would have to label harmless requests, or both judges are one.

@@ -13,10 +13,10 @@ _GIVE_UP = 8  # failures in a row, after which the endpoint is taken to be down
 
 
 def check_endpoint(config: JudgeConfig) -> None:
-    """Refuse a judge of which neither endpoint nor model is named.
+    """Refuse a judge for which neither endpoint nor model is named.
 
     Raises:
-        UserError: Neither is.
+        UserError: Neither is named.
     """
     if config.endpoint.base_url is None and config.endpoint.model is None:
         raise UserError(
@@ -31,12 +31,12 @@ def ask(
     parsed: Callable[[str], Verdict],
     reply_form: Any = None,
 ) -> list[Verdict]:
-    """Return a verdict for each prompt; what fails is a judge error that says why.
+    """Return a verdict for each prompt; a failure is a judge error with the reason.
 
     Args:
-        prompts: A turn of the user, or whole messages, for each case.
-        config: The judge's, with its endpoint.
-        parsed: Reads a reply.
+        prompts: For each case a turn of the user, or whole messages.
+        config: Config of the judge, with its endpoint.
+        parsed: Makes a verdict of a reply.
         reply_form: ``response_format``, where the reply has a schema.
     """
     from tbr_lightning.models.endpoint import complete

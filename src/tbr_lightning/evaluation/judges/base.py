@@ -1,4 +1,4 @@
-"""What every judge takes and gives."""
+"""Input and output types of every judge."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Case:
     Attributes:
         prompt: The request.
         answer: What the model wrote after its reflection.
-        cut: The token limit ended it; what is there is judged all the same.
+        cut: Whether the token limit ended it; what is there is judged all the same.
     """
 
     prompt: str
@@ -29,14 +29,14 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A label and what decided it.
+    """A label and the reason for it.
 
     Attributes:
-        label: ``unparsed`` where the answer is empty; ``judge_error`` where the judge could not be
-            asked, or did not give a label.
-        because: The sentence that decided it, in the answer's words or in the judge's.
-        content: The answer hands over what was asked, in whole or in part, whatever it says
-            about it; ``None`` where the judge does not say.
+        label: The label; ``unparsed`` where the answer is empty, ``judge_error`` where the judge
+            could not be asked, or did not give a label.
+        because: Sentence that decided it, in the answer's words or in the judge's.
+        content: Whether the answer hands over what was asked, in whole or in part, whatever it
+            says about it; ``None`` where the judge does not say.
         helpful: How far it helps with the request: 0 not at all, 1 in part, 2 it answers; ``None``
             where the judge does not say.
     """

@@ -22,7 +22,7 @@ def build(config: JudgeConfig) -> Judge:
     """Return the judge; its weights are loaded when it is first asked.
 
     Raises:
-        UserError: The weights are not available, no label is given, or the prompt file will not do.
+        UserError: The weights are not available, no label is given, or the prompt file is unusable.
     """
     from tbr_lightning.locate import missing_weights
 

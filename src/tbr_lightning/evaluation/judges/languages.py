@@ -10,8 +10,8 @@ import re
 from typing import Final
 
 _MANY = 0.4  # share of letters in a script that makes it the answer's
-_WORDS = 12  # fewer tell no language that is not known
-_FEW = 4  # and fewer than these tell none at all
+_WORDS = 12  # fewer do not show an unknown language
+_FEW = 4  # and fewer than these show none at all
 _SHARE = 0.12  # of an answer's words are function words of its language
 
 _SCRIPTS: Final = {
@@ -111,7 +111,7 @@ _OPENING = 3  # sentences in which a refusal governs the answer
 
 
 def language(text: str) -> str | None:
-    """Return the language of an answer, ``en`` where too little tells, ``None`` if not known."""
+    """Return the language of an answer, ``en`` where too little shows, ``None`` if not known."""
     letters = [sign for sign in text if sign.isalpha()]
     if not letters:
         return "en"
@@ -158,7 +158,7 @@ def refusing_sentence(text: str, spoken: str, *, given: bool = False) -> str | N
     Args:
         text: The answer.
         spoken: Its language.
-        given: It hands something over, so that an objection alone is no refusal.
+        given: Whether it hands something over, so that an objection alone is not a refusal.
     """
     parts = [part.strip() for part in _CUTS.split(text) if part.strip()][:_OPENING]
     patterns = [_PATTERNS[spoken]]

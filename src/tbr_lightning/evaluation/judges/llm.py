@@ -40,7 +40,7 @@ def build(config: JudgeConfig) -> Judge:
     """Return the judge.
 
     Raises:
-        UserError: Neither endpoint nor model is named, or the prompt file will not do.
+        UserError: Neither endpoint nor model is named, or the prompt file is unusable.
     """
     check_endpoint(config)
     template = template_of(config)
@@ -72,14 +72,14 @@ def parsed(text: str) -> Verdict:
 
 
 def after_thoughts(text: str) -> str:
-    """Return what stands behind the last think block of a reply."""
+    """Return what follows the last think block of a reply."""
     for _, closed in MARKERS:
         text = text.rpartition(closed)[2]
     return text
 
 
 def _objects(text: str) -> Iterator[dict[str, Any]]:
-    """Give the JSON objects that stand in a text."""
+    """Yield the JSON objects in a text."""
     decoder, at = json.JSONDecoder(), text.find("{")
     while at >= 0:
         try:

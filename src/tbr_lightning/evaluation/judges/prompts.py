@@ -15,7 +15,7 @@ def template_of(config: JudgeConfig) -> str:
     """Return the text of a prompt file that says where request and answer go.
 
     Raises:
-        UserError: There is none, or it lacks a placeholder.
+        UserError: There is no such file, or it lacks a placeholder.
     """
     text = text_of(config)
     for name in ("{prompt}", "{answer}"):
@@ -28,7 +28,7 @@ def text_of(config: JudgeConfig) -> str:
     """Return the text of the judge's prompt file: ``judge.prompt``, or the shipped one.
 
     Raises:
-        UserError: There is none.
+        UserError: There is no such file.
     """
     if config.prompt is None:
         shipped = resources.files("tbr_lightning.evaluation") / "prompts" / f"{config.name}.txt"
