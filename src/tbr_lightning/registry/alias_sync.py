@@ -1,4 +1,4 @@
-"""The aliases follow the ledger: what an interrupted command left is completed, drift is told."""
+"""The aliases follow the ledger: interrupted commands are completed, outside changes reported."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class Registry:
     """A registered model with its ledger.
 
     Attributes:
-        name: Of the registered model.
-        ledger: Of its decisions.
+        name: Name of the registered model.
+        ledger: Ledger of its decisions.
     """
 
     name: str
@@ -51,13 +51,13 @@ class Registry:
 
 @dataclass(frozen=True)
 class Standing:
-    """How things stand.
+    """The state of a registry.
 
     Attributes:
-        entries: Of the ledger, the oldest first.
-        aliases: Who holds each alias by the ledger.
+        entries: Entries of the ledger, the oldest first.
+        aliases: Version that holds each alias according to the ledger.
         drift: A sentence for each alias, version or entry that nobody trusted has decided on.
-        kind: Of the drift: aliases were moved outside, the registered model was made anew so that
+        kind: Kind of drift: aliases were moved outside, the registered model was made anew so that
             version numbers mean other models, the ledger is from before entries were signed, or
             aliases are from before there was a ledger; empty if there is none.
     """
@@ -74,7 +74,7 @@ class Standing:
 
     @property
     def fix(self) -> str:
-        """What to do about the drift."""
+        """Advice on what to do about the drift."""
         accept = "take it over with 'promote accept reason=…'"
         return f"put it back with 'promote repair', or {accept}" if self.kind == MOVED else accept
 
@@ -90,10 +90,10 @@ def open_registry(
     """Connect to MLflow's store and to the ledger.
 
     Args:
-        name: Of the registered model.
-        tracking: Where they are.
-        paths: Where the keys are.
-        write: To append to the ledger; otherwise nothing is made that is not there.
+        name: Name of the registered model.
+        tracking: Tracking config, which says where they are.
+        paths: Paths, which say where the keys are.
+        write: Whether to append to the ledger; otherwise nothing that is missing is created.
 
     Raises:
         UserError: One of them cannot be used.
@@ -106,7 +106,7 @@ def open_registry(
 
 
 def look(registry: Registry) -> Standing:
-    """Return how things stand; nothing is written.
+    """Return the state of the registry; nothing is written.
 
     Raises:
         UserError: There is no such registered model, or the ledger is not intact.
@@ -123,7 +123,7 @@ def look(registry: Registry) -> Standing:
 
 
 def recover(registry: Registry) -> Standing:
-    """Complete what an interrupted command left, and return how things stand.
+    """Complete what an interrupted command left, and return the state of the registry.
 
     Raises:
         UserError: There is no such registered model, or the ledger is not intact.
@@ -138,9 +138,9 @@ def recover(registry: Registry) -> Standing:
 
 
 def followed(there: aliases.Registered, entries: Sequence[Entry]) -> tuple[int, str | None]:
-    """Return up to which entry the aliases have followed, and what contradicts that.
+    """Return the last entry that the aliases have followed, and what contradicts that.
 
-    The registered model's tag says it, so that it also gives a ledger away whose end was cut off.
+    The registered model's tag records it, which also reveals a ledger whose end was cut off.
     """
     seq, _, value = there.tags.get(TAG, "").strip().partition(" ")
     if not seq.isdecimal():
@@ -194,9 +194,9 @@ def replaced(name: str, entries: Sequence[Entry], done: int) -> tuple[str, ...]:
     """Return a sentence for each version that is another model than the ledger decided on.
 
     Args:
-        name: Of the registered model.
-        entries: Of the ledger.
-        done: Up to which entry the aliases have followed. A registered model that was made anew
+        name: Name of the registered model.
+        entries: Entries of the ledger.
+        done: Last entry that the aliases have followed. A registered model that was made anew
             has followed none, so that versions which are not there were never in it.
     """
     told = []
@@ -215,7 +215,7 @@ def replaced(name: str, entries: Sequence[Entry], done: int) -> tuple[str, ...]:
 
 
 def drift(entries: Sequence[Entry], actual: dict[str, str]) -> tuple[str, ...]:
-    """Return a sentence for each alias that is elsewhere than the ledger says."""
+    """Return a sentence for each alias that differs from the ledger."""
     wanted = aliases_after(entries)
     return tuple(
         f"the alias {alias} points at {spoken(actual.get(alias))}, the ledger records "
@@ -226,15 +226,15 @@ def drift(entries: Sequence[Entry], actual: dict[str, str]) -> tuple[str, ...]:
 
 
 def project(registry: Registry, *, force: bool = False) -> None:
-    """Bring aliases and tags to where the ledger's last entry puts them.
+    """Apply the ledger's last entry to aliases and tags.
 
     One process does so at a time, and always for the last entry there is, so that a slow one
     cannot undo what a later one has done. An alias that somebody moved outside meanwhile, or whose
-    version is gone, stays where it is: that is drift, and told by the next command.
+    version is gone, stays where it is: that is drift, and reported by the next command.
 
     Args:
-        registry: Which.
-        force: Move those aliases too.
+        registry: Registry to update.
+        force: Whether to move those aliases too.
     """
     name = registry.name
     with registry.ledger.alone(name):
@@ -256,7 +256,7 @@ def project(registry: Registry, *, force: bool = False) -> None:
 
 
 def digests_of(name: str, versions: Sequence[str]) -> dict[str, str]:
-    """Return the digest and the model of each version whose artifacts are there."""
+    """Return the digest and the model of each version whose artifacts exist."""
     found: dict[str, str] = {}
     for version in versions:
         with suppress(UserError):
@@ -266,7 +266,7 @@ def digests_of(name: str, versions: Sequence[str]) -> dict[str, str]:
 
 
 def moves_between(before: dict[str, str], after: dict[str, str]) -> dict[str, Move]:
-    """Return what becomes of each alias that differs."""
+    """Return the move of each alias that differs."""
     return {
         alias: (before.get(alias), after.get(alias))
         for alias in aliases.ALIASES

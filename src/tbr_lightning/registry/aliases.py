@@ -1,4 +1,4 @@
-"""The registered model in MLflow: its versions, who holds which alias, what is written on them."""
+"""The registered model in MLflow: its versions, its aliases, and what is written on them."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Registered:
     """A registered model.
 
     Attributes:
-        aliases: Who holds each of :data:`ALIASES`.
-        tags: On the registered model.
+        aliases: Version that holds each of :data:`ALIASES`.
+        tags: Tags on the registered model.
     """
 
     aliases: dict[str, str]
@@ -115,7 +115,7 @@ def tag_model(name: str, key: str, value: str) -> None:
 
 
 def move(name: str, alias: str, version: str | None) -> bool:
-    """Give an alias to a version, or to nobody; return whether there is such a version."""
+    """Give an alias to a version, or remove it; return whether there is such a version."""
     client = MlflowClient()
     if version is None:
         client.delete_registered_model_alias(name, alias)

@@ -7,20 +7,20 @@ from dataclasses import dataclass, field
 
 from tbr_lightning.evaluation.results import Judged
 
-_WORDS = 12  # in a row: enough that answer and reflection do not share them by chance
+_WORDS = 12  # in a row: answer and reflection do not share that many by chance
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What one model answered to a suite.
+    """The answers of one model to a suite.
 
     Attributes:
         rows: Its judged answers, one for each prompt.
-        choices: For each task of general ability whether each question, by its identity, was right.
-        markers: That enclose a reflection.
+        choices: For each general task whether each question, by its identity, was answered right.
+        markers: Markers that enclose a reflection.
         contamination: Largest share of a benchmark's prompts that the model was trained on;
             ``None`` where its rows are not known.
-        chances: For each task with options the accuracy of guessing.
+        chances: Accuracy of guessing for each task with options.
     """
 
     rows: Sequence[Judged]
@@ -33,7 +33,7 @@ class Answers:
 def leaks(row: Judged, markers: Sequence[str]) -> bool:
     """Return whether an answer shows a marker, or a dozen words in a row of its reflection.
 
-    What the answer and the request share is no leak: both may quote the request.
+    What the answer and the request share is not a leak: both may quote the request.
     """
     if any(marker.strip() in row.answer for marker in markers if marker.strip()):
         return True

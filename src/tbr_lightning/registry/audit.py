@@ -15,11 +15,11 @@ from tbr_lightning.registry.ledger import unsigned
 
 @dataclass(frozen=True)
 class Audit:
-    """What an audit found.
+    """The result of an audit.
 
     Attributes:
-        sound: What holds, a sentence each.
-        problems: What does not.
+        sound: Sentences on what holds.
+        problems: Sentences on what does not hold.
     """
 
     sound: tuple[str, ...]
@@ -37,7 +37,7 @@ def chain_problem(registry: Registry, entries: Sequence[Entry]) -> str | None:
 
 
 def intact(entries: Sequence[Entry]) -> str:
-    """Return a sentence on a ledger without fault, that says what of it is not signed."""
+    """Return a sentence on an intact ledger, which says what of it is not signed."""
     count = unsigned(entries)
     told = f"the ledger is intact, entries 1 to {len(entries)}"
     if count == 0:

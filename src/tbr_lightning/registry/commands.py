@@ -1,4 +1,4 @@
-"""The actions of ``promote``: what stands in registry and ledger, shown, checked and moved back."""
+"""The actions of ``promote``: registry and ledger shown, checked and moved back."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tbr_lightning.registry.known_rates import rates_of
 from tbr_lightning.registry.ledger import unsigned
 from tbr_lightning.reports.page import FILE
 
-_WORDS = 220  # letters of a reason in a table
+_WORDS = 220  # characters of a reason in a table
 
 BROKEN, REFUSED = 1, 3
 """Exit codes: the ledger or what it decided does not hold; a candidate was refused."""
@@ -39,7 +39,7 @@ def gate(config: PromoteConfig) -> int:
 
 
 def status(config: PromoteConfig) -> int:
-    """Print who is what and why, and what was moved outside; return 1 if the ledger is broken."""
+    """Print the aliases with reasons, and outside changes; return 1 if the ledger is broken."""
     registry = open_registry(config.name, config.tracking, config.paths, write=False)
     rows = aliases.versions(config.name)
     if aliases.registered(config.name) is None:
@@ -115,7 +115,7 @@ def repair(config: PromoteConfig) -> int:
 
 
 def accept(config: PromoteConfig) -> int:
-    """Take over into the ledger what was moved outside."""
+    """Record in the ledger what was moved outside."""
     if not config.reason:
         raise UserError("reason is not set: say why, as in reason='moved by hand: outage'")
     registry = open_registry(config.name, config.tracking, config.paths)
@@ -178,7 +178,7 @@ def _moved(entry: Entry) -> str:
 
 
 def head_line(entries: Sequence[Entry], where: str) -> str:
-    """Return where the ledger is and how far it goes."""
+    """Return where the ledger is and how many entries it has."""
     if not entries:
         return f"ledger {where}: empty"
     count = f"{len(entries)} {'entry' if len(entries) == 1 else 'entries'}"
@@ -188,7 +188,7 @@ def head_line(entries: Sequence[Entry], where: str) -> str:
 
 
 def short(text: str) -> str:
-    """Return a reason that fits a table."""
+    """Return a reason shortened to fit a table."""
     return text if len(text) <= _WORDS else text[:_WORDS].rsplit(" ", 1)[0] + " …"
 
 

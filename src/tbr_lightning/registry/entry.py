@@ -33,11 +33,11 @@ class Draft:
         action: ``challenge``, ``promote``, ``baseline``, ``refuse``, ``rollback``, ``repair``,
             ``accept``, ``adopt`` or ``anew``.
         version: The version it is about, or empty.
-        moves: What becomes of each alias that moves.
-        why: In words.
-        evidence: Ids of the runs that it rests on.
+        moves: Old and new version of each alias that moves.
+        why: Reason, in words.
+        evidence: IDs of the runs that it rests on.
         weights: Digest of the artifacts of each version that it puts somewhere, and under
-            ``VERSION/model`` which logged model that is, of :func:`weights_of`.
+            ``VERSION/model`` the id of its logged model, see :func:`weights_of`.
     """
 
     action: str
@@ -54,18 +54,18 @@ class Entry:
 
     Attributes:
         model: Name of the registered model.
-        seq: 1, 2, … without a gap.
-        at: When, UTC, ISO 8601.
-        who: USER@HOST.
-        action: See :class:`Draft`; so for the fields up to ``weights``.
-        version: See there.
-        moves: See there.
-        why: See there.
-        evidence: See there.
-        weights: See there.
+        seq: Number of the entry: 1, 2, … without a gap.
+        at: Time, UTC, ISO 8601.
+        who: Author, as USER@HOST.
+        action: As in :class:`Draft`, like the fields up to ``weights``.
+        version: As in :class:`Draft`.
+        moves: As in :class:`Draft`.
+        why: As in :class:`Draft`.
+        evidence: As in :class:`Draft`.
+        weights: As in :class:`Draft`.
         prev_hash: Hash of the entry before.
         hash: SHA-256 over all the fields before.
-        signature: Of :meth:`statement`; empty in entries from before there were signatures.
+        signature: Signature of :meth:`statement`; empty in entries older than signatures.
     """
 
     model: str
@@ -88,27 +88,27 @@ class Entry:
         return hashlib.sha256(canonical(values).encode()).hexdigest()
 
     def statement(self) -> bytes:
-        """Return what is signed; its first words keep it from being taken for another thing."""
+        """Return the bytes to sign; the first words keep them from other uses."""
         return f"tbr ledger entry {self.hash}".encode()
 
     @property
     def mark(self) -> str:
-        """What :data:`TAG` says of it."""
+        """Value of :data:`TAG` for this entry."""
         return f"{self.seq} {self.hash}"
 
     @property
     def name(self) -> str:
-        """What a sentence calls it."""
+        """Name of the entry in sentences."""
         return f"entry {self.seq} ({self.action} by {self.who}, {self.at})"
 
 
 def canonical(value: object) -> str:
-    """Return the one way in which a value is written as JSON."""
+    """Return the canonical JSON of a value."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
 def aliases_after(entries: Sequence[Entry]) -> dict[str, str]:
-    """Return who holds each alias after the entries."""
+    """Return the version that holds each alias after the entries."""
     holders: dict[str, str] = {}
     for entry in entries:
         for alias, (_, after) in entry.moves.items():
@@ -130,7 +130,7 @@ def weights_after(entries: Sequence[Entry]) -> dict[str, str]:
 
 
 def weights_of(version: str, digest: str, model_id: str) -> dict[str, str]:
-    """Return what an entry says of a version: the digest of its files, and the model behind it.
+    """Return what an entry records of a version: the digest of its files, and its model.
 
     A version's number alone says neither, since a registered model can be made anew.
     """
@@ -164,12 +164,12 @@ def broken_link(entries: Sequence[Entry]) -> str | None:
 
 
 def spoken(version: str | None) -> str:
-    """Return what a sentence calls a version."""
+    """Return the name of a version in sentences."""
     return "none" if version is None else f"version {version}"
 
 
 def who() -> str:
-    """Return USER@HOST."""
+    """Return the current user as USER@HOST."""
     try:
         user = getpass.getuser()
     except (OSError, KeyError):  # a container's user may have no name

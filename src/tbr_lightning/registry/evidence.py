@@ -1,6 +1,6 @@
 """The evaluations that the gate compares: named, found in the store, or made.
 
-Two are compared only if prompts, judge and decoding agree; where they do not, it is said in what.
+Two are compared only if prompts, judge and decoding agree; otherwise the difference is reported.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class Evidence:
     """One model's evaluation.
 
     Attributes:
-        run_id: Of its run.
-        model: The model.
-        answers: Of the model.
+        run_id: ID of the evaluation's run.
+        model: The evaluated model.
+        answers: Answers of the model.
     """
 
     run_id: str
@@ -57,14 +57,14 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Exam:
-    """What both models are asked, and how.
+    """The prompts, questions and settings of both models' evaluations.
 
     Attributes:
-        config: Of the verb.
-        digest: Of the prompts.
-        sizes: How many there are.
-        questions: Identities of the questions about general ability, by task, each with what
-            guessing gets (``None`` for a task without options).
+        config: Config of the command.
+        digest: Digest of the prompts.
+        sizes: Numbers of prompts and questions.
+        questions: Identities of the questions about general ability, by task, each with the
+            accuracy of guessing (``None`` for a task without options).
     """
 
     config: PromoteConfig
@@ -74,7 +74,7 @@ class Exam:
 
     @property
     def chances(self) -> dict[str, float]:
-        """What guessing gets of each task with options."""
+        """Accuracy of guessing for each task with options."""
         return general.chances(self.questions)
 
 
@@ -101,7 +101,7 @@ def evidence_for(exam: Exam, model: LoggedModel, given: str | None, what: str) -
     """Return a model's evaluation with exactly these prompts, judge and settings.
 
     Args:
-        exam: What it must have been asked.
+        exam: Prompts and settings that it must have been evaluated with.
         model: The model.
         given: Id of the run to take; ``None`` to look for one, and make it if there is none.
         what: ``candidate`` or ``champion``.
@@ -153,7 +153,7 @@ def evidence_for(exam: Exam, model: LoggedModel, given: str | None, what: str) -
 
 
 def check_same_limit(exam: Exam, models: Sequence[LoggedModel]) -> None:
-    """Refuse two models whose answers may be of different lengths.
+    """Refuse two models whose answers may have different token limits.
 
     Raises:
         UserError: They were exported with different limits and ``generation`` gives none.
@@ -177,7 +177,7 @@ def _layout(model: LoggedModel, config: PromoteConfig) -> ThinkFormat:
 
 
 def _dtype(exam: Exam, model: LoggedModel) -> str:
-    """Return the type in which a model is asked here."""
+    """Return the type in which a model computes here."""
     saved = _saved(model, exam.config)
     own = saved.get("dtype") or saved.get("torch_dtype") or "float32"
     return computed_in(own, exam.config.generation.dtype)
@@ -186,7 +186,7 @@ def _dtype(exam: Exam, model: LoggedModel) -> str:
 def _read(
     exam: Exam, model: LoggedModel, think_format: ThinkFormat, run_id: str
 ) -> Evidence | None:
-    """Return an evaluation, or ``None`` where its questions about general ability are others."""
+    """Return an evaluation, or ``None`` where its questions about general ability differ."""
     rows = from_table(Run(run_id).text(pipeline.RESPONSES))
     choices: dict[str, dict[str, bool]] = {task: {} for task in exam.questions}
     asked: dict[str, set[str]] = {task: set() for task in exam.questions}
@@ -239,7 +239,7 @@ def _check_given(exam: Exam, model: LoggedModel, run_id: str, what: str, key: st
 
 
 def _differences(exam: Exam, model: LoggedModel, run: entities.Run) -> str:
-    """Return in words in what an evaluation differs from what the gate asks."""
+    """Return in words how an evaluation differs from what the gate asks."""
     there, config = run.data.params, exam.config
     found = []
     if run.data.tags.get("tbr.suite_digest") != exam.digest:

@@ -38,7 +38,7 @@ class Decision:
 
     @property
     def promoted(self) -> bool:
-        """Every rule holds."""
+        """Whether every rule holds."""
         return all(rule.passed for rule in self.rules)
 
     @property
@@ -56,12 +56,12 @@ class Decision:
 
     @property
     def failures(self) -> list[str]:
-        """Each rule that failed, in a sentence."""
+        """One sentence for each rule that failed."""
         return [f"FAILED  {rule.because}" for rule in self.rules if not rule.passed]
 
     @property
     def lines(self) -> list[str]:
-        """What failed in sentences, then every rule as a line of a table."""
+        """Sentences on the failures, then every rule as a line of a table."""
         return [*self.failures, *table(self.rules)]
 
 
@@ -69,8 +69,8 @@ def judge(candidate: Answers, champion: Answers | None, config: GateConfig) -> D
     """Decide whether a candidate replaces the champion.
 
     Args:
-        candidate: The candidate's evaluation.
-        champion: The champion's, on the same prompts; ``None`` if there is no champion, when only
+        candidate: The candidate's answers.
+        champion: The champion's answers on the same prompts; ``None`` if there is none, when only
             ceilings and floors apply.
         config: Margins, ceilings and sample sizes.
 
@@ -152,7 +152,7 @@ def _pairs_by_benchmark(
     """Return pairs of what counts against each model, by benchmark.
 
     An answer without a label counts against the candidate where it is its own, and its pair is
-    left out where it is the champion's: what cannot be read is no evidence for a promotion.
+    left out where it is the champion's: what cannot be read is not evidence for a promotion.
     """
     theirs = {row.id: row for row in champion.rows}
     pairs: dict[str, list[tuple[bool, bool]]] = {}

@@ -1,4 +1,4 @@
-"""Up to where this installation has seen a ledger, to tell one put back to an earlier state.
+"""The newest ledger entry that this installation wrote, to detect a ledger put back to before.
 
 An earlier state was true once: chain and signatures hold, and the tracker's tag agrees where it was
 put back as well. What this installation has itself written stands beside its file of public keys,
@@ -19,12 +19,12 @@ from tbr_lightning.tracking.signing import Keys
 
 
 def remember(keys: Keys, ledger: str, entry: Entry) -> None:
-    """Write down the newest entry; where that cannot be done, it is said, since it is written.
+    """Write down the newest entry; a failure is only reported, since the ledger has it already.
 
     Args:
-        keys: Beside which it is kept.
+        keys: Keys beside whose file it is kept.
         ledger: Where the ledger is, without user and password.
-        entry: That was just appended.
+        entry: Entry that was just appended.
     """
     file = _file(keys, ledger, entry.model)
     seen = {"ledger": ledger, "model": entry.model, "seq": entry.seq, "hash": entry.hash}
@@ -48,7 +48,7 @@ def put_back(keys: Keys, ledger: str, model: str, entries: Sequence[Entry]) -> s
         keys: As in :func:`remember`.
         ledger: As in :func:`remember`.
         model: Name of the registered model.
-        entries: Of the ledger, the oldest first.
+        entries: Entries of the ledger, the oldest first.
     """
     file = _file(keys, ledger, model)
     try:

@@ -1,4 +1,4 @@
-"""What is known of a version's rates: those of the evaluation that decided about it."""
+"""The known rates of a version: those of the evaluation that decided about it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def rates_of(version: str, entries: Sequence[Entry]) -> str:
     """Return a version's rates in a line, by the last decision about it that has evidence.
 
     Args:
-        version: In the registry.
-        entries: Of the ledger, the oldest first.
+        version: Version in the registry.
+        entries: Entries of the ledger, the oldest first.
     """
     for entry in reversed(entries):
         if entry.version == version and entry.action in _DECIDED and len(entry.evidence) > 1:

@@ -2,7 +2,7 @@
 
 It is the truth, and MLflow's aliases are made of it: those have no compare-and-swap, whereas here
 (model, seq) is unique, so of two who append after the same entry one succeeds. Each entry is signed
-and names the hash of the one before, so whoever can write the table can make no entry of his own.
+and names the hash of the one before, so write access to the table is not enough to forge one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tbr_lightning.registry.entry import BEGIN, Draft, Entry, broken_link, who
 from tbr_lightning.registry.high_water import put_back, remember
 from tbr_lightning.tracking.signing import Keys
 
-_WAIT = 60  # seconds for another's lock
+_WAIT = 60  # seconds to wait for another's lock
 _SQLITE, _POSTGRES = "sqlite", "postgresql"
 
 TABLE = sql.Table(
@@ -50,11 +50,11 @@ TABLE = sql.Table(
 
 
 class ConflictError(Exception):
-    """Somebody else has appended first."""
+    """Another process has appended first."""
 
 
 def now() -> str:
-    """Return the time as entries have it."""
+    """Return the current time in the format of entries."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
@@ -83,12 +83,12 @@ class Ledger:
         """Open a ledger.
 
         Args:
-            url: Of the database.
-            keys: That sign entries, and whose signatures count.
-            write: To append; the table is made if it is new.
+            url: URL of the database.
+            keys: Keys that sign entries, and whose signatures count.
+            write: Whether to append; the table is created if it is new.
 
         Raises:
-            UserError: The URL is none, or the database cannot be used.
+            UserError: The URL is not valid, or the database cannot be used.
         """
         self._url = _parsed(url, write=write)
         self._keys = keys
@@ -125,7 +125,7 @@ class Ledger:
             return [_entry(dict(row)) for row in connection.execute(query).mappings()]
 
     def problem(self, entries: Sequence[Entry]) -> str | None:
-        """Return a sentence on the first entry that is not what somebody trusted wrote, or none.
+        """Return a sentence on the first entry that no trusted author wrote like this, or ``None``.
 
         Entries from before the first signed one may be unsigned, see :func:`unsigned`, unless a
         file of public keys was named.
@@ -147,10 +147,10 @@ class Ledger:
         return put_back(self._keys, self._place, model, entries)
 
     def append(self, model: str, draft: Draft, after: Entry | None) -> Entry:
-        """Write a decision behind the entry that it was taken after.
+        """Append a decision after the entry that it is based on.
 
         Raises:
-            ConflictError: Another entry stands there already.
+            ConflictError: Another entry follows that one already.
         """
         entry = Entry(
             model=model,
@@ -178,7 +178,7 @@ class Ledger:
 
     @contextmanager
     def alone(self, model: str) -> Iterator[None]:
-        """Hold the others off while the aliases follow the ledger; ends with the process too.
+        """Lock other processes out while the aliases follow the ledger; ends with the process too.
 
         Within it entries can be read and not written.
         """

@@ -1,4 +1,4 @@
-"""What moves aliases: each writes the ledger first, and the aliases follow."""
+"""Commands that move aliases: each writes the ledger first, and the aliases follow."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tbr_lightning.registry.ledger import ConflictError
 
 
 def register(registry: Registry, model: LoggedModel) -> str:
-    """Return the version of a logged model, registering it if need be."""
+    """Return the version of a logged model, registering it if needed."""
     with registry.ledger.alone(registry.name):  # so that two do not register it twice
         return aliases.version_of(registry.name, model)
 
@@ -38,7 +38,7 @@ def commit(registry: Registry, draft: Draft, standing: Standing) -> Entry:
     """Write a decision into the ledger, then let the aliases follow.
 
     Raises:
-        ConflictError: Somebody has decided something meanwhile; nothing was written.
+        ConflictError: Another process has decided something meanwhile; nothing was written.
     """
     entry = registry.ledger.append(registry.name, draft, standing.head)
     project(registry)
@@ -83,7 +83,7 @@ def challenge(
 
 
 def crowned(holders: dict[str, str], version: str) -> dict[str, str]:
-    """Return who holds what once a version is champion.
+    """Return the holder of each alias once a version is champion.
 
     The champion before it becomes the previous one, and the winner is challenger no longer.
     """
@@ -116,7 +116,7 @@ def decision(
 
 
 def rollback_of(registry: Registry) -> tuple[Standing, str | None, str]:
-    """Return how things stand, the champion, and the version that a rollback would make champion.
+    """Return the registry's state, the champion, and the version that a rollback would crown.
 
     Raises:
         UserError: An alias was moved outside, or there is no previous champion.
@@ -135,10 +135,10 @@ def rollback_of(registry: Registry) -> tuple[Standing, str | None, str]:
 def rollback(registry: Registry, reason: str) -> Entry:
     """Make the previous champion the champion again, and this one the previous.
 
-    So a second rollback takes back the first. The weights are compared to the ledger's first.
+    So a second rollback undoes the first. The weights are compared with the ledger's before.
 
     Raises:
-        UserError: There is no previous champion, or its files are gone or others.
+        UserError: There is no previous champion, or its files are gone or changed.
     """
     standing, now, before = rollback_of(registry)
     old = aliases.model_of(registry.name, before)
@@ -166,10 +166,10 @@ def rollback(registry: Registry, reason: str) -> Entry:
 
 
 def repair(registry: Registry, reason: str) -> Entry | None:
-    """Put aliases that were moved outside back to where the ledger has them.
+    """Move aliases that were changed outside back to where the ledger has them.
 
     Returns:
-        The entry that tells of it, or ``None`` if there was no drift.
+        The entry that records it, or ``None`` if there was no drift.
 
     Raises:
         UserError: A version that the ledger names is gone.
@@ -188,13 +188,13 @@ def repair(registry: Registry, reason: str) -> Entry | None:
 
 
 def accept(registry: Registry, reason: str) -> Entry | None:
-    """Take over into the ledger what was moved outside, made anew, or not signed.
+    """Record in the ledger what was moved outside, made anew, or not signed.
 
     Returns:
-        The entry that tells of it, or ``None`` if there was no drift.
+        The entry that records it, or ``None`` if there was no drift.
 
     Raises:
-        UserError: The files of a version that holds an alias are gone, or others.
+        UserError: The files of a version that holds an alias are gone or changed.
     """
     standing = recover(registry)
     there = aliases.registered(registry.name)

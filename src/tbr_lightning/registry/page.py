@@ -71,7 +71,7 @@ def decision_page(run_id: str, exam: Exam, case: Case, verdict: Decision) -> Pag
 
 
 def answers(case: Case) -> dict[str, Sequence[Judged]]:
-    """Return both models' answers, the champion's first, which the candidate is compared to."""
+    """Return both models' answers, the champion's first, to which the candidate is compared."""
     sides: dict[str, Sequence[Judged]] = {}
     if case.theirs is not None:
         sides[f"champion v{case.champion}"] = case.theirs.rows
@@ -99,7 +99,7 @@ def accepted(gate: GateConfig, champion: Sequence[Judged] | None) -> plane.Regio
 
 
 def rule_table(rules: list[Rule]) -> Listed:
-    """Return the rules, those that failed marked."""
+    """Return the rules as a table, failed ones marked."""
     rows = []
     for rule in rules:
         sign = "+" if rule.against else ""

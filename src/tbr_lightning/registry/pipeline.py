@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PromoteResult:
-    """What a promotion leaves.
+    """The result of a promotion.
 
     Attributes:
-        run_id: MLflow run.
+        run_id: ID of the MLflow run.
         version: The candidate's version in the registry.
         champion: The champion it met, or ``None`` if there was none.
         verdict: The gate's decision.
-        entry: The ledger's.
-        report: Where its page lies on this machine; ``None`` if it lies in MLflow alone.
+        entry: Entry of the decision in the ledger.
+        report: Local path of its page; ``None`` if the page is in MLflow alone.
     """
 
     run_id: str
@@ -43,12 +43,12 @@ class PromoteResult:
 def run(config: PromoteConfig, tell: Callable[[str], None] = lambda _: None) -> PromoteResult:
     """Gate a candidate; the aliases move only if it passes.
 
-    If somebody else changes the champion meanwhile, the candidate meets the new one.
+    If another process changes the champion meanwhile, the candidate is compared with the new one.
 
     Args:
-        config: Of the verb.
-        tell: Takes what the suite can show, before anything is generated, and what others did
-            meanwhile.
+        config: Config of the command.
+        tell: Receives what the suite can show, before anything is generated, and what other
+            processes did meanwhile.
 
     Raises:
         UserError: There is no such model, the suite cannot support the gate, the ledger is not

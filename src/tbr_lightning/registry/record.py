@@ -1,4 +1,4 @@
-"""What a verdict leaves in MLflow: on the promotion's run, and on the version."""
+"""What a decision leaves in MLflow: on the promotion's run, and on the version."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from tbr_lightning.tracking.run import Run
 
 @dataclass(frozen=True)
 class Case:
-    """What was decided on.
+    """The subject of a decision.
 
     Attributes:
         version: The candidate's version.
         ours: Its evaluation.
         champion: The champion's version, or ``None``.
         theirs: The champion's evaluation, or ``None``.
-        digest: Of the candidate's artifacts.
+        digest: Digest of the candidate's artifacts.
     """
 
     version: str
@@ -43,22 +43,22 @@ class Case:
 
     @property
     def evidence(self) -> list[str]:
-        """Runs of the evaluations."""
+        """IDs of the evaluations' runs."""
         return [one.run_id for one in (self.ours, self.theirs) if one is not None]
 
 
 def log_verdict(
     run: Run, exam: Exam, case: Case, verdict: Decision, *, attempt: int, region: Region
 ) -> None:
-    """Write the verdict on the run, and every fact it rests on as tags of the version.
+    """Log the decision on the run, and every fact it rests on as tags of the version.
 
     Args:
-        run: Of the promotion.
-        exam: What was asked.
-        case: What was decided on.
+        run: Run of the promotion.
+        exam: Prompts and settings of both evaluations.
+        case: Subject of the decision.
         verdict: The decision.
-        attempt: 1, or more after another promotion was faster.
-        region: What the gate accepts, for the figure.
+        attempt: 1, or more if another promotion was faster.
+        region: Region that the gate accepts, for the figure.
     """
     config, suffix = exam.config, "" if attempt == 1 else f"_{attempt}"
     sides = {f"candidate v{case.version}": [rates(case.ours.rows)]}
@@ -106,7 +106,7 @@ def log_verdict(
 
 
 def log_entry(run: Run, entry: Entry) -> None:
-    """Write on the run where in the ledger its decision stands."""
+    """Log on the run where in the ledger its decision is."""
     run.set_tags({TAG: entry.mark})
 
 
@@ -120,7 +120,7 @@ def describe_champion(name: str, version: str, entries: Sequence[Entry]) -> None
 
 
 def markdown(config: PromoteConfig, case: Case, verdict: Decision) -> str:
-    """Return the verdict as the run's page shows it."""
+    """Return the decision as the run's page shows it."""
     against = f"champion v{case.champion}" if case.champion else "no champion"
     title = "promoted" if verdict.promoted else "not promoted"
     head = "| rule | outcome | value | bound | limit | n |\n|---|---|---:|---:|---:|---:|\n"

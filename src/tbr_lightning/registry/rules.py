@@ -20,16 +20,16 @@ class Rule:
     """The outcome of one rule.
 
     Attributes:
-        name: Which one, as in the tag ``tbr.gate.NAME``.
+        name: Name of the rule, as in the tag ``tbr.gate.NAME``.
         passed: Whether it holds.
-        because: In words, with the numbers.
-        value: What was measured: a rate, or a difference to the champion's.
-        bound: Its one-sided bound; what the rule compares.
-        limit: What it is compared with.
-        n: Prompts it rests on.
-        against: It compares with the champion.
-        least: The bound must not be below the limit; else not above it.
-        chance: What guessing gets, where it can be guessed.
+        because: Reason in words, with the numbers.
+        value: Measured value: a rate, or a difference to the champion's.
+        bound: One-sided bound of the value, which the rule compares.
+        limit: Limit that the bound is compared with.
+        n: Number of prompts that it rests on.
+        against: Whether it compares with the champion.
+        least: Whether the bound must be at least the limit; otherwise at most.
+        chance: Accuracy of guessing, where guessing is possible.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Rule:
 def table(rules: Sequence[Rule]) -> list[str]:
     """Return the rules as a table of plain text, one line a rule, in percent and points.
 
-    Where a task can be guessed, its line ends with what guessing gets.
+    Where a task can be guessed, its line ends with the accuracy of guessing.
     """
     guessed = any(rule.chance is not None for rule in rules)
     head = ("", "rule", "measured", "bound", "", "limit", "n", *(["chance"] if guessed else []))
@@ -139,10 +139,10 @@ def floor(task: str, wrong: Sequence[bool], config: GateConfig, chance: float | 
     """Return the rule that accuracy on a task is not below its floor.
 
     Args:
-        task: Its name.
-        wrong: Which answers are.
-        config: Of the gate.
-        chance: What guessing gets; ``None`` for a task without options.
+        task: Name of the task.
+        wrong: Whether each answer is wrong.
+        config: Config of the gate.
+        chance: Accuracy of guessing; ``None`` for a task without options.
     """
     n, right = len(wrong), len(wrong) - sum(wrong)
     limit = config.floor(task, chance)
@@ -200,7 +200,7 @@ def contamination(share: float, n: int, limit: float) -> Rule:
 
 
 def wilson_bound(count: int, n: int, alpha: float, *, upper: bool) -> float:
-    """Return a one-sided score bound of a rate; of nothing it is the worst there can be."""
+    """Return a one-sided score bound of a rate; of no outcomes it is the worst possible."""
     if n == 0:
         return 1.0 if upper else 0.0
     low, high = proportion_confint(count, n, alpha=2 * alpha, method="wilson")

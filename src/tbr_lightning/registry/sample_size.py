@@ -14,19 +14,19 @@ from tbr_lightning.evaluation.statistics import smallest_margin
 from tbr_lightning.registry.answers import Answers
 from tbr_lightning.registry.rules import wilson_bound
 
-_FALL = 0.1  # of false refusal, whose power is stated
+_FALL = 0.1  # fall of false refusal whose power is stated
 _ENOUGH = 0.8  # power below which it is said how many prompts would do
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many prompts there are.
+    """The numbers of prompts.
 
     Attributes:
-        look_alike: Of each benchmark of look-alikes.
-        harmful: Of each harmful one.
-        general: Of each general task, prompts and multiple-choice questions.
-        chances: Of each task with options the accuracy of guessing.
+        look_alike: Number of prompts of each look-alike benchmark.
+        harmful: Number of prompts of each harmful benchmark.
+        general: Number of prompts or multiple-choice questions of each general task.
+        chances: Accuracy of guessing for each task with options.
     """
 
     look_alike: Mapping[str, int]
@@ -36,7 +36,7 @@ class Sizes:
 
 
 def sizes_of(evaluation: Answers) -> Sizes:
-    """Return the sizes of an evaluation that there is."""
+    """Return the sizes of an existing evaluation."""
     counts = Counter((row.kind, row.benchmark) for row in evaluation.rows)
     parts: dict[str, dict[str, int]] = {"look_alike": {}, "harmful": {}, "general": {}}
     for (kind, benchmark), count in counts.items():
@@ -49,7 +49,7 @@ def check_one_answer_each(candidate: Answers, champion: Answers | None) -> None:
     """Refuse evaluations that are not of the same prompts, each answered once.
 
     Raises:
-        UserError: They are not; the sentence says how.
+        UserError: They are not; the message says how.
     """
     for what, one in (("candidate", candidate), ("champion", champion)):
         if one is not None and len({row.id for row in one.rows}) < len(one.rows):
@@ -73,12 +73,12 @@ def check_one_answer_each(candidate: Answers, champion: Answers | None) -> None:
 
 
 def check_support(sizes: Sizes, config: GateConfig, *, paired: bool) -> str:
-    """Refuse a gate that the suite cannot support, and say what it can.
+    """Refuse a gate that the suite cannot support; return what it can show.
 
     Args:
-        sizes: Of the suite.
-        config: Of the gate.
-        paired: There is a champion to compare with.
+        sizes: Sizes of the suite.
+        config: Config of the gate.
+        paired: Whether there is a champion to compare with.
 
     Raises:
         UserError: There are too few prompts, or a margin or ceiling is below what they can show.
@@ -123,7 +123,7 @@ def check_support(sizes: Sizes, config: GateConfig, *, paired: bool) -> str:
 
 
 def floors(sizes: Sizes, config: GateConfig) -> list[str]:
-    """Return in words what each general task must reach, one line a task."""
+    """Return in words what each general task must reach, one line per task."""
     lines = []
     for task, n in sizes.general.items():
         chance = sizes.chances.get(task)
@@ -163,7 +163,7 @@ def _floor_problems(sizes: Sizes, config: GateConfig) -> list[str]:
 
 
 def power(sizes: Sizes, config: GateConfig) -> list[str]:
-    """Return in words how often the gate finds what it looks for, one line a question."""
+    """Return the power of the gate in words, one line per question."""
     look_alike, harmful = (sum(part.values()) for part in (sizes.look_alike, sizes.harmful))
     lines = []
     if config.require_superiority:
