@@ -1,4 +1,4 @@
-"""The HTTP side: who may ask, what is passed on to the engine, and errors in OpenAI's form."""
+"""The HTTP side: who may ask, what goes on to the engine, and errors in OpenAI's format."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class _Server:
 
     @web.middleware
     async def guarded(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Let in who may, and turn every failure into an error of OpenAI's form."""
+        """Let permitted requests in, and turn every failure into an error in OpenAI's format."""
         try:
             admit(request, self._token)
             return await handler(request)
@@ -206,7 +206,7 @@ class _Server:
         arrived: float,
         deadline: float,
     ) -> web.StreamResponse:
-        """Pass a reply on as it comes. What fails after its head is told in an event."""
+        """Forward a reply as it comes. A failure after its head is reported in an event."""
         stream = Stream(ask.policy, replica.served, ask.wishes)
         response = web.StreamResponse(
             headers={**headers, "Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
@@ -285,16 +285,16 @@ class _Server:
         }
 
     async def health(self, request: web.Request) -> web.Response:
-        """Say whether requests are answered now, and by what."""
+        """Report whether requests are answered now, and by which version."""
         ready, found = self._deployment.status()
         return web.json_response(found, status=200 if ready else 503)
 
     async def live(self, request: web.Request) -> web.Response:
-        """Say that the server itself runs, its engine or not."""
+        """Report that the server itself runs, with or without its engine."""
         return web.json_response({"status": "ok"})
 
     async def metrics(self, request: web.Request) -> web.Response:
-        """Return what was counted."""
+        """Return the counters."""
         from tbr_lightning.serving.metrics import CONTENT_TYPE
 
         return web.Response(body=self._metrics.text(), headers={"Content-Type": CONTENT_TYPE})
@@ -314,10 +314,10 @@ _PUBLIC = ("/", "/health", "/live")
 
 
 def admit(request: web.Request, token: bytes | None) -> None:
-    """Let a request pass, or say why not.
+    """Let a request pass, or raise the error that refuses it.
 
     Args:
-        request: Its path, ``Host`` and ``Authorization`` decide.
+        request: Request whose path, ``Host`` and ``Authorization`` decide.
         token: The bearer token; without one only requests to a loopback host pass.
 
     Raises:

@@ -17,7 +17,7 @@ _GREY, _PLAIN = "\033[90m", "\033[0m"
 
 
 def chat(config: ServeConfig) -> int:
-    """Ask the server every line that is typed or piped in, until there is no more.
+    """Ask the server every line that is typed or piped in, until the input ends.
 
     Each line stands for itself, as the instructions that the models are tuned on do.
 
@@ -64,7 +64,7 @@ def chat(config: ServeConfig) -> int:
 
 
 def plain(text: str) -> str:
-    """Return a text without what a terminal would obey: a model's answer is no program for it.
+    """Return a text without what would control a terminal: a model's answer must not do so.
 
     Control characters but line feed and tab, and those that turn the direction of writing, become
     U+FFFD.
@@ -106,7 +106,7 @@ def _pieces(client: Any, model: str, text: str) -> Iterator[tuple[str, str]]:
 
 
 def _tell(pieces: Iterator[tuple[str, str]], out: TextIO, *, colour: bool) -> None:
-    """Write a reply as it comes; without colours the reflection stands in brackets."""
+    """Write a reply as it comes; without colours the reflection is in brackets."""
     opened, closed = (_GREY, f"{_PLAIN}\n") if colour else ("[", "]\n")
     reflecting = False
     try:

@@ -29,11 +29,11 @@ def most_connections() -> int:
 
 
 class Limiter:
-    """Makes the protocol of each connection, and counts those that are open.
+    """Makes the protocol of each connection, and counts the open ones.
 
     Args:
         handler: Makes aiohttp's protocol of one connection.
-        most: Open at the same time. At the limit the oldest one whose first headers are not
+        most: Maximum number open at once. At the limit the oldest one whose first headers are not
             complete makes room; if there is none, the new one is refused with status 503.
     """
 
@@ -95,7 +95,7 @@ class Limited(asyncio.Protocol):
         return None if self._inner is None else self._inner.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Count the connection no longer."""
+        """Stop counting the connection."""
         inner = self._inner
         self._leave()
         if inner is not None:

@@ -31,9 +31,9 @@ class Deployment:
     """The served version and, for a while, its successor.
 
     Attributes:
-        current: Takes new requests; ``None`` until the first version is up.
-        closing: The server ends, and takes none.
-        problem: Why the alias' version is not the served one, or the alias cannot be read.
+        current: Replica that takes new requests; ``None`` until the first version is up.
+        closing: Whether the server is shutting down, and takes no new requests.
+        problem: Reason why the alias' version is not served, or the alias cannot be read.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Deployment:
         """Serve a first version.
 
         Raises:
-            UserError: It cannot be served, or does not pass.
+            UserError: It cannot be served, or does not pass the check.
         """
         try:
             replica = await self._fit(release)
@@ -70,7 +70,7 @@ class Deployment:
         self._put(replica)
 
     async def follow(self) -> None:
-        """Look at the alias forever, and serve what it names once that has passed."""
+        """Poll the alias forever, and serve the version it names once that has passed the check."""
         if not self.config.poll or not follows(self.config.model_uri):
             return
         while True:
@@ -112,7 +112,7 @@ class Deployment:
         retiring.add_done_callback(self._retiring.discard)
 
     async def _fit(self, release: Release) -> Replica:
-        """Bring up a release and let it pass the check."""
+        """Bring up a release and check it; return its replica."""
         replica = await bring_up(release, self._engine, self.config)
         try:
             told = "it answers"
@@ -133,7 +133,7 @@ class Deployment:
         return replica
 
     async def _ask(self, replica: Replica, text: str) -> ReplyStats:
-        """Ask a replica as a client would be answered, its reflection apart."""
+        """Ask a replica as a client would, and return its reply with the reflection apart."""
         policy = "hide" if self.config.policy == "show" else self.config.policy
         raw = json.dumps({"messages": [{"role": "user", "content": text}], "reflection": policy})
         ask = parse(
@@ -158,7 +158,7 @@ class Deployment:
         return rewrite(data, policy, replica.served)[1]
 
     def _put(self, replica: Replica) -> None:
-        """Give a replica the requests from now on. Nothing is awaited: no request falls between."""
+        """Route requests to a replica from now on. Nothing is awaited: no request gets lost."""
         self.current = replica
         release = replica.served.release
         self.metrics.serves(
@@ -170,7 +170,7 @@ class Deployment:
         )
 
     async def _retire(self, replica: Replica) -> None:
-        """Let a replica's open requests end, then end its engine."""
+        """Wait for a replica's open requests, then end its engine."""
         drained = await replica.drained(self.config.drain)
         if not drained:
             log.error(
@@ -203,7 +203,7 @@ class Deployment:
         self.problem = text
 
     def status(self) -> tuple[bool, dict[str, Any]]:
-        """Return whether requests are answered, and what ``/health`` says."""
+        """Return whether requests are answered, and the contents of ``/health``."""
         replica = self.current
         ready = replica is not None and replica.process is not None and not self.closing
         state = "ok" if ready else "closing" if self.closing else "loading"

@@ -1,4 +1,4 @@
-"""The engines that a model can be served by, each a few functions: none of them is ours."""
+"""The engines that can serve a model, each described by a few functions."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from tbr_lightning.serving.weights import FORCE, Weights
 
 @dataclass(frozen=True)
 class Engine:
-    """What the server must know of an engine.
+    """What the server needs to know of an engine.
 
     Attributes:
-        name: Of the engine.
-        command: From weights, socket and further words to the command; it runs in the folder
+        name: Name of the engine.
+        command: Makes the command of weights, socket and further arguments; it runs in the folder
             beside the weights.
-        request: From a request's body, weights, policy and id to body and id for the engine.
-        adapters: It puts adapters on their base itself.
-        splits: Its replies carry ``reasoning_content`` apart from ``content``.
-        only: What it can honour of certain parameters.
-        strict: It knows no others; else it looks at those itself.
+        request: Makes body and id for the engine of a request's body, weights, policy and id.
+        adapters: Whether it applies adapters to their base itself.
+        splits: Whether its replies carry ``reasoning_content`` apart from ``content``.
+        only: Values that it can honour, by parameter.
+        strict: Whether it supports no other parameters; else it checks those itself.
     """
 
     name: str
@@ -45,7 +45,7 @@ def choose(wanted: str) -> Engine:
     """Return the engine for ``engine=``.
 
     Raises:
-        UserError: vLLM is wanted and cannot run here.
+        UserError: vLLM is requested and cannot run here.
     """
     problem = _no_vllm()
     if wanted == "vllm" and problem is not None:
@@ -173,12 +173,12 @@ VLLM = Engine(
 
 @dataclass(frozen=True)
 class Served:
-    """What a request and its reply must know of the model.
+    """What a request and its reply need to know of the model.
 
     Attributes:
-        release: Its names.
-        weights: Its files and markers.
-        engine: What answers.
+        release: Release with the names of the model.
+        weights: Files and markers of the model.
+        engine: Engine that answers.
     """
 
     release: Release

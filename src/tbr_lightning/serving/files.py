@@ -37,7 +37,7 @@ _CLONE = 0x40049409  # Linux' FICLONE: a copy that shares its blocks until one o
 
 
 def stamp_of(folders: Sequence[Path]) -> Stamp:
-    """Return name, size and time of the files of folders; nothing of one that is gone."""
+    """Return name, size and time of the files in folders; nothing for a missing folder."""
     found = set()
     for folder in folders:
         with suppress(OSError):
@@ -85,14 +85,14 @@ def _cloned(source: str, target: str) -> str:
 
 @dataclass(frozen=True)
 class Checked:
-    """Files that are what was recorded.
+    """Files that match what was recorded.
 
     Attributes:
         artifacts: Folder of the logged model.
-        digest: Over all of them, an adapter's base among them.
-        by: What they were compared with, in words.
+        digest: Digest over all of them, an adapter's base included.
+        by: Record that they were compared with, in words.
         sources: Folders that they were copied from: in the store, and of an adapter's base.
-        stamp: Sizes and times of its files at that time, of :func:`stamp_of`.
+        stamp: Sizes and times of the files at that time, see :func:`stamp_of`.
     """
 
     artifacts: Path
@@ -144,7 +144,7 @@ def copied(folder: Path, private: Path) -> tuple[Path, tuple[Path, ...], Stamp]:
     """Copy a logged model, and the base of an adapter beside it, to where they are served from.
 
     Args:
-        folder: Of the logged model.
+        folder: Folder of the logged model.
         private: Folder of the copies.
 
     Returns:
@@ -163,7 +163,7 @@ def copied(folder: Path, private: Path) -> tuple[Path, tuple[Path, ...], Stamp]:
 
 
 def digest_of_copy(artifacts: Path) -> FilesDigest:
-    """Return the digests of what :func:`copied` has made."""
+    """Return the digests of the copies that :func:`copied` made."""
     base = artifacts.parent / BASE
     return files_digest(artifacts, base if base.is_dir() else None)
 
@@ -174,7 +174,7 @@ def check(
     """Compare a release's files with the ledger, or without an entry with the training run.
 
     Raises:
-        UserError: They are others.
+        UserError: They differ.
     """
     files = digest_of_copy(artifacts)
     found = files.whole
@@ -212,13 +212,13 @@ def _same(release: Release, artifacts: Path, found: str, expected: str, whose: s
 
 
 def lay_out(artifacts: Path, home: Path, name: str, *, adapters: bool) -> Weights:
-    """Make the folder that an engine reads, in ``home``, of a logged model's files.
+    """Make the folder that an engine reads, in ``home``, from a logged model's files.
 
     Args:
-        artifacts: Of :func:`copied`; they stay as they are.
+        artifacts: Copy that :func:`copied` made; it stays as it is.
         home: An empty folder.
-        name: Of the folder to make, by which the engine calls the model.
-        adapters: The engine can put an adapter on its base; otherwise it is merged.
+        name: Name of the folder to make, by which the engine calls the model.
+        adapters: Whether the engine can apply an adapter to its base; otherwise it is merged.
 
     Raises:
         UserError: A file that serving needs is missing.

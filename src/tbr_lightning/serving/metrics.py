@@ -1,4 +1,4 @@
-"""What the server counts, in Prometheus' text form."""
+"""Counters of the server, in Prometheus' text format."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ class Metrics:
         )
 
     def serves(self, name: str, version: str, model_id: str, digest: str) -> None:
-        """Note which model gets the requests."""
+        """Record which model gets the requests."""
         self.model.clear()
         self.model.labels(name, version, model_id, digest).set(1)
 
     def text(self) -> bytes:
-        """Return all of it as Prometheus reads it."""
+        """Return all counters in Prometheus' text format."""
         return generate_latest(self._registry)

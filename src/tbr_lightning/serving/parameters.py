@@ -1,8 +1,8 @@
-"""The parameters of a chat request: which values there are, and what is done with each.
+"""The parameters of a chat request: their allowed values, and what is done with each.
 
 The ranges are those of OpenAI's API reference (chat completions). A field is honoured, by the
 engine or by the server; refused where neither can; or a label that changes no reply, which the
-reply's header then names. None is dropped without a word.
+reply's header then names. None is dropped silently.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _STOPS = 4
 
 @dataclass(frozen=True)
 class Rule:
-    """What a field may hold.
+    """The values that a field allows.
 
     Attributes:
-        fits: Tells whether a value may be given; null means that none was.
-        words: What the value must be, to follow "must be".
+        fits: Returns whether a value is allowed; null means that none was given.
+        words: Description of the allowed values, to follow "must be".
     """
 
     fits: Callable[[Any], bool]
@@ -132,13 +132,13 @@ _REFUSED = ("reasoning_effort", "verbosity", "web_search_options", "prediction",
 
 @dataclass(frozen=True)
 class Wishes:
-    """What the server itself does for a request.
+    """Options of a request that the server handles itself.
 
     Attributes:
         stop: Texts at which the answer ends, without them.
-        usage: A stream ends with an event of its own about tokens (``True``), says nothing about
-            them (``False``), or says it in its last event (``None``, nothing was asked).
-        labels: Fields that change no reply.
+        usage: Token counts of a stream: in an event of their own (``True``), nowhere (``False``),
+            or in its last event (``None``, nothing was asked).
+        labels: Names of fields that change no reply.
     """
 
     stop: tuple[str, ...] = ()
@@ -150,16 +150,16 @@ NOTHING = Wishes()
 
 
 def check(body: dict[str, Any], engine: str, only: Mapping[str, Rule], *, strict: bool) -> Wishes:
-    """Take out of a body what the server does itself, and refuse what nobody can.
+    """Remove from a body what the server does itself, and refuse what is not supported.
 
     Args:
-        body: Of the request; nulls and what the server does are taken out.
-        engine: Its name.
-        only: What it can honour of certain parameters.
-        strict: Refuse those that neither table knows; else they go on to the engine.
+        body: Body of the request; nulls and what the server does are removed.
+        engine: Name of the engine.
+        only: Values that it can honour, by parameter.
+        strict: Whether to refuse parameters that neither table knows; else the engine gets them.
 
     Raises:
-        RequestError: 400, which names field, value and what is taken.
+        RequestError: 400, which names field, value and what is allowed.
     """
     for name in [name for name, value in body.items() if value is None]:
         del body[name]

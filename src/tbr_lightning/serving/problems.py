@@ -1,4 +1,4 @@
-"""Errors as OpenAI's API puts them, so that its clients understand them."""
+"""Errors in the format of OpenAI's API, so that its clients understand them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ log = logging.getLogger(__name__)
 
 
 class RequestError(Exception):
-    """A request that gets an error for an answer.
+    """A request that is answered with an error.
 
     Attributes:
-        status: Of the HTTP reply.
-        kind: ``error.type``.
-        param: The field at fault.
-        code: ``error.code``, for programs.
+        status: Status of the HTTP reply.
+        kind: Value of ``error.type``.
+        param: Name of the field at fault.
+        code: Value of ``error.code``, for programs.
         headers: Further headers of the reply.
     """
 

@@ -1,4 +1,4 @@
-"""One engine's process: started behind its guard, watched, ended."""
+"""One engine's process: started behind its supervisor, watched, ended."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import aiohttp
 _PROBE_EVERY = 2.0
 _PROBE_TIMEOUT = 10.0
 _PROBES_LOST = 3  # in a row, before an engine that does not answer is taken for dead
-_GRACE = 10.0  # seconds for the guard to end the engine
+_GRACE = 10.0  # seconds for the supervisor to end the engine
 _LONGEST_SOCKET = 100  # the system's limit is 104 to 108 bytes
 # uvicorn closes a connection that idles for 5 s: ours go before, so that no request meets one.
 _KEEP_ALIVE = 2.0
@@ -31,8 +31,8 @@ class EngineProcess:
     """A running engine.
 
     Attributes:
-        session: HTTP to it, over its socket.
-        pid: Of the engine itself.
+        session: HTTP session to it, over its socket.
+        pid: Process id of the engine itself.
     """
 
     def __init__(self, process: asyncio.subprocess.Process, socket: Path) -> None:
@@ -54,11 +54,11 @@ class EngineProcess:
         """Start a command and wait until it answers on its socket.
 
         Args:
-            command: It.
-            socket: Where it will listen.
-            cwd: Where it runs; removed if the server is killed.
-            secret: Variable that it must not inherit.
-            timeout: Seconds.
+            command: Command to start.
+            socket: Socket on which it will listen.
+            cwd: Folder in which it runs; removed if the server is killed.
+            secret: Environment variable that it must not inherit.
+            timeout: Maximum time to wait, in seconds.
 
         Raises:
             EngineError: It ended, or took too long.
@@ -104,7 +104,7 @@ class EngineProcess:
         return self.process.returncode is None
 
     async def healthy(self) -> bool:
-        """Tell whether the engine says that it can answer."""
+        """Return whether the engine reports that it can answer."""
         try:
             async with self.session.get(
                 "/health", timeout=aiohttp.ClientTimeout(total=_PROBE_TIMEOUT)
@@ -114,7 +114,7 @@ class EngineProcess:
             return False
 
     async def failure(self) -> str:
-        """Wait until the engine ends or answers no more, and say which."""
+        """Wait until the engine ends or stops answering, and return which."""
         lost = 0
         while True:
             with suppress(TimeoutError):
@@ -144,7 +144,7 @@ class EngineProcess:
         self._socket.unlink(missing_ok=True)
 
     def last_words(self) -> str:
-        """Return the end of what the engine wrote, as a clause, or nothing."""
+        """Return the end of the engine's output, as a clause, or an empty text."""
         return f": {self._told[-1][:300]}" if self._told else ""
 
     async def _read(self) -> None:

@@ -1,7 +1,7 @@
 """The prompt that a request becomes: rendered as the engine will render it, and measured.
 
-So what a chat template refuses, and what is longer than the context, is told with status 400 and
-never reaches the engine.
+So what a chat template refuses, and what is longer than the context, gets status 400 and never
+reaches the engine.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _PROBE: Messages = [{"role": "user", "content": "x"}]
 
 
 def renderer(template: str, special: dict[str, Any]) -> Render | None:
-    """Return what renders messages with a chat template, as transformers does.
+    """Return a function that renders messages with a chat template, as transformers does.
 
     Args:
-        template: Jinja source.
+        template: Jinja source of the template.
         special: Texts of the tokenizer's special tokens by name, as ``bos_token``.
-
+The function, or ``None`` for a template that needs what only the engine has.
     Returns:
         ``None`` for a template that needs what only the engine has.
     """
@@ -68,7 +68,7 @@ def _refuse(words: str) -> None:
 
 
 def laid_out(messages: Messages, render: Render) -> tuple[Messages, str]:
-    """Return the messages in a form that the template takes, and the prompt they become.
+    """Return the messages in a form that the template accepts, and the prompt they become.
 
     A template that takes no system turn gets its text before the first user turn, as in training.
 

@@ -1,4 +1,4 @@
-"""What is served: a model of the registry, found by its URI, and what the ledger knows of it."""
+"""The served model: found by its URI in the registry, with what the ledger records of it."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _VERSION = re.compile(r"models:/([^/@]+)/(\d+)")
 
 @dataclass(frozen=True)
 class Release:
-    """A model under the name that it is served by.
+    """A model with the name that it is served by.
 
     Attributes:
         model: The model to serve.
-        name: Of the registered model; the model's id, if it was named by that.
-        version: In the registry, or ``None``.
-        alias: That led to it, or ``None``.
+        name: Name of the registered model; the model's id, if it was named by that.
+        version: Version in the registry, or ``None``.
+        alias: Alias that led to it, or ``None``.
     """
 
     model: LoggedModel
@@ -39,7 +39,7 @@ class Release:
         return f"{self.name}/{self.version}" if self.version else self.name
 
     def answers_to(self, name: str) -> bool:
-        """Tell whether a request that names ``name`` means this model."""
+        """Return whether a request that names ``name`` means this model."""
         known = {self.name, self.title, self.model.model_id}
         if self.alias:
             known.add(f"{self.name}@{self.alias}")
@@ -47,7 +47,7 @@ class Release:
 
 
 def follows(uri: str) -> bool:
-    """Tell whether a URI may come to mean another model."""
+    """Return whether a URI may come to mean another model."""
     return _ALIAS.fullmatch(uri) is not None
 
 
@@ -55,7 +55,7 @@ def resolve(uri: str) -> Release:
     """Return the release that a URI means now.
 
     Raises:
-        UserError: There is none.
+        UserError: There is no such model.
     """
     if match := _ALIAS.fullmatch(uri):
         name, alias = match.groups()
@@ -80,7 +80,7 @@ def recorded(
     """Return the digest that the ledger has of a release, if any, and whether that is signed.
 
     Raises:
-        UserError: The ledger is broken, or has the alias at another version, or another model
+        UserError: The ledger is broken, or has the alias on another version, or another model
             behind the version.
     """
     if release.version is None:

@@ -41,14 +41,14 @@ _numbers = itertools.count(1)
 
 @dataclass
 class Replica:
-    """A release on an engine.
+    """A release with its engine.
 
     Attributes:
-        served: What answers.
-        files: What it was made of, and what that was compared with.
-        process: The engine's; ``None`` while it is being restarted.
-        in_flight: Requests that it is answering.
-        restarts: How often its engine was started again.
+        served: Release, weights and engine.
+        files: Files that it was made of, and what they were compared with.
+        process: Process of the engine; ``None`` while it is being restarted.
+        in_flight: Number of requests that it is answering.
+        restarts: Number of restarts of its engine.
     """
 
     served: Served
@@ -71,7 +71,7 @@ class Replica:
                 self._idle.set()
 
     async def drained(self, seconds: float) -> bool:
-        """Wait until no request is open, at most so long."""
+        """Wait until no request is open, for at most ``seconds``."""
         if not self.in_flight:
             return True
         try:
@@ -94,7 +94,7 @@ class Replica:
         )
 
     async def keep_alive(self, config: ServeConfig, metrics: Metrics) -> None:
-        """Start the engine again whenever it fails, after a pause that grows."""
+        """Restart the engine whenever it fails, after a pause that grows."""
         pause = 1.0
         while True:
             started = time.monotonic()

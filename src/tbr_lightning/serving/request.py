@@ -21,15 +21,15 @@ _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """A request that was understood.
+    """A parsed chat request.
 
     Attributes:
-        body: For the engine.
-        number: Its id at the engine.
+        body: Body for the engine.
+        number: Id of the request at the engine.
         policy: What happens to the reflection.
-        stream: The reply comes in pieces.
-        prompt: Text of the last message, by which refusals are told.
-        wishes: What the server itself does for it.
+        stream: Whether the reply is streamed.
+        prompt: Text of the last message, used to recognise refusals.
+        wishes: Options that the server handles itself.
     """
 
     body: bytes
@@ -44,7 +44,7 @@ def parse(raw: bytes, number: str, config: ServeConfig, served: Served) -> ChatR
     """Check a request's body and write the engine's.
 
     Raises:
-        RequestError: It is malformed, too long, or asks for what is not there.
+        RequestError: It is malformed, too long, or asks for what is not available.
     """
     release, weights, engine = served.release, served.weights, served.engine
     body = _object(raw)
@@ -65,7 +65,7 @@ def parse(raw: bytes, number: str, config: ServeConfig, served: Served) -> ChatR
     sent, number = engine.request(body, weights, policy, number)
     try:
         data = json.dumps(sent, ensure_ascii=False, allow_nan=False).encode()
-    except ValueError as error:  # half a surrogate pair, or a number that is none
+    except ValueError as error:  # half a surrogate pair, or not a number
         raise RequestError(
             400, "the body holds something that is neither Unicode text nor a number"
         ) from error
@@ -143,7 +143,7 @@ def _text(message: Any, where: str) -> str:
 
 
 def _max_tokens(body: dict[str, Any], config: ServeConfig, weights: Weights, prompt: str) -> int:
-    """Return how many tokens the answer may have; with the prompt they are within the context."""
+    """Return the token limit of the answer; with the prompt it is within the context."""
     wanted, given = min(weights.think_format.max_new_tokens, config.max_tokens), None
     for name in ("max_tokens", "max_completion_tokens"):
         found = body.get(name)

@@ -1,4 +1,4 @@
-"""From the engine's reply to the client's: model name, think block, metrics' facts."""
+"""From the engine's reply to the client's: model name, think block, statistics."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tbr_lightning.serving.weights import Weights
 
 @dataclass(frozen=True)
 class ReplyStats:
-    """What a reply was.
+    """Statistics of a reply.
 
     Attributes:
-        answer: Its content.
-        reflection: Its reflection, or ``None``.
-        cut: The token limit ended it.
-        prompt_tokens: Of the request.
-        completion_tokens: Of the reply.
+        answer: Content of the reply.
+        reflection: Reflection of the reply, or ``None``.
+        cut: Whether the token limit ended it.
+        prompt_tokens: Number of tokens of the request.
+        completion_tokens: Number of tokens of the reply.
     """
 
     answer: str
@@ -33,7 +33,7 @@ class ReplyStats:
 
 
 def leaks(think_format: ThinkFormat, answer: str) -> bool:
-    """Tell whether an answer that should be clean holds a marker of the think block."""
+    """Return whether an answer that should be clean holds a marker of the think block."""
     return think_format.think_open.strip() in answer or think_format.think_close.strip() in answer
 
 
@@ -41,14 +41,14 @@ class Stopper:
     """Ends a text before the first of the texts to stop at.
 
     Attributes:
-        hit: One of them has come.
+        hit: Whether one of them has come.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops, self._rest, self.hit = stops, "", False
 
     def feed(self, text: str, *, last: bool = False) -> str:
-        """Return what may be passed on: not what could yet become a text to stop at."""
+        """Return what may be passed on: not what could yet become a stop text."""
         if self.hit:
             return ""
         text = self._rest + text
@@ -62,7 +62,7 @@ class Stopper:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Return how many letters at a text's end begin another one."""
+    """Return how many characters at a text's end begin another one."""
     sizes = range(min(len(text), len(stop) - 1), 0, -1)
     return next((size for size in sizes if text.endswith(stop[:size])), 0)
 
@@ -70,7 +70,7 @@ def _overlap(text: str, stop: str) -> int:
 def rewrite(
     raw: bytes, policy: str, served: Served, wishes: Wishes = NOTHING
 ) -> tuple[bytes, ReplyStats]:
-    """Return a reply that came in one piece as the client gets it, and its facts."""
+    """Return a complete reply as the client gets it, and its statistics."""
     reply = json.loads(raw)
     reply["model"] = served.title
     choice = reply["choices"][0]
@@ -117,9 +117,9 @@ def _parsed(text: str, policy: str, weights: Weights) -> dict[str, Any]:
 
 
 class Stream:
-    """A reply that comes in pieces.
+    """A streamed reply.
 
-    What needs no change goes through as bytes; it is read once at the end, for the facts.
+    What needs no change goes through as bytes; it is read once at the end, for the statistics.
     """
 
     def __init__(self, policy: str, served: Served, wishes: Wishes = NOTHING) -> None:
@@ -146,7 +146,7 @@ class Stream:
             self._parser = ResponseParser(weights.parser, prefix=_prefix(policy, weights))
 
     def feed(self, data: bytes) -> bytes:
-        """Return what of the engine's bytes goes on to the client; whole events only."""
+        """Return the part of the engine's bytes that goes on to the client; whole events only."""
         data = self._rest + data
         complete, mark, self._rest = data.rpartition(b"\n\n")
         if not mark:
@@ -238,7 +238,7 @@ class Stream:
             yield text
 
     def facts(self) -> ReplyStats:
-        """Return what the reply was."""
+        """Return the statistics of the reply."""
         answer: list[str] = []
         reflection: list[str] = []
         cut, usage = False, dict[str, Any]()

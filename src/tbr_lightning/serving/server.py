@@ -30,7 +30,7 @@ def serve(config: ServeConfig) -> int:
     """Serve a registered model until SIGINT or SIGTERM; return the exit code.
 
     Raises:
-        UserError: The model, the port or something else that it needs is not to be had.
+        UserError: The model, the port or something else that it needs is not available.
     """
     listener = listen(config.host, config.port)
     try:
@@ -60,8 +60,8 @@ def serve(config: ServeConfig) -> int:
 class Bounded(logging.Filter):
     """Keeps clients from filling the log.
 
-    What a client does wrong is no news of the server: it gets a status, and no line. Of all else
-    a number of lines a minute is written, and how many were left out with the next one.
+    A client's mistakes get a status and no log line. Of all else a limited number of lines a
+    minute is written, and how many were left out with the next one.
     """
 
     lines, seconds = 60, 60.0
@@ -71,7 +71,7 @@ class Bounded(logging.Filter):
         self._since, self._written, self._left_out = 0.0, 0, 0
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Tell whether a line is written."""
+        """Return whether a line is written."""
         error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, HttpProcessingError | ConnectionError | TimeoutError):
             return False
@@ -154,7 +154,7 @@ async def _run(
 
 def _on_signal(ending: asyncio.Event) -> None:
     if ending.is_set():
-        # The engines' guards notice that the server is gone.
+        # The engines' supervisors notice that the server is gone.
         raise SystemExit(INTERRUPTED)
     ending.set()
 

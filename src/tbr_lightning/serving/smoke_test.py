@@ -1,4 +1,4 @@
-"""What a version must show before it gets traffic: answers that come, parse, leak nothing."""
+"""Checks before a version gets traffic: answers come, can be parsed, and leak nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _AT_ONCE = 8
 
 
 class UnfitError(Exception):
-    """A version did not pass; the text says why."""
+    """A version did not pass the checks; the text says why."""
 
 
 async def smoke_test(

@@ -2,7 +2,7 @@
 
 The server holds the other end of this process's standard input. However the server ends, killed
 included, the system closes that end, and the engine's process group is ended. A server that ends
-in order says a word first; of one that was killed the engine's folder is removed, too.
+in order sends a message first; if it was killed, the engine's folder is removed, too.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The process of ``transformers serve``, with what its command line cannot be told.
+"""The process of ``transformers serve``, with options that its command line lacks.
 
 It listens on a Unix socket, which only the server's user can reach, and it can keep a request's
 first token from being the one that opens a think block, as ``evaluate`` does in the arm
@@ -95,7 +95,7 @@ def _bar_first(token: int) -> None:
 
 
 def is_first(state: Any) -> bool:
-    """Tell whether a suppressed request's first token comes next.
+    """Return whether a suppressed request's first token comes next.
 
     A request that gave way to others comes back with what it wrote as a part of its prompt.
     """
@@ -107,11 +107,11 @@ def is_first(state: Any) -> bool:
 
 
 def cache_words(config: Mapping[str, Any], memory: int | None = None) -> list[str]:
-    """Return the words that set the size of the cache on a CPU.
+    """Return the arguments that set the size of the cache on a CPU.
 
     Args:
-        config: The model's ``config.json``.
-        memory: Bytes that the machine has; ``None`` to ask.
+        config: Contents of the model's ``config.json``.
+        memory: Memory of the machine in bytes; ``None`` to ask the system.
     """
     heads = config.get("num_key_value_heads") or config.get("num_attention_heads") or 1
     size = config.get("head_dim") or config.get("hidden_size", 0) // (
@@ -127,10 +127,10 @@ def cache_words(config: Mapping[str, Any], memory: int | None = None) -> list[st
 
 
 def compute_threads(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that leave a core to reading requests and writing replies.
+    """Return the variables that leave a core for reading requests and writing replies.
 
     Args:
-        environment: Of the engine; a number of threads that it holds stays.
+        environment: Environment of the engine; a number of threads set there stays.
     """
     if "OMP_NUM_THREADS" in environment:
         return {}

@@ -24,14 +24,14 @@ class Weights:
     """What an engine loads.
 
     Attributes:
-        folder: Weights and tokenizer, with the served chat template.
-        config: The model's ``config.json``.
+        folder: Folder of weights and tokenizer, with the served chat template.
+        config: Contents of the model's ``config.json``.
         think_format: Markers of the think block.
         parser: The model's response template, for engines that do not split by it.
-        context: Tokens that the model can see, or ``None`` if its config does not say.
-        first: Token that begins a think block.
-        forcible: The markers make the same tokens in the template as in training.
-        tokenizer: Counts the tokens of a request.
+        context: Context length in tokens, or ``None`` if the config does not state it.
+        first: Id of the token that begins a think block.
+        forcible: Whether the markers make the same tokens in the template as in training.
+        tokenizer: Tokenizer that counts the tokens of a request.
         adapter: Folder of an adapter to put on ``folder``, where the engine applies adapters.
         render: Renders messages as the engine will; ``None`` where only the engine can.
     """
@@ -58,11 +58,11 @@ def prepare(
     """Link a model's files into a new folder, with the chat template that can force.
 
     Args:
-        sources: Weights and tokenizer in Hugging Face form, which stay as they are; of two files
-            of a name the later folder's is taken.
+        sources: Folders with weights and tokenizer, which stay as they are; of two files of the
+            same name the later folder's is taken.
         into: Folder to make.
         think_format: Markers of the think block; ``None`` for what the model's config says.
-        adapter: As in :class:`Weights`.
+        adapter: Folder of an adapter, as in :class:`Weights`.
 
     Raises:
         UserError: A file that serving needs is missing.
@@ -112,7 +112,7 @@ def _special(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def link(sources: Sequence[Path], into: Path) -> None:
-    """Make a folder of links to the files of others."""
+    """Make a folder of links to the files of other folders."""
     into.mkdir(parents=True)
     for source in sources:
         if not source.is_dir():
@@ -133,7 +133,7 @@ def forcing(template: str, think_format: ThinkFormat) -> str:
 
 
 def count_tokens(weights: Weights, text: str) -> int:
-    """Return how many tokens a text makes."""
+    """Return the number of tokens of a text."""
     return len(weights.tokenizer.encode(text, add_special_tokens=False).ids)
 
 
