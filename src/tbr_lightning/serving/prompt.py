@@ -27,9 +27,9 @@ def renderer(template: str, special: dict[str, Any]) -> Render | None:
     Args:
         template: Jinja source of the template.
         special: Texts of the tokenizer's special tokens by name, as ``bos_token``.
-The function, or ``None`` for a template that needs what only the engine has.
+
     Returns:
-        ``None`` for a template that needs what only the engine has.
+        The function, or ``None`` for a template that needs what only the engine has.
     """
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
