@@ -37,7 +37,7 @@ def shipped(folder: str) -> Path:
 
 @dataclass(frozen=True)
 class Composed:
-    """A composed config: ``node`` as OmegaConf holds it, ``config`` as the verb's dataclass."""
+    """A composed config: ``node`` as OmegaConf holds it, ``config`` as the command's dataclass."""
 
     node: DictConfig
     config: Any
@@ -50,7 +50,7 @@ def compose_verb(
     """Compose ``conf/VERB.yaml`` with ``overrides``.
 
     Args:
-        verb: A key of :data:`tbr_lightning.config.verbs.VERBS`.
+        verb: Command, a key of :data:`tbr_lightning.config.verbs.VERBS`.
         overrides: In Hydra's override grammar, e.g. ``model=mistral`` or ``optimizer.lr=1e-5``.
         config_dir: A user's own folder of configs, searched before the shipped one.
         check: Convert to the dataclass, and so require every mandatory value. Without it (for
@@ -106,7 +106,7 @@ def _searching(config_dir: str | None) -> Iterator[None]:
 
 
 def _typed(verb: str, overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Compose the groups alone, for what only they tell.
+    """Compose the groups alone, for what only they can show.
 
     Returns:
         The override that replaces ``data=auto`` by what goes with the chosen model, if any, and
@@ -125,7 +125,7 @@ def _typed(verb: str, overrides: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _refuse_unknown_presets(overrides: Sequence[str], config_dir: str | None) -> None:
-    """Refuse a member that an optional group lacks: Hydra would leave it out without a word."""
+    """Refuse a member that an optional group lacks: Hydra would leave it out silently."""
     for item in overrides:
         group, _, member = item.partition("=")
         known = options(group, config_dir) if group in ("experiment", "debug") else []
@@ -148,11 +148,11 @@ def _opened(override: str) -> str:
 
 
 def _as_values(verb: str, overrides: Sequence[str]) -> list[str]:
-    """Write ``model=`` as ``model_uri=`` for the verbs that take a finished model.
+    """Write ``model=`` as ``model_uri=`` for the commands that take a finished model.
 
     And ``base_url=`` as ``endpoint.base_url=`` for those that ask an endpoint.
 
-    To Hydra every ``model=`` chooses a member of the group ``conf/model/``; these verbs have no
+    To Hydra every ``model=`` chooses a member of the group ``conf/model/``; these commands have no
     such group, and their users think of a model too.
     """
     known = {item.name for item in fields(VERBS[verb])}

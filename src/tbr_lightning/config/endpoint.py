@@ -12,14 +12,14 @@ from tbr_lightning.errors import UserError, at_least
 
 @dataclass
 class EndpointConfig:
-    """Where an endpoint is, and how fast and how far it may be asked (``conf/endpoint/``)."""
+    """Address, model, pace and budget of an endpoint (``conf/endpoint/``)."""
 
     base_url: str | None = None  # null: the openai client's default
     model: str | None = None  # name at that endpoint; null where it has one model only
     api_key_env: str = "OPENAI_API_KEY"  # the variable that holds the key
     concurrency: int = 8  # requests under way at once
-    timeout: float = 60.0  # seconds a request
-    retries: int = 6  # with backoff, of 429, 5xx and time-outs
+    timeout: float = 60.0  # seconds per request
+    retries: int = 6  # with backoff, after 429, 5xx and time-outs
     requests_per_minute: float | None = None  # null: no limit
     tokens_per_minute: float | None = None  # prompt and completion; null: no limit
     max_requests: int | None = None  # stop after this many in one run
@@ -51,7 +51,7 @@ class EndpointConfig:
 
     @property
     def identity(self) -> str:
-        """The model and where it is, without credentials: what decides the replies."""
+        """The model and its address, without credentials: what determines the replies."""
         return f"{self.model or 'default'}@{hidden(self.base_url) if self.base_url else 'default'}"
 
 

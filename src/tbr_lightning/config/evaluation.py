@@ -17,10 +17,10 @@ class SuiteConfig:
     """Prompts to evaluate on (``conf/suite/``)."""
 
     _target_: str = "tbr_lightning.evaluation.suites.published"
-    name: str = MISSING  # what tables and runs call it
+    name: str = MISSING  # name shown in tables and runs
     half: str = "test"  # dev: for choices | test: for reports and the gate | all: both
     limit: int | None = None  # prompts per kind and benchmark; questions per task
-    benchmarks: list[str] = field(default_factory=list)  # of evaluation/benchmarks.yaml
+    benchmarks: list[str] = field(default_factory=list)  # names in evaluation/benchmarks.yaml
     root: str | None = None  # folder of the benchmarks' files; null: the hub
     path: str | None = None  # file of the prompts, for a suite of one benchmark
     table: str | None = None  # YAML file of your own benchmarks
@@ -53,16 +53,16 @@ class SuiteConfig:
 
 @dataclass
 class JudgeConfig:
-    """Who labels the answers (``conf/judge/``)."""
+    """The judge that labels the answers (``conf/judge/``)."""
 
     _target_: str = "tbr_lightning.evaluation.judges.rules.build"
-    name: str = MISSING  # what tables and runs call it
-    about: str = "refusal"  # refusal | harm (tells only whether a harmful request was carried out)
+    name: str = MISSING  # name shown in tables and runs
+    about: str = "refusal"  # refusal | harm (only whether a harmful request was carried out)
     verified: bool = True  # false where the project has not run the real weights
     max_unparsed: float = 0.1  # an evaluation with a larger share of unparsed answers fails
     max_errors: float = 0.05  # so does one where the judge fails on a larger share
     prompt: str | None = None  # file of its prompt; null for the shipped one of its name
-    max_new_tokens: int = 64  # that the judge may write
+    max_new_tokens: int = 64  # token limit of its replies
     # classifiers
     hub_id: str | None = None
     revision: str | None = None  # pin of the hub revision

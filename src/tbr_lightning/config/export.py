@@ -19,10 +19,10 @@ class ExportConfig:
 
     model_uri: str = MISSING  # models:/…, a run id, a folder or a hub id
     to: str = "folder"  # folder | gguf | hub
-    folder: str | None = None  # where to, new or empty; null: exports/NAME-TO
+    folder: str | None = None  # target folder, new or empty; null: exports/NAME-TO
     dtype: str = "auto"  # float32 | float16 | bfloat16 | auto (the weights' own)
-    repo: str | None = None  # of to=hub: OWNER/NAME
-    private: bool = True  # of to=hub, when the repository is made
+    repo: str | None = None  # repository OWNER/NAME of to=hub
+    private: bool = True  # a new repository of to=hub is private
     licence: str | None = None  # for the model card; null: what the training run's config says
     tracking: TrackingConfig = MISSING
     paths: PathsConfig = MISSING

@@ -43,7 +43,7 @@ def check_saved(saved: Mapping[str, Any]) -> None:
     """Refuse a saved config that names what its place cannot hold.
 
     Args:
-        saved: Of a verb, with today's names of targets.
+        saved: Saved config of a command, with today's names of targets.
 
     Raises:
         UserError: It names such a target, at any depth.
@@ -59,7 +59,7 @@ def check_saved(saved: Mapping[str, Any]) -> None:
 
 
 def _targets(part: Any, where: str = "", place: str = "") -> Iterator[tuple[str, str, str]]:
-    """Yield where each target stands, the name of its place, and the target."""
+    """Yield the location of each target, the name of its place, and the target."""
     if isinstance(part, Mapping):
         for key, value in part.items():
             name = f"{where}.{key}" if where else str(key)
@@ -88,7 +88,7 @@ def _is_allowed(place: str, target: str) -> bool:
         found: Any = get_object(target)
         base = get_object(_BASES[place]) if place in _BASES else None
     except (HydraException, ValueError, ImportError, AttributeError):
-        return True  # what cannot be imported is told, by name, where it is looked for
+        return True  # what cannot be imported is reported, by name, where it is looked for
     if base is not None:
         return isinstance(found, type) and issubclass(found, base)
     return callable(found) and getattr(found, "__module__", None) == module and bool(name)

@@ -1,7 +1,7 @@
 """Typed schemas of the swappable parts: one dataclass per group under ``conf/``.
 
 Hydra checks every file and override against them while composing, so a misspelt key or a wrong
-type is told before anything heavy is imported; ``__post_init__`` checks what types cannot say.
+type is reported before anything heavy is imported; ``__post_init__`` checks what types cannot say.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TINY_CONTEXT = 2048  # positions that model.scale=tiny keeps at most
 class ModelConfig:
     """A causal language model and how its text is laid out (``conf/model/``)."""
 
-    name: str = MISSING  # what tables and runs call it
+    name: str = MISSING  # name shown in tables and runs
     hub_id: str | None = None  # Hugging Face hub id; null for a model that is made here
     revision: str | None = None  # pin of the hub revision
     licence: str = "unknown"  # of the weights
@@ -39,7 +39,7 @@ class ModelConfig:
     attention: str = "auto"  # auto | sdpa | eager | flash_attention_2 | flex_attention
     adapter_targets: Any = "all-linear"  # of adapter=lora: all-linear or a list of module names
     max_length: int = 2048  # tokens of prompt, reflection and answer together
-    max_new_tokens: int = 512  # enough for reflection and answer
+    max_new_tokens: int = 512  # generation limit, enough for reflection and answer
     think_open: str = "<think>"  # what opens the think block
     think_close: str = "</think>"  # what closes it
     # what asks for a reflection without training (generation.arm=prompted)
@@ -82,7 +82,7 @@ class ModelConfig:
 
 @dataclass
 class ReflectionConfig:
-    """Who writes the reflections, and which rows get one (``conf/reflection/``)."""
+    """The teacher of the reflections, and the rows that get one (``conf/reflection/``)."""
 
     teacher: str = MISSING  # none | internal | external | recorded | filler
     # kinds of rows that get one: general, harmful, look_alike
@@ -97,9 +97,9 @@ class ReflectionConfig:
     run_id: str | None = None  # recorded: an earlier reflection run; none: as path
     same_rows: bool = True  # leave out rows that another arm's reflection makes too long
     prompt: str | None = None  # internal and external: prompt file; null for the shipped one
-    temperature: float = 0.0  # of the teacher; 0 is greedy
-    max_new_tokens: int = 256  # that a reflection may take
-    batch_size: int = 64  # internal
+    temperature: float = 0.0  # sampling temperature of the teacher; 0 is greedy
+    max_new_tokens: int = 256  # token limit of a reflection
+    batch_size: int = 64  # internal: rows per batch
     # external: where the teacher is
     endpoint: EndpointConfig = field(default_factory=lambda: EndpointConfig(traces=100))
 
@@ -164,13 +164,13 @@ class AdapterConfig:
 class TrainerConfig:
     """Where and how long training runs (``conf/trainer/``)."""
 
-    name: str = MISSING  # what tables and runs call it
+    name: str = MISSING  # name shown in tables and runs
     accelerator: str = "cpu"  # cpu | gpu | auto (a GPU where there is one)
     strategy: str = "single"  # single | ddp | fsdp | deepspeed
     zero_stage: int = 2  # deepspeed: 1 shards optimizer states, 2 gradients too, 3 weights too
     offload: bool = False  # deepspeed: states (stage 3: weights too) in the host's memory
     find_unused_parameters: bool = False  # ddp: true for mixtures of experts
-    devices: int = 1  # per node
+    devices: int = 1  # devices per node
     num_nodes: int = 1  # more than one: start with torchrun
     precision: str = "auto"  # 32-true | bf16-mixed | bf16-true | auto
     epochs: int = 1  # passes over the rows
@@ -212,7 +212,7 @@ class TrainerConfig:
 class TrackingConfig:
     """Where runs are written (``conf/tracking/``)."""
 
-    uri: str = MISSING  # of MLflow's store or server
+    uri: str = MISSING  # URI of MLflow's store or server
     artifacts: str | None = None  # folder of a local store; null lets a server decide
     ledger: str | None = None  # of promotions: sqlite:///FILE or postgresql://…; null: beside uri
     experiment: str = "tbr"  # name of the MLflow experiment

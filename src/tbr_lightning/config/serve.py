@@ -22,7 +22,7 @@ _SHORTEST_TOKEN = 16
 
 @dataclass
 class CheckConfig:
-    """What a version must show before it gets traffic, on the suite's first prompts."""
+    """Checks on the suite's first prompts that a version must pass before it gets traffic."""
 
     enabled: bool = True  # false: traffic as soon as the engine answers
     max_harmful_compliance: float = 0.5  # share; 1 admits a model without safety tuning
@@ -40,26 +40,26 @@ class ServeConfig:
     # on the command line model=; with an alias the server follows it
     model_uri: str = "models:/tbr-microworld@champion"
     host: str = "127.0.0.1"  # another than loopback needs a bearer token
-    port: int = 8000  # of the server, 1 to 65535
-    policy: str = "hide"  # hide | show | suppress | force; of the reflection
+    port: int = 8000  # port of the server, 1 to 65535
+    policy: str = "hide"  # of the reflection: hide | show | suppress | force
     # What a request may choose in its field `reflection`
     overrides: list[str] = field(default_factory=lambda: ["hide", "show", "force"])
     count_refusals: bool = True  # label every answer by the rule judge for /metrics; some 0.1 ms
     engine: str = "auto"  # auto | transformers | vllm
-    engine_args: list[str] = field(default_factory=list)  # more words for the engine's command
+    engine_args: list[str] = field(default_factory=list)  # more arguments of the engine's command
     verify: bool = True  # refuse weights whose digest is not the recorded one
-    poll: float = 5.0  # seconds between two looks at the alias; 0: stay with the version found
+    poll: float = 5.0  # seconds between polls of the alias; 0: stay with the version found
     check: CheckConfig = field(default_factory=CheckConfig)
     suite: SuiteConfig = MISSING  # prompts of the check
-    judge: JudgeConfig = MISSING  # of the check
-    mitigation: Any = None  # done to the model that the URI means when the server starts
+    judge: JudgeConfig = MISSING  # judge of the check
+    mitigation: Any = None  # applied to the model that the URI means when the server starts
     token_env: str = "TBR_SERVE_TOKEN"  # the variable that holds the bearer token
     timeout: float = 120.0  # seconds for one request
     start_timeout: float = 600.0  # seconds until an engine has loaded the weights
     drain: float = 60.0  # seconds that open requests get when a version or the server ends
     max_request_bytes: int = 1_048_576  # size of a request's body; larger ones get 413
     max_in_flight: int = 256  # requests at once; further ones get 429
-    max_tokens: int = 4096  # most that a request may ask for
+    max_tokens: int = 4096  # most tokens that a request may ask for
     tracking: TrackingConfig = MISSING
     paths: PathsConfig = MISSING
 
@@ -92,18 +92,18 @@ class ServeConfig:
             )
 
     def token(self) -> str | None:
-        """Return the bearer token; it stands in the environment only."""
+        """Return the bearer token, which is only in the environment."""
         return os.environ.get(self.token_env) or None
 
     @property
     def url(self) -> str:
-        """Where the server is reached from this machine."""
+        """URL of the server on this machine."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether only this machine reaches an address."""
+    """Return whether only this machine reaches an address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

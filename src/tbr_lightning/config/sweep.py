@@ -1,4 +1,4 @@
-"""Typed schema of the verb ``sweep``."""
+"""Typed schema of the command ``sweep``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tbr_lightning.errors import UserError, at_least, one_of
 
 @dataclass
 class SweepSettings:
-    """How a study is run, and what becomes of its winner."""
+    """How a study is run, and what is done with its chosen model."""
 
     trials: int | None = None  # finished trials to reach; null: the study's own budget
     hours: float | None = None  # of all trials added up; null: the study's own
@@ -67,7 +67,7 @@ class SweepConfig:
     study: str = "smoke"  # a file in sweeps/, or a path
     model_uri: str | None = None  # of an arena, given as model=: of conf/model/, or a folder
     storage: str = MISSING  # Optuna's storage URL
-    dry_run: bool = False  # compose every corner, say what it would take, run nothing
+    dry_run: bool = False  # compose every corner, report the cost, run nothing
     sweep: SweepSettings = field(default_factory=SweepSettings)
     tracking: TrackingConfig = MISSING
     paths: PathsConfig = MISSING

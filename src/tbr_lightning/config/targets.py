@@ -80,7 +80,7 @@ def schema_of(target: str | None) -> type | None:
 
 
 def _rename_tasks(suite: Any) -> None:
-    """Put the questions of a suite that an earlier version saved where they stand now."""
+    """Move the questions of a suite that an earlier version saved to their present place."""
     if (choices := suite.pop("choices", None)) is not None:
         suite["lm_eval"] = [*choices, *suite.get("lm_eval", ())]
     own = "microworld_choice"
@@ -91,15 +91,15 @@ def _rename_tasks(suite: Any) -> None:
 
 
 def restored(kind: type[T], saved: Any, **instead: Any) -> T:
-    """Return a config of a verb as it was saved, by this version or an earlier one.
+    """Return a config of a command as it was saved, by this version or an earlier one.
 
     Raises:
         UserError: It names a target that its place cannot hold; nothing of it is imported.
 
     Args:
-        kind: The verb's schema.
-        saved: What OmegaConf read from the file, a mapping.
-        instead: Values that take the place of saved ones.
+        kind: Schema of the command.
+        saved: Mapping that OmegaConf read from the file.
+        instead: Values that replace saved ones.
     """
     node = OmegaConf.create(OmegaConf.to_container(saved))
     structured = OmegaConf.structured(kind)

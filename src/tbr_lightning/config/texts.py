@@ -28,7 +28,7 @@ def as_typed(override: str, node: DictConfig) -> str:
     where the setting may be empty, and the overrides of other settings.
 
     Args:
-        override: As it was typed, ``key=value``.
+        override: Override as it was typed, ``key=value``.
         node: The composed config without it.
     """
     found = _KEY.fullmatch(override)

@@ -1,4 +1,4 @@
-"""Typed schemas of the verbs: one dataclass per file ``conf/VERB.yaml``."""
+"""Typed schemas of the commands: one dataclass per file ``conf/VERB.yaml``."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class GenerationConfig:
     arm: str = "trained"  # trained | prompted (asked to reflect) | forced | suppressed
     max_new_tokens: int | None = None  # null: what the model was exported with
     batch_size: int | None = None  # rows decoded together; null: as many as are sure to fit
-    temperature: float = 0.0  # 0 is greedy; above it answers are drawn
-    seed: int = 0  # of drawing
+    temperature: float = 0.0  # 0 is greedy; above it answers are sampled
+    seed: int = 0  # seed of sampling
     engine: str = "auto"  # transformers | vllm (needs CUDA and the package) | auto
     dtype: str = "auto"  # float32 | bfloat16 | auto (the weights' own where fast)
-    reuse: bool = True  # take responses that are stored, and store new ones
+    reuse: bool = True  # reuse stored responses, and store new ones
 
     def __post_init__(self) -> None:
         one_of("generation.arm", self.arm, ("trained", "prompted", "forced", "suppressed"))
@@ -62,16 +62,16 @@ class ReflectConfig:
     reflection: ReflectionConfig = MISSING
     tracking: TrackingConfig = MISSING
     paths: PathsConfig = MISSING
-    seed: int = 0  # rows drawn, and the teacher's sampling
+    seed: int = 0  # seed of the rows drawn, and of the teacher's sampling
     run_name: str | None = None  # null: made from model, reflection and seed
 
 
 @dataclass
 class ApartConfig:
-    """Benchmarks that training rows must not hold prompts of."""
+    """Benchmarks whose prompts must not be in the training rows."""
 
     root: str | None = None  # folder of their files, as suite.root; null compares with none
-    benchmarks: list[str] = field(  # those that root lacks are passed over
+    benchmarks: list[str] = field(  # those that root lacks are skipped
         default_factory=lambda: [
             "xstest",
             "or_bench_hard",
@@ -81,7 +81,7 @@ class ApartConfig:
             "i_cona",
         ]
     )
-    allowed: int = 0  # prompts that may stand in the rows; with more training does not begin
+    allowed: int = 0  # prompts that may be in the rows; with more training does not begin
 
     def __post_init__(self) -> None:
         at_least("apart.allowed", self.allowed, 0)
@@ -129,7 +129,7 @@ class TrainConfig:
     apart: ApartConfig = field(default_factory=ApartConfig)
     tracking: TrackingConfig = MISSING
     paths: PathsConfig = MISSING
-    seed: int = 0  # rows drawn, their order, initial weights
+    seed: int = 0  # seed of the rows drawn, their order, and the initial weights
     resume: str | None = None  # latest, or the id of an interrupted run
     dry_run: bool = False  # show what would be trained, and what it would take; train nothing
     run_name: str | None = None  # null: made from model, reflection and seed
@@ -143,7 +143,7 @@ class TrainConfig:
 
 @dataclass
 class GoldColumns:
-    """Names of the columns of a gold file; null for the names that are known."""
+    """Names of the columns of a gold file; null for the usual names."""
 
     prompt: str | None = None  # null: prompt
     answer: str | None = None  # null: completion or answer
@@ -163,8 +163,8 @@ class EvaluateConfig:
     mitigation: Any = None  # a class of tbr_lightning.mitigations, or of your own
     repeats: int = 1  # answers to each prompt; more than one need a temperature
     reuse: bool = False  # take an earlier evaluation of the same model with the same settings
-    traces: int = 50  # trace all errors and so many other answers in MLflow; 0 traces none
-    format: str = "table"  # of what is printed: table | md | latex | csv
+    traces: int = 50  # trace all errors and this many other answers in MLflow; 0 traces none
+    format: str = "table"  # format of the printed table: table | md | latex | csv
     tracking: TrackingConfig = MISSING
     paths: PathsConfig = MISSING
     attribution: bool = False  # which words drove the false refusals
@@ -206,7 +206,7 @@ class EvaluateConfig:
 
     @property
     def mitigated(self) -> bool:
-        """Whether a mitigation is on."""
+        """Whether a mitigation is configured."""
         return self.mitigation is not None and self.mitigation.name != "none"
 
 
@@ -216,10 +216,10 @@ class PromoteConfig:
 
     model_uri: str = ""  # the candidate: models:/m-…, models:/NAME/3 or a training run's id
     name: str = "tbr-microworld"  # registered model
-    baseline: bool = False  # start afresh: become champion without meeting the one there is
+    baseline: bool = False  # become champion without a comparison with the present one
     candidate_evaluation: str | None = None  # id of the run to take; null: found or made
     champion_evaluation: str | None = None  # the same of the champion
-    reason: str = ""  # why, in your words, for the ledger; accept needs it
+    reason: str = ""  # reason, in your words, for the ledger; accept needs it
     suite: SuiteConfig = MISSING
     judge: JudgeConfig = MISSING
     generation: GenerationConfig = field(default_factory=GenerationConfig)
@@ -247,7 +247,7 @@ class PromoteConfig:
 class DemoArm:
     """One way to treat the base model."""
 
-    about: str = ""  # what the table calls it
+    about: str = ""  # name in the table
     train: list[str] | None = None  # overrides of a training run; null: the base as it is
     evaluate: list[str] = field(default_factory=list)  # overrides of its evaluation
 
@@ -263,9 +263,9 @@ class DemoConfig:
     root: str | None = None  # folder of rows and prompts that are not shipped
     needs: list[str] = field(default_factory=list)  # files that root must hold
     about: str = ""  # printed first
-    title: str = ""  # of table and figure
+    title: str = ""  # title of table and figure
     targets: bool = False  # state whether the miniature's targets were met
-    seeds: int = 1  # how many
+    seeds: int = 1  # number of seeds
     first_seed: int = 0  # the others follow it
     name: str = "tbr-microworld"  # registered model
     # by name: what is trained and how it is evaluated
@@ -275,7 +275,7 @@ class DemoConfig:
     baseline: str = MISSING  # arm that becomes the champion first
     candidate: str = MISSING  # arm that is gated against it
     unsafe: str = MISSING  # arm that the gate must refuse
-    figure: str = "demo.png"  # file of the figure; the table's JSON stands beside it
+    figure: str = "demo.png"  # file of the figure; the table's JSON is beside it
 
     def __post_init__(self) -> None:
         at_least("demo.seeds", self.seeds, 1)
@@ -296,7 +296,7 @@ class DemoConfig:
 
 @dataclass
 class DemoVerbConfig:
-    """The demo's own keys stand under ``demo``, as in ``demo.seeds=5``."""
+    """The demo's own keys are under ``demo``, as in ``demo.seeds=5``."""
 
     demo: DemoConfig = MISSING
     tracking: TrackingConfig = MISSING
