@@ -22,9 +22,9 @@ class Evaluation:
     """Numbers of one evaluation.
 
     Attributes:
-        run_id: Of the evaluation.
-        tags: Of its run: suite, half, arm.
-        metrics: By name, rates with ``_lo``, ``_hi`` and ``_n``.
+        run_id: ID of the evaluation's run.
+        tags: Tags of its run: suite, half, arm.
+        metrics: Metrics by name, rates with ``_lo``, ``_hi`` and ``_n``.
     """
 
     run_id: str
@@ -56,9 +56,9 @@ def model_card(source: Source, title: str, licence: str | None) -> str:
     """Return the model card as Markdown with the hub's metadata.
 
     Args:
-        source: The model.
-        title: What it is called.
-        licence: Its name, or ``None`` for what the training run's config says.
+        source: The exported model.
+        title: Name of the model.
+        licence: Name of the licence, or ``None`` for what the training run's config says.
     """
     params = _training(source)
     made = evaluations(source)

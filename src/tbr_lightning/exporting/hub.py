@@ -15,7 +15,7 @@ TOKEN = "HF_TOKEN"
 
 
 def check_token() -> str:
-    """Return the token.
+    """Return the hub token.
 
     Raises:
         UserError: There is none in the environment.

@@ -49,12 +49,12 @@ def modelfile(backbone: Backbone, file: str) -> str:
 
 
 def turn_parts(backbone: Backbone) -> dict[str, tuple[str, str]] | None:
-    """Return what stands before and after each role's text, and under ``""`` around all turns.
+    """Return the text before and after each role's text, and under ``""`` that around all turns.
 
-    A role that the template does not take is missing.
+    A role that the template does not support is missing.
 
     Returns:
-        ``None`` where a turn depends on the others, so that no such parts make the template.
+        The parts; ``None`` where a turn depends on the others, so that no parts can be given.
     """
     tokenizer = backbone.tokenizer
     try:

@@ -21,13 +21,13 @@ MODELFILE = "Modelfile"
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What was written.
+    """The result of an export.
 
     Attributes:
-        run_id: MLflow run that says what went where.
-        folder: Of the files.
-        url: On the hub, if it was uploaded.
-        next_step: A command that uses it.
+        run_id: ID of the MLflow run that records what went where.
+        folder: Folder of the files.
+        url: Address on the hub, if it was uploaded.
+        next_step: Command that uses it.
     """
 
     run_id: str

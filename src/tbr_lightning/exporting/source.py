@@ -14,12 +14,12 @@ from tbr_lightning.models.logged import LoggedModel
 
 @dataclass(frozen=True)
 class Source:
-    """What is exported.
+    """The model to export.
 
     Attributes:
-        backbone: Without an adapter, computing in ``dtype`` or in float32.
-        logged: Its entry in MLflow, or ``None`` for any other.
-        dtype: Of the weights that are written.
+        backbone: Model without an adapter, computing in ``dtype`` or in float32.
+        logged: Its logged model in MLflow, or ``None`` for any other.
+        dtype: Type of the weights that are written.
     """
 
     backbone: Backbone
