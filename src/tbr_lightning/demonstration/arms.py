@@ -1,4 +1,4 @@
-"""Every arm of the comparison, trained and evaluated through the ordinary verbs."""
+"""Every arm of the comparison, trained and evaluated through the ordinary commands."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from tbr_lightning.training import pipeline as training
 
 @dataclass(frozen=True)
 class ArmResult:
-    """One arm with one seed.
+    """The result of one arm with one seed.
 
     Attributes:
-        arm: Its name.
-        seed: Of the tuning; ``None`` for an arm that is not tuned.
+        arm: Name of the arm.
+        seed: Seed of the tuning; ``None`` for an arm that is not tuned.
         rows: Its judged answers to the test prompts.
         model_uri: The logged model, if one was trained.
-        supervised_tokens: Supervised tokens seen in training, all epochs together.
-        choices: General ability by task of lm-eval.
+        supervised_tokens: Number of supervised tokens seen in training, all epochs together.
+        choices: Accuracy of general ability by task of lm-eval.
     """
 
     arm: str
@@ -37,7 +37,7 @@ class ArmResult:
     choices: Mapping[str, Rate] = field(default_factory=dict)
 
     def general(self) -> Rate:
-        """Return the share of general prompts answered rightly; without such, of the choices."""
+        """Return the share of general prompts answered correctly; without such, of the choices."""
         found = rates(self.rows).general_accuracy
         return found if found.n or not self.choices else pool(list(self.choices.values()))
 

@@ -1,4 +1,4 @@
-"""The demonstration: the whole loop in one world, made or real, through the ordinary verbs."""
+"""The demonstration: the whole loop in one world, made or real, through the ordinary commands."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def run(config: DemoVerbConfig) -> None:
 
     console, demo = Console(), config.demo
     console.print(f"{demo.about}\n", markup=False, highlight=False)
-    # Its runs stand side by side in the UI, held together by a tag; the summary comes last and so
+    # Its runs are side by side in the UI, held together by a tag; the summary comes last and so
     # on top.
     tags = {"tbr.demo": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}"}
     done: dict[str, list[ArmResult]] = {}
@@ -91,7 +91,7 @@ def run(config: DemoVerbConfig) -> None:
 
 
 def _gate(config: DemoVerbConfig, done: dict[str, list[ArmResult]]) -> list[str]:
-    """Crown the control, gate the candidate against it, then an unsafe one; return the words."""
+    """Crown the control, gate the candidate against it, then an unsafe one; return the messages."""
     demo = config.demo
     lines = []
     for arm, baseline in ((demo.baseline, True), (demo.candidate, False), (demo.unsafe, False)):
@@ -111,7 +111,7 @@ def _promote(config: DemoVerbConfig, model_uri: str, *, baseline: bool) -> Promo
 
 
 def _settings(config: DemoVerbConfig, model_uri: str, *, baseline: bool) -> PromoteConfig:
-    """Return how the gate is asked about a model."""
+    """Return the promotion config for a model."""
     from tbr_lightning.config.compose import compose_verb
 
     overrides = [f"model='{model_uri}'", f"name={config.demo.name}", f"baseline={baseline}"]

@@ -1,4 +1,4 @@
-"""What a person sees at the end of the demo."""
+"""Terminal output at the end of the demo."""
 
 from __future__ import annotations
 
