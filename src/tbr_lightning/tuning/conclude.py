@@ -31,7 +31,7 @@ REPORT = "report.md"
 
 _ENDING = "ending"  # attribute of the study: what it ended in
 _ENDED_BY = "ended_by"  # attribute of the study: the runner that ends it
-_LINES = 15  # of the front, in the terminal
+_LINES = 15  # lines of the front, in the terminal
 
 
 Summarise = Callable[["Study", "optuna.Study", str], list[str]]
@@ -45,17 +45,17 @@ def finish(
     parent_run_id: str,
     summarise: Summarise | None = None,
 ) -> list[str]:
-    """End a study and return what to print of it.
+    """Conclude a study, and return the lines to print.
 
     The figure and a first report are logged before anything long begins. Of several runners one
     does this, and a study that has ended with the same choice is not trained, registered or gated
     again.
 
     Args:
-        study: Of the file.
-        config: Of the verb.
+        study: Study as its file describes it.
+        config: Config of the command.
         opened: The study in its storage, with its budget reached.
-        parent_run_id: The study's run.
+        parent_run_id: ID of the study's run.
         summarise: Logs a summary of its own on the study's run and returns its lines.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What a study would cost on devices that are not at hand, by arithmetic."""
+"""The estimated cost of a study on devices that are not available here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.training.devices import world_size
 from tbr_lightning.training.estimate import SUSTAINED, RunEstimate, estimate
 
-TOKENS = 200  # of a row, where none can be read: Alpaca's are shorter, reflected ones longer
+TOKENS = 200  # tokens per row, where none can be read: Alpaca's are shorter, reflected ones longer
 
 DEVICES: Mapping[str, tuple[float, float]] = {
     "A100": (312e12, 80.0),
@@ -23,13 +23,13 @@ DEVICES: Mapping[str, tuple[float, float]] = {
 
 @dataclass(frozen=True)
 class ModelCost:
-    """The trials of one model.
+    """The cost of the trials of one model.
 
     Attributes:
-        model: Name of its config.
+        model: Name of the model's config.
         run: Estimate of one training run.
-        devices: Of a run.
-        runs: Training runs in the study.
+        devices: Number of devices of a run.
+        runs: Number of training runs in the study.
         gated: Whether its weights are behind a licence that one accepts by hand.
     """
 
@@ -41,11 +41,11 @@ class ModelCost:
 
     @property
     def memory(self) -> float:
-        """GB that a device must have."""
+        """Memory in GB that a device must have."""
         return (self.run.weights + self.run.states + self.run.activations) / 1e9
 
     def hours(self, peak: float) -> float:
-        """Return device hours of all its runs on devices of a peak in FLOPs a second."""
+        """Return device hours of all its runs on devices of a peak in FLOPs per second."""
         return self.run.flops * self.runs / (peak * SUSTAINED) / 3600
 
 
@@ -57,9 +57,9 @@ def model_costs(
     """Return the cost of each model of a study, from small to large.
 
     Args:
-        made: Points with their training configs; the models share the runs alike.
-        runs: Training runs of the whole study.
-        tokens: Of a run with a model, by its name, where its rows could be counted; else the rows
+        made: Points with their training configs; all models get the same number of runs.
+        runs: Number of training runs of the whole study.
+        tokens: Tokens of a run by the model's name, where its rows could be counted; else the rows
             that the data config wants are taken at :data:`TOKENS` each.
     """
     from tbr_lightning.models.planned import planned_config
@@ -81,7 +81,7 @@ def model_costs(
 
 
 def lines(costs: Sequence[ModelCost]) -> list[str]:
-    """Return a table: a line a model, then the hours of all by kind of device."""
+    """Return a table: one line per model, then the hours of all by kind of device."""
     heads = ["parameters", "devices", "GB each", *(f"{kind} hours" for kind in DEVICES)]
     rows = []
     for one in costs:
@@ -115,7 +115,7 @@ def _hours(one: ModelCost, peak: float, memory: float) -> str:
 
 
 def requests(made: Iterable[tuple[Mapping[str, Any], TrainConfig]]) -> int:
-    """Return requests to a teacher at an endpoint: each harmful row once, whatever the model."""
+    """Return the requests to a teacher at an endpoint: each harmful row once, for any model."""
     most = 0
     for _, config in made:
         of_data = config.data.teacher(config.reflection.teacher, config.seed) is not None

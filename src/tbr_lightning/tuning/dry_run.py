@@ -1,4 +1,4 @@
-"""``sweep dry_run=true``: every corner of the space composes, and what the study would take."""
+"""``sweep dry_run=true``: every corner of the space is composed, and the cost estimated."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def corners(plan: Plan) -> list[tuple[dict[str, Any], TrainConfig]]:
     """Return points and training configs of the space's corners, each config once.
 
     Raises:
-        UserError: One does not compose.
+        UserError: A corner does not compose.
     """
     study, config = plan.study, plan.config
     points = corners_of(study.space, MOST_CORNERS)
@@ -51,7 +51,7 @@ def preflight(made: Sequence[tuple[dict[str, Any], TrainConfig]]) -> list[str]:
 
 
 def dry_run(plan: Plan) -> None:
-    """Compose every corner, and print what the study would take.
+    """Compose every corner, and print the estimated cost of the study.
 
     Raises:
         UserError: A corner does not compose or lacks something; all else is printed before.

@@ -1,4 +1,4 @@
-"""Where the process of a trial is started, and how its end is learnt."""
+"""Where the process of a trial is started, and how its end is detected."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from tbr_lightning.tuning.trial import TrialContext
 
 
 class Worker(Protocol):
-    """A trial under way, here or on another machine."""
+    """A running trial, here or on another machine."""
 
     @property
     def begun(self) -> float:
-        """When it was started, on the monotonic clock; now, while it waits for its turn."""
+        """Start time on the monotonic clock; the current time, while it waits for its turn."""
 
     @property
     def lost(self) -> str:
-        """Why its end is not known from its own process; empty where it is."""
+        """Reason why its end is not known from its own process; empty where it is."""
 
     def exit_code(self) -> int | None:
-        """Return how it ended (negative: by this signal), or ``None`` while it runs or waits."""
+        """Return its exit code (negative: the signal), or ``None`` while it runs or waits."""
 
     def memory(self) -> float:
-        """Return the GiB of all its processes; 0 where a scheduler looks after them."""
+        """Return the memory of all its processes in GiB; 0 where a scheduler limits it."""
 
     def ask_to_stop(self) -> None:
-        """Let it write a checkpoint and end."""
+        """Ask it to write a checkpoint and end."""
 
     def kill(self) -> None:
         """End it and all that it started, at once."""
@@ -40,4 +40,4 @@ class Executor(Protocol):
         """Start a trial whose folder is written, or hand it to a scheduler."""
 
     def close(self) -> None:
-        """Leave the scheduler."""
+        """Disconnect from the scheduler."""

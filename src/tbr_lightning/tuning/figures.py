@@ -19,7 +19,7 @@ from tbr_lightning.tuning.study import Study
 _FRONT, _OTHER, _INFEASIBLE, _CHOSEN = style.BAD, style.COLOURS[0], "0.62", "#111111"
 _PLANE = (HARMFUL_COMPLIANCE.name, FALSE_REFUSAL.name)  # across and up, as everywhere
 _SHARES = frozenset(measure.name for measure in MEASURES)
-_LABELLED = 12  # trials on the front: of more, their numbers would hide them
+_LABELLED = 12  # trials on the front: with more, their numbers would hide them
 
 
 def front_figure(
@@ -85,7 +85,7 @@ def front_figure(
 
 
 def _turned(names: Sequence[str], pair: tuple[int, int]) -> tuple[int, int]:
-    """Return a pair with what other figures have across, across."""
+    """Return a pair in the order of other figures' axes."""
     across, up = pair
     turn = names[up] == _PLANE[0] or (names[across] == _PLANE[1] and names[up] in _SHARES)
     return (up, across) if turn else pair

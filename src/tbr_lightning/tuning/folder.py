@@ -16,36 +16,36 @@ _SPEC, _RESULT, _LOG = "trial.json", "result.json", "log.txt"
 
 @dataclass(frozen=True)
 class Spec:
-    """What a trial's process is told; no secrets, since it stays on disk."""
+    """Instructions for a trial's process; no secrets, since it stays on disk."""
 
     entry: str  # ``module:function`` that runs the trial
     study: str  # key of the study
-    number: int  # of the trial
-    point: Mapping[str, Value]  # what it tries
-    overrides: list[str]  # of its training runs, without the seed
+    number: int  # number of the trial
+    point: Mapping[str, Value]  # values that it tries
+    overrides: list[str]  # overrides of its training runs, without the seed
     seeds: list[int]  # one training run each
-    metrics: list[str] = field(default_factory=list)  # names that must be there in the end
-    metric: str | None = None  # that training reports to a pruner, if there is one
-    blocks: bool = False  # each seed is reported prompt by prompt, to a pruner
+    metrics: list[str] = field(default_factory=list)  # metrics that must exist at the end
+    metric: str | None = None  # metric that training reports to a pruner, if there is one
+    blocks: bool = False  # report each seed to a pruner prompt by prompt
     parent_run: str | None = None  # MLflow run of the study, if it is mirrored
     ranks: int = 1  # processes of its training
-    threads: int | None = None  # of the trial on a CPU
+    threads: int | None = None  # threads of the trial on a CPU
     device: str | None = None  # the GPU it has to itself, as CUDA names it
-    reuse: bool = True  # finished runs of the same config and seed are taken
-    again: bool = False  # it was begun before
+    reuse: bool = True  # reuse finished runs of the same config and seed
+    again: bool = False  # it was started before
 
 
 @dataclass(frozen=True)
 class Result:
-    """How a trial ended."""
+    """The result of a trial."""
 
     state: str  # ``complete``, ``pruned``, ``failed`` or ``interrupted``
-    reason: str = ""  # of anything but ``complete``
+    reason: str = ""  # reason of any state but ``complete``
     metrics: dict[str, float] = field(default_factory=dict)  # mean over seeds of every number
     intervals: dict[str, list[float]] = field(default_factory=dict)  # 95%, of those that have one
-    runs: list[dict[str, Any]] = field(default_factory=list)  # of each seed
-    config_key: str = ""  # of the resolved configs
-    seconds: float = 0.0  # of the trial, taken results included
+    runs: list[dict[str, Any]] = field(default_factory=list)  # one for each seed
+    config_key: str = ""  # key of the resolved configs
+    seconds: float = 0.0  # duration of the trial, reused results included
 
 
 def trials_root(paths: PathsConfig, study: str) -> Path:
@@ -54,18 +54,18 @@ def trials_root(paths: PathsConfig, study: str) -> Path:
 
 
 class TrialFolder:
-    """Files by their meaning."""
+    """The files of a trial, by their purpose."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @property
     def log(self) -> Path:
-        """What the trial's processes print."""
+        """Log file of the trial's processes."""
         return self.path / _LOG
 
     def begin(self, spec: Spec) -> None:
-        """Write what the trial's process is told; forget how an earlier attempt ended."""
+        """Write the instructions for the trial's process; delete an earlier result."""
         self.path.mkdir(parents=True, exist_ok=True)
         (self.path / _RESULT).unlink(missing_ok=True)
         _write(self.path / _SPEC, asdict(spec))
@@ -75,11 +75,11 @@ class TrialFolder:
         return Spec(**json.loads((self.path / _SPEC).read_text()))
 
     def finish(self, result: Result) -> None:
-        """Write how it ended."""
+        """Write the result."""
         _write(self.path / _RESULT, asdict(result))
 
     def result(self) -> Result | None:
-        """Return how it ended, or ``None`` if it did not say."""
+        """Return the result, or ``None`` if there is none."""
         try:
             return Result(**json.loads((self.path / _RESULT).read_text()))
         except (OSError, ValueError, TypeError):

@@ -33,10 +33,10 @@ _TIE = 1e-9  # of scaled objectives: what floating point alone tells apart is th
 
 @dataclass(frozen=True)
 class Choice:
-    """The trial that a study ends in."""
+    """The trial that is chosen at the end of a study."""
 
-    trial: FrozenTrial  # the trial
-    because: str  # why it, in a sentence
+    trial: FrozenTrial  # the chosen trial
+    because: str  # reason, in a sentence
 
 
 def finished(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
@@ -63,7 +63,7 @@ def counted(trials: Sequence[FrozenTrial]) -> str:
 
 
 def is_feasible(study: Study, trial: FrozenTrial) -> bool:
-    """Return whether a finished trial meets every constraint; one that told none does not."""
+    """Return whether a finished trial meets every constraint; one that recorded none does not."""
     excess = trial.user_attrs.get(CONSTRAINTS) or []
     return len(excess) >= len(study.constraints) and all(value <= 0 for value in excess)
 
@@ -74,8 +74,8 @@ def pareto_front(
     """Return the feasible trials that no other dominates, best in the first objective first.
 
     Args:
-        study: Gives the directions and the constraints.
-        trials: In any state; only finished and feasible ones count.
+        study: Study with the directions and the constraints.
+        trials: Trials in any state; only finished and feasible ones count.
         front: The front of other trials, so that new ones can be added without all the old.
     """
     candidates = [*front, *(t for t in finished(trials) if is_feasible(study, t))]

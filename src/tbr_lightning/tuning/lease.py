@@ -1,4 +1,4 @@
-"""A trial whose process is started elsewhere: by whom it is held, and what runs it there."""
+"""A trial whose process is started elsewhere: who holds it, and what runs it there."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Lease:
         _write(folder / "lease", self.name)
 
     def renew(self) -> None:
-        """Say that the runner lives."""
+        """Record that the runner is alive."""
         now = time.monotonic()
         if now - self._renewed >= _RENEW:
             self._renewed = now
@@ -40,17 +40,17 @@ class Lease:
                 os.utime(self.folder / "lease")
 
     def stop(self) -> None:
-        """Let the process end in order."""
+        """Ask the process to end in order."""
         _write(self.folder / "lease", _STOP)
 
     @property
     def started(self) -> bool:
-        """Whether the process is there, or was."""
+        """Whether the process is or was running."""
         return _read(self.folder / "started") == self.name
 
     @property
     def begun(self) -> float:
-        """When the process was first seen to be started; now, while it was not."""
+        """Time when the process was first seen to be started; the current time before that."""
         if self._started is None:
             if not self.started:
                 return time.monotonic()
@@ -71,17 +71,17 @@ def run_trial(
     """Start a trial's process where a scheduler has put this one, and wait for its end.
 
     Args:
-        folder: Of the trial, on a file system that the runner shares.
+        folder: Folder of the trial, on a file system that the runner shares.
         around: A :class:`TrialContext` as JSON.
         lease: Name of the runner's lease.
-        cwd: The runner's working folder, from which relative paths of its config are meant.
-        environment: The runner's; what this process has of its own, such as the devices that the
-            scheduler gave it, stays.
-        threads: Of the trial on a CPU.
+        cwd: The runner's working folder, to which relative paths of its config refer.
+        environment: The runner's environment; what this process has of its own, such as the devices
+            that the scheduler gave it, stays.
+        threads: Threads of the trial on a CPU.
         grace: Seconds without a renewal of the lease after which the trial is ended.
 
     Returns:
-        How the trial's process ended; negative: by this signal.
+        Exit code of the trial's process; negative: the signal.
     """
     me, path = identity_of(), Path(folder)
     worker = process.spawn(
@@ -113,7 +113,7 @@ def run_trial(
 
 
 def environment_of_runner() -> dict[str, str]:
-    """Return the environment that trials elsewhere fill theirs up with; no devices of this one."""
+    """Return the environment to fill up that of trials elsewhere; no devices of this machine."""
     return {k: v for k, v in os.environ.items() if not k.endswith("_VISIBLE_DEVICES")}
 
 

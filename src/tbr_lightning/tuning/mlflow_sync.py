@@ -1,6 +1,6 @@
-"""A study in MLflow: one run for it, one beneath for each trial, kept true while it goes on.
+"""A study in MLflow: one run for it, one beneath for each trial, updated while it goes on.
 
-Optuna's storage is the truth; what stands here is for people to look at. So a tracker that does not
+Optuna's storage is the truth; the runs are for people to look at. So a tracker that does not
 answer stops no study: what it missed is sent once it answers again.
 """
 
@@ -41,9 +41,9 @@ def parent_run(study: Study, config: SweepConfig, opened: Opened) -> Iterator[st
     reason. Where another runner goes on, its next trial marks the run as running again.
 
     Args:
-        study: Of the file.
-        config: Of the verb.
-        opened: In its storage, where an attribute of the study keeps the run's id.
+        study: Study as its file describes it.
+        config: Config of the command.
+        opened: The study in its storage, where an attribute keeps the run's id.
 
     Yields:
         The run's id.
@@ -91,10 +91,10 @@ def trial_run(
     """Open the run of a trial, in the process that runs it.
 
     Args:
-        parent_run_id: The study's run, open in the runner's process.
-        number: The trial's.
-        params: What the trial tries.
-        config: Any verb's config; its ``tracking`` says where.
+        parent_run_id: ID of the study's run, open in the runner's process.
+        number: Number of the trial.
+        params: Parameters that the trial tries.
+        config: Config of any command; its ``tracking`` says where.
 
     Yields:
         The run's id. Runs that are started within nest beneath it.
@@ -118,14 +118,14 @@ def close_child(parent_run_id: str, number: int, status: str, reason: str | None
     """End a trial's run and what is open beneath it, whether or not its process still lives.
 
     Args:
-        parent_run_id: The study's run.
-        number: The trial's.
+        parent_run_id: ID of the study's run.
+        number: Number of the trial.
         status: FINISHED, KILLED for a pruned or interrupted trial, or FAILED.
-        reason: Why, for people.
+        reason: Reason, for people.
     """
     with _tolerant(f"the status of trial {number}"):
         found = runs_beneath(parent_run_id, {"tbr.trial": str(number)})
-        # A trial that is run again has a run for each time; the last one is what it came to.
+        # A trial that is run again has a run for each time; the last one has its result.
         for place, (child, was, _) in enumerate(found):
             if place == 0:
                 Run(child).end(status, reason)
@@ -135,7 +135,7 @@ def close_child(parent_run_id: str, number: int, status: str, reason: str | None
 
 @dataclass
 class _Shown:
-    """What of a study its run shows already."""
+    """What the run of a study shows already."""
 
     numbers: set[int] = field(default_factory=set)
     logged: set[int] = field(default_factory=set)  # by another runner, or by one before this
@@ -150,7 +150,7 @@ def refresh(storage_study: optuna.Study, study: Study, parent_run_id: str) -> No
 
     Only what finished since the last call is looked at, so ten thousand trials cost no more to
     show than ten. Numbers of trial ``n`` are metrics ``trial/NAME`` at step ``n``, with the time
-    at which it finished: whoever sends them again changes nothing.
+    at which it finished: sending them again changes nothing.
     """
     with _tolerant("the study's state"):
         _refresh(storage_study, study, parent_run_id)

@@ -29,7 +29,7 @@ def over_seeds(
     are Welch and Satterthwaite's, with ``k - 1`` for the seeds.
 
     Args:
-        seeds: The numbers of each, where ``NAME_lo`` and ``NAME_hi`` are the interval of ``NAME``.
+        seeds: Metrics of each seed, where ``NAME_lo`` and ``NAME_hi`` are the interval of ``NAME``.
     """
     shared = [name for name in seeds[0] if all(name in numbers for numbers in seeds)]
     intervals_of = {name for name in shared if f"{name}_lo" in shared and f"{name}_hi" in shared}
@@ -60,7 +60,7 @@ def values_of(study: Study, result: Result) -> list[float]:
 
 
 def constraints_of(study: Study, result: Result) -> list[float]:
-    """Return by how much a finished trial breaks each constraint; at most 0 is kept.
+    """Return by how much a finished trial violates each constraint; at most 0 if it is kept.
 
     Raises:
         UserError: A metric is missing or not a finite number.

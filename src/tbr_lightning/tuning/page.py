@@ -32,11 +32,11 @@ def study_page(
     """Return the page of a study: what was chosen and why, its numbers, the front, every answer.
 
     Args:
-        study: What was searched.
+        study: Study that was run.
         trials: All trials, in any state.
-        ending: What became of it.
-        figures: By what they show.
-        facts: Where it comes from.
+        ending: Result of the study.
+        figures: Figures, by what they show.
+        facts: Pairs (name, value) on where it comes from.
     """
     taken = ending.taken
     rows = _answers(taken.evaluate) if taken is not None else []

@@ -89,9 +89,9 @@ def _executor(settings: SweepSettings, folder: Path, timeout: float | None) -> E
     """Return the executor of a sweep.
 
     Args:
-        settings: Which, and what a trial asks for.
-        folder: For a scheduler's own files.
-        timeout: Seconds that a trial may take.
+        settings: Sweep settings: the executor, and what a trial asks for.
+        folder: Folder for a scheduler's own files.
+        timeout: Maximum duration of a trial, in seconds.
 
     Raises:
         UserError: Its package is not installed.

@@ -1,4 +1,4 @@
-"""A study with the command line's word on it: limits, evaluation, and each trial's configs."""
+"""A study with the command line's settings: limits, evaluation, and each trial's configs."""
 
 from __future__ import annotations
 
@@ -41,29 +41,29 @@ _PROBED = ("false_refusal_rate", "harmful_compliance_rate", "general_accuracy", 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is going to be run."""
+    """The plan of a sweep."""
 
-    config: SweepConfig  # of the verb
-    study: Study  # of the file
-    trains: list[TrainConfig]  # configs in which every choice and every end of a range stands
-    evaluation: EvaluateConfig  # of every trial
-    missing: str = ""  # what kept a dry run from checking the names of metrics
+    config: SweepConfig  # config of the command
+    study: Study  # study as its file describes it
+    trains: list[TrainConfig]  # configs in which every choice and every end of a range occurs
+    evaluation: EvaluateConfig  # evaluation config of every trial
+    missing: str = ""  # reason why a dry run could not check the names of metrics
 
     @property
     def workers(self) -> int:
-        """Trials at the same time here."""
+        """Number of trials at the same time here."""
         return self.config.sweep.workers or self.study.workers
 
     @property
     def trials(self) -> int:
-        """Finished trials to reach."""
+        """Number of finished trials to reach."""
         wanted = self.config.sweep.trials or self.study.trials
         grid = self.study.sampler["name"] == "grid"
         return min(wanted, len(cells(self.study.space))) if grid else wanted
 
     @property
     def limits(self) -> Limits:
-        """The command line's, else the file's."""
+        """Limits of the command line, or else of the file."""
         given, study = self.config.sweep, self.study
         hours, minutes = given.hours or study.hours, given.timeout or study.timeout
         return Limits(
@@ -77,10 +77,10 @@ class Plan:
         )
 
     def check(self) -> None:
-        """Tell what some trial would lack before anything long begins.
+        """Report what some trial would lack before anything long begins.
 
         Raises:
-            UserError: With one sentence for each thing.
+            UserError: Something is missing; one sentence for each thing.
         """
         missing = [
             sentence
@@ -99,12 +99,12 @@ class Plan:
             raise UserError("\n".join(dict.fromkeys(missing)))
 
     def spec(self, claim: Claim, slot: int, run_id: str) -> Spec:
-        """Compose a trial's configs, write them into its folder, and return what it is told.
+        """Compose a trial's configs, write them into its folder, and return its spec.
 
         Args:
             claim: The trial.
-            slot: Which of the trials at the same time it is.
-            run_id: MLflow run of the study.
+            slot: Index among the trials that run at the same time.
+            run_id: ID of the study's MLflow run.
 
         Raises:
             UserError: Its config does not compose.
@@ -168,12 +168,12 @@ def make_plan(config: SweepConfig) -> Plan:
 
 
 def here(config: TrainConfig, sweep: SweepConfig) -> TrainConfig:
-    """Write to the study's own store and folders."""
+    """Return the config with the study's own store and folders."""
     return replace(config, tracking=sweep.tracking, paths=sweep.paths)
 
 
 def threads_each(workers: int) -> int:
-    """Return the cores of each of several trials at once."""
+    """Return the number of cores for each of several trials at once."""
     return max(1, cores() // workers)
 
 
@@ -203,12 +203,12 @@ def check_names(study: Study, trains: Iterable[TrainConfig], evaluation: Evaluat
     """Refuse objectives and constraints that no run of the study would log.
 
     Args:
-        study: Of the file.
+        study: Study as its file describes it.
         trains: Training configs of some of its points.
-        evaluation: Of every point.
+        evaluation: Evaluation config of every point.
 
     Raises:
-        UserError: With the near match.
+        UserError: A name is unknown; the message has the near match.
     """
     trains = list(trains)
     known = [*evaluation_names(evaluation), *_TRAINING]

@@ -30,17 +30,17 @@ _LOOK = 0.05
 class Worker:
     """The process of a trial, with all that it started."""
 
-    pid: int  # of the process, and of its group
-    begun: float  # when it was started, on the monotonic clock
+    pid: int  # process id, and id of its group
+    begun: float  # start time on the monotonic clock
     _exit: Callable[[], int | None]
     lost: str = ""  # the end of a process of this machine is known
 
     def exit_code(self) -> int | None:
-        """Return how it ended (negative: by this signal), or ``None`` while it runs."""
+        """Return its exit code (negative: the signal), or ``None`` while it runs."""
         return self._exit()
 
     def memory(self) -> float:
-        """Return the GiB of all its processes; what they share is counted in each."""
+        """Return the memory of all its processes in GiB; what they share is counted in each."""
         total = 0
         with suppress(psutil.Error):
             process = psutil.Process(self.pid)
@@ -50,7 +50,7 @@ class Worker:
         return float(total / 2**30)
 
     def ask_to_stop(self) -> None:
-        """Let it write a checkpoint and end."""
+        """Ask it to write a checkpoint and end."""
         with suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGTERM)
 
@@ -76,7 +76,7 @@ class LocalExecutor:
 
 
 def warm_up(threads: int) -> None:
-    """Begin to import what trials on one device need; ``threads`` is for each of them."""
+    """Start to import what trials on one device need; ``threads`` is for each of them."""
     processes.warm_up(_PRELOAD, threads)
 
 
@@ -100,11 +100,11 @@ def spawn(
     """Start a trial in a fresh process, as trials of several ranks and schedulers need.
 
     Args:
-        folder: Of the trial.
-        around: Read from standard input.
-        threads: Of all ranks together, on a CPU.
+        folder: Folder of the trial.
+        around: Context of the trial, which it reads from standard input.
+        threads: Threads of all ranks together, on a CPU.
         cwd: Working folder; ``None`` for this one.
-        environment: ``None`` for that of this process.
+        environment: Environment variables; ``None`` for those of this process.
     """
     command = [sys.executable, "-m", "tbr_lightning.tuning.trial", str(folder)]
     surroundings = dict(os.environ if environment is None else environment)

@@ -1,4 +1,4 @@
-"""Trials as tasks of a Ray cluster: where they run, and with which devices, is Ray's."""
+"""Trials as tasks of a Ray cluster: Ray decides where they run, and with which devices."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tbr_lightning.tuning.trial import TrialContext
 
 
 class RayWorker:
-    """A trial that is a task."""
+    """A trial that runs as a Ray task."""
 
     def __init__(self, task: Any, lease: Lease) -> None:
         self._task, self._lease = task, lease
@@ -28,11 +28,11 @@ class RayWorker:
 
     @property
     def begun(self) -> float:
-        """See :class:`tbr_lightning.tuning.executor.Worker`; so for the rest."""
+        """See :class:`tbr_lightning.tuning.executor.Worker`, also for the other methods."""
         return self._lease.begun
 
     def exit_code(self) -> int | None:
-        """Return how it ended."""
+        """Return its exit code."""
         if self._code is None:
             self._lease.renew()
             ready, _ = ray.wait([self._task], timeout=0)
@@ -51,11 +51,11 @@ class RayWorker:
             return -signal.SIGKILL
 
     def memory(self) -> float:
-        """Return 0: Ray looks after memory."""
+        """Return 0: Ray limits memory."""
         return 0.0
 
     def ask_to_stop(self) -> None:
-        """Let it end in order; one that waits for its turn is taken back."""
+        """Ask it to end in order; one that waits for its turn is cancelled."""
         self._lease.stop()
         if not self._lease.started:  # else it would be cut off before its checkpoint
             with suppress(RayError, ValueError):

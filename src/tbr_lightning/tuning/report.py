@@ -33,41 +33,41 @@ _CAUSES = 12  # reasons of failures that are told apart
 
 @dataclass(frozen=True)
 class RetrainedModel:
-    """One model of the chosen configuration."""
+    """A model of the chosen configuration."""
 
-    seed: int  # it was trained with
-    train: str  # run of its training
+    seed: int  # seed that it was trained with
+    train: str  # id of its training run
     model_uri: str  # the logged model
     dev: Mapping[str, float]  # metrics on the dev half
     test: Mapping[str, float] = field(default_factory=dict)  # empty if it was not measured
-    evaluate: str = ""  # run of its evaluation on the test half
+    evaluate: str = ""  # id of its evaluation run on the test half
     fresh: bool = False  # trained after the study, with a seed that the study has not used
 
 
 @dataclass(frozen=True)
 class StudyResult:
-    """What became of a study."""
+    """The result of a study."""
 
     choice: Choice | None  # the chosen trial; ``None`` if there is none
-    instead: str = ""  # why there is none
+    instead: str = ""  # reason why there is none
     made: Sequence[RetrainedModel] = ()  # models of the chosen configuration
     failed: Mapping[int, str] = field(default_factory=dict)  # seeds, with the reason
     taken: RetrainedModel | None = None  # the model that was registered
     name: str = ""  # registered model
     version: str = ""  # of the registered model
-    gate: Sequence[str] = ()  # the gate's words; empty if it was not asked
+    gate: Sequence[str] = ()  # messages of the gate; empty if it was not asked
 
 
 def summary(
     study: Study, front: Sequence[FrozenTrial], ending: StudyResult, most: int
 ) -> list[str]:
-    """Return what a study came to, line by line; what is indented belongs to the line above.
+    """Return the result of a study, line by line; indented lines belong to the line above.
 
     Args:
-        study: What was searched.
+        study: Study that was run.
         front: Its Pareto front.
-        ending: What became of it.
-        most: Trials of the front that are listed; with 0 it is left out.
+        ending: Result of the study.
+        most: Maximum number of trials to list of the front; with 0 it is left out.
     """
     lines = []
     if front and most:
@@ -119,11 +119,11 @@ def markdown(
     """Return the whole report.
 
     Args:
-        study: What was searched.
+        study: Study that was run.
         trials: All trials, in any state.
-        ending: What became of it.
-        budget: In words.
-        figures: Names of the figures, which lie in ``figures/`` beside the report.
+        ending: Result of the study.
+        budget: Budget, in words.
+        figures: Names of the figures, which are in ``figures/`` beside the report.
     """
     front = fronts.pareto_front(study, trials)
     parts = [

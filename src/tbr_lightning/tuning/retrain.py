@@ -23,7 +23,7 @@ _FAILURES = (UserError, FloatingPointError, RuntimeError, MemoryError)
 
 
 def fresh_seeds(study: Study, trials: Sequence[FrozenTrial], count: int) -> list[int]:
-    """Return so many seeds that no trial of the study was trained with, the least above them."""
+    """Return ``count`` seeds that no trial of the study was trained with, the least above them."""
     used = {study.seed, *study.first_seeds}
     for trial in trials:
         used |= {int(run["seed"]) for run in trial.user_attrs.get("runs", [])}
@@ -155,9 +155,9 @@ def median(study: Study, made: Sequence[RetrainedModel]) -> RetrainedModel:
 
 
 def gate(study: Study, config: SweepConfig, model_uri: str) -> list[str]:
-    """Hand a model to the gate, on the test half of the study's suite; return its words.
+    """Hand a model to the gate, on the test half of the study's suite; return its messages.
 
-    A refusal is a result, and so is a gate that cannot decide: neither is the sweep's error.
+    A rejection is a result, and so is a gate that cannot decide: neither is the sweep's error.
     """
     from tbr_lightning.registry import pipeline as registry
 

@@ -1,4 +1,4 @@
-"""When two runs are the same, and which of them are there already, finished or interrupted.
+"""When two runs are the same, and which runs exist already, finished or interrupted.
 
 They are the same where their resolved configs, and all that these name, have one hash. A trial
 reads its configs from its folder.
@@ -45,8 +45,8 @@ class Trained:
 
     run_id: str
     model_uri: str
-    reused: bool = False  # it was there before
-    digest: str = ""  # of the model's files, where it was
+    reused: bool = False  # it existed before
+    digest: str = ""  # digest of the model's files, if it did
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,11 @@ class SeedRun:
     """One seed of a trial."""
 
     seed: int
-    train: str  # MLflow run
-    evaluate: str  # MLflow run
+    train: str  # id of the MLflow run
+    evaluate: str  # id of the MLflow run
     model_uri: str  # the logged model
-    reused: bool  # both runs were there before the trial
-    seconds: float  # they took here
+    reused: bool  # both runs existed before the trial
+    seconds: float  # time that they took here
 
 
 def save(config: TrainConfig | EvaluateConfig, path: Path) -> None:
@@ -76,7 +76,7 @@ def load(kind: type[T], path: Path, tracking: TrackingConfig, paths: PathsConfig
 def train_key(config: TrainConfig) -> str:
     """Return the hash of all that decides a trained model's numbers, the seed included.
 
-    Files and folders that the config names count by what is in them.
+    Files and folders that the config names count by their contents.
     """
     settings = {k: v for k, v in asdict(config).items() if k not in _WITHOUT_EFFECT}
     trainer = settings["trainer"]
@@ -140,7 +140,7 @@ def find_evaluated(key: str, trained: Trained) -> str | None:
 
 
 def find_interrupted(config: TrainConfig, tags: Mapping[str, str]) -> str | None:
-    """Return the training run that an earlier attempt at this trial began, if it can go on."""
+    """Return the training run that an earlier attempt at this trial began, if it can be resumed."""
     wanted = {"tbr.stage": "train", "tbr.seed": str(config.seed), **tags}
     for run_id in newest_runs("!= 'FINISHED'", wanted, most=5):
         folder = RunFolder(Path(config.paths.runs).absolute() / run_id)

@@ -1,4 +1,4 @@
-"""Runs a study's trials until its budget is spent: asks, starts, watches, tells."""
+"""Runs a study's trials until its budget is spent: asks, starts, watches, reports."""
 
 from __future__ import annotations
 
@@ -26,36 +26,36 @@ from tbr_lightning.tuning.storage import Opened
 from tbr_lightning.tuning.study import Study
 from tbr_lightning.tuning.trial import TrialContext
 
-_TICK = 0.05  # seconds between two looks at the trials
+_TICK = 0.05  # seconds between two checks of the trials
 _MEMORY_EVERY = 1.0
-_OTHERS_EVERY = 2.0  # seconds between two looks at what other runners do
+_OTHERS_EVERY = 2.0  # seconds between two checks of what other runners do
 _STATUS = {"complete": "FINISHED", "pruned": "KILLED", "interrupted": "KILLED", "failed": "FAILED"}
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What is asked of one run of the runner."""
+    """The limits of one run of the runner."""
 
-    budget: Budget  # of the study, over all its runs and runners
+    budget: Budget  # budget of the study, over all its runs and runners
     workers: int = 1  # trials at the same time here
     timeout: float | None = None  # seconds that a trial may take
     memory: float | None = None  # GiB that a trial's processes may hold together
     max_failures: int = 5  # failed trials in a row that end the study
     retries: int = 1  # how often a trial whose process died is run again
-    grace: float = 60.0  # seconds of silence after which others take a trial over
+    grace: float = 60.0  # seconds without a heartbeat after which others take a trial over
 
 
 @dataclass(frozen=True)
 class Hooks:
-    """Who else takes part in a run of the runner."""
+    """The callbacks and the executor of a run of the runner."""
 
     # Writes the spec of a trial, and more that its entry reads, into its folder.
     prepare: Callable[[Claim, int], Spec]
-    # Hears of each trial whose process has ended: number, MLflow's status, reason.
+    # Called for each trial whose process has ended: number, MLflow's status, reason.
     ended: Callable[[int, str, str], None] = lambda number, status, reason: None
-    # Hears when the storage knows of another finished trial.
+    # Called when the storage knows of another finished trial.
     told: Callable[[int], None] = lambda number: None
-    # Hears of the trials under way, often.
+    # Called often, with the trials under way.
     tick: Callable[[Mapping[int, float], bool], None] = lambda running, changed: None
     said: Callable[[str], None] = print  # takes a line for people
     executor: Executor = field(default_factory=process.LocalExecutor)  # starts the trials
@@ -68,7 +68,7 @@ class _Running:
     folder: TrialFolder
     worker: Worker
     spec: Spec
-    killed: str = ""  # why this runner killed it
+    killed: str = ""  # reason why this runner killed it
     answered: int = 0
     memory_next: float = 0.0
 
@@ -81,11 +81,11 @@ def run(study: Study, opened: Opened, limits: Limits, around: TrialContext, hook
     """Run trials until the budget is spent, by this runner and all others.
 
     Args:
-        study: As its file says.
-        opened: In its storage.
-        limits: Of this run.
-        around: Handed to every trial.
-        hooks: Who else takes part.
+        study: Study as its file describes it.
+        opened: The study in its storage.
+        limits: Limits of this run.
+        around: Context that every trial gets.
+        hooks: Callbacks and executor.
 
     Raises:
         HopelessError: ``max_failures`` trials failed in a row.
@@ -142,7 +142,7 @@ class _Runner:
             time.sleep(_TICK)
 
     def beat(self) -> None:
-        """Say of every trial under way that its runner lives."""
+        """Send the heartbeat of every trial under way."""
         interval = self.limits.grace / 6
         while not self._done.wait(interval):
             for one in list(self.running.values()):
@@ -154,7 +154,7 @@ class _Runner:
         self.opened.backend.remove_session()
 
     def close(self) -> None:
-        """Give back what is under way."""
+        """Release the trials under way."""
         left = list(self.running.values())
         process.stop_all([one.worker for one in left])
         for one in left:
@@ -175,7 +175,7 @@ class _Runner:
         if claim.again:
             found = folder.result()
             if found is not None and found.state == "complete":
-                # Its process finished, and the runner died before it had told anybody.
+                # Its process finished, and the runner died before it had recorded that.
                 self._tell(claim, found)
                 return
             self.hooks.ended(claim.number, "KILLED", "its runner died; it is run again")
@@ -194,7 +194,7 @@ class _Runner:
         self.running[claim.number] = _Running(claim, slot, folder, worker, spec)
 
     def _look(self) -> bool:
-        """Attend to the trials under way; return whether one has ended."""
+        """Check the trials under way; return whether one has ended."""
         ended = False
         for one in list(self.running.values()):
             if one.worker.exit_code() is None:
@@ -224,7 +224,7 @@ class _Runner:
             one.worker.kill()
 
     def _answer(self, one: _Running) -> None:
-        """Hand what a trial reports to the pruner, and its verdict back."""
+        """Pass what a trial reports to the pruner, and its decision back."""
         if one.spec.metric is None and not one.spec.blocks:
             return
         channel = PruningChannel(one.folder.path, "")
@@ -237,7 +237,7 @@ class _Runner:
             one.answered = number + 1
 
     def _end(self, one: _Running) -> None:
-        """Tell the storage how a trial ended; run it again if its process died without a word."""
+        """Record in the storage how a trial ended; rerun it if its process just died."""
         claim, result = one.claim, one.folder.result()
         code = one.worker.exit_code()
         if one.killed:

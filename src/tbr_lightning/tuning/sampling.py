@@ -1,4 +1,4 @@
-"""Who proposes points, in a sequence that only the seed and the finished trials decide."""
+"""Samplers, whose proposals depend on the seed and the finished trials alone."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def check_sampler(
     """Refuse a sampler that is not known or does not go with the rest of a study.
 
     Raises:
-        UserError: With what to use instead.
+        UserError: It is refused; the message says what to use instead.
     """
     name = settings["name"]
     one_of("sampler", name, _SAMPLERS)
@@ -82,7 +82,7 @@ def check_pruner(settings: Mapping[str, Any], objectives: int, seeds: int) -> No
     """Refuse a pruner that is not known or does not go with the rest of a study.
 
     Raises:
-        UserError: With what to do instead.
+        UserError: It is refused; the message says what to do instead.
     """
     name = settings["name"]
     one_of("pruner", name, _PRUNERS)

@@ -36,21 +36,21 @@ class Next(Enum):
 
 @dataclass(frozen=True)
 class Budget:
-    """What a study may spend."""
+    """The budget of a study."""
 
-    trials: int  # finished ones to reach
-    seconds: float | None = None  # of all trials added up, after which none is begun
+    trials: int  # finished trials to reach
+    seconds: float | None = None  # seconds of all trials together, after which none is started
 
 
 @dataclass(frozen=True)
 class Claim:
     """A trial that this runner has to itself."""
 
-    number: int  # of the trial in its study
-    trial_id: int  # in the storage
-    point: Point  # what it tries
+    number: int  # number of the trial in its study
+    trial_id: int  # id of the trial in the storage
+    point: Point  # values that it tries
     deaths: int = 0  # how often its process died before
-    again: bool = False  # it was begun before, so there may be something to go on with
+    again: bool = False  # it was started before, so there may be something to resume
 
 
 def claim(
@@ -60,9 +60,9 @@ def claim(
 
     Args:
         opened: The study in its storage.
-        study: As its file says.
-        budget: Which may not be exceeded, by however many runners.
-        me: This runner.
+        study: Study as its file describes it.
+        budget: Budget that all runners together must not exceed.
+        me: Identity of this runner.
         mine: Numbers of the trials that it runs already.
     """
     with opened.locked():
@@ -91,7 +91,7 @@ def claim(
 
 
 def owned(opened: Opened, number: int, me: Owner) -> bool:
-    """Return whether a trial is still this runner's: one that was silent too long has lost it."""
+    """Return whether a trial is still this runner's: without heartbeats it loses it."""
     trial = opened.backend.get_trial(
         opened.backend.get_trial_id_from_study_id_trial_number(opened.id, number)
     )
@@ -99,7 +99,7 @@ def owned(opened: Opened, number: int, me: Owner) -> bool:
 
 
 def release(opened: Opened, claim: Claim) -> None:
-    """Give a trial back unfinished, for whoever comes next."""
+    """Release a trial unfinished, for any runner to take."""
     opened.backend.set_trial_user_attr(claim.trial_id, OWNER, "released")
 
 

@@ -1,4 +1,4 @@
-"""Digests of what decides the numbers of a run beside its config: code, and weights of the hub."""
+"""Digests of what determines a run's numbers beside its config: code, and weights of the hub."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def code_digest(config: Any) -> list[str]:
 
 @cache
 def package_digest() -> str:
-    """Return the hash of the rooms that decide, and of the libraries that they compute with."""
+    """Return the hash of the code that decides, and of the libraries that it computes with."""
     files = [file for room in _ROOMS for file in (PACKAGE / room).rglob("*") if _is_source(file)]
     named = {str(file.relative_to(PACKAGE)): file_key(file) for file in files}
     return content_key(named, [version(name) for name in ("torch", "transformers", "peft")])
@@ -40,7 +40,7 @@ def _is_source(file: Path) -> bool:
 
 
 def hub_commit(model: ModelConfig) -> str | None:
-    """Return what tells a model's files apart beside its name, as far as they are here.
+    """Return the identity of a model's files beside its name, as far as they are here.
 
     That is the commit of a hub model's files in the cache, since a revision such as main moves, and
     the hash of a package's file.

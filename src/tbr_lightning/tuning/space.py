@@ -33,24 +33,24 @@ class Parameter:
     """The values that one override may take: choices, or a range with both ends in it."""
 
     choices: list[Any] = field(default_factory=list)
-    low: Any = None  # a range is one of whole numbers where low, high and step are whole
+    low: Any = None  # a range is one of integers where low, high and step are integers
     high: Any = None
     step: Any = None  # null: any value between
-    log: bool = False  # orders of magnitude count alike
+    log: bool = False  # logarithmic scale
     when: dict[str, Any] = field(default_factory=dict)  # active while each key has this value
 
     @property
     def whole(self) -> bool:
-        """Whether it is a range of whole numbers."""
+        """Whether it is a range of integers."""
         ends = [one for one in (self.low, self.high, self.step) if one is not None]
         return not self.choices and all(isinstance(one, int) for one in ends)
 
     def active(self, point: Mapping[str, Value]) -> bool:
-        """Return whether it takes a value beside those of a point."""
+        """Return whether it is active at a point."""
         return all(key in point and point[key] in values for key, values in self.when.items())
 
     def distribution(self) -> BaseDistribution:
-        """Return Optuna's form of it."""
+        """Return Optuna's distribution for it."""
         if self.choices:
             return distributions.CategoricalDistribution(self.choices)
         if self.whole:
@@ -59,7 +59,7 @@ class Parameter:
         return distributions.FloatDistribution(self.low, self.high, log=self.log, step=self.step)
 
     def values(self) -> list[Value] | None:
-        """Return all values it may take, or ``None`` where they are unbounded in number."""
+        """Return all values it may take, or ``None`` where they are unbounded."""
         if self.choices:
             return self.choices
         step = self.step or (1 if self.whole and not self.log else None)
@@ -97,7 +97,7 @@ def _number(name: str, value: Any) -> int | float:
 
 
 def check_space(space: Space) -> None:
-    """Check a space as it stands in a file, and bring its values into one form.
+    """Check a space as it was read from a file, and bring its values into one form.
 
     Raises:
         UserError: A range contradicts itself, a choice is listed twice, or a condition names what
@@ -165,7 +165,7 @@ def _check_condition(
 
 
 def active(space: Space, point: Mapping[str, Value]) -> dict[str, BaseDistribution]:
-    """Return Optuna's form of the parameters that are active beside a point's values."""
+    """Return Optuna's distributions of the parameters that are active at a point."""
     return {key: one.distribution() for key, one in space.items() if one.active(point)}
 
 
@@ -189,7 +189,7 @@ def cells(space: Space) -> list[Point]:
     """Return the grid: all combinations, the last parameter's values next to each other.
 
     Raises:
-        UserError: A parameter has values unbounded in number, or there are too many combinations.
+        UserError: A parameter has unboundedly many values, or there are too many combinations.
     """
     points: list[Point] = [{}]
     for key, one in space.items():
@@ -212,9 +212,9 @@ def cells(space: Space) -> list[Point]:
 
 
 def corners(space: Space, most: int) -> list[Point]:
-    """Return every combination of choices and ends, if there are at most so many.
+    """Return every combination of choices and ends, if there are at most ``most``.
 
-    Else as many points as it takes for every choice and every end to stand in one of them,
+    Else as many points as it takes for every choice and every end to occur in one of them,
     with what it depends on.
     """
 
@@ -234,7 +234,7 @@ def corners(space: Space, most: int) -> list[Point]:
 
 
 def cover(space: Space) -> list[Point]:
-    """Return few points in which every choice and every end stands at least once."""
+    """Return few points in which every choice and every end occurs at least once."""
     left = {key: list(one.ends()) for key, one in space.items()}
     points: list[Point] = []
     while any(left.values()):

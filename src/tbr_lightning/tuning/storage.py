@@ -37,23 +37,23 @@ class Opened:
     study: optuna.Study
     backend: RDBStorage  # its storage, without Optuna's cache
     key: str  # name in the storage
-    url: str  # of the storage
+    url: str  # URL of the storage
 
     @property
     def id(self) -> int:
-        """Of the study in the storage."""
+        """Id of the study in the storage."""
         found: int = self.backend.get_study_id_from_name(self.key)
         return found
 
     def locked(self, what: str = "", *, wait: bool = True) -> AbstractContextManager[bool]:
-        """Hold the study, or something of it, alone among all runners on all hosts.
+        """Lock the study, or something of it, against all runners on all hosts.
 
         Args:
-            what: Name of what is held; different things do not wait for each other.
-            wait: Wait until nobody else holds it; without it, see whether that is so.
+            what: Name of the lock; different names do not wait for each other.
+            wait: Whether to wait until the lock is free; otherwise it is only tried.
 
         Returns:
-            A context that yields whether it is held. A holder that dies lets it go at once.
+            A context that yields whether the lock is held. If its holder dies, it is free at once.
         """
         return _alone(self.url, self.key, what, wait=wait)
 
@@ -145,13 +145,13 @@ def _reason(error: BaseException) -> str:
 
 
 def open_study(study: Study, url: str, *, grace: float = 60, new: bool = False) -> Opened:
-    """Create a study in the storage, or load what is there of it.
+    """Create a study in the storage, or load the existing one.
 
     Args:
-        study: As its file says now.
-        url: Of the storage.
+        study: Study as its file describes it now.
+        url: URL of the storage.
         grace: Seconds without a heartbeat after which a trial's runner counts as dead.
-        new: Begin beside an unfinished study of the same name and other content.
+        new: Whether to begin beside an unfinished study of the same name and other content.
 
     Raises:
         UserError: The storage cannot be used, or the file was changed under an unfinished study.

@@ -48,7 +48,7 @@ class Constraint:
     bound: float
 
     def excess(self, value: float) -> float:
-        """Return by how much a value breaks the bound; at most 0 where it keeps it."""
+        """Return by how much a value violates the bound; at most 0 where it keeps it."""
         return value - self.bound if self.op == "<=" else self.bound - value
 
     def __str__(self) -> str:
@@ -62,7 +62,7 @@ EXPECTED = ("lower", "not_higher", "not_lower", "falls_with_size")
 class Hypothesis:
     """A claim about a study's arms that its end answers with yes, no, or not shown.
 
-    Models are what it is tested over: each gives one value, the mean over its trials.
+    Models are the units of the test: each gives one value, the mean over its trials.
     """
 
     about: str = ""
@@ -107,16 +107,16 @@ class Study:
     constraints: list[str] = field(default_factory=list)
     sampler: Any = "tpe"  # a name, or a mapping of name and Optuna's settings; the latter from here
     pruner: Any = None
-    trials: int = 0  # finished ones to reach; a grid ends with its last point
-    hours: float | None = None  # of all trials added up, after which none is begun
-    seeds: int = 1  # training runs a trial
+    trials: int = 0  # finished trials to reach; a grid ends with its last point
+    hours: float | None = None  # hours of all trials together, after which none is started
+    seeds: int = 1  # training runs per trial
     workers: int = 1  # trials at the same time on one machine
-    seed: int = 0  # of the sampler, and the first of every trial
+    seed: int = 0  # seed of the sampler, and first seed of every trial
     max_failures: int = 5  # failed trials in a row that end the study
     timeout: float | None = None  # minutes that a trial may take
     memory: float | None = None  # GiB that the processes of a trial may hold together
     groups: list[str] = field(default_factory=list)  # keys of the space, for tables and figures
-    hypotheses: list[Hypothesis] = field(default_factory=list)  # that the end answers
+    hypotheses: list[Hypothesis] = field(default_factory=list)  # that the end of the study answers
     name: str = field(default="", metadata=_NOT_OF_THE_FILE)
     settings: Mapping[str, Any] = field(default_factory=dict, metadata=_NOT_OF_THE_FILE)  # as it is
 
@@ -165,7 +165,7 @@ class Study:
         return [_constraint(text) for text in self.constraints]
 
     def overrides(self, point: Mapping[str, Any]) -> list[str]:
-        """Return the overrides of training at a point: fixed ones, what choices bring, its own."""
+        """Return the overrides of training at a point: fixed, of its choices, its own."""
         brought = [
             word
             for key, by_choice in self.brings.items()
@@ -175,7 +175,7 @@ class Study:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What makes it this study and no other."""
+        """What identifies this study."""
         return {key: self.settings[key] for key in IDENTITY if key in self.settings}
 
     @property
@@ -186,7 +186,7 @@ class Study:
 
     @property
     def reported(self) -> str | None:
-        """The number that training reports to the pruner; ``None`` if there is none."""
+        """Metric that training reports to the pruner; ``None`` if there is none."""
         if self.pruner is None or self.pruner["name"] == "wilcoxon":
             return None
         (objective,) = self.objectives
@@ -199,14 +199,14 @@ class Study:
 
 
 def load_study(name: str, config_dir: str | None = None) -> tuple[Study, list[TrainConfig]]:
-    """Read a study, and compose configs in which every choice and every end of a range stands.
+    """Read a study, and compose configs in which every choice and every end of a range occurs.
 
     Args:
-        name: Of a file in ``sweeps/``, or a path.
-        config_dir: Folder of one's own configs.
+        name: Name of a file in ``sweeps/``, or a path.
+        config_dir: Folder of the user's own configs.
 
     Raises:
-        UserError: The file is missing or malformed, or its keys are no overrides of ``train``.
+        UserError: The file is missing or malformed, or its keys are not overrides of ``train``.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else shipped("sweeps") / f"{name}.yaml"
     if not path.is_file():

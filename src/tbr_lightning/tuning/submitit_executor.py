@@ -24,7 +24,7 @@ _LOOK = 1.0  # seconds between two looks at a job
 
 
 class SubmititWorker:
-    """A trial that is a job."""
+    """A trial that runs as a job."""
 
     def __init__(self, job: Any, lease: Lease) -> None:
         self._job, self._lease = job, lease
@@ -34,11 +34,11 @@ class SubmititWorker:
 
     @property
     def begun(self) -> float:
-        """See :class:`tbr_lightning.tuning.executor.Worker`; so for the rest."""
+        """See :class:`tbr_lightning.tuning.executor.Worker`, also for the other methods."""
         return self._lease.begun
 
     def exit_code(self) -> int | None:
-        """Return how it ended."""
+        """Return its exit code."""
         if self._code is None:
             self._lease.renew()
             now = time.monotonic()
@@ -58,11 +58,11 @@ class SubmititWorker:
             return -signal.SIGKILL
 
     def memory(self) -> float:
-        """Return 0: SLURM looks after memory."""
+        """Return 0: SLURM limits memory."""
         return 0.0
 
     def ask_to_stop(self) -> None:
-        """Let it end in order; one that waits for its turn is taken back."""
+        """Ask it to end in order; one that waits for its turn is cancelled."""
         self._lease.stop()
         if self._job.state == "PENDING":
             self._job.cancel(check=False)

@@ -34,7 +34,7 @@ ENTRY = "tbr_lightning.tuning.trial:train_and_evaluate"
 
 @dataclass(frozen=True)
 class TrialContext:
-    """What surrounds a trial and is not written to its folder."""
+    """The context of a trial, which is not written to its folder."""
 
     tracking: TrackingConfig  # where its runs are written
     paths: PathsConfig  # folders
@@ -58,7 +58,7 @@ class TrialContext:
 
 
 def enter(path: str, around: TrialContext) -> None:
-    """Be the process of a trial: run its entry, and write how it ended."""
+    """Run in the process of a trial: run its entry, and write how it ended."""
     if os.getpid() != os.getsid(0):
         os.setsid()  # with all that it starts it can be ended as one
     folder = TrialFolder(Path(path))
@@ -89,7 +89,7 @@ def enter(path: str, around: TrialContext) -> None:
 
 
 def train_and_evaluate(spec: Spec, folder: TrialFolder, around: TrialContext) -> Result:
-    """Train and evaluate one point of a study's space with each seed, or take what is there."""
+    """Train and evaluate one point of a study's space with each seed, reusing finished runs."""
     from tbr_lightning.config.verbs import EvaluateConfig, TrainConfig
     from tbr_lightning.data.cache import content_key
     from tbr_lightning.tracking.run import Run
@@ -129,7 +129,7 @@ def _one(
     keys: tuple[str, str],
     channel: PruningChannel | None,
 ) -> reuse.SeedRun:
-    """Train and evaluate with one seed; what is finished already is taken."""
+    """Train and evaluate with one seed, reusing finished runs."""
     from tbr_lightning.evaluation import pipeline as evaluating
     from tbr_lightning.tuning import reuse
 
@@ -178,7 +178,7 @@ def answers_as_numbers(run_id: str, metric: str) -> list[float]:
     a verdict counts as 0.5.
 
     Args:
-        run_id: Of the evaluation.
+        run_id: Run of the evaluation.
         metric: Name of a rate.
 
     Raises:
@@ -199,7 +199,7 @@ def answers_as_numbers(run_id: str, metric: str) -> list[float]:
 
 
 def _share_machine(spec: Spec) -> None:
-    """Keep to this trial's share of the cores, or to its GPU."""
+    """Restrict this trial to its share of the cores, or to its GPU."""
     if spec.device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = spec.device
     if spec.threads is not None:

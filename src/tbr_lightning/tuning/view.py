@@ -1,4 +1,4 @@
-"""What a person sees of a study under way: counts, the front so far, and how long still."""
+"""Terminal display of a study under way: counts, the front so far, and the time left."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class View:
     """A live table on a terminal; elsewhere a line for each trial that ends.
 
     Args:
-        study: Of the file.
-        opened: In its storage.
-        budget: Finished trials to reach.
-        workers: Trials at the same time here.
+        study: Study as its file describes it.
+        opened: The study in its storage.
+        budget: Number of finished trials to reach.
+        workers: Number of trials at the same time here.
     """
 
     def __init__(self, study: Study, opened: Opened, budget: int, workers: int) -> None:
@@ -52,7 +52,7 @@ class View:
 
     @property
     def done(self) -> int:
-        """Finished trials."""
+        """Number of finished trials."""
         return self.counts.get("COMPLETE", 0) + self.counts.get("PRUNED", 0)
 
     def look(self) -> list[FrozenTrial]:
@@ -71,7 +71,7 @@ class View:
         return new
 
     def told(self, number: int) -> None:
-        """Say how a trial of this runner ended."""
+        """Print how a trial of this runner ended."""
         for trial in self.look():
             if trial.number == number:
                 self.say(self._line(trial))
@@ -93,7 +93,7 @@ class View:
             self._live.update(self._frame(running), refresh=True)
 
     def eta(self, running: Mapping[int, float]) -> float | None:
-        """Return the seconds that are left, if trials so far tell."""
+        """Return the estimated seconds left, if the trials so far allow an estimate."""
         if not self._seconds:
             return None
         recent = self._seconds[-50:]

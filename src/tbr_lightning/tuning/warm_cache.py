@@ -1,4 +1,4 @@
-"""What all trials share is made before the first of them: base models, weights, rows."""
+"""Makes what all trials share before the first of them: base models, weights, rows."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def warm_caches(configs: Sequence[TrainConfig], root: Path) -> None:
     them, while the others wait; see :func:`tbr_lightning.data.cache.built`.
 
     Args:
-        configs: Of points in which every choice stands.
-        root: Of the study's trials.
+        configs: Training configs of points in which every choice occurs.
+        root: Folder of the study's trials.
 
     Raises:
         UserError: Something cannot be made.
