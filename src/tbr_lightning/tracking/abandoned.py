@@ -20,7 +20,7 @@ PROCESS = "tbr.process"
 
 
 def mark() -> str:
-    """Return what :data:`PROCESS` says of this process."""
+    """Return the value of :data:`PROCESS` for this process."""
     return f"{_machine()} {os.getpid()} {psutil.Process().create_time()!r}"
 
 
@@ -31,7 +31,7 @@ def close_abandoned(experiment_id: str) -> list[str]:
     closing is no reason for a command to fail.
 
     Returns:
-        Ids of the runs.
+        IDs of the closed runs.
     """
     client, closed = MlflowClient(), list[str]()
     with suppress(MlflowException):
@@ -61,7 +61,7 @@ def close_abandoned(experiment_id: str) -> list[str]:
 
 
 def _machine() -> str:
-    """Return what tells the ids of this machine's processes from another's, without a blank."""
+    """Return a name of this machine without blanks, to qualify its process ids."""
     found = [socket.gethostname().replace(" ", "-").replace("'", "-")]
     for file in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
         with suppress(OSError):

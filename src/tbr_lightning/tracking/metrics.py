@@ -19,17 +19,17 @@ _TIMES = 9  # longer than an attempt took is the time until the next
 
 
 class MetricBuffer:
-    """Numbers of one run, written every few seconds in one request.
+    """Buffers the metrics of one run, and writes them every few seconds in one request.
 
     A tracker that does not answer never stops a run: what it missed is spooled to a file and sent
     in order once it answers again. A number that arrives twice is one number, since MLflow knows
     metrics by step and time of writing, and both are kept.
 
     Args:
-        run_id: MLflow run.
+        run_id: ID of the MLflow run.
         spool: File for what could not be sent.
-        seconds: Between two requests.
-        after: Of each metric the last step that was logged before an interruption; what is added
+        seconds: Seconds between two requests.
+        after: For each metric the last step that was logged before an interruption; what is added
             up to it is left out. See :func:`last_logged_steps`.
     """
 
@@ -75,7 +75,7 @@ class MetricBuffer:
         return True
 
     def table(self, frame: pd.DataFrame, file: str) -> None:
-        """Log a table now; without the tracker it is lost, which is told and stops nothing."""
+        """Log a table now; without the tracker it is lost, which is reported and stops nothing."""
         try:
             self._client.log_table(self.run_id, frame, file)
         except (MlflowException, OSError) as error:
@@ -124,7 +124,7 @@ def _read(spool: Path) -> list[Metric]:
 
 
 def last_logged_steps(run_id: str, spool: Path) -> dict[str, int]:
-    """Return of each of a run's metrics the last step that was logged or waits in the spool.
+    """Return the last step of each of a run's metrics that was logged or waits in the spool.
 
     Each by itself, since a run may end after a step's loss and before its validation loss.
     """

@@ -59,7 +59,7 @@ class Point(NamedTuple):
     """One number of a metric.
 
     Attributes:
-        name: Of the metric.
+        name: Name of the metric.
         value: The number.
         time: Milliseconds since 1970. A point that is sent again with its time and step is the
             same point.
@@ -99,9 +99,9 @@ class Run:
         The UI draws a chart and a column for every metric. :meth:`numbers` returns all of them.
 
         Args:
-            numbers: By name; those that the table has already are kept.
-            headline: Names of those that are metrics.
-            model_id: Links the metrics to a logged model as well.
+            numbers: Numbers by name; those that the table has already are kept.
+            headline: Names of the numbers that are metrics too.
+            model_id: Logged model that the metrics are linked to as well.
         """
         self.log_metrics({k: v for k, v in numbers.items() if k in headline}, model_id)
         rows = {**self._table_of_numbers(), **numbers}
@@ -132,7 +132,7 @@ class Run:
             client.log_batch(self.id, metrics=items[start : start + MAX_METRICS_PER_BATCH])
 
     def log_params(self, params: Mapping[str, Any]) -> None:
-        """Log what does not change while the run goes on."""
+        """Log parameters, which do not change while the run goes on."""
         found = [Param(key, str(value)) for key, value in params.items()]
         MlflowClient().log_batch(self.id, params=found)
 
@@ -154,15 +154,15 @@ class Run:
         MlflowClient().log_text(self.id, text, file)
 
     def log_page(self, html: str, file: str) -> Path | None:
-        """Log a page and return where it lies on this machine.
+        """Log a page and return its local path.
 
-        ``None`` where artifacts lie elsewhere: it is then opened in MLflow.
+        ``None`` where artifacts are elsewhere: it is then opened in MLflow.
         """
         self.log_text(html, file)
         return self.place(file)
 
     def place(self, file: str) -> Path | None:
-        """Return where an artifact lies on this machine, if it does."""
+        """Return the local path of an artifact, if it has one."""
         uri = str(MlflowClient().get_run(self.id).info.artifact_uri)
         if "://" in uri and not uri.startswith("file://"):
             return None
@@ -289,9 +289,9 @@ def start_run(
     *,
     run_id: str | None = None,
 ) -> Iterator[Run]:
-    """Open a run of one verb, as a child of the run that is open, if any.
+    """Open a run of one command, as a child of the run that is open, if any.
 
-    With ``run_id`` an interrupted run goes on; its config and params are logged already. Else it
+    With ``run_id`` an interrupted run is resumed; its config and params are logged already. Else it
     logs the resolved config (as ``config.yaml`` and as flat params), code and package versions
     and the machine. The status ends as FINISHED, KILLED after an interruption, or FAILED with the
     error's words in the tag ``tbr.failure``.
@@ -356,7 +356,7 @@ def child_run(
 def _true_status(
     killed_by: tuple[type[BaseException], ...] = (KeyboardInterrupt,),
 ) -> Iterator[None]:
-    """End the open run with the block, with a status that tells the truth."""
+    """End the open run with the block, with its true status."""
     status = "FINISHED"
     try:
         yield

@@ -30,13 +30,13 @@ _SIGNATURE = re.compile(r"(?:([0-9a-f]{64}):)?([0-9a-f]{128})")
 
 @dataclass(frozen=True)
 class Keys:
-    """Where the keys are.
+    """The key files of an installation.
 
     Attributes:
-        private: File of the key that signs; made when it first signs.
-        public: File of the keys that are trusted, 64 hexadecimal digits a line; what follows them
-            on the line, and lines that begin with ``#``, are for people.
-        required: Nothing unsigned is to be believed, since somebody has named a file of keys.
+        private: File of the key that signs; created when it first signs.
+        public: File of the trusted keys, 64 hexadecimal digits per line; what follows them on the
+            line, and lines that begin with ``#``, are comments.
+        required: Whether nothing unsigned is accepted, since a file of keys was named.
     """
 
     private: Path
@@ -122,7 +122,7 @@ class Keys:
 
 
 def keys_of(paths: PathsConfig) -> Keys:
-    """Return where the keys of an installation are."""
+    """Return the key files of an installation."""
     named, listed = os.environ.get(PRIVATE), os.environ.get(PUBLIC)
     private = Path(named) if named else Path(paths.runs).absolute().parent / "evidence.key"
     beside = private.with_name(f"{private.name}.pub")

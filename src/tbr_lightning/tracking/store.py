@@ -129,7 +129,7 @@ def _experiment(tracking: TrackingConfig) -> str:
 
 
 def ui_command(tracking: TrackingConfig) -> str:
-    """Return what one types to look at the store."""
+    """Return the command that shows the store in a browser."""
     if tracking.uri.startswith("http"):
         return f"open {address(tracking.uri, tracking)}"
     if Path("Makefile").exists():
@@ -143,7 +143,7 @@ def address(server: str, tracking: TrackingConfig) -> str:
 
     Args:
         server: URL of the MLflow server.
-        tracking: Names the experiment, in the store that MLflow is connected to.
+        tracking: Config that names the experiment, in the store that MLflow is connected to.
     """
     import mlflow
 
@@ -194,6 +194,6 @@ def _explain(uri: str, text: str) -> str:
 
 
 def _quiet() -> None:
-    """Keep MLflow's and Alembic's progress chatter out of what a person reads."""
+    """Keep MLflow's and Alembic's progress messages out of the output."""
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -16,9 +16,9 @@ def traced_call(
     """Trace one call: request, reply and time; the body hands over the reply.
 
     Args:
-        messages: Of the request.
-        model: The teacher's name.
-        run_id: Run that the trace belongs to; ``None`` traces nothing. Given, since calls are made
+        messages: Messages of the request.
+        model: Name of the teacher.
+        run_id: Run that the trace belongs to; ``None`` traces nothing. Passed, since calls are made
             in threads of their own, where no run is open.
     """
     if run_id is None:
