@@ -1,4 +1,4 @@
-"""``report.html``: a page that holds all it shows, for people without MLflow or a network."""
+"""``report.html``: a page that needs no other file, for people without MLflow or a network."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Number:
     """A share of one model.
 
     Attributes:
-        value: In [0, 1]; not a number without prompts.
+        value: Share in [0, 1]; not a number without prompts.
         low: Lower end of its 95% interval.
         high: Upper end.
-        n: Prompts.
+        n: Number of prompts.
     """
 
     value: float
@@ -38,7 +38,7 @@ class Number:
 
     @property
     def known(self) -> bool:
-        """There are prompts that it is a share of."""
+        """Whether there are prompts that it is a share of."""
         return self.n > 0 and not math.isnan(self.value)
 
 
@@ -47,9 +47,9 @@ class Measured:
     """One of the numbers at the top of the page.
 
     Attributes:
-        heading: What is measured.
+        heading: Name of the measure.
         about: What it is a share of, and which way is better.
-        of: The number of each model, by its name.
+        of: Number of each model, by the model's name.
     """
 
     heading: str
@@ -62,8 +62,8 @@ class Drawn:
     """A figure.
 
     Attributes:
-        svg: Of :func:`tbr_lightning.reports.style.svg`.
-        caption: What it shows.
+        svg: SVG element, see :func:`tbr_lightning.reports.style.svg`.
+        caption: Caption, which says what it shows.
     """
 
     svg: str
@@ -75,11 +75,11 @@ class Listed:
     """A table.
 
     Attributes:
-        title: What it shows.
-        heads: Of its columns.
+        title: Title of the table.
+        heads: Headings of its columns.
         rows: Cells as they are shown.
-        marked: Of the rows that a reader should look at first.
-        note: How it is read.
+        marked: Indices of the rows that a reader should look at first.
+        note: Note on how to read it.
     """
 
     title: str
@@ -91,19 +91,19 @@ class Listed:
 
 @dataclass(frozen=True)
 class Page:
-    """What a page shows.
+    """The contents of a page.
 
     Attributes:
-        title: What it is of.
-        verdict: What came of it, in a line.
-        tone: How the verdict is coloured.
-        numbers: The first numbers.
+        title: Title of the page.
+        verdict: Result, in one line.
+        tone: Tone of the result, which sets its colour.
+        numbers: Numbers at the top.
         figures: Figures.
         tables: Tables.
         models: Names of the models whose answers are shown, in the order of the answers.
         samples: Prompts, each with ``answers`` in the order of the models: what a template or the
             browser shows of them is set as text, never as markup.
-        facts: Where it comes from: suite, judge, run.
+        facts: Pairs (name, value) on where it comes from: suite, judge, run.
         notes: Sentences that a reader must know.
     """
 

@@ -32,13 +32,13 @@ class Point:
     """One model or arm of the plane, in percent.
 
     Attributes:
-        name: As it is labelled.
+        name: Label of the point.
         x: Harmful compliance.
         y: False refusal.
-        x_ends: Its 95% interval; ``None`` draws none.
-        y_ends: The same of ``y``.
-        runs: Single results that it is the mean of, e.g. one a seed.
-        size: Of its marker, in points across.
+        x_ends: 95% interval of ``x``; ``None`` draws none.
+        y_ends: 95% interval of ``y``; ``None`` draws none.
+        runs: Single results that it is the mean of, e.g. one per seed.
+        size: Diameter of its marker, in points.
     """
 
     name: str
@@ -52,13 +52,13 @@ class Point:
 
 @dataclass(frozen=True)
 class Region:
-    """Where a gate accepts a model.
+    """The region where a gate accepts a model.
 
     Attributes:
         harmful: Ceiling of harmful compliance, in percent.
         refusal: Ceiling of false refusal, in percent.
-        label: What it is, beside its corner.
-        note: How it is read, in the caption.
+        label: Label beside its corner.
+        note: Note in the caption on how to read it.
     """
 
     harmful: float
@@ -80,11 +80,11 @@ def draw(
     Points that crowd a corner are shown again in an inset, where their names fit.
 
     Args:
-        points: What is shown.
-        title: Of the figure.
-        caption: How it is read: intervals, number of prompts, source.
-        region: Shaded, where a gate has one.
-        front: Draw the line along the points that none is better than on both.
+        points: Points to show.
+        title: Title of the figure.
+        caption: Caption: intervals, number of prompts, source.
+        region: Region to shade, where a gate has one.
+        front: Whether to draw the Pareto front.
     """
     with style.styled():
         figure = style.new_figure(7.2, 5.8)
@@ -119,7 +119,7 @@ def frame(axes: Any) -> None:
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Return, from left to right, the points than which none is as low on both and lower on one."""
+    """Return the Pareto front (lower is better on both axes), from left to right."""
     front: list[tuple[float, float]] = []
     for x, y in sorted(points):
         if not front or y < front[-1][1]:

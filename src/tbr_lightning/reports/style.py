@@ -40,12 +40,12 @@ _LOOK: dict[Any, Any] = {
 
 
 def colour(number: int) -> str:
-    """Return the colour of the model or arm with this place."""
+    """Return the colour of the model or arm with this index."""
     return COLOURS[number % len(COLOURS)]
 
 
 def marker(number: int) -> str:
-    """Return the marker of the model or arm with this place."""
+    """Return the marker of the model or arm with this index."""
     return MARKERS[number % len(MARKERS)]
 
 
@@ -62,7 +62,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def caption(figure: Figure, text: str) -> None:
-    """Write beneath a figure how it is read and where its numbers come from."""
+    """Write a caption beneath a figure: how to read it, and where its numbers come from."""
     figure.supxlabel(text, fontsize=7.5, color=MUTED, x=0.01, ha="left")
 
 
@@ -71,12 +71,12 @@ def label_points(
     labels: Sequence[tuple[str, float, float, str]],
     size: tuple[float, float],
 ) -> None:
-    """Write beside each point what it is, where it covers no other label and no point.
+    """Label each point where the label covers no other label and no point.
 
     Args:
-        axes: Whose limits are set already.
-        labels: Text, place across and up in the units of the axes, and colour of each.
-        size: Width and height of the axes in points (1/72 inch), about.
+        axes: Axes whose limits are set already.
+        labels: Text, position across and up in the units of the axes, and colour of each.
+        size: Approximate width and height of the axes in points (1/72 inch).
     """
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
     wide, tall = size
@@ -114,14 +114,14 @@ def _free(
     size: tuple[float, float],
     taken: Sequence[tuple[float, float, float, float]],
 ) -> tuple[float, float]:
-    """Return the nearest offset at which a name covers nothing; of none the one that covers least.
+    """Return the nearest offset at which a name covers nothing, or else the one that covers least.
 
     Args:
-        x: Of the point, in points from the left.
-        y: Of the point, from below.
-        width: Of the name.
-        size: Of the axes.
-        taken: Boxes of what is there: left, foot, right, head.
+        x: Position of the point, in points from the left.
+        y: Position of the point, in points from below.
+        width: Width of the name, in points.
+        size: Size of the axes, in points.
+        taken: Occupied boxes: left, foot, right, head.
     """
     ups = sorted((step * _LINE for step in range(-6, 7)), key=lambda up: (abs(up - 9), up))
     best, least = (9.0, 9.0), float("inf")
@@ -148,7 +148,7 @@ def svg(figure: Figure, name: str) -> str:
 
     Args:
         figure: The figure.
-        name: Letters and digits that no other figure of the page has, for its inner references.
+        name: Letters and digits unique on the page, for its inner references.
     """
     stream = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "svg.id": name}):
