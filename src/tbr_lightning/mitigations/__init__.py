@@ -1,1 +1,1 @@
-"""Rivals beside reflection: prompts, ablation, merging, contrastive decoding, steering."""
+"""Baseline methods beside reflection: prompts, ablation, merging, contrast, steering."""

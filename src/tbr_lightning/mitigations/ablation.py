@@ -44,9 +44,9 @@ class Ablation(Mitigation):
     strength: float = 1.0  # share of the direction that is taken away; 0 changes nothing
     orthogonal: float = 1.0  # share of the true refusal direction that is taken out of it first
     only_refused: bool = True  # find it on dev prompts that the model refuses
-    prompts: int = 128  # dev prompts of each kind, at most
-    fewest: int = 8  # prompts in each group
-    answer_tokens: int = 48  # of the dev prompts' answers
+    prompts: int = 128  # maximum number of dev prompts of each kind
+    fewest: int = 8  # minimum number of prompts in each group
+    answer_tokens: int = 48  # token limit of the dev prompts' answers
 
     uses_dev: ClassVar[bool] = True
 
@@ -128,7 +128,7 @@ def _project(rows: Tensor, along: Tensor, strength: float) -> None:
 
 
 def _writers(block: Any, model_type: str) -> Iterator[tuple[Any, Tensor | None]]:
-    """Give a block's output matrices, each with the scale of a norm between it and the stream."""
+    """Yield a block's output matrices, each with the scale of a norm between it and the stream."""
     normed = hasattr(block, "post_feedforward_layernorm")
     for name, module in block.named_modules():
         if name.rpartition(".")[2] not in _OUTPUTS or not hasattr(module, "weight"):

@@ -29,8 +29,8 @@ class Groups:
 
     Attributes:
         falsely_refused: Look-alikes.
-        harmful: Harmful ones that it refuses.
-        harmless: General ones, or where the suite has none look-alikes that it answers.
+        harmful: Harmful prompts that it refuses.
+        harmless: General prompts, or where the suite has none look-alikes that it answers.
     """
 
     falsely_refused: list[Prompt]
@@ -42,13 +42,13 @@ def dev_prompts(name: str, config: EvaluateConfig, most: int, fewest: int) -> li
     """Return the first dev prompts of each kind of an evaluation's suite.
 
     Args:
-        name: Of the mitigation, for the error.
-        config: Of the evaluation; its half may be any.
-        most: Of each kind.
-        fewest: Of look-alikes and of harmful ones.
+        name: Name of the mitigation, for the error.
+        config: Evaluation config; its half may be any.
+        most: Maximum number of prompts of each kind.
+        fewest: Minimum number of look-alikes and of harmful prompts.
 
     Raises:
-        UserError: There are fewer.
+        UserError: There are fewer prompts.
     """
     prompts = load_suite(replace(config.suite, half="dev", limit=most))
     for kind in ("look_alike", "harmful"):
@@ -62,7 +62,7 @@ def check_enough(name: str, found: int, fewest: int, what: str) -> None:
     """Refuse a direction of too few prompts.
 
     Raises:
-        UserError: There are fewer.
+        UserError: There are fewer prompts.
     """
     if found < fewest:
         raise UserError(
@@ -85,13 +85,13 @@ def groups_of(
     """Ask the model the dev prompts, and group them by the judge's labels.
 
     Args:
-        name: Of the mitigation, for errors.
+        name: Name of the mitigation, for errors.
         backbone: The model.
-        config: Of the evaluation.
-        prompts: Of :func:`dev_prompts`.
-        only_refused: Look-alikes and harmful prompts that are not refused are left out.
-        fewest: Prompts in each group.
-        answer_tokens: That the model may write: a refusal shows itself early.
+        config: Evaluation config.
+        prompts: Prompts that :func:`dev_prompts` returned.
+        only_refused: Whether look-alikes and harmful prompts that are not refused are left out.
+        fewest: Minimum number of prompts in each group.
+        answer_tokens: Token limit of the answers: a refusal shows itself early.
 
     Raises:
         UserError: A group is too small.
@@ -136,7 +136,7 @@ def layers_of(model: Any) -> Any:
 
 
 def at_depth(model: Any, depth: float) -> int:
-    """Return how many blocks lie below a share of a model's depth, at least one."""
+    """Return how many blocks are below a share of a model's depth, at least one."""
     return max(round(depth * len(layers_of(model))), 1)
 
 
@@ -210,8 +210,8 @@ def false_refusal_direction(
 
     Args:
         refused: States of falsely refused prompts, ``(prompts, hidden)``.
-        harmful: Of harmful ones.
-        harmless: Of harmless ones.
+        harmful: States of harmful prompts, ``(prompts, hidden)``.
+        harmless: States of harmless prompts, ``(prompts, hidden)``.
         orthogonal: Share of the projection that is taken away.
 
     Raises:

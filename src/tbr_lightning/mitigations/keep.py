@@ -1,4 +1,4 @@
-"""A mitigated model, kept in MLflow as a whole one that promotion and serving read."""
+"""A mitigated model, logged in MLflow as a whole one that promotion and serving read."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _KEY = "tbr.mitigation_key"
 
 
 def kept(config: EvaluateConfig) -> EvaluateConfig:
-    """Log each model of an evaluation with its mitigation on, and return the evaluation of those.
+    """Log each model of an evaluation with its mitigation on; return an evaluation of those.
 
     Raises:
         UserError: The mitigation cannot be kept, or does not fit the model.

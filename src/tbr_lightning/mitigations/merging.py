@@ -28,7 +28,7 @@ class Merging(Mitigation):
     _target_: str = "tbr_lightning.mitigations.merging.Merging"
     name: str = "merging"
     other: str = ""  # models:/…, a run id, a folder or a hub id
-    share: float = 0.5  # of the other model
+    share: float = 0.5  # share of the other model's weights
 
     def __post_init__(self) -> None:
         super().__post_init__()

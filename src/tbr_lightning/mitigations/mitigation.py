@@ -1,4 +1,4 @@
-"""What every rival mitigation is: a config whose ``apply`` changes a loaded model."""
+"""The base of every mitigation: a config whose ``apply`` changes a loaded model."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Mitigation:
     A mitigation of your own derives from it and adds its settings as typed fields.
 
     Attributes:
-        unservable: Why it cannot be kept as a model that serving reads; empty where it can.
-        uses_dev: It is found on the dev half of the suite.
+        unservable: Reason why it cannot be kept as a model that serving reads; empty where it can.
+        uses_dev: Whether it is found on the dev half of the suite.
     """
 
     _target_: str = ""  # set by each class to its own path
-    name: str = "none"  # what tables and runs call it
+    name: str = "none"  # name shown in tables and runs
     source: str = ""  # paper
     log: bool = False  # keep the changed model in MLflow, and evaluate that
 
@@ -53,7 +53,7 @@ class Mitigation:
 
         Args:
             backbone: The model.
-            config: Of the evaluation: the suite whose dev half directions and thresholds are found
+            config: Evaluation config: the suite whose dev half directions and thresholds are found
                 on, the judge of the answers to it, and the folders.
 
         Raises:

@@ -1,7 +1,7 @@
-"""Mitigations by words in the prompt, written into the chat template.
+"""Mitigations by text in the prompt, written into the chat template.
 
-So every verb and every engine that renders the template puts them, and the changed model can be
-kept and served like any other.
+So every command and every engine that renders the template applies them, and the changed model can
+be kept and served like any other.
 """
 
 from __future__ import annotations

@@ -47,8 +47,8 @@ class Steering(Mitigation):
     first: float = 0.3  # of the blocks that are steered, as shares of the depth
     last: float = 0.6  # where the steered blocks end, as a share of the depth
     condition_depth: float = 0.7  # where harmful and harmless prompts are told apart
-    prompts: int = 128  # dev prompts of each kind, at most
-    fewest: int = 8  # dev prompts of each kind that it needs
+    prompts: int = 128  # maximum number of dev prompts of each kind
+    fewest: int = 8  # minimum number of dev prompts of each kind
 
     uses_dev: ClassVar[bool] = True
     unservable: ClassVar[str] = (
@@ -102,11 +102,11 @@ class Steering(Mitigation):
 
 
 def best_threshold(harmful: Tensor, harmless: Tensor) -> float:
-    """Return the score that tells two groups apart best: the most balanced accuracy, in the middle.
+    """Return the threshold of best balanced accuracy between two groups; of several the middle one.
 
     Args:
         harmful: Scores of one group, meant to be higher, shape ``(prompts,)``.
-        harmless: Scores of the other.
+        harmless: Scores of the other group.
     """
     values = torch.cat([harmful, harmless]).unique()
     between = torch.cat([values[:1] - 1, (values[1:] + values[:-1]) / 2, values[-1:] + 1])
