@@ -1,1 +1,1 @@
-"""Which words drive a refusal: integrated gradients, a figure, the swap test (a wing)."""
+"""Which words drive a refusal: integrated gradients, a figure, the swap test (optional)."""

@@ -30,8 +30,8 @@ class Word:
     """A piece of a prompt's text between blanks.
 
     Attributes:
-        text: It.
-        start: Its first character's place in the prompt.
+        text: The piece itself.
+        start: Index of its first character in the prompt.
         score: What it adds to the log-probability of the refusal.
     """
 
@@ -41,20 +41,20 @@ class Word:
 
     @property
     def end(self) -> int:
-        """Place after its last character."""
+        """Index after its last character."""
         return self.start + len(self.text)
 
 
 @dataclass(frozen=True, slots=True)
 class Attribution:
-    """What drove one refusal.
+    """The attribution of one refusal to words.
 
     Attributes:
         prompt: The request.
         refusal: The sentence whose log-probability is explained.
-        words: The prompt's, in order.
+        words: Words of the prompt, in order.
         difference: Log-probability with the prompt minus that with the meaningless one.
-        error: By how much the scores' sum misses it.
+        error: Sum of the scores minus ``difference``.
     """
 
     prompt: str
@@ -71,7 +71,7 @@ def attribute(backbone: Backbone, prompt: str, between: str, refusal: str) -> At
         backbone: The model.
         prompt: The request.
         between: What the model wrote before the refusal (its think block); may be empty.
-        refusal: Sentence of the model.
+        refusal: Sentence of the model that refuses.
 
     Raises:
         UserError: The tokens of the prompt cannot be found in what the chat template makes of it.
@@ -96,7 +96,7 @@ def integrated_gradients(
         backbone: The model.
         context: Token ids before the target.
         target: Token ids whose log-probability is explained.
-        own: Places in the context that the baseline replaces; all others score 0.
+        own: Positions in the context that the baseline replaces; all others score 0.
     """
     model = backbone.model
     table = model.get_input_embeddings()
@@ -139,7 +139,7 @@ def _blank(backbone: Backbone) -> int:
 
 
 def _spans(tokenizer: Any, prompt: str, ids: Sequence[int]) -> list[tuple[int, int] | None]:
-    """Return of each token where in the prompt it stands, or ``None`` for the template's."""
+    """Return the span of each token in the prompt, or ``None`` for the template's tokens."""
     rendered = tokenizer.apply_chat_template(
         [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False
     )

@@ -29,15 +29,15 @@ _SHOWN = 12  # prompts in the figure
 
 @dataclass(frozen=True)
 class Explained:
-    """One false refusal.
+    """One explained false refusal.
 
     Attributes:
-        found: The scores.
-        spans: Where the sensitive words stand.
-        share: Their share of all scores.
-        share_other: The same in the other model; ``None`` without one.
+        found: Attribution scores of its words.
+        spans: Spans of the sensitive words.
+        share: Share of the sensitive words in all scores.
+        share_other: Their share in the other model; ``None`` without one.
         swap: The prompt with neutral words; ``None`` if nothing in it is sensitive.
-        swap_refused: That was refused too; ``None`` if it was not asked or cannot be judged.
+        swap_refused: Whether that was refused too; ``None`` if not asked or not judged.
     """
 
     found: Attribution
@@ -124,7 +124,7 @@ def _refusal(row: Judged) -> str:
 
 
 def numbers(explained: Sequence[Explained]) -> dict[str, float]:
-    """Return the aggregates by a stable name; none for what was not measured."""
+    """Return the aggregates by stable names; none for what was not measured."""
     found: dict[str, float] = {"attribution/prompts": len(explained)}
     marked = [one for one in explained if one.spans]
     parts: Mapping[str, list[float]] = {
@@ -141,7 +141,7 @@ def numbers(explained: Sequence[Explained]) -> dict[str, float]:
 
 
 def table_rows(explained: Sequence[Explained]) -> list[dict[str, Any]]:
-    """Return one row a prompt, as MLflow's table holds it."""
+    """Return one row per prompt, as MLflow's table holds it."""
     return [
         {
             "prompt": one.found.prompt,

@@ -69,7 +69,7 @@ figurative phrases, and the topics of its other types."""
 
 
 def sensitive_spans(prompt: Prompt, swaps: Mapping[str, str]) -> list[tuple[int, int]]:
-    """Return where the sensitive words of a prompt stand.
+    """Return the spans of the sensitive words of a prompt.
 
     They are XSTest's own (its column ``focus``), the micro-world's verbs that are harmful to do to
     something, or else the keys of ``swaps``.
