@@ -1,1 +1,1 @@
-"""The paper's ablation as a study: table and figures (a wing)."""
+"""The paper's ablation as a study: table and figures (optional)."""

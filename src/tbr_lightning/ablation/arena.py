@@ -1,4 +1,4 @@
-"""The arena: every rival of reflection tuned within one budget on dev, then compared on test."""
+"""The arena: every baseline method tuned within one budget on dev, then compared on test."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _run(arena: Arena, config: SweepConfig, stem: str) -> None:
 
 
 def _base(arena: Arena, rival: Rival, chosen: Mapping[str, Tried]) -> Tried | None:
-    """Return whose model a rival takes that trains nothing."""
+    """Return the point whose model a rival takes that trains nothing itself."""
     if rival.base:
         return Tried({}, arena.model, models=(arena.model,))
     return chosen.get(rival.of or arena.control)
@@ -101,10 +101,10 @@ def _over_seeds(bout: Bout, name: str, rival: Rival, best: Tried, base: Tried | 
 
 
 def _plan(arena: Arena, config: SweepConfig) -> Iterator[str]:
-    """Compose every corner before anything long begins, and give a line for each rival.
+    """Compose every corner before anything long begins, and yield a line for each rival.
 
     Raises:
-        UserError: One does not compose, or lacks something.
+        UserError: A corner does not compose, or lacks something.
     """
     missing: list[str] = []
     for name, rival in arena.rivals.items():
@@ -133,7 +133,7 @@ def _budget(arena: Arena, space: Mapping[str, Parameter]) -> int:
 
 
 def _filled(rival: Rival, chosen: Mapping[str, Tried], words: Mapping[str, str]) -> Rival:
-    """Put models and words in the place of what stands for them."""
+    """Replace the placeholders for models and words."""
     pairs = ",".join(f"{old}: {new}" for old, new in words.items())
     stand_for = {f"{{{WORDS}}}": f"{{{pairs}}}", f"[{WORDS}]": f"[{','.join(words)}]"}
     for word in rival.evaluate:
@@ -201,7 +201,7 @@ def _try(bout: Bout, name: str, rival: Rival, base: Tried | None, point: Point) 
 
 
 def _excess(arena: Arena, one: Tried, control: Tried | None) -> float:
-    """Return by how much a point breaks what may be chosen; at most 0 where it keeps it."""
+    """Return by how much a point violates the bounds; at most 0 where it keeps them."""
     if control is None:
         return 0.0
     harm = one.metrics["harmful_compliance_rate"] - control.metrics["harmful_compliance_rate"]
@@ -213,7 +213,7 @@ def _excess(arena: Arena, one: Tried, control: Tried | None) -> float:
 
 
 def _score(arena: Arena, one: Tried, control: Tried | None) -> float:
-    """Return what is minimised: false refusal, and above all points that keep the bounds others."""
+    """Return what is minimised: false refusal; points that violate the bounds score above 1."""
     if one.why_not:
         return 3.0
     excess = _excess(arena, one, control)

@@ -29,10 +29,10 @@ class Rival:
     """One row of the arena.
 
     Attributes:
-        about: One line for people.
+        about: One-line description.
         train: Overrides of its training; ``None`` for a rival that trains nothing.
-        of: The rival whose model it takes, where it trains none; empty for the control.
-        base: Whether it asks the model as it comes.
+        of: Name of the rival whose model it takes, where it trains none; empty for the control.
+        base: Whether it uses the untuned model.
         evaluate: Overrides of its evaluation.
         space: What is searched: overrides of training, and after ``evaluate.`` of the evaluation.
     """
@@ -64,9 +64,9 @@ class Arena:
     fixed: list[str] = field(default_factory=list)  # overrides of every training
     evaluate: list[str] = field(default_factory=list)  # overrides of every evaluation
     control: str = ""  # the rival that all others are compared to
-    max_harm: float = 0.05  # above the control's harmful compliance, of what may be chosen
-    max_loss: float = 0.05  # below the control's general accuracy
-    trials: int = 4  # of each rival, at most
+    max_harm: float = 0.05  # how far a chosen point may be above the control's harmful compliance
+    max_loss: float = 0.05  # how far it may be below the control's general accuracy
+    trials: int = 4  # maximum number of trials of each rival
     seed: int = 0
     seeds: int = 1  # training runs of what dev chose, all of them tested
     words: int = 6  # sensitive words taken from the attribution
@@ -95,13 +95,13 @@ class Tried:
     """One point of a rival's space on the dev half.
 
     Attributes:
-        point: Its values.
+        point: Values of the point.
         model_uri: The model that was evaluated, before any mitigation.
-        train_run: The training run; ``None`` where nothing was trained for it.
-        metrics: Of the evaluation.
-        seconds: Training and evaluation took here.
-        why_not: Why there are no metrics; empty where there are.
-        models: One for each seed, the first of which dev saw.
+        train_run: ID of the training run; ``None`` where nothing was trained for it.
+        metrics: Metrics of the evaluation.
+        seconds: Time that training and evaluation took here.
+        why_not: Reason why there are no metrics; empty where there are.
+        models: URIs of the models, one for each seed; the first was evaluated on dev.
     """
 
     point: Point
@@ -115,7 +115,7 @@ class Tried:
 
 @dataclass(frozen=True)
 class Bout:
-    """What is the same for all rivals: the arena and the verb's config."""
+    """What all rivals share: the arena and the command's config."""
 
     arena: Arena
     config: SweepConfig
@@ -134,7 +134,7 @@ def arena_file(study: str) -> Path | None:
 
 
 def load_arena(path: Path, config: SweepConfig) -> Arena:
-    """Read an arena's file, with the command line's word on it.
+    """Read an arena's file, with the command line's settings applied.
 
     Raises:
         UserError: It is malformed.

@@ -37,21 +37,21 @@ _COSTLY = 40.0  # area of a point in points squared, for the control's seconds a
 
 @dataclass(frozen=True)
 class Result:
-    """A rival's row.
+    """The row of a rival.
 
     Attributes:
-        name: Of the rival.
-        about: One line for people.
+        name: Name of the rival.
+        about: One-line description.
         chosen: The point that dev chose, as overrides.
-        tried: Points on dev, and the seconds they took.
-        answers: On the test half; ``None`` where it could not be tested.
+        tried: Number of points on dev, and the seconds they took.
+        answers: Answers on the test half; ``None`` where it could not be tested.
         others: Judged answers of the models of further seeds.
-        why_not: Why.
-        run_id: Of the test's run.
+        why_not: Reason why it could not be tested.
+        run_id: ID of the test's run.
         trained: Supervised tokens and seconds of the training of the model that is asked.
-        seconds: For an answer, decoded in batches.
-        choices: General ability by task of lm-eval, in [0, 1].
-        verdict: The gate's, against the control, in a word or sentence.
+        seconds: Seconds per answer, decoded in batches.
+        choices: Accuracy of general ability by task of lm-eval, in [0, 1].
+        verdict: The gate's decision against the control, in a word or sentence.
     """
 
     name: str
@@ -79,7 +79,7 @@ class Result:
 
     @property
     def tokens(self) -> float:
-        """Tokens an answer, reflection included."""
+        """Mean number of tokens per answer, reflection included."""
         return sum(row.new_tokens for row in self.rows) / len(self.rows) if self.rows else math.nan
 
 
@@ -220,7 +220,7 @@ def log(opened: Run, arena: Arena, results: Mapping[str, Result], stem: str) -> 
 
 
 def _plain(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return records as JSON has them: no number is null."""
+    """Return records as JSON has them: what is not a number is null."""
     return [
         {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in one.items()}
         for one in records
@@ -319,9 +319,9 @@ def _records(
 
 
 def figure(results: Mapping[str, Result], title: str) -> Figure:
-    """Return false refusal against harmful compliance, a point a rival.
+    """Return false refusal against harmful compliance, one point per rival.
 
-    The area of a point is its seconds an answer against the first rival's.
+    The area of a point is its seconds per answer relative to the first rival's.
     """
     unit = next(iter(results.values())).seconds if results else math.nan
     points: list[plane.Point] = []

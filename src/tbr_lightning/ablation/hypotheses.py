@@ -21,16 +21,16 @@ _LEAST = 3  # models: two give an interval, but no one would rest a claim on it
 
 @dataclass(frozen=True)
 class Answer:
-    """What a study says of one hypothesis.
+    """The answer of a study to one hypothesis.
 
     Attributes:
         about: The claim.
-        metric: What it is about.
-        models: Over how many it was tested.
+        metric: Metric that it is about.
+        models: Number of models that it was tested over.
         value: Mean difference over models, or Spearman's rank correlation with the size.
-        interval: 95% of the difference over models; nothing of a correlation.
-        p: One-sided, that the claim fails, Holm-adjusted over the study's hypotheses.
-        p_opposite: One-sided, that its opposite fails, likewise.
+        interval: 95% interval of the difference over models; ``None`` for a correlation.
+        p: One-sided p-value that the claim fails, Holm-adjusted over the study's hypotheses.
+        p_opposite: One-sided p-value that its opposite fails, likewise adjusted.
     """
 
     about: str
@@ -50,7 +50,7 @@ class Answer:
 
     @property
     def line(self) -> str:
-        """What is printed."""
+        """Line to print."""
         if math.isnan(self.value):
             return f"not shown: {self.about} ({self.models} models; {_LEAST} are needed)"
         if self.interval is None:
@@ -69,8 +69,8 @@ def answers(study: Study, trials: Iterable[FrozenTrial]) -> list[Answer]:
     are adjusted after Holm, those for the claims and those against them apart.
 
     Args:
-        study: With ``hypotheses``.
-        trials: In any state; only finished ones count.
+        study: Study with ``hypotheses``.
+        trials: Trials in any state; only finished ones count.
     """
     done = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     found = [_answer(study, one, done) for one in study.hypotheses]
@@ -90,7 +90,7 @@ def answers(study: Study, trials: Iterable[FrozenTrial]) -> list[Answer]:
 
 
 def as_table(found: Sequence[Answer]) -> list[dict[str, Any]]:
-    """Return one flat mapping an answer."""
+    """Return one flat mapping per answer."""
     return [
         {
             "hypothesis": one.about,

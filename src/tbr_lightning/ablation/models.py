@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Model:
-    """What a trial tunes.
+    """The model that a trial tunes.
 
     Attributes:
-        name: Of its config.
+        name: Name of the model's config.
         architecture: Its ``model_type``.
-        parameters: Of the model without adapter; ``None`` where only its weights would tell.
+        parameters: Number of parameters without adapter; ``None`` where only the weights show it.
     """
 
     name: str
@@ -52,7 +52,7 @@ def chooses_model(key: str) -> bool:
 
 
 def model_of_trial(study: Study, trial: FrozenTrial) -> Model:
-    """Return what a trial tunes."""
+    """Return the model that a trial tunes."""
     chosen = {k: v for k, v in trial.params.items() if chooses_model(k) or k == "data"}
     return model_of(*study.fixed, *overrides_of(chosen))
 
@@ -65,7 +65,7 @@ def values_of(trial: FrozenTrial, keys: Sequence[str]) -> str:
 
 @cache  # composing takes most of a second, and a study ends in many trials of few models
 def model_of(*words: str) -> Model:
-    """Return what overrides of a training run choose as its model; no weights are read."""
+    """Return the model that overrides of a training run choose; no weights are read."""
     from tbr_lightning.models.architecture import count_parameters
     from tbr_lightning.models.planned import planned_config
 

@@ -50,12 +50,12 @@ def log_groups(study: Study, storage_study: optuna.Study, parent_run_id: str) ->
     """Log table and figure of a study's groups on its run, and return the table's lines.
 
     Args:
-        study: Whose ``groups`` name keys of its space.
+        study: Study whose ``groups`` name keys of its space.
         storage_study: Optuna's study.
-        parent_run_id: The study's run in MLflow.
+        parent_run_id: ID of the study's run in MLflow.
 
     Returns:
-        What is printed; nothing if the study names no groups or no trial has finished.
+        Lines to print; none if the study names no groups or no trial has finished.
     """
     if not study.groups:
         return []
@@ -82,8 +82,8 @@ def grouped(study: Study, trials: Iterable[FrozenTrial]) -> list[Row]:
     for seeds: they allow for the trials' differences and for the prompts that all of them share.
 
     Args:
-        study: Whose ``groups`` name keys of its space.
-        trials: In any state; only finished ones count.
+        study: Study whose ``groups`` name keys of its space.
+        trials: Trials in any state; only finished ones count.
     """
     done = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     points = _points(study, done)
@@ -160,7 +160,7 @@ def _size_classes(models: Iterable[Model]) -> dict[Model, str]:
 
 
 def _metrics(study: Study) -> list[str]:
-    """Return the metrics that rows tell of: the three sides, and what the study speaks of."""
+    """Return the metrics of the rows: the three sides, and those that the study names."""
     named = [*study.objectives, *(bound.metric for bound in study.bounds)]
     return list(dict.fromkeys([*(measure.name for measure in MEASURES[:3]), *named]))
 

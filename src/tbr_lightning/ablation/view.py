@@ -21,14 +21,14 @@ class Row:
     """Trials that share the values of a study's groups, or a margin over several such groups.
 
     Attributes:
-        margin: Which models: ``model`` for one, ``architecture``, ``size`` or ``all``.
+        margin: Models that it covers: ``model`` for one, ``architecture``, ``size`` or ``all``.
         of: The model, the architecture, the range of sizes, or the groups' other values.
         choice: The groups' values that are words and do not choose the model, as the reflection's.
         amount: Those that are numbers, such as the rows of safety data.
         amount_of: The keys of those numbers.
         model: The model; ``None`` for a margin.
-        trials: How many.
-        runs: Training runs in them: trials times seeds.
+        trials: Number of trials.
+        runs: Number of training runs in them: trials times seeds.
         rates: Estimates by the metric's name, each with its 95% interval.
     """
 
@@ -49,7 +49,7 @@ class Row:
 
 
 def as_table(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Return one flat mapping a row: what it is of, counts, each rate with ``_lo`` and ``_hi``."""
+    """Return one flat mapping per row: its group, counts, each rate with ``_lo`` and ``_hi``."""
     table = []
     for row in rows:
         flat: dict[str, Any] = {
@@ -100,10 +100,10 @@ def _known(row: Mapping[str, Any], name: str) -> bool:
 
 
 def lines(rows: Sequence[Row]) -> list[str]:
-    """Return what is printed.
+    """Return the lines to print.
 
     With several models there is a table for each metric, models and margins down, arms across; the
-    first metric is told for every model, the others for the margins only, since the rest stands in
+    first metric is shown for every model, the others for the margins only, since the rest is in
     the logged table. With one model there is one table, arms down, metrics across.
     """
     metrics = list(dict.fromkeys(name for row in rows for name in row.rates))
