@@ -1,6 +1,6 @@
 """TBR-Lightning: the experiment platform around Think-Before-Refusal (arXiv 2503.17882).
 
-The stages are functions here, as they are verbs on the command line::
+The stages are functions here, and commands on the command line::
 
     from tbr_lightning import Model, evaluate, train
 

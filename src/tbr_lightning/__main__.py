@@ -31,7 +31,7 @@ Completion of verbs, groups and keys, for this shell:
 
 
 def main() -> int:
-    """Run a verb, or list them."""
+    """Run a command, or list them."""
     if "_ARGCOMPLETE" in os.environ:  # the shell asks what could stand at the cursor
         from tbr_lightning import completion
 

@@ -52,9 +52,9 @@ def evaluate(
 
     Args:
         model: ``models:/…``, a run id, a folder, a hub id or ``openai:NAME``.
-        overrides: As on the command line.
-        config_dir: A folder of your own configs.
-        settings: Of ``python -m tbr_lightning.evaluate``.
+        overrides: Overrides as on the command line.
+        config_dir: Folder of your own configs.
+        settings: Settings of ``python -m tbr_lightning.evaluate``.
     """
     config = _config("evaluate", overrides, {**settings, "model": model}, config_dir)
     from tbr_lightning.evaluation import pipeline
@@ -94,12 +94,12 @@ def export(
 
 @dataclass(frozen=True)
 class Reply:
-    """What a model wrote.
+    """A reply of a model.
 
     Attributes:
-        reflection: Inside the think block; ``None`` if there is none.
-        answer: After it.
-        cut: It reached the limit of tokens.
+        reflection: Text inside the think block; ``None`` if there is none.
+        answer: Text after it.
+        cut: Whether it reached the token limit.
     """
 
     reflection: str | None
@@ -108,7 +108,7 @@ class Reply:
 
 
 class Model:
-    """A model that answers with reflection and answer apart, as it is evaluated."""
+    """A model that returns reflection and answer separately, as in an evaluation."""
 
     def __init__(self, subject: EvaluatedModel, config: EvaluateConfig) -> None:
         self._subject = subject
@@ -122,9 +122,9 @@ class Model:
 
         Args:
             name: ``models:/NAME@champion``, a run id, a folder or a hub id.
-            overrides: As on the command line of ``evaluate``.
-            config_dir: A folder of your own configs.
-            settings: Of ``evaluate``, e.g. ``generation={"max_new_tokens": 200}``.
+            overrides: Overrides as on the command line of ``evaluate``.
+            config_dir: Folder of your own configs.
+            settings: Settings of ``evaluate``, e.g. ``generation={"max_new_tokens": 200}``.
         """
         config = _config("evaluate", overrides, {**settings, "model": name}, config_dir)
         from tbr_lightning.evaluation.respond import load_model

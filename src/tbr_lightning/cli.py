@@ -1,4 +1,4 @@
-"""The command form of every verb: ``python -m tbr_lightning.VERB [action] key=value …``."""
+"""The entry point of every command: ``python -m tbr_lightning.VERB [action] key=value …``."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ FORMATTED = ("evaluate",)
 def main(verb: str, argv: Sequence[str] | None = None) -> int:
     """Compose the config of ``verb``, run it, and return the exit code.
 
-    0 is success, 2 wrong use or bad input (told in one sentence), 130 an interruption; a verb may
-    return another code of its own (``promote``: 3 for a refusal).
+    0 is success, 2 wrong use or bad input (reported in one sentence), 75 an outage of tracker or
+    database, 130 an interruption; a command may return others (``promote``: 3 for a refusal).
     """
     try:
         args, action, overrides = _parse(verb, sys.argv[1:] if argv is None else argv)

@@ -1,4 +1,4 @@
-"""What could stand at the cursor of a command line: verbs, actions, groups with members, keys."""
+"""Candidates for the word at the cursor of a command line: commands, actions, groups, keys."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def answer() -> None:
 
 
 def candidates(verb: str, words: Sequence[str], prefix: str) -> list[str]:
-    """Return what could complete a word.
+    """Return the candidates for a word.
 
     Args:
-        verb: Of the command line.
+        verb: Command on the command line.
         words: The words after it that are complete.
-        prefix: Of the word at the cursor, e.g. ``reflection=ex`` or ``optimizer.``.
+        prefix: Beginning of the word at the cursor, e.g. ``reflection=ex`` or ``optimizer.``.
 
     Returns:
         Actions, ``group=member``, ``key=`` and, for a key with keys below it, ``key.``; one level
@@ -42,7 +42,7 @@ def candidates(verb: str, words: Sequence[str], prefix: str) -> list[str]:
         return [f"{group}={member}" for member in options(group)]
     try:
         composed = compose_verb(verb, words, check=False)
-    except UserError:  # a command line that is wrong so far still completes by its verb
+    except UserError:  # a command line that is wrong so far still completes by its command
         composed = compose_verb(verb, check=False)
     parent = prefix.rpartition(".")[0]
     below = keys_of(composed.node)

@@ -1,4 +1,4 @@
-"""The verb ``demo``: the whole loop in a miniature world, through the ordinary stages."""
+"""The command ``demo``: the whole loop in a miniature world, through the ordinary stages."""
 
 from __future__ import annotations
 

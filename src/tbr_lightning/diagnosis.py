@@ -29,10 +29,10 @@ _STYLE = {"works": "green", "missing": "yellow", "fails": "red"}
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found about one part.
+    """The finding on one part.
 
     Attributes:
-        part: e.g. ``tracker``.
+        part: Name of the part, e.g. ``tracker``.
         state: ``works``; ``missing``, if some runs do without it; ``fails``, if none does.
         detail: What is there, and what to do where something is not.
     """
@@ -43,7 +43,7 @@ class Finding:
 
 
 def examine(config: DoctorConfig) -> list[Finding]:
-    """Look at everything that a run may need."""
+    """Examine everything that a run may need."""
     return [
         *_packages(),
         *_devices(),
@@ -64,7 +64,7 @@ def show(findings: list[Finding]) -> None:
 
 
 def _packages() -> Iterator[Finding]:
-    """Hold the installed packages against what this package declares, extras apart."""
+    """Compare the installed packages with what this package declares, extras apart."""
     try:
         declared = [Requirement(text) for text in metadata.requires("tbr-lightning") or []]
     except metadata.PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""The verb ``doctor``: what works on this machine, and what is missing."""
+"""The command ``doctor``: what works on this machine, and what is missing."""
 
 from __future__ import annotations
 

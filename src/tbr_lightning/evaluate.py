@@ -1,4 +1,4 @@
-"""The verb ``evaluate``: what a model refuses that it should not, and what it lets through."""
+"""The command ``evaluate``: what a model refuses that it should not, and what it lets through."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tbr_lightning.config.verbs import EvaluateConfig
 
 
 def command(config: EvaluateConfig) -> int:
-    """Run, print the table, and say where the rest is."""
+    """Run, print the table, and print where the rest is."""
     from tbr_lightning.evaluation import pipeline, show
 
     if config.mitigated and config.mitigation.log:
@@ -29,7 +29,7 @@ def command(config: EvaluateConfig) -> int:
 
 
 def command_calibrate(config: EvaluateConfig) -> int:
-    """Hold the judge against labels of people and print how far it agrees."""
+    """Validate the judge on labels of people, and print its agreement."""
     from tbr_lightning.evaluation import calibration
 
     result = calibration.run(config)

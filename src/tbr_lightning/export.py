@@ -1,4 +1,4 @@
-"""The verb ``export``: a model for other programs: a folder, a GGUF file, or the hub."""
+"""The command ``export``: a model for other programs: a folder, a GGUF file, or the hub."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tbr_lightning.config.export import ExportConfig
 
 
 def command(config: ExportConfig) -> int:
-    """Write the model and say where it is, and how it is used from there."""
+    """Write the model, and print where it is and how it is used from there."""
     from tbr_lightning.exporting import pipeline
 
     result = pipeline.run(config)

@@ -38,12 +38,12 @@ _UNMERGEABLE = (
 
 @dataclass(frozen=True)
 class BaseReference:
-    """What an adapter was trained on, as its ``adapter_config.json`` names it.
+    """The base of an adapter, as its ``adapter_config.json`` names it.
 
     Attributes:
         name: A folder, a GGUF file, a package or a hub id.
-        revision: Of a hub id.
-        beside: Folder that a relative path may be relative to.
+        revision: Revision of a hub id.
+        beside: Folder that a relative path may refer to.
     """
 
     name: str
@@ -72,7 +72,7 @@ class BaseReference:
 
     @property
     def files(self) -> tuple[str, str | None]:
-        """Where it can be loaded from: a path of this machine, or hub id and revision."""
+        """Place that it can be loaded from: a local path, or hub id and revision."""
         if (place := self.place) is not None:
             return str(place), None
         return self.hub or (self.name, None)
@@ -217,11 +217,11 @@ def path_problems(path: str, what: str) -> list[str]:
 def folder_problems(what: str, folder: Path) -> list[str]:
     """Return a sentence for a folder that no model can be loaded from, or nothing.
 
-    A folder that holds an adapter only will do, where its base can be had.
+    A folder that holds an adapter only is fine, where its base is available.
 
     Args:
         what: The setting and its value, with which the sentence begins.
-        folder: On this machine.
+        folder: Folder on this machine.
     """
     if not folder.is_dir():
         return [f"{what}: there is no such folder: give a Hugging Face model folder"]
@@ -301,8 +301,8 @@ def hub_problem(error: BaseException, revision: str | None) -> str | None:
     """Return what the hub refused, or ``None`` if an error does not come from it.
 
     Args:
-        error: What was raised; libraries wrap the hub's own error, so its causes are read too.
-        revision: That was asked for.
+        error: The exception; libraries wrap the hub's own error, so its causes are read too.
+        revision: Revision that was asked for.
     """
     from huggingface_hub import errors
 

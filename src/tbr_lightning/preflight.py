@@ -1,4 +1,4 @@
-"""What a run will miss, told before anything heavy is imported or any long work starts."""
+"""What a run will lack, reported before anything heavy is imported or any long work starts."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def _packed(model: ModelConfig, trainer: TrainerConfig | None) -> list[str]:
 
 
 def unpackable(name: str) -> str:
-    """Return the sentence for a model whose attention does not keep packed rows apart."""
+    """Return the message for a model whose attention does not keep packed rows apart."""
     return (
         f"trainer.batching=packed: {name} would attend across the packed rows: use "
         "trainer.batching=bucketed"
@@ -159,7 +159,7 @@ def _sources(named: Mapping[str, str | None], exclude: str | None) -> list[str]:
 
 
 def missing_dataset(name: str) -> str | None:
-    """Return why the rows of a data set of the hub are not available, or ``None`` if they can."""
+    """Return why the rows of a data set of the hub are not available, or ``None`` if they are."""
     return None if _dataset_cached(name) else repository_problem("dataset", name, None)
 
 

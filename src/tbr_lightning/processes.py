@@ -28,15 +28,15 @@ _LOOK = 0.2  # seconds between two looks
 
 
 def warm_up(preload: str, threads: int | None = None) -> None:
-    """Begin to import a module in the process that others are forked from, and do not wait.
+    """Start to import a module in the process that others are forked from, and do not wait.
 
     It is started once in a process's life: later calls change nothing.
 
     Args:
         preload: Module that imports what the forked processes need. It may not start a thread,
             open a connection or touch a GPU, for a fork would break it.
-        threads: Of each forked process; libraries read it from the environment when they are
-            loaded. ``None`` leaves that as it is.
+        threads: Threads of each forked process; libraries read it from the environment when they
+            are loaded. ``None`` leaves that as it is.
     """
     before = dict(os.environ)
     # Threads of numpy's library would be lost in every fork.
@@ -61,8 +61,8 @@ def is_gone(pid: int, started: float) -> bool:
     """Return whether a process of this machine has ended.
 
     Args:
-        pid: Its id.
-        started: When it started, since ids are used again.
+        pid: Process id.
+        started: Start time, since ids are used again.
     """
     try:
         there = psutil.Process(pid)
@@ -76,9 +76,9 @@ def die_with(pid: int, started: float, end: Callable[[], None]) -> None:
     """Call ``end`` from a thread of this process as soon as another one is gone, however it went.
 
     Args:
-        pid: Of the other one.
-        started: When that one started, since ids are used again.
-        end: Must end this process.
+        pid: Process id of the other process.
+        started: Start time of that process, since ids are used again.
+        end: Function that must end this process.
     """
 
     def watch() -> None:
@@ -90,7 +90,7 @@ def die_with(pid: int, started: float, end: Callable[[], None]) -> None:
 
 
 def cores() -> int:
-    """Return the physical cores that this process may use, where the system tells them."""
+    """Return the physical cores that this process may use, where the system reports them."""
     physical = psutil.cpu_count(logical=False) or os.cpu_count() or 1
     # A container or a scheduler may have left it fewer than the machine has.
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else physical
@@ -98,7 +98,7 @@ def cores() -> int:
 
 
 def quiet() -> None:
-    """Keep the chatter of libraries from burying what the verb itself says; let threads sleep."""
+    """Keep messages of libraries from burying the command's output; let threads sleep."""
     for key, value in {
         "TOKENIZERS_PARALLELISM": "false",
         # Threads that spin while they wait make torch many times slower on a core that is shared.
@@ -122,7 +122,7 @@ def quiet() -> None:
 
 @dataclass(frozen=True)
 class Owner:
-    """A process that holds something, told so exactly that another knows when it is dead."""
+    """A process that holds something, identified so that another can tell when it is dead."""
 
     host: str  # name, for people
     machine: str  # boot and process namespace, within which a process id has one meaning
@@ -138,7 +138,7 @@ class Owner:
 
 
 def identity_of(pid: int | None = None) -> Owner:
-    """Return a process of this machine: this one, or another."""
+    """Return the identity of a process of this machine: this one, or another."""
     there = psutil.Process(pid)
     return Owner(platform.node(), _machine(), there.pid, there.create_time())
 

@@ -1,4 +1,4 @@
-"""The verb ``promote``: gate a candidate against the champion, and move the aliases."""
+"""The command ``promote``: gate a candidate against the champion, and move the aliases."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def command(config: PromoteConfig) -> int:
 
 
 def command_status(config: PromoteConfig) -> int:
-    """Print who is what and why; return 1 if the ledger is broken."""
+    """Print the aliases with reasons; return 1 if the ledger is broken."""
     return _commands().status(config)
 
 
@@ -41,12 +41,12 @@ def command_rollback(config: PromoteConfig) -> int:
 
 
 def command_repair(config: PromoteConfig) -> int:
-    """Put aliases that were moved outside back to where the ledger has them."""
+    """Move aliases that were changed outside back to where the ledger has them."""
     return _commands().repair(config)
 
 
 def command_accept(config: PromoteConfig) -> int:
-    """Take over into the ledger what was moved outside."""
+    """Record in the ledger what was moved outside."""
     return _commands().accept(config)
 
 

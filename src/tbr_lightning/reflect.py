@@ -1,4 +1,4 @@
-"""The verb ``reflect``: a checked rationale for every row that should have one."""
+"""The command ``reflect``: a checked rationale for every row that should have one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verb ``serve``: a registered model behind an OpenAI-compatible API; ``chat`` talks to it."""
+"""The command ``serve``: a registered model behind an OpenAI-compatible API; with ``chat``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verb ``sweep``: an Optuna study whose trials are ordinary training and evaluation runs.
+"""The command ``sweep``: an Optuna study whose trials are training and evaluation runs.
 
 Run again, the same command finishes what is left of the budget; two at once share it.
 """

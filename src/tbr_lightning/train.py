@@ -1,4 +1,4 @@
-"""The verb ``train``: fine-tune with or without reflections, export, log."""
+"""The command ``train``: fine-tune with or without reflections, export, log."""
 
 from __future__ import annotations
 
