@@ -20,8 +20,8 @@ from tbr_lightning.tuning.space import Parameter, Point, overrides_of
 ON_EVALUATION = "evaluate."
 """What keys of a rival's space begin with that are overrides of its evaluation."""
 
-WORDS = "WORDS"  # stands for the words that the attribution of the control's dev refusals found
-MODEL_OF = "MODEL_OF_"  # before a rival's name: stands for the URI of its model
+WORDS = "WORDS"  # placeholder for the words that drive the control's dev refusals, by attribution
+MODEL_OF = "MODEL_OF_"  # before a rival's name: placeholder for the URI of its model
 
 
 @dataclass
@@ -34,7 +34,7 @@ class Rival:
         of: Name of the rival whose model it takes, where it trains none; empty for the control.
         base: Whether it uses the untuned model.
         evaluate: Overrides of its evaluation.
-        space: What is searched: overrides of training, and after ``evaluate.`` of the evaluation.
+        space: Search space: overrides of training, and after ``evaluate.`` of the evaluation.
     """
 
     about: str = ""
@@ -60,7 +60,7 @@ class Arena:
 
     about: str = ""
     model: str = "tiny"
-    models: list[str] = field(default_factory=list)  # one after the other, in place of model
+    models: list[str] = field(default_factory=list)  # run one after the other, in place of model
     fixed: list[str] = field(default_factory=list)  # overrides of every training
     evaluate: list[str] = field(default_factory=list)  # overrides of every evaluation
     control: str = ""  # the rival that all others are compared to

@@ -101,7 +101,7 @@ def test(
     try:
         for model in best.models:
             asked = evaluate_config(arena, rival, best.point, config, half="test", model=model)
-            # Written anew, so that their seconds can be told.
+            # Written anew, so that their seconds can be measured.
             anew = replace(asked.generation, reuse=False)
             done.append(evaluating.run(replace(asked, generation=anew, run_name=title, tags=tags)))
     except UserError as error:
@@ -228,7 +228,7 @@ def _plain(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def markdown(arena: Arena, results: Mapping[str, Result], differences: Sequence[Difference]) -> str:
-    """Return the one table of an arena."""
+    """Return the table of an arena as Markdown."""
     heads = ["rival", *(f"{measure.heading}, %" for measure in MEASURES)]
     tasks = list(dict.fromkeys(task for one in results.values() for task in one.choices))
     heads += [f"{task}, %" for task in tasks]

@@ -25,7 +25,7 @@ def figure(rows: Sequence[Row], title: str) -> Any:
 def by_size(models: Sequence[Row], title: str) -> Any:
     """Return both error rates by size, a column for each architecture and a line for each arm.
 
-    Bars are 95% intervals. Where sizes are not known the models stand side by side.
+    Bars are 95% intervals. Where sizes are not known the models are shown side by side.
     """
     facets: dict[str, list[Row]] = {}
     for row in models:
@@ -42,7 +42,7 @@ def by_size(models: Sequence[Row], title: str) -> Any:
             for number, arm in enumerate(arms):
                 shift = number - (len(arms) - 1) / 2
                 here = [row for row in part if row.arm == arm and measure.name in row.rates]
-                # Arms stand beside each other, since their intervals often cover each other.
+                # Arms are drawn beside each other, since their intervals often cover each other.
                 at = [places[row.of] for row in here]
                 at = [x * 1.06**shift if sized else x + 0.14 * shift for x in at]
                 look = {**_look(number), "label": arm, "ls": "-" if sized else ""}
@@ -61,7 +61,7 @@ def by_size(models: Sequence[Row], title: str) -> Any:
 
 
 def _distinct_sizes(part: Sequence[Row]) -> bool:
-    """Return whether sizes are known and tell the models apart."""
+    """Return whether sizes are known and differ between the models."""
     sizes = {row.of: row.model.parameters for row in part if row.model}
     known = [sizes.get(row.of) for row in part]
     return all(known) and len(set(sizes.values())) == len(sizes)

@@ -35,7 +35,7 @@ _THIRDS = 3  # classes of size
 
 @dataclass(frozen=True)
 class _Point:
-    """A finished trial: where it stands and its numbers, with ``_lo`` and ``_hi`` beside them."""
+    """A finished trial: its groups and its numbers, with ``_lo`` and ``_hi`` beside them."""
 
     model: Model
     of: str

@@ -24,7 +24,7 @@ class Row:
         margin: Models that it covers: ``model`` for one, ``architecture``, ``size`` or ``all``.
         of: The model, the architecture, the range of sizes, or the groups' other values.
         choice: The groups' values that are words and do not choose the model, as the reflection's.
-        amount: Those that are numbers, such as the rows of safety data.
+        amount: The groups' values that are numbers, such as the rows of safety data.
         amount_of: The keys of those numbers.
         model: The model; ``None`` for a margin.
         trials: Number of trials.
