@@ -22,7 +22,7 @@ from tbr_lightning.models.backbone import Backbone
 _STEPS = (16, 32, 64, 128, 256)
 _TOLERANCE = 0.05  # the scores' sum may miss the difference by this share of it
 _CHUNK = 16  # points of the path in one forward pass
-_FAINT = 0.1  # of the mean norm: an embedding shorter than this is no token's
+_FAINT = 0.1  # share of the mean norm: a shorter embedding is taken for unused
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Word:
     Attributes:
         text: The piece itself.
         start: Index of its first character in the prompt.
-        score: What it adds to the log-probability of the refusal.
+        score: Contribution to the log-probability of the refusal.
     """
 
     text: str
@@ -65,12 +65,12 @@ class Attribution:
 
 
 def attribute(backbone: Backbone, prompt: str, between: str, refusal: str) -> Attribution:
-    """Return the share of each word of a prompt in a refusal.
+    """Return the contribution of each word of a prompt to a refusal.
 
     Args:
         backbone: The model.
         prompt: The request.
-        between: What the model wrote before the refusal (its think block); may be empty.
+        between: Text that the model wrote before the refusal (its think block); may be empty.
         refusal: Sentence of the model that refuses.
 
     Raises:
