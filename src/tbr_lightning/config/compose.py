@@ -51,7 +51,7 @@ def compose_verb(
 
     Args:
         verb: Command, a key of :data:`tbr_lightning.config.verbs.VERBS`.
-        overrides: In Hydra's override grammar, e.g. ``model=mistral`` or ``optimizer.lr=1e-5``.
+        overrides: Overrides in Hydra's grammar, e.g. ``model=mistral`` or ``optimizer.lr=1e-5``.
         config_dir: A user's own folder of configs, searched before the shipped one.
         check: Convert to the dataclass, and so require every mandatory value. Without it (for
             ``--help`` and ``--cfg``) a value that is still missing is shown as ``???``.
@@ -141,7 +141,7 @@ def _member(override: str) -> str:
 def _opened(override: str) -> str:
     """Let an override with a mapping add keys to an empty one.
 
-    Hydra refuses that where the mapping stands in a typed group; keys that a type does not have are
+    Hydra refuses that where the mapping is in a typed group; keys that a type does not have are
     refused all the same.
     """
     return f"++{override}" if re.match(r"[\w.]+=\{", override) else override

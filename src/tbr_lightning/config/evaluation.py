@@ -31,8 +31,8 @@ class SuiteConfig:
     lm_eval_shots: int | None = None  # examples before each question; null: the task's own number
     lm_eval_limit: int | None = None  # questions per task; null: limit
     choices: list[str] | None = None  # earlier name of lm_eval, which it replaces
-    licence: str = "Apache-2.0"  # of the prompts
-    citation: str = ""  # of the prompts
+    licence: str = "Apache-2.0"  # licence of the prompts
+    citation: str = ""  # citation for the prompts
 
     def __post_init__(self) -> None:
         one_of("suite.half", self.half, ("dev", "test", "all"))
@@ -67,18 +67,18 @@ class JudgeConfig:
     hub_id: str | None = None
     revision: str | None = None  # pin of the hub revision
     path: str | None = None  # local Hugging Face folder; comes before hub_id
-    licence: str = "unknown"  # of its weights
+    licence: str = "unknown"  # licence of its weights
     gated: bool = False  # the hub asks for a token and accepted terms
     chat: bool = False  # request and answer are two turns, as of Llama Guard; no prompt file
     parts: bool = False  # and each turn is a list of parts, as of models that also read images
-    template: dict[str, str] = field(default_factory=dict)  # what else its chat template takes
-    dtype: str = "bfloat16"  # of the classifier's weights: float32 | bfloat16 | float16
+    template: dict[str, str] = field(default_factory=dict)  # more arguments of its chat template
+    dtype: str = "bfloat16"  # type of the classifier's weights: float32 | bfloat16 | float16
     batch_size: int = 16  # answers that a classifier reads at once
     labels: dict[str, str] = field(default_factory=dict)  # pattern in its reply: label; first wins
     # endpoints
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
     structured: bool = True  # ask for JSON by a schema; an endpoint without it is asked in words
-    temperature: float = 0.0  # of its replies; 0 is greedy
+    temperature: float = 0.0  # sampling temperature of its replies; 0 is greedy
 
     def __post_init__(self) -> None:
         within("judge.max_unparsed", self.max_unparsed, 0, 1)

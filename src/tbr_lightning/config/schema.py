@@ -26,23 +26,23 @@ class ModelConfig:
     name: str = MISSING  # name shown in tables and runs
     hub_id: str | None = None  # Hugging Face hub id; null for a model that is made here
     revision: str | None = None  # pin of the hub revision
-    licence: str = "unknown"  # of the weights
+    licence: str = "unknown"  # licence of the weights
     gated: bool = False  # the hub asks for a token and accepted terms
     verified: bool = False  # true only where the project has loaded the real weights
     path: str | None = None  # Hugging Face folder or GGUF file; comes before hub_id
     init: str = "auto"  # pretrained | random | auto (what the model has for this data)
     scale: str = "full"  # full | tiny (same architecture, few layers and heads; random weights)
     tokenizer: str = "auto"  # own | bytes | train (BPE on the training rows) | auto
-    vocab_size: int = 4096  # of a tokenizer trained here
+    vocab_size: int = 4096  # vocabulary of a tokenizer trained here
     chat_template: str | None = None  # file of a Jinja template, instead of the tokenizer's own
     dtype: str = "float32"  # auto: as the files have it
     attention: str = "auto"  # auto | sdpa | eager | flash_attention_2 | flex_attention
-    adapter_targets: Any = "all-linear"  # of adapter=lora: all-linear or a list of module names
+    adapter_targets: Any = "all-linear"  # of adapter=lora: all-linear, or a list of module names
     max_length: int = 2048  # tokens of prompt, reflection and answer together
     max_new_tokens: int = 512  # generation limit, enough for reflection and answer
-    think_open: str = "<think>"  # what opens the think block
-    think_close: str = "</think>"  # what closes it
-    # what asks for a reflection without training (generation.arm=prompted)
+    think_open: str = "<think>"  # text that opens the think block
+    think_close: str = "</think>"  # text that closes it
+    # text that asks for a reflection without training (generation.arm=prompted)
     think_cue: str = "Think about whether the request is safe before you answer."
     architecture: dict[str, Any] = field(default_factory=dict)  # config of init=random
     # Of a base model made here: `_target_` makes it, `data` names the rows that it is made for,
@@ -87,7 +87,7 @@ class ReflectionConfig:
     teacher: str = MISSING  # none | internal | external | recorded | filler
     # kinds of rows that get one: general, harmful, look_alike
     kinds: list[str] = field(default_factory=lambda: ["harmful"])
-    look_alike_share: float = 1.0  # of the look-alike rows, where kinds names them
+    look_alike_share: float = 1.0  # share of the look-alike rows, where kinds names them
     on_reject: str = "plain"  # plain: train on the bare refusal | drop: leave the row out | error
     unstated: str = "reject"  # accept: rationales that state no conclusion pass, too
     min_accepted: float = 0.9  # share of the rows to reflect on; with fewer training does not begin
@@ -127,7 +127,7 @@ class OptimizerConfig:
     """AdamW with linear warm-up, then cosine, linear or no decay."""
 
     lr: float = 1e-4  # highest learning rate
-    weight_decay: float = 0.0  # of weight matrices
+    weight_decay: float = 0.0  # weight decay of weight matrices
     warmup: float = 0.03  # share of all steps
     schedule: str = "cosine"  # after the warm-up: cosine | linear | constant
 

@@ -16,11 +16,11 @@ class SweepSettings:
     """How a study is run, and what is done with its chosen model."""
 
     trials: int | None = None  # finished trials to reach; null: the study's own budget
-    hours: float | None = None  # of all trials added up; null: the study's own
+    hours: float | None = None  # limit of all trials' hours together; null: the study's own
     workers: int | None = None  # trials at the same time of this runner; null: the study's own
     executor: str = "local"  # local | ray | submitit: where a trial's process is started
-    cpus: int | None = None  # of a trial, asked of ray or submitit; null: a local trial's threads
-    gpus: float | None = None  # of a trial, asked of ray or submitit; null: none
+    cpus: int | None = None  # cores of a trial, for ray or submitit; null: a local trial's threads
+    gpus: float | None = None  # GPUs of a trial, for ray or submitit; null: none
     submitit: dict[str, Any] = field(default_factory=dict)  # more parameters of its AutoExecutor
     timeout: float | None = None  # minutes a trial may take; null: the study's own
     memory: float | None = None  # GiB a trial's processes may hold; null: the study's own
@@ -32,8 +32,8 @@ class SweepSettings:
     config_dir: str | None = None  # folder of your own configs, which the trials search first
     name: str = MISSING  # registered model
     promote: bool = False  # hand the chosen model to the gate
-    train: list[str] = field(default_factory=list)  # of an arena: more overrides of every training
-    evaluate: list[str] = field(default_factory=list)  # and of every evaluation
+    train: list[str] = field(default_factory=list)  # arena: more overrides of every training
+    evaluate: list[str] = field(default_factory=list)  # arena: more overrides of every evaluation
     retrain_seeds: int = 0  # fresh seeds to train the chosen config with; 0: take the trial's model
 
     def __post_init__(self) -> None:
@@ -65,7 +65,7 @@ class SweepConfig:
     """``python -m tbr_lightning.sweep``."""
 
     study: str = "smoke"  # a file in sweeps/, or a path
-    model_uri: str | None = None  # of an arena, given as model=: of conf/model/, or a folder
+    model_uri: str | None = None  # model of an arena, given as model=: in conf/model/, or a folder
     storage: str = MISSING  # Optuna's storage URL
     dry_run: bool = False  # compose every corner, report the cost, run nothing
     sweep: SweepSettings = field(default_factory=SweepSettings)

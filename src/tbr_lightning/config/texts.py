@@ -1,7 +1,7 @@
 """Values on the command line for settings of type text: they keep the characters that were typed.
 
 Hydra's grammar reads ``2024_05_01`` as a number, and takes ``=``, blanks and letters beyond ASCII
-for mistakes. The type of the setting says which was meant.
+for mistakes. The type of the setting shows which was meant.
 """
 
 from __future__ import annotations

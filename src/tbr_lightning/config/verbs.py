@@ -92,8 +92,8 @@ class PairsConfig:
     """How ``data.pairs=sampled`` makes pairs: the model answers, the judge of ``judge`` labels."""
 
     samples: int = 4  # answers to each prompt
-    temperature: float = 0.7  # of the answers that are sampled
-    max_new_tokens: int | None = None  # of an answer; null: model.max_new_tokens
+    temperature: float = 0.7  # temperature of the answers that are sampled
+    max_new_tokens: int | None = None  # token limit of an answer; null: model.max_new_tokens
     batch_size: int | None = None  # answers written together; null: as many as are sure to fit
     arm: str = "trained"  # trained | prompted (asked to reflect) | forced (begins to reflect)
     cut: str = "reject"  # reject: what the limit ended is never preferred | accept
@@ -123,7 +123,7 @@ class TrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     adapter: AdapterConfig = MISSING
     trainer: TrainerConfig = MISSING
-    pairs: PairsConfig = field(default_factory=PairsConfig)  # of data.pairs=sampled
+    pairs: PairsConfig = field(default_factory=PairsConfig)  # settings of data.pairs=sampled
     judge: JudgeConfig = field(default_factory=lambda: JudgeConfig(name="rules"))  # of answers
     probe: SuiteConfig = MISSING  # prompts answered every trainer.eval_every steps
     apart: ApartConfig = field(default_factory=ApartConfig)
@@ -218,7 +218,7 @@ class PromoteConfig:
     name: str = "tbr-microworld"  # registered model
     baseline: bool = False  # become champion without a comparison with the present one
     candidate_evaluation: str | None = None  # id of the run to take; null: found or made
-    champion_evaluation: str | None = None  # the same of the champion
+    champion_evaluation: str | None = None  # the same for the champion
     reason: str = ""  # reason, in your words, for the ledger; accept needs it
     suite: SuiteConfig = MISSING
     judge: JudgeConfig = MISSING
@@ -254,9 +254,9 @@ class DemoArm:
 
 @dataclass
 class DemoConfig:
-    """What ``make demo`` and ``make real`` show."""
+    """The settings of ``make demo`` and ``make real``."""
 
-    model: str = MISSING  # of conf/model/
+    model: str = MISSING  # a model in conf/model/
     rows: list[str] = field(default_factory=list)  # overrides of every training run
     suite: list[str] = field(default_factory=list)  # overrides of every evaluation and the gate
     gate: list[str] = field(default_factory=list)  # overrides of every decision of the gate
