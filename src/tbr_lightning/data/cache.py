@@ -65,7 +65,7 @@ def private(file: Path) -> None:
 
 @contextmanager
 def alone(path: Path) -> Iterator[None]:
-    """Hold a path alone among the processes that ask for it; a dead holder lets it go."""
+    """Hold an exclusive lock on a path; the lock of a process that dies is free at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(f".{path.name}.alone")
     while True:
@@ -95,7 +95,7 @@ def built(folder: Path, write: Callable[[Path], None]) -> Path:
     The hash of each file is kept with it and compared whenever the folder is found.
 
     Raises:
-        UserError: What is found is not what was written, or cannot be read.
+        UserError: The folder is not as it was written, or cannot be read.
     """
     if not folder.is_dir():
         with alone(folder):

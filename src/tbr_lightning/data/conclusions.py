@@ -1,4 +1,4 @@
-"""What a rationale concludes about a request, read from its words."""
+"""The conclusion of a rationale on a request, read from its words."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class Example:
         source: Where the row comes from, e.g. ``alpaca`` or ``microworld``.
         input: Optional context of the instruction (Alpaca's ``input`` column).
         rejected: Optional dispreferred response, for preference objectives.
-        context: What was said before, system text and earlier turns, as JSON of messages; or empty.
+        context: Earlier messages, system text and turns, as JSON of messages; or empty.
         reflection: A rationale that came with the row, e.g. in its response's think block.
     """
 
@@ -58,7 +58,7 @@ class Example:
 
     @property
     def messages(self) -> list[dict[str, str]]:
-        """The whole prompt as chat messages: what was said before, and the user's turn."""
+        """The whole prompt as chat messages: the earlier ones, and the user's turn."""
         before: list[dict[str, str]] = json.loads(self.context) if self.context else []
         return [*before, {"role": "user", "content": self.prompt}]
 

@@ -228,7 +228,7 @@ class _Reader:
         return made
 
     def turns(self) -> tuple[list[dict[str, str]], str, str | None, str | None] | None:
-        """Return (what was said before, request, response, rejected) of a chat, if it is one."""
+        """Return (earlier messages, request, response, rejected) of a chat, if it is one."""
         if any(self.columns.get(name) for name in ("instruction", "response")):
             return None
         for name in _CHATS:
@@ -262,7 +262,7 @@ class _Reader:
         return [{"role": "assistant", "content": self.plain(name)}]
 
     def earlier(self) -> Iterator[tuple[list[dict[str, str]], str, str]]:
-        """Yield (what was said before, request, answer) of each earlier turn of the assistant."""
+        """Yield (earlier messages, request, answer) of each earlier turn of the assistant."""
         turns = self.turns()
         said = self.before() if turns is None else turns[0]
         for number in range(1, len(said)):
@@ -270,7 +270,7 @@ class _Reader:
                 yield said[: number - 1], said[number - 1]["content"], said[number]["content"]
 
     def _last(self, turns: list[dict[str, str]]) -> tuple[list[dict[str, str]], str, str | None]:
-        """Return what was said before, the last request, and the answer to it."""
+        """Return the earlier messages, the last request, and the answer to it."""
         places = [n for n, turn in enumerate(turns) if turn["role"] == "assistant"]
         if not places:
             raise UserError(f"{self.where}: no turn of the assistant to learn: remove the row")

@@ -164,7 +164,7 @@ def _new(rows: Examples | None, seen: set[str], left_out: Counter[str]) -> list[
 
 
 def _requests(rows: Examples | None) -> Iterator[str]:
-    """Yield the normal form of each row's request, with what was said before it."""
+    """Yield the normal form of each row's request, with the messages before it."""
     if rows is not None:
         parts = (rows.column(name) for name in ("instruction", "input", "context"))
         for instruction, given, context in zip(*parts, strict=True):

@@ -1,8 +1,8 @@
-"""Which responses of general data are refusals, recognised by how they begin.
+"""Finds the refusals among the responses of general data, by how they begin.
 
 The authors of Safety-Tuned LLaMAs took the safety rows out of Alpaca by topic, as a file (the
 ``exclude`` of a data config); most of those rows are plain answers about safety, which no rule on
-the response can tell. This rule finds what is harmful to the mix without that file: rows that
+the response can find. This rule finds what is harmful to the mix without that file: rows that
 teach to refuse where no harmful instruction was given. It is conservative: an apology alone ("I'm
 sorry to hear that") or an inability in the text asked for ("I can't repudiate my fears") is kept.
 """

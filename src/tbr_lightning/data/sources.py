@@ -1,4 +1,4 @@
-"""Where training rows come from: local files and hub data sets, or the safety mix."""
+"""Sources of training rows: local files and hub data sets, or the safety mix."""
 
 from __future__ import annotations
 

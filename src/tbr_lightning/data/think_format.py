@@ -1,4 +1,4 @@
-"""How a row becomes tokens: prompt, think block, answer, and which token is which.
+"""Tokens of a row: prompt, think block, answer, and which token belongs to which.
 
 The tokenizer's chat template renders the prompt only, since some templates strip or insert think
 blocks; think block, answer and end token are appended here, as ``OPEN reflection
@@ -38,7 +38,7 @@ MARKERS = (
 )
 """Think markers of published models, by which a template that opens a block is known."""
 
-_PLACE = "\ue000"  # of private use: stands for a text while its template is rendered
+_PLACE = "\ue000"  # private-use character: placeholder of a text while its template is rendered
 
 
 class Span(IntEnum):

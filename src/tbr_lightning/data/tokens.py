@@ -150,7 +150,7 @@ def tokenise(
         UserError: The tokenizer has no end token, a response has no tokens, or every row is longer
             than ``max_length``.
     """
-    end_token(tokenizer)  # without one nothing could be learnt
+    end_token(tokenizer)  # without one the end of an answer could not be trained
     used = {key: reflections[key] for key in set(examples.ids()) & reflections.keys()}
     others = {key: texts for key, texts in (beside or {}).items() if texts}
     key = content_key(
