@@ -23,7 +23,7 @@ class ArmResult:
     Attributes:
         arm: Name of the arm.
         seed: Seed of the tuning; ``None`` for an arm that is not tuned.
-        rows: Its judged answers to the test prompts.
+        rows: Judged answers of the arm to the test prompts.
         model_uri: The logged model, if one was trained.
         supervised_tokens: Number of supervised tokens seen in training, all epochs together.
         choices: Accuracy of general ability by task of lm-eval.
