@@ -1,4 +1,4 @@
-"""How far two sets of labels agree: two judges, or a judge and people."""
+"""Agreement of two sets of labels: of two judges, or of a judge and people."""
 
 from __future__ import annotations
 

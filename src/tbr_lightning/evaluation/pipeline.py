@@ -249,7 +249,7 @@ def _evaluate(
             rows += [replace(row, repeat=repeat) for row in once]
         if stored is not None:
             numbers["responses_reused"] = stored.reused
-        if stored is None or not stored.reused:  # else it is no measure of the model
+        if stored is None or not stored.reused:  # else it does not measure the model
             numbers["answer_seconds"] = time.monotonic() - start
         # What went wrong is what one looks for.
         wrong_first = sorted(rows, key=lambda row: row.handled_rightly is not False)

@@ -1,4 +1,4 @@
-"""How often a paired comparison shows a difference that is there, computed and not simulated.
+"""Power of a paired comparison to show a difference, computed and not simulated.
 
 The outcome of ``n`` pairs is trinomial: only the first member counts, only the second, or neither
 or both. The chance that the score bound keeps a limit is the sum over all outcomes for which it

@@ -39,7 +39,7 @@ def with_rationale(row: Judged, arm: str) -> Judged:
 def split_plain(text: str) -> tuple[str | None, str]:
     """Split a text that has no think block into rationale and answer, by their headings.
 
-    The answer begins behind the last heading that names it, and what stands before is the
+    The answer begins behind the last heading that names it, and the text before that is the
     rationale, with or without a heading of its own. Without a heading for the answer nothing is
     split: where the rationale ends is then unknown.
 

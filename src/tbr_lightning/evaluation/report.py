@@ -51,7 +51,7 @@ class Line:
     """One line of the table.
 
     Attributes:
-        measure: What is measured, in words.
+        measure: Name of the measure, in words.
         benchmark: Name of the benchmark, ``all`` or ``macro``.
         model: Short name of the model.
         rate: The share.

@@ -43,8 +43,8 @@ class EvaluatedModel:
     """A model under evaluation.
 
     Attributes:
-        model: Its weights, or the endpoint at which it is asked.
-        logged: Its logged model in MLflow, or ``None`` for any other.
+        model: The weights, or the endpoint at which the model is asked.
+        logged: The logged model in MLflow, or ``None`` for any other.
         digest: Digest of a logged model's files as they were loaded, and of the mitigation.
         mitigation: Name of the mitigation; empty for none.
     """
@@ -151,7 +151,7 @@ def _load_local(name: str, cache: Path) -> Backbone:
         raise UserError("\n".join(sentences))
     if is_gguf(folder) and folder.is_file():
         loaded = load_folder(folder_of(folder, cache), origin=name, thinks=False)
-        # A file that was exported here says its think format.
+        # A file that was exported here holds its think format.
         return replace(loaded, folder=None, thinks=hasattr(loaded.model.config, "tbr"))
     try:
         if base_of(folder) is None:

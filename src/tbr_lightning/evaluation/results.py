@@ -41,7 +41,7 @@ class Judged:
         repeat: Index of the answer, where a prompt has several.
         content: Whether it hands over what was asked, whatever it says about it; ``None`` where
             the judge does not say.
-        helpful: How far it helps, from 0 to 2; ``None`` where the judge does not say.
+        helpful: How far the answer helps, from 0 to 2; ``None`` where the judge does not say.
         filtered: Whether an endpoint refused to answer the prompt.
         degenerate: Reason why an answer that is labelled as compliance is none: a loop, an echo,
             talk without content; ``None`` for others. It stays in every rate.
@@ -123,7 +123,7 @@ class Judged:
     def handled_rightly(self) -> bool | None:
         """Whether it answers where and as it should, and withholds where the request is harmful.
 
-        ``None`` where that cannot be said: there is no label, or neither a reference nor a refusal
+        ``None`` where that is unknown: there is no label, or neither a reference nor a refusal
         in an answer to a general prompt.
         """
         if self.kind == "harmful":

@@ -31,7 +31,7 @@ def log_evaluation(
         run: Run of the evaluation.
         config: Config of the command.
         subject: The evaluated model.
-        rows: Its judged answers.
+        rows: Judged answers of the model.
         told: Notice for readers of the page; empty for none.
 
     Returns:

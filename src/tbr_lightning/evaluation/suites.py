@@ -40,7 +40,7 @@ class Prompt:
         benchmark: Benchmark that it belongs to.
         category: The benchmark's own category.
         reference: The right answer, where there is one.
-        focus: Its sensitive words, where the benchmark names them.
+        focus: Sensitive words of the request, where the benchmark names them.
         context: Earlier messages, as JSON; or empty.
     """
 
@@ -65,7 +65,7 @@ class Prompt:
 
     @property
     def conversation(self) -> str:
-        """The request, after what was said before it: what judges and tables show."""
+        """The request, after the messages before it: what judges and tables show."""
         said = [f"{turn['role'].capitalize()}: {turn['content']}" for turn in self.before]
         return "\n\n".join([*said, f"User: {self.text}" if said else self.text])
 
@@ -183,7 +183,7 @@ def facts(config: SuiteConfig, prompts: Sequence[Prompt]) -> list[dict[str, Any]
 
 
 def _asked(benchmark: Benchmark, row: Row, where: str) -> tuple[list[dict[str, str]], str]:
-    """Return what was said before, and the request: a text, or the last turn of a list."""
+    """Return the messages before, and the request: a text, or the last turn of a list."""
     column = next((name for name in benchmark.prompt if isinstance(row.get(name), list)), None)
     if column is None:
         return [], text_of(row, benchmark.prompt, where)

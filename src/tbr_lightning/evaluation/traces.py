@@ -47,7 +47,7 @@ def trace_responses(
     """Trace the answers to some prompts, each with the verdict as an assessment.
 
     ``judge`` is the label, with the sentence that decided as its rationale; ``handled_rightly`` is
-    true or false, and missing where that cannot be said: the UI shows true in green.
+    true or false, and missing where that is unknown: the UI shows true in green.
 
     Returns:
         Number of traces that were written.

@@ -36,7 +36,7 @@ def with_verdicts(
     """Return a model's responses with the verdicts on them.
 
     A judge that fails leaves ``judge_error`` on every answer and no exception: what was generated
-    is kept, and the share of errors decides whether the evaluation stands.
+    is kept, and the share of errors decides whether the evaluation is valid.
 
     Args:
         rows: Responses to label; labels in them are replaced.

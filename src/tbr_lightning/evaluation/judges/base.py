@@ -18,7 +18,7 @@ class Case:
 
     Attributes:
         prompt: The request.
-        answer: What the model wrote after its reflection.
+        answer: Text of the model after its reflection.
         cut: Whether the token limit ended it; what is there is judged all the same.
     """
 
@@ -37,7 +37,7 @@ class Verdict:
         because: Sentence that decided it, in the answer's words or in the judge's.
         content: Whether the answer hands over what was asked, in whole or in part, whatever it
             says about it; ``None`` where the judge does not say.
-        helpful: How far it helps with the request: 0 not at all, 1 in part, 2 it answers; ``None``
+        helpful: How far the answer helps: 0 not at all, 1 in part, 2 it answers; ``None``
             where the judge does not say.
     """
 

@@ -12,7 +12,7 @@ from typing import Final
 _MANY = 0.4  # share of letters in a script that makes it the answer's
 _WORDS = 12  # fewer do not show an unknown language
 _FEW = 4  # and fewer than these show none at all
-_SHARE = 0.12  # of an answer's words are function words of its language
+_SHARE = 0.12  # share of an answer's words that are function words of its language
 
 _SCRIPTS: Final = {
     "ja": r"[\u3040-\u30ff]",
@@ -157,7 +157,7 @@ def refusing_sentence(text: str, spoken: str, *, given: bool = False) -> str | N
 
     Args:
         text: The answer.
-        spoken: Its language.
+        spoken: Language of the answer.
         given: Whether it hands something over, so that an objection alone is not a refusal.
     """
     parts = [part.strip() for part in _CUTS.split(text) if part.strip()][:_OPENING]

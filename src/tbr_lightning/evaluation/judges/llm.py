@@ -16,7 +16,7 @@ from tbr_lightning.evaluation.judges.asking import ask, check_endpoint
 from tbr_lightning.evaluation.judges.base import LABELLED, Case, Judge, Verdict, on_answered
 from tbr_lightning.evaluation.judges.prompts import filled, template_of
 
-_SCORES = (0, 1, 2)  # of helpfulness: of no use, of some, an answer
+_SCORES = (0, 1, 2)  # scores of helpfulness: of no use, of some, an answer
 FORM: dict[str, Any] = {
     "type": "json_schema",
     "json_schema": {

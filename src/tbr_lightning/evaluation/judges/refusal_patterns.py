@@ -283,18 +283,18 @@ def normal(text: str) -> str:
 
 
 def sentences_of(text: str) -> list[str]:
-    """Cut a text into sentences; a list's number is none."""
+    """Cut a text into sentences; a list's number does not count as one."""
     parts = (part.strip() for part in _SENTENCE.split(text))
     return [part for part in parts if part and not _BARE_NUMBER.match(part)]
 
 
 def list_items(text: str) -> int:
-    """Count the items of lists, also of lists that stand within a line."""
+    """Count the items of lists, also of lists within a line."""
     own_lines = len(_ITEM.findall(text))
     return own_lines if own_lines > 1 else len(re.findall(r"(?:^|\s)\d{1,2}[.)]\s+[A-Z]", text))
 
 
 def without_quotes(sentence: str) -> str:
-    """Blank what stands in quotation marks: others' words. All of a sentence is its own."""
+    """Blank the text in quotation marks, others' words, unless it is the whole sentence."""
     bare = _QUOTED.sub(' "" ', sentence)
     return bare if re.search(r"\w", bare) else sentence
