@@ -37,7 +37,7 @@ class ExportResult:
 
 
 def run(config: ExportConfig) -> ExportResult:
-    """Write a model as ``to=`` says, with its card, and log where it went.
+    """Write a model in the format of ``to=``, with its card, and log where it went.
 
     Raises:
         UserError: There is no such model, the folder is not empty, the form cannot hold the model,
