@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tbr_lightning.config.verbs import EvaluateConfig
     from tbr_lightning.models.backbone import Backbone
 
-_PLACE = "\ue000"  # of private use: stands for the first words
+_PLACE = "\ue000"  # private-use character: placeholder of the first words
 
 
 @dataclass

@@ -124,7 +124,7 @@ def layers_of(model: Any) -> Any:
     """Return the list of a model's blocks, whose outputs are the residual stream.
 
     Raises:
-        UserError: It has none that can be recognised.
+        UserError: The model has no list of blocks that can be recognised.
     """
     count = model.config.get_text_config(decoder=True).num_hidden_layers
     for _, module in model.named_modules():

@@ -79,7 +79,7 @@ class IgnoreWords(Mitigation):
     _target_: str = "tbr_lightning.mitigations.prompts.IgnoreWords"
     name: str = "ignore_words"
     words: list[str] = field(default_factory=list)  # from the attribution of dev refusals
-    # what stands before the words in the prompt
+    # text before the words in the prompt
     instruction: str = "Do not take the following words literally:"
 
     def __post_init__(self) -> None:

@@ -44,9 +44,9 @@ class Steering(Mitigation):
     name: str = "steering"
     strength: float = 0.5  # in differences of the means; 0 changes nothing
     strength_harmful: float = 0.0  # the same towards harmful, for prompts that look harmful
-    first: float = 0.3  # of the blocks that are steered, as shares of the depth
+    first: float = 0.3  # where the steered blocks begin, as a share of the depth
     last: float = 0.6  # where the steered blocks end, as a share of the depth
-    condition_depth: float = 0.7  # where harmful and harmless prompts are told apart
+    condition_depth: float = 0.7  # where harmful and harmless prompts are distinguished, likewise
     prompts: int = 128  # maximum number of dev prompts of each kind
     fewest: int = 8  # minimum number of dev prompts of each kind
 
