@@ -1,4 +1,4 @@
-"""A causal language model with its tokenizer, from wherever the config says."""
+"""A causal language model with its tokenizer, from the source that the config names."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Backbone:
 
     Attributes:
         model: A causal language model of transformers, maybe with a PEFT adapter.
-        tokenizer: Its tokenizer, with a chat template.
+        tokenizer: Tokenizer of the model, with a chat template.
         think_format: The markers of its think block.
         origin: Identity of the weights: hub id and revision, folder, base hash or random seed.
         thinks: Whether the weights know think blocks (the micro-world's base, or a tuned model).

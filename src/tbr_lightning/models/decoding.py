@@ -125,7 +125,7 @@ class _RoomyLayer(DynamicLayer):
     room: tuple[torch.Tensor, ...] = ()
 
     def put(self, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Hold other keys and values, shape ``(rows, heads, columns, width)``."""
+        """Replace the keys and values, shape ``(rows, heads, columns, width)``."""
         if not self.is_initialized:
             self.lazy_initialization(keys, values)
         self.keys, self.values, self.room = keys, values, ()

@@ -249,7 +249,7 @@ class Dialect:
         if "response_format" in sent and named in ("", "response_format"):
             self.without.add("response_format")
             return True
-        return any(name in self.without for name in sent)  # another thread has learnt it
+        return any(name in self.without for name in sent)  # another thread has found it out
 
 
 def _created(

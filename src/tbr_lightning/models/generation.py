@@ -88,7 +88,7 @@ def generate(
             uses it, the others write on.
 
     Raises:
-        UserError: It does not fit into the device's memory.
+        UserError: Generation does not fit into the device's memory.
     """
     if not prompts:
         return

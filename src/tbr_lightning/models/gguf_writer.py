@@ -116,7 +116,7 @@ def _family(config: Any) -> gguf.MODEL_ARCH:
     """Return llama.cpp's architecture of a model.
 
     Raises:
-        UserError: It has none that is read back as the same.
+        UserError: No architecture of llama.cpp is read back as the same model.
     """
     kind = config.model_type
     if kind not in _FAMILIES:

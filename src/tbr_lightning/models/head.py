@@ -33,7 +33,7 @@ def logits_of(model: Any, hidden: Tensor) -> Tensor:
 
 
 class _States:
-    """What a decoder returns, with nothing but its last hidden states."""
+    """The output of a decoder, reduced to its last hidden states."""
 
     def __init__(self, states: Tensor) -> None:
         self.last_hidden_state = states

@@ -1,4 +1,4 @@
-"""What a config says of its model before any weights are loaded."""
+"""What a config determines about its model before any weights are loaded."""
 
 from __future__ import annotations
 
