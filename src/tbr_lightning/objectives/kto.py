@@ -87,7 +87,7 @@ class KTO(Objective):
 
     @property
     def form(self) -> str:
-        """Name of its sequences, which also says which responses reflect."""
+        """Name of its sequences, which also shows which responses reflect."""
         return f"sides/{self.reflect}"
 
     def check_rows(self, examples: Examples) -> None:

@@ -1,7 +1,7 @@
 """The interface of an objective, and what objectives share.
 
 An objective is one dataclass in one file, named by ``_target_`` in ``conf/objective/``: its fields
-are its settings, its methods say which rows it needs, what sequences they become, how these are
+are its settings, its methods define which rows it needs, what sequences they become, how these are
 laid out as a batch, and what is minimised. Trainer, logger, estimate and preview use only these.
 """
 
@@ -48,7 +48,7 @@ class Batch:
         kinds: Shape ``(lines, tokens)``, index into :data:`tbr_lightning.kinds.KINDS`.
         triggers: Shape ``(lines, tokens)``, true at each sequence's first supervised token.
         sequences: Shape ``(lines, tokens)``, which sequence of the batch a token belongs to.
-        step_weight: What the sum of the losses is divided by: the weight of the whole optimizer
+        step_weight: Divisor of the sum of the losses: the weight of the whole optimizer
             step, over all micro-batches and ranks.
         real_tokens: Number of tokens that are neither padding nor of a row that only fills a place.
         scale: 1, or 0 for a batch that only fills a rank's place.
@@ -56,7 +56,7 @@ class Batch:
             where each holds a part of the weights they all gather them once for each chunk.
         reference: Shape ``(sequences, …)``, values that the objective computed before training.
         sides: Shape ``(sequences,)``, index of each sequence among those of its row.
-        shared: What the micro-batches of a step have in common, see :meth:`Objective.shared`.
+        shared: Data that the micro-batches of a step share, see :meth:`Objective.shared`.
     """
 
     input_ids: Tensor
@@ -87,7 +87,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class StepWeights:
-    """How the losses of one optimizer step are weighed against each other.
+    """The weights of the losses of one optimizer step against each other.
 
     Attributes:
         divisor: Divisor of the sum of all losses.
@@ -100,7 +100,7 @@ class StepWeights:
 
 @dataclass(frozen=True)
 class Loss:
-    """What an objective returns for one micro-batch.
+    """The loss of one micro-batch.
 
     Attributes:
         total: Weighted sum of the losses, a scalar with its graph.
@@ -184,7 +184,7 @@ class Objective:
             model: Model as it starts the run.
             rows: Tokenised rows.
             pad_id: Token id of the padding.
-            kept: What :meth:`reference` returned when the run began.
+            kept: Result of :meth:`reference` when the run began.
         """
         return len(kept) == len(rows)
 
@@ -205,7 +205,7 @@ class Objective:
             rows: Tokenised rows.
             step: Row numbers of every micro-batch of the step, those of ranks side by side.
             pad_id: Token id of the padding.
-            form: How rows are laid out, see :meth:`collate`.
+            form: Layout of the rows, see :meth:`collate`.
             rank: Rank of this process.
             world: Number of ranks.
             reference: Values of :meth:`reference`.
@@ -277,7 +277,7 @@ class Objective:
             indices: Numbers of the rows of the data.
             pad_id: Token id of the padding.
             form: ``padded`` or ``bucketed``, or ``packed`` (one after the other).
-            step: How the step's losses are weighed.
+            step: Weights of the step's losses.
             scale: Multiplies all weights; 0 for a batch that only fills a rank's place.
             chunks: Parts in which the logits are computed.
             reference: Values of :meth:`reference`.

@@ -1,4 +1,4 @@
-"""What objectives over pairs share: the rows they need, sequence scores, and what is logged."""
+"""Shared by objectives over pairs: the rows they need, sequence scores, and what is logged."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ class PairObjective(Objective):
 
     @property
     def form(self) -> str:
-        """Name that distinguishes pairs from single rows, and says which of a pair reflects."""
+        """Name that distinguishes pairs from single rows, and shows which of a pair reflects."""
         return f"pairs/{self.reflect}"
 
     def check_rows(self, examples: Examples) -> None:
