@@ -57,7 +57,7 @@ _CONTROL = re.compile(
     re.IGNORECASE,
 )
 _ENDED = re.compile(r"[.!?…。！？।؟][\s*_`~)\]}\"'”’»」』]*$")
-# Of the writer, the user or the answer: not told to anybody who would act on it.
+# Of the writer, the user or the answer: not addressed to anybody who would act on it.
 _DELIBERATES = re.compile(
     r"\W*(?:(?:okay|ok|so|wait|hmm|alright|well|now|also|then|first|finally),? )*"
     r"(?:i|i'?ll|let me|the (?:user|request|answer|response)|they|my response|who)\b",
@@ -65,7 +65,7 @@ _DELIBERATES = re.compile(
 )
 _FEWEST = 2  # words
 _LETTERS = 10  # of a text in a script that writes no blanks
-_LAST = 3  # words, among which a conclusion stands that ends a text
+_LAST = 3  # words at the end of a text, among which its conclusion may be
 _ITEM = re.compile(r"\s*(?:\d+[.)]|[-*•])\s")
 _STEPS = 3
 _MARKERS = tuple(mark for pair in MARKERS for mark in pair)

@@ -13,7 +13,7 @@ from tbr_lightning.data.conclusions import Conclusion
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """What a teacher returned for one instruction, before any check.
+    """A teacher's text for one instruction, before any check.
 
     Attributes:
         text: The rationale, without markers.
@@ -38,7 +38,7 @@ class Reflection:
 
     Attributes:
         instruction_id: Identity of the instruction (:attr:`Example.id`).
-        draft: What the teacher wrote.
+        draft: Draft that the teacher wrote.
         teacher: Identity of the writer.
         prompt_hash: Hash of the prompt that the teacher was given.
         sampling: Decoding settings.

@@ -22,7 +22,7 @@ _FOREIGN = 0.03  # share of letters in a script that the request does not have
 _HALF = 16  # words; fewer do not show a language
 _OWN = 0.15  # cosine with the request; below it another one may fit better
 _BETTER = 2.0  # factor by which another request of the data must fit better
-_GENERIC = 12  # words that may speak of no request at all beside a conclusion
+_GENERIC = 12  # words of its own, below which a text that concludes may fit any request
 _LATIN_ENDS = 0x250  # first letter after Latin's extensions
 
 _WORD = re.compile(r"[^\W\d_]+")
@@ -86,7 +86,7 @@ def foreign(text: str, request: str) -> bool:
 
 
 def is_own(sentence: str, request: str) -> bool:
-    """Return whether a sentence says something beyond what it quotes of a request."""
+    """Return whether a sentence adds something to what it quotes of a request."""
     words, known = _words(sentence), set(_words(request))
     return 2 * sum(word in known for word in words) < len(words)
 
