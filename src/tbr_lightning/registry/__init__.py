@@ -1,1 +1,1 @@
-"""What ships: the two-sided gate and the aliases it moves."""
+"""Promotion: the two-sided gate, the ledger, and the aliases that they move."""

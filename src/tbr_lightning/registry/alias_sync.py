@@ -91,8 +91,8 @@ def open_registry(
 
     Args:
         name: Name of the registered model.
-        tracking: Tracking config, which says where they are.
-        paths: Paths, which say where the keys are.
+        tracking: Tracking config, which names their locations.
+        paths: Paths, which name the location of the keys.
         write: Whether to append to the ledger; otherwise nothing that is missing is created.
 
     Raises:
@@ -204,7 +204,7 @@ def replaced(name: str, entries: Sequence[Entry], done: int) -> tuple[str, ...]:
     for version, known in sorted(models_after(entries).items()):
         actual = there.get(version)
         if actual is None and (done or version not in held):
-            continue  # a version that was deleted is told where its files are needed
+            continue  # a version that was deleted is reported where its files are needed
         if actual != known:
             now = f"models:/{actual}" if actual else "not there"
             told.append(

@@ -1,4 +1,4 @@
-"""What one model answered, and whether a user would see its reflection."""
+"""The answers of one model, and whether a user would see its reflection."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Answers:
     """The answers of one model to a suite.
 
     Attributes:
-        rows: Its judged answers, one for each prompt.
+        rows: Judged answers of the model, one for each prompt.
         choices: For each general task whether each question, by its identity, was answered right.
         markers: Markers that enclose a reflection.
         contamination: Largest share of a benchmark's prompts that the model was trained on;

@@ -109,7 +109,7 @@ def rollback(config: PromoteConfig) -> int:
 
 
 def repair(config: PromoteConfig) -> int:
-    """Put aliases that were moved outside back to where the ledger has them."""
+    """Move aliases that were changed outside back to where the ledger has them."""
     registry = open_registry(config.name, config.tracking, config.paths)
     return _told(config, moves.repair(registry, config.reason), "put back")
 

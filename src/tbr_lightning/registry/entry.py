@@ -132,7 +132,7 @@ def weights_after(entries: Sequence[Entry]) -> dict[str, str]:
 def weights_of(version: str, digest: str, model_id: str) -> dict[str, str]:
     """Return what an entry records of a version: the digest of its files, and its model.
 
-    A version's number alone says neither, since a registered model can be made anew.
+    A version's number alone shows neither, since a registered model can be made anew.
     """
     return {version: digest, f"{version}/model": model_id}
 

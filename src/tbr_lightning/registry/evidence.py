@@ -251,7 +251,7 @@ def _differences(exam: Exam, model: LoggedModel, run: entities.Run) -> str:
     computed, dtype = run.data.tags.get("tbr.dtype", "float32"), _dtype(exam, model)
     if computed != dtype:
         found.append(f"generation.dtype (computed in {computed}, here {dtype})")
-    # The judge's name tells more than the class that its target names.
+    # The judge's name is clearer than the class that its target names.
     without = {
         "judge": NO_EFFECT_ON_VERDICTS - {"prompt", "path", "endpoint"} | {"_target_"},
         "generation": NO_EFFECT_ON_ANSWERS,

@@ -1,7 +1,7 @@
 """The newest ledger entry that this installation wrote, to detect a ledger put back to before.
 
 An earlier state was true once: chain and signatures hold, and the tracker's tag agrees where it was
-put back as well. What this installation has itself written stands beside its file of public keys,
+put back as well. What this installation has itself written is beside its file of public keys,
 where neither the ledger's database nor the tracker reaches.
 """
 

@@ -76,7 +76,7 @@ class Ledger:
     """A ledger that several processes and machines may share.
 
     Attributes:
-        shown: Its URL without a password.
+        shown: URL of the ledger, without a password.
     """
 
     def __init__(self, url: str, keys: Keys, *, write: bool = True) -> None:

@@ -56,7 +56,7 @@ def challenge(
 ) -> str:
     """Register a logged model, make it the challenger, and return its version.
 
-    The champion, and who is the challenger already, stay what they are.
+    A model that is champion or challenger already keeps its alias.
 
     Raises:
         UserError: The model's files are gone, an alias was moved outside, or the ledger is broken.
@@ -108,7 +108,7 @@ def decision(
     """Return the entry of a verdict: ``promote`` and ``baseline`` crown, ``refuse`` moves nothing.
 
     What holds an alias keeps it when it is refused: a challenger of a study is not champion, which
-    is all that the alias says.
+    is all that the alias means.
     """
     holders = standing.aliases
     after = holders if action == "refuse" else crowned(holders, version)

@@ -29,7 +29,7 @@ class Case:
 
     Attributes:
         version: The candidate's version.
-        ours: Its evaluation.
+        ours: The candidate's evaluation.
         champion: The champion's version, or ``None``.
         theirs: The champion's evaluation, or ``None``.
         digest: Digest of the candidate's artifacts.

@@ -15,7 +15,7 @@ from tbr_lightning.registry.answers import Answers
 from tbr_lightning.registry.rules import wilson_bound
 
 _FALL = 0.1  # fall of false refusal whose power is stated
-_ENOUGH = 0.8  # power below which it is said how many prompts would do
+_ENOUGH = 0.8  # power below which the number of prompts that would reach it is reported
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def check_support(sizes: Sizes, config: GateConfig, *, paired: bool) -> str:
         told.append(_told(task, n, config))
     problems += _floor_problems(sizes, config)
     n = sum(sum(p.values()) for p in (sizes.look_alike, sizes.harmful, sizes.general))
-    if n >= config.min_prompts or not problems:  # else the kinds have said what is too few
+    if n >= config.min_prompts or not problems:  # else each kind's message names what is too few
         problems += _problems("", n, ["max_answer_leaks"], config)
     if problems:
         raise UserError("\n".join(problems))
