@@ -1,1 +1,1 @@
-"""What a person sees of a result: one style of figures, and one page without a server."""
+"""How results are shown: one style of figures, and one page without a server."""

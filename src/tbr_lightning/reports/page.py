@@ -48,7 +48,7 @@ class Measured:
 
     Attributes:
         heading: Name of the measure.
-        about: What it is a share of, and which way is better.
+        about: What it is a share of, and whether less or more is better.
         of: Number of each model, by the model's name.
     """
 
@@ -63,7 +63,7 @@ class Drawn:
 
     Attributes:
         svg: SVG element, see :func:`tbr_lightning.reports.style.svg`.
-        caption: Caption, which says what it shows.
+        caption: Caption of the figure.
     """
 
     svg: str

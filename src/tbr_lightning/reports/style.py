@@ -1,4 +1,4 @@
-"""The one style of every figure: colours that the colour-blind tell apart, captions, SVG."""
+"""The one style of every figure: colours safe for colour-blind readers, captions, SVG."""
 
 from __future__ import annotations
 
