@@ -19,7 +19,7 @@ _GREY, _PLAIN = "\033[90m", "\033[0m"
 def chat(config: ServeConfig) -> int:
     """Ask the server every line that is typed or piped in, until the input ends.
 
-    Each line stands for itself, as the instructions that the models are tuned on do.
+    Each line is a conversation of its own, as in the rows that the models are tuned on.
 
     Raises:
         UserError: No server answers, or it wants another token.

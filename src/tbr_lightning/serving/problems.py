@@ -57,7 +57,7 @@ def unavailable(text: str, seconds: int = 2) -> RequestError:
 
 
 def translated(status: int, body: bytes) -> RequestError:
-    """Return an engine's error as ours; what it says of itself stays in the log."""
+    """Return an engine's error as ours; the engine's own message is only logged."""
     told = body[:500].decode(errors="replace")
     if status == 503:
         return unavailable("the engine is out of order and will be started again")

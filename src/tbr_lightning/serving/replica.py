@@ -84,7 +84,7 @@ class Replica:
         """Start the engine.
 
         Raises:
-            EngineError: It does not come up.
+            EngineError: The engine does not come up.
         """
         home = self.served.weights.folder.parent
         socket = socket_in(home, next(_numbers))

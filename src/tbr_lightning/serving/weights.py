@@ -61,7 +61,7 @@ def prepare(
         sources: Folders with weights and tokenizer, which stay as they are; of two files of the
             same name the later folder's is taken.
         into: Folder to make.
-        think_format: Markers of the think block; ``None`` for what the model's config says.
+        think_format: Markers of the think block; ``None`` for those in the model's config.
         adapter: Folder of an adapter, as in :class:`Weights`.
 
     Raises:
