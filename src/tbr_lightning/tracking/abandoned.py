@@ -28,7 +28,7 @@ def close_abandoned(experiment_id: str) -> list[str]:
     """End the runs that processes of this machine left open when they were killed, as KILLED.
 
     A model that such a run had begun to log is marked as failed. What a store refuses stays open:
-    closing is no reason for a command to fail.
+    closing must not make a command fail.
 
     Returns:
         IDs of the closed runs.

@@ -22,7 +22,7 @@ class MetricBuffer:
     """Buffers the metrics of one run, and writes them every few seconds in one request.
 
     A tracker that does not answer never stops a run: what it missed is spooled to a file and sent
-    in order once it answers again. A number that arrives twice is one number, since MLflow knows
+    in order once it answers again. A number that is sent again is one number, since MLflow knows
     metrics by step and time of writing, and both are kept.
 
     Args:
@@ -48,7 +48,7 @@ class MetricBuffer:
         self._wait = seconds
 
     def add(self, metrics: Mapping[str, float], step: int) -> None:
-        """Take the numbers of a step; send what is waiting if it is time."""
+        """Add the numbers of a step; send what is waiting if it is time."""
         now = int(time.time() * 1000)
         self._pending += [
             Metric(key, float(value), now, step)

@@ -63,7 +63,7 @@ class Point(NamedTuple):
         value: The number.
         time: Milliseconds since 1970. A point that is sent again with its time and step is the
             same point.
-        step: Its step.
+        step: Step of the number.
     """
 
     name: str
@@ -375,7 +375,7 @@ def _true_status(
 
 @contextmanager
 def _tolerant() -> Iterator[None]:
-    """Let what ended a run be told, where the tracker is gone and cannot be told of it."""
+    """Report that the tracker is gone, instead of hiding the error that ended the run."""
     try:
         yield
     except MlflowException as error:

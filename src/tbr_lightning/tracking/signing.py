@@ -1,7 +1,7 @@
 """Signatures of what this installation made, so that tracker and ledger can be written by others.
 
 The key is Ed25519's, made at its first use in the folder of runs' parent (mode 0600), or the file
-that ``TBR_EVIDENCE_KEY`` names. Its public half stands beside it, in ``KEY.pub``: a line for each
+that ``TBR_EVIDENCE_KEY`` names. Its public half is beside it, in ``KEY.pub``: a line for each
 key whose signatures count here, so that machines trust each other by an exchange of lines and one
 that only reads needs no private key. ``TBR_PUBLIC_KEYS`` names another such file.
 """

@@ -80,7 +80,7 @@ def connect(tracking: TrackingConfig) -> str:
 
 
 def _own_runs() -> None:
-    """Keep a run that surrounds this process, as a job of MLflow's does, from becoming ours."""
+    """Keep an outer run of this process, as that of an MLflow job, from becoming ours."""
     surrounding = os.environ.pop("MLFLOW_RUN_ID", None)
     if surrounding is not None:
         print(
@@ -91,7 +91,7 @@ def _own_runs() -> None:
 
 @contextmanager
 def _made_alone(file: Path | None) -> Iterator[None]:
-    """Keep two processes from making the tables of one SQLite file at the same time."""
+    """Keep two processes from creating the tables of one SQLite file at the same time."""
     if file is None:
         yield
         return
