@@ -17,7 +17,7 @@ class TrainBatches:
     """Micro-batches of random optimizer steps: another order each epoch, reproducible by seed.
 
     The rows of a step are drawn at random and only within it sorted by length into micro-batches.
-    Steps of similar length would save more padding and change what is learnt: a step is a mean over
+    Steps of similar length would save more padding and change the training: a step is a mean over
     its tokens, so a row among short ones would weigh more than one among long ones, and rows with a
     reflection are the long ones. Averaging over micro-batches or ranks would do the same on a small
     scale; dividing by the step's own total keeps ``batch 8`` equal to ``4 x accumulation 2`` and to

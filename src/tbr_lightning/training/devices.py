@@ -1,4 +1,4 @@
-"""How many processes train, and on what."""
+"""How many processes train, and on which kind of device."""
 
 from __future__ import annotations
 

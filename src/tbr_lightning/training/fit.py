@@ -46,7 +46,7 @@ from tbr_lightning.training.validation_callback import ValidationCallback
 
 @dataclass(frozen=True)
 class Job:
-    """What a rank needs besides the weights; small, so that it can be handed to another process.
+    """The inputs of a rank besides the weights; small, so that another process can receive it.
 
     Attributes:
         config: Config of the command.
@@ -364,6 +364,6 @@ def _quiet() -> None:
     for chatter in (
         ".*handles gradient clipping internally.*",
         ".*save a shard of the check.*",
-        ".*dataloader is not resumable.*",  # it is: it asks the trainer where it stands
+        ".*dataloader is not resumable.*",  # it is: it asks the trainer for its position
     ):
         warnings.filterwarnings("ignore", chatter)

@@ -76,7 +76,7 @@ def refuse_resume(folder: RunFolder) -> None:
     """Refuse to resume a run that TRL had not finished; one that is exported is only logged.
 
     Raises:
-        UserError: Its model was not exported.
+        UserError: The run's model was not exported.
     """
     from tbr_lightning.training.finish import exported_before
 

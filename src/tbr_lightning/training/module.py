@@ -81,7 +81,7 @@ class TbrModule(pl.LightningModule):
         """Return this rank's share of the step's loss, and reset it.
 
         Raises:
-            FloatingPointError: It is not a finite number.
+            FloatingPointError: The loss is not a finite number.
         """
         loss, self.step_loss = self.step_loss.item(), torch.zeros(())
         if not math.isfinite(loss):
@@ -143,14 +143,14 @@ class TbrModule(pl.LightningModule):
             alone = (
                 strategy.root_device.type == "cpu" and not strategy.handles_gradient_accumulation
             )
-            # On a GPU torch takes all tensors of a group together without being told.
+            # On a GPU torch takes all tensors of a group together by default.
             return partial(torch.optim.AdamW, fused=True) if alone else torch.optim.AdamW
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 
         return DeepSpeedCPUAdam
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep only what is trained."""
+        """Keep only what is trained in a checkpoint."""
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {k: v for k, v in state.items() if k in self.trained}
 

@@ -12,7 +12,7 @@ _LOOK = 0.02  # seconds between two looks for an answer
 
 
 class Pruned(KeyboardInterrupt):
-    """The run was told to stop; like every run that is stopped, it ends as KILLED."""
+    """The run was asked to stop; like every run that is stopped, it ends as KILLED."""
 
 
 @dataclass(frozen=True)

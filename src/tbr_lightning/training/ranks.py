@@ -47,7 +47,7 @@ class Starter:
 
     Attributes:
         pid: Process id.
-        started: When it was started itself.
+        started: Time at which the process itself was started.
         environment: Its environment variables; a forked rank has those of an earlier moment.
         port: Port at which the ranks meet.
     """

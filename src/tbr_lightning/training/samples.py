@@ -106,7 +106,7 @@ class SampleVerdict:
 
 @dataclass(frozen=True)
 class Stores:
-    """Where samples and the verdicts on them are kept; one file holds both."""
+    """The stores of samples and of the verdicts on them; one file holds both."""
 
     samples: RecordStore[Sample]
     verdicts: RecordStore[SampleVerdict]
@@ -283,7 +283,7 @@ def prompt_of(example: Example) -> Prompt:
 
 
 def is_labelled(row: Judged) -> bool:
-    """Return whether a judge could say what an answer does."""
+    """Return whether a judge could label an answer."""
     return row.label in LABELLED
 
 

@@ -1,4 +1,4 @@
-"""How much of the machine a run uses: estimated model FLOPs over the measured matrix peak."""
+"""The share of the machine that a run uses: estimated FLOPs over the measured matrix peak."""
 
 from __future__ import annotations
 

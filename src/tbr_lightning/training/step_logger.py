@@ -105,7 +105,7 @@ class StepLogger(pl.Callback):
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """Give the terminal back, and keep what was measured."""
+        """Close the bar, and write what was measured."""
         if self.buffer is not None:
             self.buffer.close()
         self._close()
