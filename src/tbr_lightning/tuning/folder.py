@@ -86,7 +86,7 @@ class TrialFolder:
             return None
 
     def last_words(self) -> str:
-        """Return the last line of the log that says something."""
+        """Return the last line of the log that is not empty."""
         try:
             with self.log.open("rb") as file:
                 file.seek(0, 2)

@@ -28,7 +28,7 @@ METHOD = (
 )
 """How a trial is chosen, in words."""
 
-_TIE = 1e-9  # of scaled objectives: what floating point alone tells apart is the same
+_TIE = 1e-9  # of scaled objectives: differences within rounding count as ties
 
 
 @dataclass(frozen=True)

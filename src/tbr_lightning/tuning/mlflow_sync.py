@@ -94,7 +94,7 @@ def trial_run(
         parent_run_id: ID of the study's run, open in the runner's process.
         number: Number of the trial.
         params: Parameters that the trial tries.
-        config: Config of any command; its ``tracking`` says where.
+        config: Config of any command, whose ``tracking`` names the store.
 
     Yields:
         The run's id. Runs that are started within nest beneath it.

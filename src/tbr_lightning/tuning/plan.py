@@ -107,7 +107,7 @@ class Plan:
             run_id: ID of the study's MLflow run.
 
         Raises:
-            UserError: Its config does not compose.
+            UserError: The trial's config does not compose.
         """
         study, point = self.study, dict(claim.point)
         executor = self.config.sweep.executor

@@ -28,7 +28,7 @@ MEDIAN = (
     "registered, of an even number the worse of the middle two; the test half chooses nothing."
 )
 _FRONT_ROWS = 50  # of the front's table; the run's artifact holds all
-_CAUSES = 12  # reasons of failures that are told apart
+_CAUSES = 12  # reasons of failures that are listed separately
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class StudyResult:
     failed: Mapping[int, str] = field(default_factory=dict)  # seeds, with the reason
     taken: RetrainedModel | None = None  # the model that was registered
     name: str = ""  # registered model
-    version: str = ""  # of the registered model
+    version: str = ""  # version of the registered model
     gate: Sequence[str] = ()  # messages of the gate; empty if it was not asked
 
 
@@ -65,7 +65,7 @@ def summary(
 
     Args:
         study: Study that was run.
-        front: Its Pareto front.
+        front: Pareto front of the study.
         ending: Result of the study.
         most: Maximum number of trials to list of the front; with 0 it is left out.
     """

@@ -36,7 +36,7 @@ def own_model(study: Study, config: SweepConfig, trial: FrozenTrial) -> Retraine
     """Return the model of the trial's first seed, measured on the test half.
 
     Raises:
-        UserError: The trial did not say which model it made, or it is gone.
+        UserError: The trial did not record which model it made, or it is gone.
     """
     done = [run for run in trial.user_attrs.get("runs", []) if run.get("model_uri")]
     if not done:

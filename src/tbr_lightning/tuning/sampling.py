@@ -113,7 +113,7 @@ def make_sampler(settings: Mapping[str, Any], seed: int, index: int) -> BaseSamp
     """Return the sampler for the proposal after ``index`` others, those of all runners counted.
 
     Its randomness comes from the study's seed and the proposal's index alone, and what it has
-    learnt from the storage alone: a resumed study goes on as an uninterrupted one would have.
+    taken from the storage alone: a resumed study goes on as an uninterrupted one would have.
     With several workers the proposals depend on which trials have finished by then.
 
     Raises:

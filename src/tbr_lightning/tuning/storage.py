@@ -1,4 +1,4 @@
-"""Optuna's storage of a study: opened, locked, and compared with what its file says now."""
+"""Optuna's storage of a study: opened, locked, and compared with the file as it is now."""
 
 from __future__ import annotations
 

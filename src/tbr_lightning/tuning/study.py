@@ -70,7 +70,7 @@ class Hypothesis:
     of: dict[str, Any] = field(default_factory=dict)  # values of the space: one arm
     than: dict[str, Any] = field(default_factory=dict)  # and the arm that it is compared to
     expect: str = "lower"  # than the other arm; falls_with_size compares models of one arm
-    margin: float = 0.0  # by which not_higher and not_lower may miss
+    margin: float = 0.0  # tolerance of not_higher and not_lower
 
     def check(self, where: str, space: Mapping[str, Parameter]) -> None:
         """Raise a UserError where it names what the space does not have."""
@@ -94,7 +94,7 @@ class Hypothesis:
 
 @dataclass
 class Study:
-    """A study as its file says; the head of ``sweeps/smoke.yaml`` explains the keys."""
+    """A study as its file describes it; the head of ``sweeps/smoke.yaml`` explains the keys."""
 
     about: str = ""
     fixed: list[str] = field(default_factory=list)  # overrides of every training run

@@ -1,6 +1,6 @@
 """One trial, in a process of its own: training and evaluation for each seed.
 
-``python -m tbr_lightning.tuning.trial FOLDER`` runs what ``FOLDER/trial.json`` says; where to
+``python -m tbr_lightning.tuning.trial FOLDER`` runs what ``FOLDER/trial.json`` describes; where to
 track is read from standard input, since it may hold a password.
 """
 
@@ -76,7 +76,7 @@ def enter(path: str, around: TrialContext) -> None:
     try:
         result: Result = getattr(import_module(module), function)(spec, folder, around)
     except KeyboardInterrupt as error:
-        # Those who were told to stop by a pruner end in the same way as those who were killed.
+        # Those whom a pruner stopped end in the same way as those who were killed.
         pruned = (folder.path / "pruned").exists()
         words = str(error) or "pruned"
         result = Result("pruned", words) if pruned else Result("interrupted", "it was stopped")

@@ -56,7 +56,7 @@ class View:
         return self.counts.get("COMPLETE", 0) + self.counts.get("PRUNED", 0)
 
     def look(self) -> list[FrozenTrial]:
-        """Read what has happened since the last look; return the trials that have finished."""
+        """Read what has happened since the last call; return the trials that have finished."""
         self._looked = time.monotonic()
         self.counts = self.opened.counts()
         trials = self.opened.study.get_trials(deepcopy=False)
