@@ -39,7 +39,7 @@ FORMATTED = ("evaluate",)
 
 
 def main(verb: str, argv: Sequence[str] | None = None) -> int:
-    """Compose the config of ``verb``, run it, and return the exit code.
+    """Compose the config of a command, run it, and return the exit code.
 
     0 is success, 2 wrong use or bad input (reported in one sentence), 75 an outage of tracker or
     database, 130 an interruption; a command may return others (``promote``: 3 for a refusal).

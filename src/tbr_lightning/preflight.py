@@ -81,7 +81,7 @@ def _combination(model: ModelConfig, data: Any, reflection: ReflectionConfig) ->
 def _too_long(model: ModelConfig) -> list[str]:
     text = model.architecture.get("text_config", model.architecture)
     context = text.get("max_position_embeddings")
-    if context is None or model.path is not None:  # a folder's own config says, once it is read
+    if context is None or model.path is not None:  # a folder's own config shows it, once it is read
         return []
     if model.scale == "tiny":
         context = min(context, TINY_CONTEXT)
