@@ -43,7 +43,7 @@ class UserError(Exception):
 
 
 def disk_full(error: BaseException) -> str | None:
-    """Return a sentence if what lies behind an error is a full disk, else ``None``.
+    """Return a sentence if the cause of an error is a full disk, else ``None``.
 
     Libraries wrap the system's error, or pass on its text alone.
     """

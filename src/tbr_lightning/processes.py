@@ -24,7 +24,7 @@ from typing import Any
 
 import psutil
 
-_LOOK = 0.2  # seconds between two looks
+_LOOK = 0.2  # seconds between two checks
 
 
 def warm_up(preload: str, threads: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""An arena as its file says: rivals, bounds, budget, and each rival's configs."""
+"""An arena as its file describes it: rivals, bounds, budget, and each rival's configs."""
 
 from __future__ import annotations
 

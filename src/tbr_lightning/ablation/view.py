@@ -44,7 +44,7 @@ class Row:
 
     @property
     def arm(self) -> str:
-        """Choice and amount together."""
+        """Choice and amount in one text."""
         return f"{self.choice} {self.amount}".strip()
 
 

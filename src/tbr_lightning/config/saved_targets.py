@@ -1,9 +1,9 @@
-"""What a saved config may import: a run's folder, or a tracker, may come from elsewhere.
+"""What a saved config may import: it may come from somebody else's run folder or tracker.
 
-A config that somebody types may name whatever Python can import. One that is read back is data: a
-target in it must be what its group holds, and of this package, of a file of the user's own, or of a
-package that was made for this one. Everything else that happens to be installed is nobody's data
-source, suite, judge or objective, and is not even imported.
+A config on the command line may name whatever Python can import. One that is read back is data: a
+target in it must be of the type of its group, and from this package, from a file of the user, or
+from a package that requires this one. Anything else that is installed is rejected, and is not even
+imported.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _is_allowed(place: str, target: str) -> bool:
 
 
 def _is_for_us(top: str) -> bool:
-    """Return whether a module is a file of somebody's own, or of a package made for this one."""
+    """Return whether a module is a user's own file, or from a package made for this one."""
     names = _distributions().get(top, ())
     return not names or any(_requires_us(name) for name in names)
 

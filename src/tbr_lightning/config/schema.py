@@ -50,7 +50,7 @@ class ModelConfig:
     pretraining: dict[str, Any] = field(default_factory=dict)
 
     def made_for(self, data: str) -> bool:
-        """Return whether a base model can be made here for the data of a name."""
+        """Return whether a base model can be made here for the named data."""
         return self.pretraining.get("data") == data and not (self.hub_id or self.path)
 
     def __post_init__(self) -> None:

@@ -82,9 +82,9 @@ class FilesData(DataConfig):
     general: str | None = None  # path, or hub id OWNER/NAME or OWNER/NAME:SPLIT
     harmful: str | None = None  # path or hub id
     look_alike: str | None = None  # path or hub id
-    general_rows: int | None = None  # maximum number of rows; null for all
-    harmful_rows: int | None = None  # maximum number of rows; null for all
-    look_alikes: int | None = None  # maximum number of rows of look_alike; null for all
+    general_rows: int | None = None  # at most; null for all
+    harmful_rows: int | None = None  # at most; null for all
+    look_alikes: int | None = None  # rows of look_alike at most; null for all
     exclude: str | None = None  # path: general rows whose instruction is in it are left out
     drop_refusals: bool = False  # leave out general rows whose response begins as a refusal
     turns: str = "last"  # last | all: which turns of the assistant in general chats carry loss

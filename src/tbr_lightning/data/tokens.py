@@ -211,7 +211,7 @@ def tokenizer_digest(tokenizer: Any) -> str:
     """Return 16 hex digits over everything of a tokenizer that shapes a row."""
     if getattr(tokenizer, "is_fast", False):
         core = json.loads(tokenizer.backend_tokenizer.to_str())
-        # These are left behind by whoever used it last, and set anew with each call.
+        # These are left by the last call, and set again with each.
         core["truncation"] = core["padding"] = None
     else:
         with tempfile.TemporaryDirectory() as folder:

@@ -90,5 +90,5 @@ def _outcome(
 
 
 def _within(config: DemoVerbConfig, settings: Any) -> Any:
-    """Write to the demo's own store and folders."""
+    """Return settings with the demo's own store and folders."""
     return replace(settings, tracking=config.tracking, paths=config.paths)

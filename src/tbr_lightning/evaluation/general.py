@@ -176,7 +176,7 @@ def _questions(name: str, config: SuiteConfig) -> Iterator[Question]:
         how = f"{shots} shots, {asked}"
         for number, row in enumerate(leaf.eval_docs):
             text = str(leaf.doc_to_text(row))
-            # A task of one's own has chosen the rows of the half by itself.
+            # A user's own task has chosen the rows of the half by itself.
             of_half = own or config.half in ("all", _half(str(row.get("question", text))))
             if of_half:
                 options = leaf.doc_to_choice(row) if leaf.OUTPUT_TYPE == "multiple_choice" else ()

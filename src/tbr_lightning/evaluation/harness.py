@@ -70,7 +70,7 @@ class EngineLM(TemplateLM):
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        """Return messages in the model's own template; without a prompt the last one goes on."""
+        """Return messages in the model's template; without a prompt the last one is continued."""
         if add_generation_prompt:
             return rendered(self.tokenizer, chat_history)
         text: str = self.tokenizer.apply_chat_template(

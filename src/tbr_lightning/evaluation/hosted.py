@@ -45,7 +45,7 @@ class HostedModel:
         """Yield (number of the prompt, response), stored ones first, each one once.
 
         Each is in the store as soon as it is there, so that a run that was killed, or whose budget
-        was spent, goes on where it was.
+        was spent, resumes where it was.
 
         Raises:
             UserError: The endpoint refuses the key, does not know the model, or does not answer,

@@ -29,7 +29,7 @@ _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 def logged_model(
     name: str, config: Any, tracking: TrackingConfig, paths: PathsConfig
 ) -> LoggedModel:
-    """Return the logged model of a name; what is not logged yet is logged first, in a run.
+    """Return the logged model of a name; one that is not logged yet is logged first, in a run.
 
     An adapter is merged into its base, so that the logged model is complete.
 

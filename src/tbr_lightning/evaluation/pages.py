@@ -237,7 +237,7 @@ def samples(models: Mapping[str, Sequence[Judged]]) -> list[dict[str, Any]]:
                 "refused": row.refused,
                 "parsed": row.parsed,
             }
-    # What went wrong is what one looks for.
+    # Wrong answers first: readers look for them.
     return sorted(found.values(), key=lambda sample: not any(map(_is_wrong, sample["answers"])))
 
 

@@ -251,7 +251,7 @@ def _evaluate(
             numbers["responses_reused"] = stored.reused
         if stored is None or not stored.reused:  # else it does not measure the model
             numbers["answer_seconds"] = time.monotonic() - start
-        # What went wrong is what one looks for.
+        # Wrong answers first: readers look for them.
         wrong_first = sorted(rows, key=lambda row: row.handled_rightly is not False)
         opened.log_table(table_rows(wrong_first), RESPONSES)
         numbers |= metrics(rows)

@@ -89,7 +89,7 @@ def mean_share(values: Sequence[float]) -> Rate | Estimate:
 
 
 def clustered_rate(hits: Sequence[bool], clusters: Sequence[Hashable]) -> Rate:
-    """Return the share of hits among outcomes of which those of one cluster belong together.
+    """Return the share of hits among outcomes that come in clusters.
 
     Answers to one prompt are a cluster. The cluster-robust variance of the share says how many
     independent outcomes they are worth, and Wilson's interval is taken at that size: never more

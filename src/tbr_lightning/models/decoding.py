@@ -21,7 +21,7 @@ from transformers.cache_utils import DynamicLayer
 
 _REFILL = 4  # prompts are let in once a quarter of the batch is free: each time costs a forward
 _COMPACT = 8  # rows that ended are cut out once they are an eighth: each time copies the cache
-_ROOM = 64  # columns: a cache that holds no more is copied once in so many steps
+_ROOM = 64  # columns: a full cache is copied once in this many steps
 _PLAIN = {"full_attention", "sliding_attention"}
 
 

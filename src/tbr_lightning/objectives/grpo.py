@@ -56,5 +56,5 @@ class GRPO(Objective):
 
     @property
     def trained_by(self) -> str:
-        """TRL."""
+        """``trl``: TRL's trainer minimises it."""
         return "trl"

@@ -91,7 +91,7 @@ class KTO(Objective):
         return f"sides/{self.reflect}"
 
     def check_rows(self, examples: Examples) -> None:
-        """Raise :class:`UserError` unless rows have a response that is good or bad, and are two."""
+        """Raise :class:`UserError` unless rows are good or bad, of both kinds, and at least two."""
         require(
             examples,
             {

@@ -140,7 +140,7 @@ class Objective:
 
     @property
     def trained_by(self) -> str:
-        """Whose trainer minimises it: ours, or ``trl``, which then needs no :meth:`loss`."""
+        """Trainer that minimises it: empty for ours, or ``trl``, which needs no :meth:`loss`."""
         return ""
 
     @property

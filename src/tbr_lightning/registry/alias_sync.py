@@ -56,7 +56,7 @@ class Standing:
     Attributes:
         entries: Entries of the ledger, the oldest first.
         aliases: Version that holds each alias according to the ledger.
-        drift: A sentence for each alias, version or entry that nobody trusted has decided on.
+        drift: A sentence for each alias, version or entry without a trusted decision behind it.
         kind: Kind of drift: aliases were moved outside, the registered model was made anew so that
             version numbers mean other models, the ledger is from before entries were signed, or
             aliases are from before there was a ledger; empty if there is none.

@@ -105,7 +105,7 @@ def decision(
     evidence: Sequence[str],
     weights: dict[str, str],
 ) -> Draft:
-    """Return the entry of a verdict: ``promote`` and ``baseline`` crown, ``refuse`` moves nothing.
+    """Return the draft of a decision: ``promote`` and ``baseline`` crown, ``refuse`` moves nothing.
 
     What holds an alias keeps it when it is refused: a challenger of a study is not champion, which
     is all that the alias means.

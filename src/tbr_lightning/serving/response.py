@@ -38,7 +38,7 @@ def leaks(think_format: ThinkFormat, answer: str) -> bool:
 
 
 class Stopper:
-    """Ends a text before the first of the texts to stop at.
+    """Ends a text before the first stop text that occurs in it.
 
     Attributes:
         hit: Whether one of them has come.

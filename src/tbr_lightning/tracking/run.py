@@ -207,7 +207,7 @@ class Run:
         MlflowClient().log_inputs(self.id, [DatasetInput(dataset._to_mlflow_entity(), tags)])
 
     def log_used_models(self, model_ids: Sequence[str]) -> None:
-        """Link logged models as what the run looked at."""
+        """Link the logged models that the run used."""
         inputs = [LoggedModelInput(model_id) for model_id in dict.fromkeys(model_ids)]
         MlflowClient().log_inputs(self.id, models=inputs)
 

@@ -19,7 +19,7 @@ from tbr_lightning.evaluation.suites import prompts_of
 def suite_overlap(config: ApartConfig, examples: Iterable[Example]) -> dict[str, Overlap]:
     """Return for each benchmark that is available how many of its prompts occur in the rows.
 
-    Exactly, but for case, blanks and punctuation, or with most of their runs of six words.
+    Equality ignores case, blanks and punctuation; sharing most runs of six words counts too.
 
     Raises:
         UserError: A benchmark is not known, the folder is missing, or a file is malformed.

@@ -105,7 +105,7 @@ class Fitted:
 
 
 def fit(job: Job, backbone: Backbone) -> Fitted:
-    """Fine-tune a backbone; goes on from the run's last whole checkpoint, if it has one.
+    """Fine-tune a backbone, from the run's last whole checkpoint if it has one.
 
     Raises:
         UserError: It does not fit into memory, the checkpoint is another model's, or the model

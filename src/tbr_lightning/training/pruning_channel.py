@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-_LOOK = 0.02  # seconds between two looks for an answer
+_LOOK = 0.02  # seconds between two checks for an answer
 
 
 class Pruned(KeyboardInterrupt):

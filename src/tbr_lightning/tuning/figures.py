@@ -1,4 +1,4 @@
-"""The figure of a study: its front with intervals. What else there is, Optuna's dashboard draws."""
+"""The figure of a study: its front with intervals. Optuna's dashboard draws all other plots."""
 
 from __future__ import annotations
 

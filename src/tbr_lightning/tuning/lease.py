@@ -14,13 +14,13 @@ from tbr_lightning.processes import identity_of
 from tbr_lightning.tuning import process
 from tbr_lightning.tuning.trial import TrialContext
 
-_LOOK = 0.1  # seconds between two looks at a trial's process and at its lease
+_LOOK = 0.1  # seconds between two checks of a trial's process and of its lease
 _RENEW = 2.0  # seconds between two renewals of a lease
 _STOP = "stop"
 
 
 class Lease:
-    """A file in a trial's folder by which its process elsewhere knows that its runner lives.
+    """A file in a trial's folder that shows its process elsewhere that its runner is alive.
 
     A runner that takes the trial over writes another name into it, which ends the former process.
     """

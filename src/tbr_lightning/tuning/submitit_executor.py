@@ -20,7 +20,7 @@ from tbr_lightning.tuning.trial import TrialContext
 
 _SPARE = 10  # minutes beside a trial's own, for its start and its end
 _DAY = 24 * 60
-_LOOK = 1.0  # seconds between two looks at a job
+_LOOK = 1.0  # seconds between two checks of a job
 
 
 class SubmititWorker:
@@ -68,7 +68,7 @@ class SubmititWorker:
             self._job.cancel(check=False)
 
     def kill(self) -> None:
-        """End its job; its process dies with that."""
+        """Cancel its job, which ends its process."""
         if self._code is None:
             self._lease.stop()
             with suppress(OSError):

@@ -164,7 +164,7 @@ def _one(
 
 
 def _compare(channel: PruningChannel, spec: Spec, runs: list[reuse.SeedRun]) -> None:
-    """Report the answers to each prompt with the last seed, and stop if the answer is to stop."""
+    """Report the answers to each prompt with the last seed; raise if the pruner says stop."""
     answers = answers_as_numbers(runs[-1].evaluate, spec.metrics[0])
     first = (len(runs) - 1) * len(answers)
     if channel.ask({first + index: value for index, value in enumerate(answers)}):

@@ -20,7 +20,7 @@ from tbr_lightning.tuning.storage import Opened
 from tbr_lightning.tuning.study import Study
 
 _REFRESH = 0.5  # seconds between two frames
-_OTHERS = 5.0  # seconds between two looks at what other runners have done
+_OTHERS = 5.0  # seconds between two checks of what other runners have done
 _FRONT = 8  # lines of the front in the terminal
 
 

@@ -1,1 +1,1 @@
-"""Judges: who labels an answer, its reflection stripped."""
+"""Judges: they label answers, without seeing the reflections."""

@@ -1,4 +1,4 @@
-"""Asking a judge behind an OpenAI-compatible endpoint: one request a case, one verdict a reply."""
+"""Asking a judge behind an OpenAI-compatible endpoint: one request per case, one verdict each."""
 
 from __future__ import annotations
 
