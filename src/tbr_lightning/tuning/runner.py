@@ -230,7 +230,8 @@ class _Runner:
         channel = PruningChannel(one.folder.path, "")
         for number, values in channel.reports(one.answered):
             for step, value in values.items():
-                self.opened.backend.set_trial_intermediate_value(one.claim.trial_id, step, value)
+                told = value * self.study.reported_sign
+                self.opened.backend.set_trial_intermediate_value(one.claim.trial_id, step, told)
             trial = self.opened.backend.get_trial(one.claim.trial_id)
             stop = self.opened.study.pruner.prune(self.opened.study, trial)
             channel.answer(number, stop=stop)
