@@ -261,6 +261,7 @@ class _Runner:
         self._tell(claim, result)
 
     def _again(self, one: _Running, reason: str) -> None:
+        scheduling.charge(self.opened, one.claim)
         claim = replace(one.claim, deaths=one.claim.deaths + 1, again=True)
         self.opened.backend.set_trial_user_attr(claim.trial_id, scheduling.DEATHS, claim.deaths)
         self.hooks.ended(claim.number, "FAILED", reason)
