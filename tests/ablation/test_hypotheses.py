@@ -99,6 +99,15 @@ def test_a_fall_with_size_is_as_rare_as_its_order_among_all_orders(models: int, 
     assert falls.verdict == ("yes" if models == 4 else "not shown")
 
 
+def test_a_number_that_is_no_share_is_not_told_in_points() -> None:
+    study = study_of(STUDY.replace("metric: harmful_compliance_rate", "metric: new_tokens/harmful"))
+    made = numbers([-0.1] * 4, [0.0] * 4, [0.0] * 4)
+    for number, one in enumerate(made):
+        one.user_attrs["metrics"]["new_tokens/harmful"] = 20.0 + number
+    told = answers(study, made)[1].line
+    assert "+1 [1, 1]" in told and "points" not in told
+
+
 def test_what_varies_too_much_is_not_shown() -> None:
     found = answers(
         study_of(), numbers([-0.4, 0.3, -0.2, 0.2], [0.1, -0.1, 0.1, -0.1], [0.2, -0.2, 0.1, -0.1])

@@ -13,6 +13,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from tbr_lightning.ablation.models import chooses_model, model_of_trial, values_of
+from tbr_lightning.ablation.view import is_share
 from tbr_lightning.tuning.study import Hypothesis, Study
 
 LEVEL = 0.05
@@ -57,6 +58,9 @@ class Answer:
             return f"not shown: {self.about} ({self.models} models; {why})"
         if self.interval is None:
             shown = f"rank correlation with size {self.value:+.2f}"
+        elif not is_share(self.metric):
+            low, high = self.interval
+            shown = f"{self.value:+.3g} [{low:.3g}, {high:.3g}]"
         else:
             low, high = (100 * end for end in self.interval)
             shown = f"{100 * self.value:+.1f} points [{low:.1f}, {high:.1f}]"
@@ -68,7 +72,8 @@ def answers(study: Study, trials: Iterable[FrozenTrial]) -> list[Answer]:
 
     Differences between two arms are tested by Student's one-sided t over the models, each giving
     the difference of its arms' means; the fall with size by Spearman's rank correlation among all
-    orders of the models, of which three are too few to show anything. P-values are adjusted after Holm, those for the claims and those against them apart.
+    orders of the models, of which three are too few to show anything. P-values are
+    adjusted after Holm, those for the claims and those against them apart.
 
     Args:
         study: With ``hypotheses``.
