@@ -46,7 +46,7 @@ def stored(store: Path, label: Any) -> EvaluatedModel:
 @pytest.mark.parametrize(
     ("label", "limit", "says"),
     [
-        ("unparsed", "judge.max_unparsed", "3 of 10 answers to look-alike prompts are empty"),
+        ("unparsed", "judge.max_unparsed", "3 of 10 answers are empty or cut off"),
         ("judge_error", "judge.max_errors", "judge=rules failed on 3 of 10 answers"),
     ],
 )
