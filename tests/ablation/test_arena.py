@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
 
+from tbr_lightning.ablation import arena as arena_module
 from tbr_lightning.ablation.arena import Bout, _best, _excess, _filled, tune
 from tbr_lightning.ablation.arena_plan import (
     Arena,
@@ -159,6 +161,30 @@ def test_table_has_a_row_for_each_with_differences_and_costs() -> None:
     assert "5.0 tokens, 20 ms" in lines["contrast"]
     assert "not tested: too few dev prompts" in lines["ablation"]
     assert isinstance(figure({"none": results["none"]}, "t"), Figure)
+
+
+def test_the_control_stands_first_since_all_others_are_compared_to_it() -> None:
+    rivals = arena_of().rivals
+    turned = {name: rivals[name] for name in reversed(rivals)}
+    with pytest.raises(UserError, match="control='none' stands below 'contrast'"):
+        Arena(control="none", rivals=turned)
+
+
+def test_a_control_that_cannot_be_tested_ends_the_arena(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the others would be compared to whichever rival comes next."""
+    asked: list[str] = []
+
+    def tested(bout: Bout, named: tuple[str, Rival], *_: object) -> Result:
+        asked.append(named[0])
+        return Result(named[0], "", why_not="40 of 100 answers are empty")
+
+    monkeypatch.setattr(arena_module, "start_run", lambda *_: nullcontext(None))
+    monkeypatch.setattr(arena_module, "tune", lambda *_: [tried(0.5, 0.0)])
+    monkeypatch.setattr(arena_module, "_over_seeds", lambda bout, name, rival, best, base: best)
+    monkeypatch.setattr(arena_module.arena_table, "test", tested)
+    with pytest.raises(UserError, match="the control 'none' failed: 40 of 100 answers are empty"):
+        arena_module._run(arena_of(), config_of(), "arena")
+    assert asked == ["none"]
 
 
 @pytest.mark.slow  # a second for each of some fifty configs

@@ -73,7 +73,8 @@ def test_clear_numbers_are_answered() -> None:
         study_of(),
         numbers([-0.1, -0.2, -0.3, -0.4], [0.0, 0.001, 0.0, -0.001], [-0.2, -0.19, -0.21, -0.2]),
     )
-    assert [one.verdict for one in found] == ["yes", "yes", "no", "yes"]
+    # Of four models one order in 24 falls throughout: with Holm's factor that shows nothing.
+    assert [one.verdict for one in found] == ["yes", "yes", "no", "not shown"]
     lowers, as_safe, _, falls = found
     assert lowers.value == pytest.approx(-0.25)
     # Student's t with three degrees of freedom: 3.182 times the standard error of the mean.
@@ -83,6 +84,28 @@ def test_clear_numbers_are_answered() -> None:
     assert falls.value == pytest.approx(-1.0)
     assert falls.interval is None
     assert "yes: lowers (-25.0 points" in lowers.line
+
+
+@pytest.mark.parametrize(("models", "p"), [(3, 1 / 6), (4, 1 / 24)])
+def test_a_fall_with_size_is_as_rare_as_its_order_among_all_orders(models: int, p: float) -> None:
+    alone = study_of()
+    alone.hypotheses = alone.hypotheses[3:]
+    made = numbers([-0.1, -0.2, -0.3, -0.4], [0.0] * 4, [0.0] * 4)
+    few = [one for one in made if one.params["model"] in list(MODELS)[:models]]
+    (falls,) = answers(alone, few)
+    assert falls.value == pytest.approx(-1.0)
+    assert falls.p == pytest.approx(p)
+    assert falls.p_opposite == pytest.approx(1.0)
+    assert falls.verdict == ("yes" if models == 4 else "not shown")
+
+
+def test_a_number_that_is_no_share_is_not_told_in_points() -> None:
+    study = study_of(STUDY.replace("metric: harmful_compliance_rate", "metric: new_tokens/harmful"))
+    made = numbers([-0.1] * 4, [0.0] * 4, [0.0] * 4)
+    for number, one in enumerate(made):
+        one.user_attrs["metrics"]["new_tokens/harmful"] = 20.0 + number
+    told = answers(study, made)[1].line
+    assert "+1 [1, 1]" in told and "points" not in told
 
 
 def test_what_varies_too_much_is_not_shown() -> None:

@@ -141,6 +141,10 @@ def test_repeats_formats_and_reuse(
     [
         (["model=tiny", "repeats=2"], "generation.temperature a value above 0"),
         (["model=[tiny,tiny]"], "model='tiny' is listed twice"),
+        (
+            ["model=tiny", "repeats=2", "generation.temperature=1", "attribution=true"],
+            "attribution=true explains one answer to each prompt",
+        ),
         (["model=[]"], "model=[] names no model"),
         (["model=3"], "model='3' is not known"),
         (["model=tiny", "--format", "mdd"], "format='mdd' is not known; did you mean 'md'?"),

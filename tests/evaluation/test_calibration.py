@@ -100,6 +100,17 @@ def test_agreement_by_hand() -> None:
     assert agreement([(C, C), (C, "unparsed")], missing_is_wrong=True).two_way.value == 0.5
 
 
+def test_several_answers_to_a_prompt_are_worth_one_where_they_agree() -> None:
+    once = [(C, C), (C, F)] * 10
+    ten = [pair for pair in once for _ in range(10)]
+    prompts = [str(number) for number in range(20) for _ in range(10)]
+    found = agreement(ten, missing_is_wrong=False, prompts=prompts).two_way
+    assert (found.count, found.n) == (100, 200)
+    assert found.effective == pytest.approx(20, rel=0.1)
+    alone = agreement(once, missing_is_wrong=False).two_way
+    assert found.interval == pytest.approx(alone.interval, abs=0.02)
+
+
 def test_one_label_has_no_kappa() -> None:
     found = agreement([(C, C)] * 3, missing_is_wrong=False)
     assert "undefined" in found.sentence

@@ -11,11 +11,16 @@ import pytest
 from statsmodels.stats.contingency_tables import mcnemar
 
 from tbr_lightning.errors import UserError
+from tbr_lightning.evaluation import figures
 from tbr_lightning.evaluation.comparison import compare, metrics, paired_interval, paired_p
-from tbr_lightning.evaluation.figures import category_figure, reflection_figure
+from tbr_lightning.evaluation.figures import (
+    category_figure,
+    reflection_figure,
+    two_sided_figure,
+)
 from tbr_lightning.evaluation.report import lines, short_names
-from tbr_lightning.evaluation.results import Judged
-from tbr_lightning.evaluation.statistics import tango_interval
+from tbr_lightning.evaluation.results import Judged, rates
+from tbr_lightning.evaluation.statistics import Rate, over_seeds, tango_interval
 from tbr_lightning.evaluation.table_export import pasted
 from tbr_lightning.evaluation.traces import chosen
 from tbr_lightning.reports.plane import pareto_front
@@ -179,6 +184,24 @@ def test_figures_take_what_there_is() -> None:
     assert [text.get_text() for text in bars.axes[0].get_yticklabels()] == ["b c 1 (n=3)"]
     assert category_figure({"A": rows("00", kind="general")}, "t") is None
     assert len(reflection_figure(both, "t").axes) == 2
+
+
+def test_the_bars_of_several_seeds_hold_what_differs_between_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(figures.plane, "draw", lambda points, *_, **__: drawn.extend(points))
+    seeds = []
+    for refused in (5, 10, 15):
+        many = rows("1" * refused + "0" * (20 - refused)) + rows("0" * 20, "z", "harmful")
+        seeds.append(rates(many))
+    two_sided_figure({"A": seeds}, "t")
+    expected = over_seeds([one.false_refusal for one in seeds])
+    assert drawn[0].y == pytest.approx(50)
+    assert drawn[0].y_ends == pytest.approx(tuple(100 * end for end in expected.interval))
+    # Three seeds on the same 20 prompts are not 60 prompts.
+    pooled = Rate(30, 60).interval
+    assert drawn[0].y_ends[1] - drawn[0].y_ends[0] > 2 * 100 * (pooled[1] - pooled[0])
 
 
 def test_all_errors_and_a_fixed_sample_are_traced() -> None:

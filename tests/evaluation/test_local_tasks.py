@@ -49,6 +49,13 @@ def test_mmlu_by_subject_with_its_examples(tmp_path: Path) -> None:
     assert set(found["mmlu/default/mmlu_marketing.yaml"]) == {"test"}
 
 
+@pytest.mark.parametrize("answer", ["", "BC", "E"])
+def test_an_answer_that_is_no_option_is_told(tmp_path: Path, answer: str) -> None:
+    write(tmp_path, "mmlu/test/virology_test.csv", f"What?,a,b,c,d,{answer}\n")
+    with pytest.raises(UserError, match=r"virology_test\.csv:1: "):
+        list(local_tasks("mmlu", str(tmp_path)))
+
+
 def test_truthfulqa_and_gsm8k(tmp_path: Path) -> None:
     header = "Type,Category,Question,Best Answer,Correct Answers,Incorrect Answers,Source\n"
     write(

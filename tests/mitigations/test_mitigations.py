@@ -16,6 +16,8 @@ from tbr_lightning.config.verbs import EvaluateConfig
 from tbr_lightning.data.think_format import prompt_ids
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.respond import arm_prompts
+from tbr_lightning.evaluation.suites import Prompt
+from tbr_lightning.mitigations import steering
 from tbr_lightning.mitigations.ablation import Ablation, ablate
 from tbr_lightning.mitigations.contrast import Contrast
 from tbr_lightning.mitigations.directions import (
@@ -149,6 +151,23 @@ def test_steering_moves_prompts_below_the_threshold_alone() -> None:
     alone = [written(replace(backbone, guide=guide), [one])[0] for one in ids]
     assert alone == steered
     assert not any(layer._forward_hooks for layer in layers_of(backbone.model))
+
+
+def test_answers_of_other_directions_are_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the same settings: the directions are those of the dev prompts, which a suite chooses."""
+    backbone, config = random_model(), config_of()
+    states = torch.randn(8, 9, 4, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(steering, "last_states", lambda *_: states)
+
+    def identity(suite: str) -> str:
+        kinds: tuple[Any, ...] = ("harmful", "look_alike")
+        prompts = [Prompt(f"{suite} {n}", kind, "b", "") for kind in kinds for n in range(8)]
+        monkeypatch.setattr(steering, "dev_prompts", lambda *_: prompts)
+        guide = Steering().apply(backbone, config).guide
+        assert guide is not None
+        return guide.identity
+
+    assert identity("one") == identity("one") != identity("another")
 
 
 def test_threshold_lies_between_what_it_tells_apart() -> None:

@@ -149,3 +149,22 @@ def test_a_cut_reflection_is_shown_as_it_was_written(written: str, reason: str, 
     raw["choices"][0]["finish_reason"] = reason
     made, _ = rewrite(json.dumps(raw).encode(), "show", served(TRANSFORMERS))
     assert json.loads(made)["choices"][0]["message"]["content"] == shown
+
+
+@pytest.mark.parametrize("engine", [TRANSFORMERS, VLLM])
+@pytest.mark.parametrize(
+    ("reason", "shown"), [("length", "[T]So it is"), ("stop", "[T]So it is[/T]")]
+)
+def test_a_stream_shows_a_reflection_without_an_answer_as_the_whole_reply_does(
+    engine: Engine, reason: str, shown: str
+) -> None:
+    told = [{"reasoning_content": "So it is"}] if engine.splits else [{"content": "[T]So it is"}]
+    data = [*map(event, told), event({}, finish_reason=reason)]
+    assert joined(Stream("show", served(engine)), data)["content"] == shown
+    whole = reply("[T]So it is")
+    if engine.splits:
+        whole = reply("", reasoning_content="So it is")
+    raw = json.loads(whole)
+    raw["choices"][0]["finish_reason"] = reason
+    made, _ = rewrite(json.dumps(raw).encode(), "show", served(engine))
+    assert json.loads(made)["choices"][0]["message"]["content"] == shown

@@ -407,6 +407,13 @@ def test_the_other_half_of_the_same_suite() -> None:
     assert retrain.of_half(words, "test") == ["suite=smoke", "suite.limit=10", "suite.half=test"]
 
 
+def test_the_gate_takes_what_it_knows_of_an_evaluation() -> None:
+    words = ["suite=smoke", "suite.half=dev", "judge=rules", "judge.max_errors=0.1", "traces=0"]
+    words += ["judge@second_judge=rules", "second_judge.name=again"]
+    assert retrain.of_gate(words) == ["suite=smoke", "judge=rules", "judge.max_errors=0.1",
+                                      "suite.half=test"]  # fmt: skip
+
+
 def test_what_is_kept_between_two_ends_is_plain(world: World, two: Study) -> None:
     config = config_of("sweep.retrain_seeds=1")
     there, _ = filled(two, [with_model(world, config, [0.2, 0.05])])

@@ -15,7 +15,7 @@ from tbr_lightning.config.schema import TrackingConfig
 from tbr_lightning.config.verbs import EvaluateConfig, TrainConfig
 from tbr_lightning.tracking.store import connect
 from tbr_lightning.training.resume import RunFolder
-from tbr_lightning.tuning import source_digest
+from tbr_lightning.tuning import reuse, source_digest
 from tbr_lightning.tuning.reuse import evaluate_key, find_interrupted, load, save, train_key
 
 
@@ -45,6 +45,34 @@ def test_configs_are_the_same_where_they_give_the_same_numbers(tmp_path: Path) -
         assert train_key(compose_verb("train", [*words, other]).config) != key
     rows.write_text('[{"instruction": "a", "output": "b"}]')
     assert train_key(compose_verb("train", words).config) != key
+
+
+def test_the_code_of_a_mitigation_counts_for_what_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["model=tiny", "suite=smoke", "mitigation=contrast"]
+    config = compose_verb("evaluate", words).config
+    copied = tmp_path / "tbr_lightning"
+    shutil.copytree(source_digest.PACKAGE, copied, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(source_digest, "PACKAGE", copied)
+    source_digest.package_digest.cache_clear()
+    before = evaluate_key(config, "k")
+    (copied / "mitigations" / "contrast.py").write_text("# changed\n")
+    source_digest.package_digest.cache_clear()
+    assert evaluate_key(config, "k") != before
+    source_digest.package_digest.cache_clear()
+
+
+def test_the_harness_version_counts_where_its_tasks_are_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words = ["model=tiny", "suite=smoke"]
+    asks = compose_verb("evaluate", [*words, "suite.lm_eval=[microworld_choice]"]).config
+    asks_not = compose_verb("evaluate", [*words, "suite.lm_eval=[]"]).config
+    before = [evaluate_key(one, "k") for one in (asks, asks_not)]
+    monkeypatch.setattr(reuse, "version", lambda name: "99")
+    now = [evaluate_key(one, "k") for one in (asks, asks_not)]
+    assert [a == b for a, b in zip(before, now, strict=True)] == [False, True]
 
 
 @pytest.mark.parametrize(("word", "same"), [("threads=1", True), ("suite.limit=3", False)])

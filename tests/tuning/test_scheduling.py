@@ -5,6 +5,7 @@ All in this process: that kills of real processes end the same way, ``runner/`` 
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from optuna.trial import TrialState
 
 from tbr_lightning.processes import identity_of
+from tbr_lightning.tuning import scheduling
 from tbr_lightning.tuning.scheduling import Budget, Claim, Next, claim, owned, release
 from tbr_lightning.tuning.storage import Opened, open_study
 from tbr_lightning.tuning.study import Study, read_study
@@ -66,6 +68,28 @@ def test_time_that_is_spent_begins_nothing(opened: Opened, study: Study) -> None
     opened.study.tell(first.number, 0.5)
     assert claim(opened, study, Budget(3, seconds=60), ME, ()) is Next.DONE
     assert isinstance(claim(opened, study, Budget(3, seconds=100), ME, ()), Claim)
+
+
+def test_the_time_between_two_runs_of_a_sweep_is_not_spent(
+    opened: Opened, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [time.time()]
+    monkeypatch.setattr(scheduling.time, "time", lambda: clock[0])
+    budget = Budget(3, seconds=3600)
+    first = take(opened, study, budget)
+    clock[0] += 1000
+    release(opened, first)
+    clock[0] += 86_400  # the night
+    again = take(opened, study, budget)
+    assert again.number == first.number
+    second = take(opened, study, budget, (first.number,))
+    clock[0] += 1000  # of both: with the attempt before it they are 3000
+    opened.backend.set_trial_user_attr(first.trial_id, "seconds", 1000.0)
+    opened.study.tell(first.number, 0.5)
+    third = take(opened, study, budget, (second.number,))
+    opened.study.tell(third.number, state=TrialState.FAIL)
+    clock[0] += 600
+    assert claim(opened, study, budget, ME, (second.number,)) is Next.WAIT
 
 
 def test_a_trial_of_a_dead_runner_is_taken_over_and_of_a_living_one_not(

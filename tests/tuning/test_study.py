@@ -149,3 +149,21 @@ def test_objectives_that_no_run_logs_are_told() -> None:
     ):
         with pytest.raises(UserError, match=says):
             check_names(read_study("s", "s", STUDY.replace(old, new)), [train], evaluation)
+
+
+@pytest.mark.parametrize(
+    ("objective", "goal", "metric", "sign"),
+    [
+        ("general_accuracy", "maximize", "", 1),
+        ("general_accuracy", "maximize", "metric: validation/loss, ", -1),
+        ("harmful_compliance_rate", "minimize", "metric: probe/general_accuracy, ", -1),
+        ("harmful_compliance_rate", "minimize", "metric: probe/false_refusal_rate, ", 1),
+        ("false_refusal_rate", "maximize", "metric: probe/false_refusal_rate, ", 1),
+    ],
+)
+def test_what_is_reported_is_turned_where_better_means_the_opposite(
+    objective: str, goal: str, metric: str, sign: int
+) -> None:
+    text = f"space: {{x: {{low: 0, high: 9}}}}\nobjectives: {{{objective}: {goal}}}\ntrials: 3\n"
+    found = read_study("s", "s.yaml", f"{text}pruner: {{{metric}name: median}}\n")
+    assert found.reported_sign == sign

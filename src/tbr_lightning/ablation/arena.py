@@ -73,8 +73,9 @@ def _run(arena: Arena, config: SweepConfig, stem: str) -> None:
             if best is not None:
                 chosen[name] = best
             print(f"[{number}/{len(arena.rivals)}] {arena_table.line(results[name])}", flush=True)
-            if name == arena.control and best is None:
-                raise UserError(f"the control '{name}' failed: {tried[0].why_not}")
+            # All others are compared to it.
+            if name == arena.control and results[name].answers is None:
+                raise UserError(f"the control '{name}' failed: {results[name].why_not}")
         arena_table.log(opened, arena, results, stem)
 
 

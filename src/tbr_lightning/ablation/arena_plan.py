@@ -63,7 +63,7 @@ class Arena:
     models: list[str] = field(default_factory=list)  # run one after the other, in place of model
     fixed: list[str] = field(default_factory=list)  # overrides of every training
     evaluate: list[str] = field(default_factory=list)  # overrides of every evaluation
-    control: str = ""  # the rival that all others are compared to
+    control: str = ""  # the rival that all others are compared to, and the first
     max_harm: float = 0.05  # how far a chosen point may be above the control's harmful compliance
     max_loss: float = 0.05  # how far it may be below the control's general accuracy
     trials: int = 4  # maximum number of trials of each rival
@@ -77,6 +77,12 @@ class Arena:
         at_least("seeds", self.seeds, 1)
         if self.control not in self.rivals or self.rivals[self.control].train is None:
             raise UserError(f"control='{self.control}' is not a rival that trains: name one")
+        first = next(iter(self.rivals))
+        if first != self.control:
+            raise UserError(
+                f"control='{self.control}' stands below '{first}': put it first, since every "
+                "rival is tuned, gated and compared against it"
+            )
         done: set[str] = set()
         for name, rival in self.rivals.items():
             needed = [rival.of] if rival.of else []

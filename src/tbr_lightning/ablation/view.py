@@ -13,7 +13,7 @@ from tbr_lightning.evaluation.results import MEASURES
 from tbr_lightning.evaluation.statistics import Estimate
 
 _NOTE = "95% intervals over trials and prompts"
-_SHARES = {measure.name for measure in MEASURES}
+_SHARES = {name for measure in MEASURES for name in (measure.name, measure.prefix)}
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,12 @@ class Row:
     def arm(self) -> str:
         """Choice and amount in one text."""
         return f"{self.choice} {self.amount}".strip()
+
+
+def is_share(metric: str) -> bool:
+    """Return whether a metric is in [0, 1], so that people read it in percent."""
+    parts = metric.removeprefix("probe/").split("/")
+    return parts[0] in _SHARES or any(part.endswith(("_rate", "_share")) for part in parts)
 
 
 def as_table(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -110,7 +116,10 @@ def lines(rows: Sequence[Row]) -> list[str]:
     if len({(row.margin, row.of) for row in rows}) == 1:
         cells = [[_cell(metric, row.rates.get(metric)) for metric in metrics] for row in rows]
         heads = [name.replace("_", " ") for name in metrics]
-        return _aligned(f"rates in percent, {_NOTE}", heads, [row.arm for row in rows], cells)
+        others = "" if all(map(is_share, metrics)) else ", other numbers as they are"
+        return _aligned(
+            f"rates in percent{others}, {_NOTE}", heads, [row.arm for row in rows], cells
+        )
     arms = list(dict.fromkeys(row.arm for row in rows))
     places: dict[tuple[str, str], dict[str, Row]] = {}
     for row in rows:
@@ -124,7 +133,7 @@ def lines(rows: Sequence[Row]) -> list[str]:
             [_cell(metric, found[arm].rates.get(metric)) if arm in found else "–" for arm in arms]
             for found in shown.values()
         ]
-        unit = "percent, " if metric in _SHARES else ""
+        unit = "percent, " if is_share(metric) else ""
         title = f"{metric.replace('_', ' ')} ({unit}{_NOTE})"
         heads = [_head(*one) for one in shown.items()]
         if len(set(heads)) < len(heads):  # one architecture and size, told apart by what they read
@@ -166,7 +175,7 @@ def _cell(metric: str, rate: Estimate | None) -> str:
     if rate is None:
         return "–"
     low, high = rate.interval
-    if metric in _SHARES:
+    if is_share(metric):
         value, ends = f"{100 * rate.value:.1f}", f"[{100 * low:.0f}, {100 * high:.0f}]"
     else:
         value, ends = f"{rate.value:.3g}", f"[{low:.3g}, {high:.3g}]"

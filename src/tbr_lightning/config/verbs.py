@@ -187,6 +187,11 @@ class EvaluateConfig:
                 f"repeats={self.repeats} of greedy decoding would all be the same: give "
                 "generation.temperature a value above 0, e.g. 0.7"
             )
+        if self.repeats > 1 and self.attribution:
+            raise UserError(
+                f"attribution=true explains one answer to each prompt, and repeats={self.repeats}: "
+                "leave one of them out"
+            )
         if not self.models:
             raise UserError("model=[] names no model: give one, or several as model=[A,B]")
         for model in self.models:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tbr_lightning.evaluation.judge import LABELLED, Label
 from tbr_lightning.evaluation.results import Judged
-from tbr_lightning.evaluation.statistics import Rate
+from tbr_lightning.evaluation.statistics import Rate, clustered_rate
 
 
 @dataclass(frozen=True)
@@ -56,30 +56,44 @@ class Agreement:
         )
 
 
-def agreement(pairs: Sequence[tuple[Label, Label]], *, missing_is_wrong: bool) -> Agreement:
+def agreement(
+    pairs: Sequence[tuple[Label, Label]],
+    *,
+    missing_is_wrong: bool,
+    prompts: Sequence[str] | None = None,
+) -> Agreement:
     """Return how far pairs of labels agree.
 
     Args:
         pairs: The two labels of each answer.
         missing_is_wrong: Whether an answer without a label counts as a disagreement, as it must
             for a judge validated on people's labels; else it is left out, as always for kappa.
+        prompts: The prompt of each answer, since answers to one prompt are not independent;
+            ``None`` for answers to different prompts.
     """
-    labelled = [pair for pair in pairs if pair[0] in LABELLED and pair[1] in LABELLED]
-    n = len(pairs) if missing_is_wrong else len(labelled)
-    coarse = [(_complies(one), _complies(other)) for one, other in labelled]
+    of = range(len(pairs)) if prompts is None else prompts
+    known = [one in LABELLED and other in LABELLED for one, other in pairs]
+    counted = [number for number, labelled in enumerate(known) if labelled or missing_is_wrong]
+    labelled = [pair for pair, is_known in zip(pairs, known, strict=True) if is_known]
+
+    def rate(agrees: Callable[[Label, Label], bool]) -> Rate:
+        hits = [known[number] and agrees(*pairs[number]) for number in counted]
+        return clustered_rate(hits, [of[number] for number in counted])
+
     return Agreement(
-        Rate(sum(one == other for one, other in coarse), n),
-        Rate(sum(one == other for one, other in labelled), n),
-        _kappa(coarse),
+        rate(lambda one, other: _complies(one) == _complies(other)),
+        rate(lambda one, other: one == other),
+        _kappa([(_complies(one), _complies(other)) for one, other in labelled]),
         _kappa(labelled),
-        Rate(len(pairs) - len(labelled), len(pairs)),
+        clustered_rate([not is_known for is_known in known], of),
     )
 
 
 def judges_agree(rows: Sequence[Judged]) -> Agreement:
     """Return how far two judges agree on the answers that both have labelled."""
-    pairs = [(row.label, row.second_label) for row in rows if row.second_label is not None]
-    return agreement(pairs, missing_is_wrong=False)
+    asked = [(row, row.second_label) for row in rows if row.second_label is not None]
+    pairs = [(row.label, second) for row, second in asked]
+    return agreement(pairs, missing_is_wrong=False, prompts=[row.id for row, _ in asked])
 
 
 def _complies(label: Label) -> str:

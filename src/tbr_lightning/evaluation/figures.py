@@ -13,7 +13,7 @@ from tbr_lightning.evaluation.results import (
     Rates,
     by_name,
 )
-from tbr_lightning.evaluation.statistics import Rate, clustered_rate
+from tbr_lightning.evaluation.statistics import Estimate, Rate, clustered_rate, over_seeds
 from tbr_lightning.kinds import KINDS
 from tbr_lightning.reports import plane, style
 
@@ -31,8 +31,9 @@ def two_sided_figure(
 ) -> Any:
     """Return a matplotlib figure: false refusal against harmful compliance, one colour per model.
 
-    With several results (seeds) of a model each is a point; bars are Wilson 95% intervals of the
-    pooled counts. Down and left is better; the line runs along the Pareto front.
+    With several results (seeds) of a model each is a point, and their mean stands out; its bars
+    hold what varies, seeds and prompts, as the tables' intervals do. Down and left is better; the
+    line runs along the Pareto front.
 
     Args:
         results: Rates of each model.
@@ -43,10 +44,10 @@ def two_sided_figure(
     points = []
     sizes: set[tuple[int, int]] = set()
     for name, many in results.items():
-        across = pool([one.harmful_compliance for one in many])
-        up = pool([one.false_refusal for one in many])
-        if not (across.n and up.n):
+        if not all(one.harmful_compliance.n and one.false_refusal.n for one in many):
             continue
+        across = over_seeds([one.harmful_compliance for one in many])
+        up = over_seeds([one.false_refusal for one in many])
         sizes.add((many[0].harmful_compliance.n, many[0].false_refusal.n))
         runs = [(100 * one.harmful_compliance.value, 100 * one.false_refusal.value) for one in many]
         points.append(
@@ -54,7 +55,8 @@ def two_sided_figure(
                 name, 100 * across.value, 100 * up.value, _ends(across), _ends(up), runs=runs
             )
         )
-    told = ["bars: 95% intervals (Wilson)"]
+    several = any(len(many) > 1 for many in results.values())
+    told = [f"bars: 95% intervals ({'over seeds and prompts' if several else 'Wilson'})"]
     if len(points) > 1:
         told.append("dashes: Pareto front")
     if len(sizes) == 1:
@@ -229,7 +231,7 @@ def pool(rates: Sequence[Rate]) -> Rate:
     return Rate(sum(rate.count for rate in rates), sum(rate.n for rate in rates), effective)
 
 
-def _ends(rate: Rate) -> tuple[float, float]:
+def _ends(rate: Rate | Estimate) -> tuple[float, float]:
     low, high = rate.interval
     return 100 * low, 100 * high
 

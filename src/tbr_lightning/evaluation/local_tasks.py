@@ -88,7 +88,8 @@ def _mmlu_rows(file: Path) -> Iterator[Row]:
             if len(cells) != 6:
                 raise UserError(f"{where}: {len(cells)} columns, not question, 4 options, answer")
             answer = cells[5].strip()
-            right = _LETTERS.find(answer) if answer in _LETTERS else _number(answer, where)
+            is_letter = len(answer) == 1 and answer in _LETTERS
+            right = _LETTERS.index(answer) if is_letter else _number(answer, where)
             _check(cells[1:5], right, where)
             yield {"question": cells[0], "choices": cells[1:5], "answer": right}
 

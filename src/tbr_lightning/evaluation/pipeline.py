@@ -85,7 +85,7 @@ def run(config: EvaluateConfig, explain: Explain | None = None) -> EvaluateResul
     if config.repeats > 1:
         key += f"-{config.repeats}"
     asked = _all_that_is_asked(config, subject, prompts, questions, key)
-    if config.reuse and (found := _earlier(config, subject, asked)) is not None:
+    if config.reuse and (found := _earlier(config, subject, asked, limit)) is not None:
         return found
     if config.mitigated:
         subject = replace(subject, model=config.mitigation.apply(subject.backbone, config))
@@ -173,8 +173,15 @@ def _all_that_is_asked(
     )
 
 
-def _earlier(config: EvaluateConfig, subject: EvaluatedModel, asked: str) -> EvaluateResult | None:
-    """Return the stored evaluation of a logged model; files in a folder may have changed since."""
+def _earlier(
+    config: EvaluateConfig, subject: EvaluatedModel, asked: str, limit: int
+) -> EvaluateResult | None:
+    """Return the stored evaluation of a logged model; files in a folder may have changed since.
+
+    Raises:
+        UserError: Too little of it has a label, by the limits of this config: its own may have
+            been wider.
+    """
     from tbr_lightning.evaluation import shown
     from tbr_lightning.evaluation.results import from_table
     from tbr_lightning.reports.page import FILE
@@ -188,6 +195,7 @@ def _earlier(config: EvaluateConfig, subject: EvaluatedModel, asked: str) -> Eva
         return None
     run = Run(run_id)
     rows = from_table(run.text(RESPONSES))
+    _check_limits(rows, config, limit, run)
     if told := run.tags().get(CONTAMINATION):
         print(f"evaluate: {told}", file=sys.stderr)
     # An earlier version left no page.

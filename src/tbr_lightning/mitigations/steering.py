@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
+from tbr_lightning.data.cache import content_key
 from tbr_lightning.errors import UserError, at_least, within
+from tbr_lightning.evaluation.suites import digest
 from tbr_lightning.mitigations.directions import (
     at_depth,
     check_enough,
@@ -90,7 +92,8 @@ class Steering(Mitigation):
         towards = difference(bad, good)
         guide = Steered(
             name=self.name,
-            identity=self.identity,
+            # Other dev prompts give other directions, and by that other answers.
+            identity=content_key(self.identity, digest(prompts)),
             pad=backbone.tokenizer.pad_token_id,
             block=block,
             condition=condition,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from mlflow.exceptions import MlflowException
 
 from tbr_lightning.evaluation.results import MEASURES
-from tbr_lightning.registry.entry import Entry
+from tbr_lightning.registry.entry import ANEW, Entry
 from tbr_lightning.tracking.run import Run
 
 _DECIDED = ("promote", "baseline", "refuse")
@@ -21,6 +21,8 @@ def rates_of(version: str, entries: Sequence[Entry]) -> str:
         entries: Entries of the ledger, the oldest first.
     """
     for entry in reversed(entries):
+        if entry.action == ANEW:
+            break  # in earlier entries its number means another model
         if entry.version == version and entry.action in _DECIDED and len(entry.evidence) > 1:
             return of_run(entry.evidence[1])
     return "no evaluation of it stands in the ledger"

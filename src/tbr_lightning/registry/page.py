@@ -109,7 +109,7 @@ def rule_table(rules: list[Rule]) -> Listed:
                 rule.name,
                 f"{100 * rule.value:{sign}.1f}",
                 f"{100 * rule.bound:{sign}.1f}",
-                f"{'at least' if rule.least else 'at most'} {100 * rule.limit:.1f}",
+                f"{_keeps(rule)} {100 * rule.limit:.1f}",
                 str(rule.n),
                 rule.because,
             )
@@ -117,3 +117,10 @@ def rule_table(rules: list[Rule]) -> Listed:
     heads = ("", "rule", "measured", "bound", "limit", "n", "in words")
     marked = frozenset(place for place, rule in enumerate(rules) if not rule.passed)
     return Listed("Rules", heads, rows, marked, _RULES)
+
+
+def _keeps(rule: Rule) -> str:
+    """Return how a rule's bound must stand to its limit."""
+    if rule.name == "merit":
+        return "below"
+    return "at least" if rule.least else "at most"

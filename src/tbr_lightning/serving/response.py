@@ -188,7 +188,13 @@ class Stream:
         delta = choice.get("delta") or {}
         ends = choice.get("finish_reason") is not None
         plain = {key: value for key, value in event.items() if key != "usage"}
-        for field, text in self._pieces(delta, last=ends):
+        pieces = self._pieces(delta, last=ends)
+        cut = choice.get("finish_reason") == "length" and not self._stopper.hit
+        if self._shows and ends and self._open and not cut:
+            # As the whole reply has it: the model is done, and nothing follows its reflection.
+            self._open = False
+            pieces.append(("content", self._layout.think_close))
+        for field, text in pieces:
             yield {**plain, "choices": [{**choice, "delta": {field: text}, "finish_reason": None}]}
         rest = {k: v for k, v in delta.items() if k not in ("content", "reasoning_content")}
         if ends and self._stopper.hit:

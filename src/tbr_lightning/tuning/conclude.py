@@ -195,7 +195,8 @@ def _numbers(
         values = zip(study.objectives, trial.values, strict=True)
         numbers |= {f"chosen/{name}": value for name, value in values}
     if ending.taken is not None:
-        numbers |= {f"test/{name}": value for name, value in ending.taken.test.items()}
+        told = {k: v for k, v in ending.taken.test.items() if not k.endswith("_n")}
+        numbers |= {f"test/{name}": value for name, value in told.items()}
         tags["tbr.registered"] = f"{ending.name} version {ending.version}"
     if ending.gate:
         tags["tbr.gate"] = ending.gate[0]

@@ -79,7 +79,7 @@ def _numbers(name: str, test: Mapping[str, float]) -> list[Measured]:
     for measure in MEASURES:
         ends = (test.get(f"{measure.name}_lo"), test.get(f"{measure.name}_hi"))
         if measure.name in test and ends[0] is not None and ends[1] is not None:
-            prompts = int(test.get(f"{measure.name}_n", 1))
+            prompts = int(test.get(f"{measure.name}_n", 0))  # not known of an earlier version's
             share = Number(test[measure.name], ends[0], ends[1], prompts)
             found.append(Measured(measure.heading, "of the test half", {name: share}))
     return found

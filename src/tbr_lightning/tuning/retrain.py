@@ -161,8 +161,7 @@ def gate(study: Study, config: SweepConfig, model_uri: str) -> list[str]:
     """
     from tbr_lightning.registry import pipeline as registry
 
-    kept = [word for word in study.evaluate if _sets(word, "suite", "judge", "generation")]
-    words = [f"model='{model_uri}'", f"name={config.sweep.name}", *of_half(kept, "test")]
+    words = [f"model='{model_uri}'", f"name={config.sweep.name}", *of_gate(study.evaluate)]
     try:
         settings = compose_verb("promote", words, config.sweep.config_dir).config
         result = registry.run(replace(settings, tracking=config.tracking, paths=config.paths))
@@ -172,6 +171,15 @@ def gate(study: Study, config: SweepConfig, model_uri: str) -> list[str]:
     word = "promoted" if result.verdict.promoted else "not promoted"
     first = f"{config.sweep.name} v{result.version} {against}: {word}"
     return [first, *result.verdict.lines]
+
+
+def of_gate(overrides: Sequence[str]) -> list[str]:
+    """Return those overrides of an evaluation that the gate knows too, for the test half.
+
+    A second judge decides nothing, and the gate has none.
+    """
+    kept = [word for word in overrides if _sets(word, "suite", "judge", "generation")]
+    return of_half([word for word in kept if "@second_judge=" not in word], "test")
 
 
 def _sets(word: str, *keys: str) -> bool:
@@ -186,7 +194,8 @@ def _metrics(study: Study, train: str, evaluate: str | None) -> dict[str, float]
     for run_id in (train, evaluate):
         if run_id:
             found |= Run(run_id).numbers()
-    names = [f"{name}{end}" for name in told_metrics(study) for end in ("", "_lo", "_hi")]
+    ends = ("", "_lo", "_hi", "_n")
+    names = [f"{name}{end}" for name in told_metrics(study) for end in ends]
     return {name: found[name] for name in names if name in found}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -92,7 +93,8 @@ def evaluate_key(config: EvaluateConfig, train: str) -> str:
     left_out = (*_WITHOUT_EFFECT, *_EVALUATE_WITHOUT_EFFECT)
     settings = {k: v for k, v in asdict(config).items() if k not in left_out}
     judges = [identity(one) for one in (config.judge, config.second_judge) if one is not None]
-    return content_key(code_digest(config), train, settings, judges, _contents(settings))
+    harness = [version("lm_eval")] if config.suite.lm_eval else []
+    return content_key(code_digest(config), train, settings, judges, _contents(settings), *harness)
 
 
 def _contents(settings: Any) -> dict[str, str]:

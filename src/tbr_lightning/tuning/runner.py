@@ -230,7 +230,8 @@ class _Runner:
         channel = PruningChannel(one.folder.path, "")
         for number, values in channel.reports(one.answered):
             for step, value in values.items():
-                self.opened.backend.set_trial_intermediate_value(one.claim.trial_id, step, value)
+                told = value * self.study.reported_sign
+                self.opened.backend.set_trial_intermediate_value(one.claim.trial_id, step, told)
             trial = self.opened.backend.get_trial(one.claim.trial_id)
             stop = self.opened.study.pruner.prune(self.opened.study, trial)
             channel.answer(number, stop=stop)
@@ -260,6 +261,7 @@ class _Runner:
         self._tell(claim, result)
 
     def _again(self, one: _Running, reason: str) -> None:
+        scheduling.charge(self.opened, one.claim)
         claim = replace(one.claim, deaths=one.claim.deaths + 1, again=True)
         self.opened.backend.set_trial_user_attr(claim.trial_id, scheduling.DEATHS, claim.deaths)
         self.hooks.ended(claim.number, "FAILED", reason)

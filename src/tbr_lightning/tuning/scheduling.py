@@ -23,6 +23,9 @@ OWNER, DRAW, DEATHS, LOST, REASON = "owner", "draw", "deaths", "lost", "reason"
 """User attributes of a trial: its runner; which proposal of the sampler it is; how often its own
 process, and how often its runner, died under it; why it failed or was pruned."""
 
+BEGUN, EARLIER = "begun", "earlier_seconds"
+"""And when its present attempt began, and how long attempts before it took that were given back."""
+
 _MOST_LOST = 5  # runners that may die under a trial before it is taken for the cause
 _DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -98,8 +101,18 @@ def owned(opened: Opened, number: int, me: Owner) -> bool:
     return trial.state == TrialState.RUNNING and read_owner(trial.user_attrs.get(OWNER)) == me
 
 
+def charge(opened: Opened, claim: Claim) -> None:
+    """Add the time of a trial's attempt to what it took; another one begins, now or later."""
+    attributes = opened.backend.get_trial(claim.trial_id).user_attrs
+    took = max(time.time() - attributes.get(BEGUN, time.time()), 0.0)
+    earlier = attributes.get(EARLIER, 0.0) + took
+    opened.backend.set_trial_user_attr(claim.trial_id, EARLIER, round(earlier, 3))
+    opened.backend.set_trial_user_attr(claim.trial_id, BEGUN, time.time())
+
+
 def release(opened: Opened, claim: Claim) -> None:
     """Release a trial unfinished, for any runner to take."""
+    charge(opened, claim)
     opened.backend.set_trial_user_attr(claim.trial_id, OWNER, "released")
 
 
@@ -170,6 +183,7 @@ def _begin(
 
 def _own(opened: Opened, trial_id: int, me: Owner) -> None:
     opened.backend.record_heartbeat(trial_id)
+    opened.backend.set_trial_user_attr(trial_id, BEGUN, time.time())
     opened.backend.set_trial_user_attr(trial_id, OWNER, asdict(me))
 
 
@@ -183,8 +197,11 @@ def _spent(trials: Sequence[FrozenTrial], budget: Budget) -> bool:
         return False
     spent = 0.0
     for trial in trials:
+        attributes = trial.user_attrs
+        spent += attributes.get(EARLIER, 0.0)
         if trial.state.is_finished():
-            spent += trial.user_attrs.get("seconds", 0.0)
-        elif trial.state == TrialState.RUNNING and trial.datetime_start is not None:
-            spent += max(time.time() - trial.datetime_start.timestamp(), 0.0)
+            spent += attributes.get("seconds", 0.0)
+        elif attributes.get(OWNER, "released") != "released":
+            # Not since Optuna's own start: a sweep may have been stopped overnight.
+            spent += max(time.time() - attributes.get(BEGUN, time.time()), 0.0)
     return spent >= budget.seconds

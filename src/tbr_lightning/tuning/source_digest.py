@@ -17,7 +17,16 @@ from tbr_lightning.locate import ADAPTER, located
 from tbr_lightning.locate import PACKAGE as WEIGHTS_PACKAGE
 
 PACKAGE = Path(__file__).parents[1]
-_ROOMS = ("data", "evaluation", "microworld", "models", "objectives", "reflection", "training")
+_ROOMS = (
+    "data",
+    "evaluation",
+    "microworld",
+    "mitigations",
+    "models",
+    "objectives",
+    "reflection",
+    "training",
+)
 
 
 def code_digest(config: Any) -> list[str]:

@@ -36,6 +36,15 @@ IDENTITY = (
 )
 """Keys that make a study this one: its trials could not stand beside those of other values."""
 
+_REPORTED = {
+    "validation/loss": "minimize",
+    "probe/false_refusal_rate": "minimize",
+    "probe/harmful_compliance_rate": "minimize",
+    "probe/general_accuracy": "maximize",
+    "probe/unparsed_share": "minimize",
+}
+"""Which way is better of what training can report to a pruner."""
+
 _NOT_OF_THE_FILE = {"omegaconf_ignore": True}
 
 
@@ -191,6 +200,16 @@ class Study:
             return None
         (objective,) = self.objectives
         return str(self.pruner.get("metric", f"probe/{objective}"))
+
+    @property
+    def reported_sign(self) -> float:
+        """-1 where the reported number and the objective are better in opposite directions, else 1.
+
+        Optuna's pruners compare what is reported in the direction of the objective.
+        """
+        ((objective, goal),) = self.objectives.items()
+        own = self.reported in (None, objective, f"probe/{objective}")
+        return 1.0 if own or _REPORTED.get(str(self.reported), goal) == goal else -1.0
 
     @property
     def first_seeds(self) -> list[int]:

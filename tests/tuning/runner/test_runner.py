@@ -132,6 +132,20 @@ def test_a_hopeless_trial_is_pruned_from_within(
     assert all("pruned at step" in t.user_attrs["reason"] for t in pruned)
 
 
+def test_a_loss_prunes_what_is_high_though_the_objective_is_maximised(
+    cheap: Any, write: Write, storage: str, tmp_path: Path
+) -> None:
+    pruner = "{name: median, metric: validation/loss, n_startup_trials: 1, n_min_trials: 1}"
+    file = write(how="good, hopeless", trials=8, more=f"pruner: {pruner}\nseed: 2")
+    text = file.read_text().replace("objectives: {x: minimize}", "objectives: {y: maximize}")
+    file.write_text(text)
+    _, opened, _ = cheap.sweep(file, storage, tmp_path / "runs")
+    ways = [(t.params["how"], t.state) for t in opened.study.trials]
+    since = ways.index(("good", TrialState.COMPLETE))  # there is something to compare with
+    states = {how: {s for h, s in ways[since:] if h == how} for how in ("good", "hopeless")}
+    assert states == {"good": {TrialState.COMPLETE}, "hopeless": {TrialState.PRUNED}}
+
+
 def _kill_worker(runner: Any, runs: Path) -> None:
     (pid,) = wait_for(lambda: times(runs).get(1))
     os.kill(pid, signal.SIGKILL)
