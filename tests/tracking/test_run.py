@@ -11,11 +11,12 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from tbr_lightning.config.schema import TrackingConfig
 from tbr_lightning.data.example import Example
-from tbr_lightning.errors import UserError
+from tbr_lightning.errors import OutageError, UserError
 from tbr_lightning.tracking.abandoned import close_abandoned
 from tbr_lightning.tracking.run import Run, start_run
 from tbr_lightning.tracking.store import address, connect
@@ -101,6 +102,31 @@ def test_a_run_that_does_not_end_well_says_so(
     assert ("why" in found.data.tags.get("tbr.failure", "")) == (status == "FAILED")
 
 
+def test_a_run_whose_end_the_tracker_does_not_take_is_an_error(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else the command would end well, and its run be found open, and closed as KILLED."""
+
+    def gone(*_: object, **__: object) -> None:
+        raise MlflowException("Max retries exceeded")
+
+    with (
+        pytest.MonkeyPatch.context() as patched,
+        pytest.raises(MlflowException, match="retries"),
+        start_run("train", "one", Config(), tracking(store)),
+    ):
+        patched.setattr("mlflow.tracking.MlflowClient.set_terminated", gone)
+    assert mlflow.active_run() is None
+    # What went wrong before is what is told.
+    with (
+        pytest.raises(ValueError, match="why"),
+        start_run("train", "one", Config(), tracking(store)),
+    ):
+        monkeypatch.setattr("mlflow.tracking.MlflowClient.set_terminated", gone)
+        raise ValueError("why")
+    assert "stays open" in capsys.readouterr().err
+
+
 def test_a_data_set_is_logged_with_its_counts(store: Path) -> None:
     rows = [Example("a", "b", "general", "t"), Example("c", "d", "harmful", "t")]
     with start_run("train", "one", Config(), tracking(store)) as opened:
@@ -119,8 +145,9 @@ def test_stores_that_cannot_be_used_are_told(tmp_path: Path, closed_port: int) -
         connect(tracking(tmp_path, f"sqlite:///{tmp_path}/text.db"))
     with pytest.raises(UserError, match="not supported"):
         connect(tracking(tmp_path, "file:./mlruns"))
-    with pytest.raises(UserError, match="does not answer"):
-        connect(tracking(tmp_path, f"http://127.0.0.1:{closed_port}"))
+    with pytest.raises(OutageError, match="does not answer") as told:
+        connect(tracking(tmp_path, f"http://a:PLANTED@127.0.0.1:{closed_port}"))
+    assert "PLANTED" not in str(told.value)
 
 
 def test_a_store_that_cannot_be_written_is_told(

@@ -43,6 +43,31 @@ def test_a_model_whose_tracker_is_gone_is_logged_later_without_a_step(
     assert (run.info.status, run.data.metrics["train/steps"]) == ("FINISHED", 2)
 
 
+@pytest.mark.parametrize("gone_at", ["mlflow.tracking.MlflowClient.set_terminated", "record"])
+def test_a_model_that_was_logged_whole_is_not_logged_again(
+    store: Path, base_folder: Path, gone_at: str
+) -> None:
+    """The tracker goes after the model is logged, before the run has ended."""
+    words = ["data=microworld", "reflection=none", "trainer.max_steps=2", "data.general=40"]
+    config = config_of(*words, "data.harmful=10")
+
+    def gone(*_: object, **__: object) -> str:
+        raise MlflowException("Max retries exceeded")
+
+    with pytest.MonkeyPatch.context() as patched, pytest.raises((MlflowException, UserError)):
+        if gone_at == "record":
+            patched.setattr(finish, gone_at, gone)
+        else:
+            patched.setattr(gone_at, gone)
+        pipeline.run(config)
+    done = pipeline.run(config_of(*words, "data.harmful=10", "resume=latest"))
+    run = mlflow.get_run(done.run_id)
+    assert run.info.status == "FINISHED"
+    (model,) = mlflow.search_logged_models([run.info.experiment_id], output_format="list")
+    assert done.model_uri == f"models:/{model.model_id}"
+    assert model.tags["tbr.artifacts_digest"] == run.data.tags["tbr.artifacts_digest"]
+
+
 @pytest.mark.parametrize(
     ("error", "full"),
     [

@@ -6,7 +6,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -295,6 +295,10 @@ def start_run(
     logs the resolved config (as ``config.yaml`` and as flat params), code and package versions
     and the machine. The status ends as FINISHED, KILLED after an interruption, or FAILED with the
     error's words in the tag ``tbr.failure``.
+
+    Raises:
+        MlflowException: The tracker does not take that a command's run is finished: given again,
+            the command ends it.
     """
     experiment_id = connect(tracking)
     facts = {"tbr.stage": stage, **git_state(), **dict(tags or {})}
@@ -313,7 +317,7 @@ def start_run(
         )
     else:
         active = _continue(run_id, nested=nested, system_metrics=tracking.system_metrics)
-    with _true_status():
+    with _true_status(must_finish=not nested):
         if run_id is not None and PROCESS in facts:
             mlflow.set_tag(PROCESS, facts[PROCESS])
         if run_id is None:
@@ -355,8 +359,14 @@ def child_run(
 @contextmanager
 def _true_status(
     killed_by: tuple[type[BaseException], ...] = (KeyboardInterrupt,),
+    *,
+    must_finish: bool = False,
 ) -> Iterator[None]:
-    """End the open run with the block, with a status that tells the truth."""
+    """End the open run with the block, with a status that tells the truth.
+
+    With ``must_finish`` a run that cannot be ended as finished is an error. Else it stays open,
+    which is reported: what surrounds it goes on.
+    """
     status = "FINISHED"
     try:
         yield
@@ -369,7 +379,8 @@ def _true_status(
             mlflow.set_tag("tbr.failure", f"{type(error).__name__}: {error}"[:500])
         raise
     finally:
-        with _tolerant():
+        strict = must_finish and status == "FINISHED"
+        with nullcontext() if strict else _tolerant():
             mlflow.end_run(status)
 
 
