@@ -128,7 +128,10 @@ def _log(job: Job, exported: Exported, prepared: Prepared, *, tags: Mapping[str,
     }
     run.set_tags(facts)
     # Of the fit's numbers, what the tracker missed.
-    MetricBuffer(job.run_id, job.folder / "metrics.spool").close()
+    missed = MetricBuffer(job.run_id, job.folder / "metrics.spool")
+    missed.flush()
+    if missed.refused is not None:  # a run that is finished is never resumed, so they would stay
+        raise missed.refused
     run.log_metrics({f"train/{name}": value for name, value in asdict(exported.done).items()})
     card = model_card(config, prepared, facts, run.metrics())
     (job.folder / "model" / "README.md").write_text(card)
