@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sqlite3
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -157,6 +158,21 @@ def test_a_store_that_cannot_be_written_is_told(
     monkeypatch.setattr("os.access", lambda *_: False)
     with pytest.raises(UserError, match="no permission to write"):
         connect(tracking(tmp_path))
+
+
+def test_what_a_store_refuses_is_raised_and_logs_no_traceback(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As of a full disk: whoever catches it tells it in a sentence."""
+    client = MlflowClient()
+    run_id = client.create_run(connect(tracking(store))).info.run_id
+    with closing(sqlite3.connect(store / "mlflow.db")) as db, db:
+        db.execute(
+            "CREATE TRIGGER full BEFORE INSERT ON tags BEGIN SELECT RAISE(ABORT, 'full'); END"
+        )
+    with pytest.raises(MlflowException, match="full"):
+        client.set_tag(run_id, "key", "value")
+    assert capsys.readouterr().err == ""
 
 
 def test_a_store_of_another_mlflow_version_is_told_and_left_alone(tmp_path: Path) -> None:

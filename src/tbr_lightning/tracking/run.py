@@ -33,11 +33,11 @@ from mlflow.utils.mlflow_tags import (
 )
 from mlflow.utils.validation import MAX_METRICS_PER_BATCH, MAX_PARAM_VAL_LENGTH
 
-from tbr_lightning.config.credentials import without_credentials
+from tbr_lightning.config.credentials import hidden, without_credentials
 from tbr_lightning.config.schema import TrackingConfig
 from tbr_lightning.data.example import Example
 from tbr_lightning.data.table import Examples
-from tbr_lightning.errors import UserError
+from tbr_lightning.errors import UserError, disk_full
 from tbr_lightning.tracking.abandoned import PROCESS, close_abandoned, mark
 from tbr_lightning.tracking.provenance import git_state, hardware, package_versions
 from tbr_lightning.tracking.store import connect
@@ -391,7 +391,8 @@ def _tolerant() -> Iterator[None]:
         yield
     except MlflowException as error:
         first = (str(error).strip() or "no answer").splitlines()[0][:160]
-        print(f"the tracker does not answer: a run's status stays open ({first})", file=sys.stderr)
+        why = disk_full(error) or f"the tracker does not take it ({first})"
+        print(f"a run's status stays open: {hidden(why)}", file=sys.stderr)
 
 
 def _continue(run_id: str, *, nested: bool, system_metrics: bool) -> Any:

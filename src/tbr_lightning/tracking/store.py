@@ -200,3 +200,5 @@ def _quiet() -> None:
     """Keep MLflow's and Alembic's progress chatter out of what a person reads."""
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # It logs a traceback of what it raises, which is told in a sentence where it is caught.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
