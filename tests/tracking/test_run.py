@@ -97,7 +97,12 @@ def test_a_run_that_does_not_end_well_says_so(
         pytest.raises(type(error)),
         start_run("train", "one", Config(), tracking(store)) as opened,
     ):
+        begun = mlflow.initialize_logged_model("half", source_run_id=opened.id)
         raise error
+    (model,) = mlflow.search_logged_models(
+        [begun.experiment_id], f"source_run_id = '{opened.id}'", output_format="list"
+    )
+    assert model.status == "FAILED"
     found = mlflow.get_run(opened.id)
     assert found.info.status == status
     assert ("why" in found.data.tags.get("tbr.failure", "")) == (status == "FAILED")

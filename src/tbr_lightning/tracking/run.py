@@ -38,7 +38,7 @@ from tbr_lightning.config.schema import TrackingConfig
 from tbr_lightning.data.example import Example
 from tbr_lightning.data.table import Examples
 from tbr_lightning.errors import UserError, disk_full
-from tbr_lightning.tracking.abandoned import PROCESS, close_abandoned, mark
+from tbr_lightning.tracking.abandoned import PROCESS, close_abandoned, fail_pending, mark
 from tbr_lightning.tracking.provenance import git_state, hardware, package_versions
 from tbr_lightning.tracking.store import connect
 
@@ -379,6 +379,10 @@ def _true_status(
             mlflow.set_tag("tbr.failure", f"{type(error).__name__}: {error}"[:500])
         raise
     finally:
+        active = mlflow.active_run()
+        if status != "FINISHED" and active is not None:
+            with _tolerant():
+                fail_pending(active.info.experiment_id, active.info.run_id)
         strict = must_finish and status == "FINISHED"
         with nullcontext() if strict else _tolerant():
             mlflow.end_run(status)
