@@ -172,10 +172,8 @@ def test_what_a_store_refuses_is_raised_and_logs_no_traceback(
     client = MlflowClient()
     run_id = client.create_run(connect(tracking(store))).info.run_id
     with closing(sqlite3.connect(store / "mlflow.db")) as db, db:
-        db.execute(
-            "CREATE TRIGGER full BEFORE INSERT ON tags BEGIN SELECT RAISE(ABORT, 'full'); END"
-        )
-    with pytest.raises(MlflowException, match="full"):
+        db.execute("DROP TABLE tags")
+    with pytest.raises(MlflowException, match="no such table"):
         client.set_tag(run_id, "key", "value")
     assert capsys.readouterr().err == ""
 
