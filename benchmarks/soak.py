@@ -36,17 +36,18 @@ TRAIN = (
     *("reflection=none", f"trainer.max_steps={STEPS}", "trainer.epochs=9"),
     *("trainer.batch_size=4", "trainer.checkpoint_every=5", "trainer.log_every=1"),
 )
-STUDY = """\
+TRIALS = 4
+STUDY = f"""\
 about: a soak
 fixed: [model=mistral, model.scale=tiny, model.init=random, model.tokenizer=bytes, data=microworld,
   data.general=40, data.harmful=20, data.validation=0, reflection=none, trainer.max_steps=5,
   trainer.epochs=9]
-space: {optimizer.lr: {low: 1e-4, high: 1e-2, log: true}}
+space: {{optimizer.lr: {{low: 1e-4, high: 1e-2, log: true}}}}
 evaluate: [suite=smoke, suite.half=dev, suite.limit=6, "suite.lm_eval=[]",
   generation.max_new_tokens=4, judge.max_unparsed=1]
-objectives: {false_refusal_rate: minimize}
+objectives: {{false_refusal_rate: minimize}}
 sampler: random
-trials: 4
+trials: {TRIALS}
 """
 
 
@@ -119,7 +120,8 @@ class Tracker:
         raise SystemExit("the tracker does not come up")
 
     def signal(self, how: signal.Signals) -> None:
-        assert self.process is not None
+        if self.process is None:
+            return
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, how)
         if how == signal.SIGKILL:
@@ -149,6 +151,10 @@ class Worker:
                 if LATEST.is_set():
                     return
             self.done += 1
+
+    def end(self) -> None:
+        """Kill the command that runs."""
+        _ended(self.process)
 
     def _run(self, words: list[str]) -> int:
         log = self.folder.parent / f"{self.name}.log"
@@ -265,8 +271,17 @@ def _fill(folder: Path, seconds: float) -> None:
     file.unlink(missing_ok=True)
 
 
-def count(uri: str, workers: list[Worker], trials: int) -> dict[str, dict[str, int]]:
-    """Count in the tracker what there is, what is missing and what is there twice."""
+def count(
+    uri: str, trainings: list[Worker], sweep: Worker, trials: int
+) -> dict[str, dict[str, int]]:
+    """Count in the tracker what there is, what is missing and what is there twice.
+
+    Args:
+        uri: Of the tracker.
+        trainings: Whose finished commands are a run each.
+        sweep: Whose study is counted.
+        trials: Of the study.
+    """
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(uri, uri)
@@ -281,7 +296,7 @@ def count(uri: str, workers: list[Worker], trials: int) -> dict[str, dict[str, i
         points["there"] += len(history)
         points["lost"] += len(set(range(1, STEPS + 1)) - set(steps))
         points["doubled"] += sum(steps.values()) - len(steps)
-    done = sum(worker.done for worker in workers[:2])
+    done = sum(worker.done for worker in trainings)
     models = Counter(
         one.source_run_id
         for one in client.search_logged_models(experiments, max_results=1000)
@@ -290,7 +305,7 @@ def count(uri: str, workers: list[Worker], trials: int) -> dict[str, dict[str, i
     of_done = [models[run.info.run_id] for run in finished]
     left = sum(run.info.status == "RUNNING" for run in runs)
     complete = 0
-    for file in workers[2].folder.glob(".tbr/runs/studies.db"):
+    for file in sweep.folder.glob(".tbr/runs/studies.db"):
         import optuna
 
         storage = f"sqlite:///{file}"
@@ -337,7 +352,25 @@ def main() -> int:
 def soak(root: Path, args: argparse.Namespace, mounted: bool) -> int:
     """Start everything, let it be disturbed, wait for its end, count."""
     tracker = Tracker(root / "tracker")
-    tracker.start()
+    with contextlib.ExitStack() as started:
+        started.callback(tracker.signal, signal.SIGKILL)
+        tracker.start()
+        return _soak(root, args, mounted, tracker, started)
+
+
+def _ended(process: subprocess.Popen[bytes] | None) -> None:
+    if process is not None and process.poll() is None:
+        process.kill()
+        process.wait()
+
+
+def _soak(
+    root: Path,
+    args: argparse.Namespace,
+    mounted: bool,
+    tracker: Tracker,
+    started: contextlib.ExitStack,
+) -> int:
     proxy = Proxy(tracker.port)
     uri = f"http://127.0.0.1:{proxy.port}"
     there = [f"tracking.uri={uri}"]
@@ -345,7 +378,11 @@ def soak(root: Path, args: argparse.Namespace, mounted: bool) -> int:
     train = ["tbr_lightning.train", *TRAIN, *there]
     # The model that is served is trained before anything is disturbed.
     first = Worker("first", root / "first", train, again=False)
-    first._work()
+    first.folder.mkdir()
+    if first._run(train) != 0:
+        raise SystemExit(f"the first training failed: see {root / 'first.log'}")
+    first.done = 1
+    print(f"{time.strftime('%H:%M:%S')} the first training is done", flush=True)
     served = next(iter(_models(uri)))
     port = _free_port()
     with (root / "serve.log").open("wb") as log:
@@ -356,6 +393,7 @@ def soak(root: Path, args: argparse.Namespace, mounted: bool) -> int:
             stdout=log,
             stderr=log,
         )
+    started.callback(_ended, server)
     while _status(port, "/health", timeout=5) != 200:
         if server.poll() is not None:
             raise SystemExit(f"the server ended: see {root / 'serve.log'}")
@@ -369,6 +407,8 @@ def soak(root: Path, args: argparse.Namespace, mounted: bool) -> int:
     replies: Counter[int] = Counter()
     for worker in workers:
         worker.thread.start()
+        started.callback(worker.end)
+    started.callback(LATEST.set)
     asking = threading.Thread(target=ask, args=(port, replies), daemon=True)
     asking.start()
     done = faults(tracker, proxy, workers, args, mounted)
@@ -380,9 +420,7 @@ def soak(root: Path, args: argparse.Namespace, mounted: bool) -> int:
         worker.thread.join(max(1.0, until - time.monotonic()))
     LATEST.set()
     server.wait(120)
-    found = count(uri, [*workers[:2], workers[2]], trials=4)
-    # The one that was trained for the server is a run as well.
-    found["runs"]["doubled"] = max(0, found["runs"]["doubled"] - first.done)
+    found = count(uri, [first, *workers[:2]], workers[2], trials=TRIALS)
     lost = sum(number for status, number in replies.items() if status != 200)
     found["replies"] = {"there": replies[200], "lost": lost, "doubled": 0}
     print("faults:", dict(done))
@@ -396,7 +434,6 @@ def soak(root: Path, args: argparse.Namespace, mounted: bool) -> int:
     for name, numbers in found.items():
         print(f"{name:8s} " + "  ".join(f"{key} {value}" for key, value in numbers.items()))
         bad = bad or bool(numbers["lost"] or numbers["doubled"])
-    tracker.signal(signal.SIGKILL)
     if not bad:
         for worker in workers:
             shutil.rmtree(worker.folder, ignore_errors=True)

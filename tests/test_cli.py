@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tbr_lightning import cli
+from tbr_lightning import cli, errors
 from tbr_lightning.config.verbs import VERBS
 
 HEAVY = ("torch", "transformers", "lightning", "mlflow", "optuna")
@@ -99,3 +99,50 @@ def test_an_outage_is_told_with_what_is_left_to_do(
     told = capsys.readouterr().err
     assert "does not answer" in told and "the same command again" in told
     assert "a:b" not in told
+
+
+def _main(monkeypatch: pytest.MonkeyPatch, error: BaseException, behind: BaseException) -> int:
+    def command(config: object) -> int:
+        raise error from behind
+
+    monkeypatch.setattr(importlib.import_module("tbr_lightning.promote"), "command", command)
+    return cli.main("promote", ["model=models:/m-x"])
+
+
+@pytest.mark.parametrize("name", ["/there/weights", None])
+def test_a_full_disk_is_told_as_one_whatever_it_was_taken_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str | None
+) -> None:
+    monkeypatch.setattr(errors, "_fullest", lambda: "/full")
+    taken_for, full = errors.UserError("the files are gone: train again"), OSError(28, "x", name)
+    assert _main(monkeypatch, taken_for, full) == cli.USAGE_ERROR
+    told = capsys.readouterr().err
+    assert f"the disk is full at {name or '/full'}: free some space" in told
+    assert "train again" not in told
+
+
+def test_an_outage_that_a_sentence_tells_of_has_its_own_exit_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _main(monkeypatch, errors.OutageError("it sleeps"), TimeoutError()) == cli.OUTAGE
+    assert "it sleeps" in capsys.readouterr().err
+    assert _main(monkeypatch, errors.UserError("wrong"), TimeoutError()) == cli.USAGE_ERROR
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://someone:PLANTED@host/v1",
+        "http://someone:PLAN@TED@host/v1",
+        "https://host/v1?api_key=PLANTED",
+        "https://host/v1?x=1&subscription-key=PLANTED",
+        "postgresql+psycopg://a:PLANTED@host:5432/db",
+    ],
+)
+def test_no_credential_of_a_url_is_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], url: str
+) -> None:
+    _main(monkeypatch, errors.UserError(f"{url} does not answer ('{url}')"), TimeoutError())
+    told = capsys.readouterr().err
+    assert "PLAN" not in told and "TED" not in told
+    assert told.count("host") == 2

@@ -12,10 +12,12 @@ from omegaconf import OmegaConf
 
 from tbr_lightning import __version__
 from tbr_lightning.config.compose import Composed, compose_verb, options
+from tbr_lightning.config.credentials import hidden
 from tbr_lightning.errors import (
     INTERRUPTED,
     OUTAGE,
     USAGE_ERROR,
+    OutageError,
     UserError,
     disk_full,
     near,
@@ -41,8 +43,8 @@ FORMATTED = ("evaluate",)
 def main(verb: str, argv: Sequence[str] | None = None) -> int:
     """Compose the config of a command, run it, and return the exit code.
 
-    0 is success, 2 wrong use or bad input (reported in one sentence), 75 an outage of tracker or
-    database, 130 an interruption; a command may return others (``promote``: 3 for a refusal).
+    0 is success, 2 wrong use or bad input (reported in one sentence), 75 an outage (give the
+    same command again once it is over), 130 an interruption; a command may return others (``promote``: 3 for a refusal).
     """
     try:
         args, action, overrides = _parse(verb, sys.argv[1:] if argv is None else argv)
@@ -57,8 +59,10 @@ def main(verb: str, argv: Sequence[str] | None = None) -> int:
         composed = compose_verb(verb, given, args.config_dir)
         return _run(verb, composed, action)
     except UserError as error:
-        print(f"{verb}: {error}", file=sys.stderr)
-        return USAGE_ERROR
+        # Whatever a library's error was taken for, a full disk is told as one.
+        full = None if "disk is full" in str(error) else disk_full(error)
+        print(f"{verb}: {hidden(full or str(error))}", file=sys.stderr)
+        return OUTAGE if isinstance(error, OutageError) and full is None else USAGE_ERROR
     except KeyboardInterrupt:
         print(f"{verb}: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -68,7 +72,7 @@ def main(verb: str, argv: Sequence[str] | None = None) -> int:
             code, sentence = OUTAGE, outage(error)
         if sentence is None:
             raise
-        print(f"{verb}: {sentence}", file=sys.stderr)
+        print(f"{verb}: {hidden(sentence)}", file=sys.stderr)
         return code
 
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 import difflib
 import errno
 import re
+import shutil
+import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
 
-_USER = re.compile(r"://[^/@\s]+@")
+_USER = re.compile(r"://[^/\s]+@")
 _CLIENTS = ("mlflow", "sqlalchemy", "psycopg", "requests", "urllib3")
 _GONE = (
     "Max retries exceeded",
@@ -22,6 +26,7 @@ _GONE = (
     "connection failed",
     "the database system is",
 )
+_ROOM = 100 * 2**20  # bytes; a disk that a model did not fit on has less, in most cases
 _FULL = ("No space left on device", "database or disk is full", "Disk quota exceeded")
 
 USAGE_ERROR = 2
@@ -42,6 +47,10 @@ class UserError(Exception):
     """
 
 
+class OutageError(UserError):
+    """What a command needs did not answer: nobody's fault, and to be given again; exit code 75."""
+
+
 def disk_full(error: BaseException) -> str | None:
     """Return a sentence if the cause of an error is a full disk, else ``None``.
 
@@ -52,10 +61,24 @@ def disk_full(error: BaseException) -> str | None:
         text = str(cause)
         by_number = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
         if by_number or any(word in text for word in _FULL):
-            where = f" at {cause.filename}" if isinstance(cause, OSError) and cause.filename else ""
-            return f"the disk is full{where}: free some space; what was written before is kept"
+            where = cause.filename if isinstance(cause, OSError) else None
+            where = where or _fullest()
+            return (
+                f"the disk is full{f' at {where}' if where else ''}: free some space and give the "
+                "same command again; what was written before is kept"
+            )
         cause = cause.__cause__ or cause.__context__
     return None
+
+
+def _fullest() -> str | None:
+    """Return which of the folders that are written to has next to no space left."""
+    found = []
+    for folder in (str(Path.cwd()), tempfile.gettempdir()):
+        with suppress(OSError):
+            found.append((shutil.disk_usage(folder).free, folder))
+    free, folder = min(found, default=(_ROOM, ""))
+    return folder if free < _ROOM else None
 
 
 def outage(error: BaseException) -> str | None:

@@ -31,6 +31,7 @@ WRITES: tuple[tuple[Any, str], ...] = (
     (MlflowClient, "delete_registered_model_alias"),
     (MlflowClient, "set_model_version_tag"),
     (MlflowClient, "update_model_version"),
+    (MlflowClient, "update_registered_model"),
     (MlflowClient, "set_registered_model_tag"),
     (Ledger, "append"),
 )
@@ -79,6 +80,7 @@ def after(folder: Path) -> dict[str, Any]:
     return {
         "entries": len(standing.entries),
         "aliases": there.aliases if there else {},
+        "described": MlflowClient().get_registered_model(made.NAME).description,
         "drift": list(standing.drift),
         "problems": list(audit(where).problems),
     }

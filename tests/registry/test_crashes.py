@@ -57,6 +57,7 @@ def test_every_point_at_which_a_command_may_be_killed(
             continue
         assert (one["drift"], one["problems"]) == ([], []), one
         assert one["aliases"] == (BEFORE if undone else done), one
+        assert f"Champion: version {one['aliases']['champion']}." in one["described"], one
     assert {one["entries"] for one in killed} == {3, 4}  # some before the ledger, some after
     assert not last["killed"]
     assert (last["aliases"], last["problems"]) == (done, [])

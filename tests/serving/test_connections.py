@@ -14,6 +14,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import BadStatusLine
 from jinja2 import TemplateError
 
+from tbr_lightning.errors import UserError
 from tbr_lightning.serving import connections
 from tbr_lightning.serving.chat import plain
 from tbr_lightning.serving.connections import Limiter
@@ -143,6 +144,25 @@ def test_what_is_served_is_a_copy(tmp_path: Path) -> None:
     weights.write_bytes(b"Never.")
     assert (copy / "model" / "model.safetensors").read_bytes() == b"Yes."
     assert files.changed
+
+
+def test_a_copy_for_which_there_is_no_room_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "store"
+    store.mkdir()
+    for name in ("a", "b"):
+        (store / name).write_text(name)
+
+    def full(source: str, target: str) -> None:
+        Path(target).write_text("a part")
+        raise OSError(28, "No space left on device", target)
+
+    monkeypatch.setattr("tbr_lightning.serving.files._CLONE", 0)  # as where nothing is cloned
+    monkeypatch.setattr("shutil.copyfile", full)
+    with pytest.raises(UserError, match="the disk is full"):
+        private_copy(store, tmp_path / "served" / "artifacts")
+    assert not (tmp_path / "served" / "artifacts").exists()
 
 
 def test_copies_of_servers_that_are_gone_are_removed(tmp_path: Path) -> None:

@@ -6,16 +6,18 @@ import json
 import os
 import signal
 import sqlite3
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
 import pytest
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from tbr_lightning.config.schema import TrackingConfig
 from tbr_lightning.data.example import Example
-from tbr_lightning.errors import UserError
+from tbr_lightning.errors import OutageError, UserError
 from tbr_lightning.tracking.abandoned import close_abandoned
 from tbr_lightning.tracking.run import Run, start_run
 from tbr_lightning.tracking.store import address, connect
@@ -95,10 +97,40 @@ def test_a_run_that_does_not_end_well_says_so(
         pytest.raises(type(error)),
         start_run("train", "one", Config(), tracking(store)) as opened,
     ):
+        begun = mlflow.initialize_logged_model("half", source_run_id=opened.id)
         raise error
+    (model,) = mlflow.search_logged_models(
+        [begun.experiment_id], f"source_run_id = '{opened.id}'", output_format="list"
+    )
+    assert model.status == "FAILED"
     found = mlflow.get_run(opened.id)
     assert found.info.status == status
     assert ("why" in found.data.tags.get("tbr.failure", "")) == (status == "FAILED")
+
+
+def test_a_run_whose_end_the_tracker_does_not_take_is_an_error(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else the command would end well, and its run be found open, and closed as KILLED."""
+
+    def gone(*_: object, **__: object) -> None:
+        raise MlflowException("Max retries exceeded")
+
+    with (
+        pytest.MonkeyPatch.context() as patched,
+        pytest.raises(MlflowException, match="retries"),
+        start_run("train", "one", Config(), tracking(store)),
+    ):
+        patched.setattr("mlflow.tracking.MlflowClient.set_terminated", gone)
+    assert mlflow.active_run() is None
+    # What went wrong before is what is told.
+    with (
+        pytest.raises(ValueError, match="why"),
+        start_run("train", "one", Config(), tracking(store)),
+    ):
+        monkeypatch.setattr("mlflow.tracking.MlflowClient.set_terminated", gone)
+        raise ValueError("why")
+    assert "stays open" in capsys.readouterr().err
 
 
 def test_a_data_set_is_logged_with_its_counts(store: Path) -> None:
@@ -119,8 +151,9 @@ def test_stores_that_cannot_be_used_are_told(tmp_path: Path, closed_port: int) -
         connect(tracking(tmp_path, f"sqlite:///{tmp_path}/text.db"))
     with pytest.raises(UserError, match="not supported"):
         connect(tracking(tmp_path, "file:./mlruns"))
-    with pytest.raises(UserError, match="does not answer"):
-        connect(tracking(tmp_path, f"http://127.0.0.1:{closed_port}"))
+    with pytest.raises(OutageError, match="does not answer") as told:
+        connect(tracking(tmp_path, f"http://a:PLANTED@127.0.0.1:{closed_port}"))
+    assert "PLANTED" not in str(told.value)
 
 
 def test_a_store_that_cannot_be_written_is_told(
@@ -130,6 +163,19 @@ def test_a_store_that_cannot_be_written_is_told(
     monkeypatch.setattr("os.access", lambda *_: False)
     with pytest.raises(UserError, match="no permission to write"):
         connect(tracking(tmp_path))
+
+
+def test_what_a_store_refuses_is_raised_and_logs_no_traceback(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As of a full disk: whoever catches it tells it in a sentence."""
+    client = MlflowClient()
+    run_id = client.create_run(connect(tracking(store))).info.run_id
+    with closing(sqlite3.connect(store / "mlflow.db")) as db, db:
+        db.execute("DROP TABLE tags")
+    with pytest.raises(MlflowException, match="no such table"):
+        client.set_tag(run_id, "key", "value")
+    assert capsys.readouterr().err == ""
 
 
 def test_a_store_of_another_mlflow_version_is_told_and_left_alone(tmp_path: Path) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
 from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
 
 from tbr_lightning.errors import UserError, disk_full
 from tbr_lightning.models.logged import find_model
@@ -41,6 +44,51 @@ def test_a_model_whose_tracker_is_gone_is_logged_later_without_a_step(
     assert find_model(done.model_uri).tags["tbr.artifacts_digest"]
     run = mlflow.get_run(done.run_id)
     assert (run.info.status, run.data.metrics["train/steps"]) == ("FINISHED", 2)
+
+
+def test_no_run_is_finished_before_its_numbers_are_sent(
+    store: Path, base_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The tracker is gone while numbers are sent, and back for all that is logged after them."""
+    words = ["data=microworld", "reflection=none", "trainer.max_steps=2", "data.general=40"]
+    config, send = config_of(*words, "data.harmful=10"), MlflowClient.log_batch
+
+    def gone(self: MlflowClient, run_id: str, metrics: Sequence[Any] = (), **more: Any) -> None:
+        if any(metric.key == "train/loss" for metric in metrics):
+            raise MlflowException("Max retries exceeded")
+        send(self, run_id, metrics=metrics, **more)
+
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(UserError, match="resume="):
+        patched.setattr(MlflowClient, "log_batch", gone)
+        pipeline.run(config)
+    done = pipeline.run(config_of(*words, "data.harmful=10", "resume=latest"))
+    history = MlflowClient().get_metric_history(done.run_id, "train/loss")
+    assert sorted(point.step for point in history) == [1, 2]
+
+
+@pytest.mark.parametrize("gone_at", ["mlflow.tracking.MlflowClient.set_terminated", "record"])
+def test_a_model_that_was_logged_whole_is_not_logged_again(
+    store: Path, base_folder: Path, gone_at: str
+) -> None:
+    """The tracker goes after the model is logged, before the run has ended."""
+    words = ["data=microworld", "reflection=none", "trainer.max_steps=2", "data.general=40"]
+    config = config_of(*words, "data.harmful=10")
+
+    def gone(*_: object, **__: object) -> str:
+        raise MlflowException("Max retries exceeded")
+
+    with pytest.MonkeyPatch.context() as patched, pytest.raises((MlflowException, UserError)):
+        if gone_at == "record":
+            patched.setattr(finish, gone_at, gone)
+        else:
+            patched.setattr(gone_at, gone)
+        pipeline.run(config)
+    done = pipeline.run(config_of(*words, "data.harmful=10", "resume=latest"))
+    run = mlflow.get_run(done.run_id)
+    assert run.info.status == "FINISHED"
+    (model,) = mlflow.search_logged_models([run.info.experiment_id], output_format="list")
+    assert done.model_uri == f"models:/{model.model_id}"
+    assert model.tags["tbr.artifacts_digest"] == run.data.tags["tbr.artifacts_digest"]
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,10 @@ import re
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-_USER = re.compile(r"://[^/@\s]+@")
+# A password may hold the sign that ends it: the last one before the path counts.
+_USER = re.compile(r"://[^/\s'\"]+@")
 _QUERY = re.compile(
-    r"([?&](?:api[-_]?key|key|token|access[-_]?token|secret|password|sig)=)[^&#\s]+", re.I
+    r"([?&][^=&#\s]*(?:key|token|secret|passw|pwd|sig|auth|cred)[^=&#\s]*=)[^&#\s'\"]+", re.I
 )
 
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, fields
 from typing import Any
 
-from tbr_lightning.config.credentials import hidden
+from tbr_lightning.config.credentials import shown_url
 from tbr_lightning.errors import UserError, at_least
 
 
@@ -52,7 +52,8 @@ class EndpointConfig:
     @property
     def identity(self) -> str:
         """The model and its address, without credentials: what determines the replies."""
-        return f"{self.model or 'default'}@{hidden(self.base_url) if self.base_url else 'default'}"
+        where = shown_url(self.base_url) if self.base_url else "default"
+        return f"{self.model or 'default'}@{where}"
 
 
 NAMES = frozenset(item.name for item in fields(EndpointConfig))

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import mlflow
+from mlflow.entities import LoggedModelStatus
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from tbr_lightning.errors import UserError
+from tbr_lightning.tracking.run import Run
 
 if TYPE_CHECKING:
     from tbr_lightning.models.backbone import Backbone
@@ -120,6 +122,24 @@ def find_model(uri: str) -> LoggedModel:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"model='{uri}' is not in this store: {reason}") from error
     return LoggedModel(found.model_id, found.source_run_id, dict(found.tags))
+
+
+def logged_by(run: Run, weights: str) -> str | None:
+    """Return the URI of the model that a run logged whole before it was interrupted, or ``None``.
+
+    Args:
+        run: Which.
+        weights: Digest of the weights that it exported.
+    """
+    client = MlflowClient()
+    found = client.search_logged_models(
+        [client.get_run(run.id).info.experiment_id], filter_string=f"source_run_id = '{run.id}'"
+    )
+    for model in found:
+        ready = model.status == LoggedModelStatus.READY
+        if ready and model.tags.get("tbr.weights_digest") == weights:
+            return f"models:/{model.model_id}"
+    return None
 
 
 def registered_model_id(version: Any) -> str:

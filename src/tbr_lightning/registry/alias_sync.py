@@ -25,6 +25,8 @@ from tbr_lightning.registry.entry import (
 )
 from tbr_lightning.registry.known_rates import rates_of
 from tbr_lightning.registry.ledger import Ledger, ledger_url, unsigned
+from tbr_lightning.tracking.abandoned import close_abandoned
+from tbr_lightning.tracking.run import Run
 from tbr_lightning.tracking.signing import keys_of
 from tbr_lightning.tracking.store import connect
 
@@ -87,7 +89,7 @@ class Standing:
 def open_registry(
     name: str, tracking: TrackingConfig, paths: PathsConfig, *, write: bool = True
 ) -> Registry:
-    """Connect to MLflow's store and to the ledger.
+    """Connect to MLflow's store and to the ledger; whoever writes closes what was killed before.
 
     Args:
         name: Name of the registered model.
@@ -101,7 +103,9 @@ def open_registry(
     file = Path(tracking.uri.removeprefix("sqlite:///"))
     if not write and tracking.uri.startswith("sqlite:///") and not file.exists():
         raise UserError(f"tracking.uri: there is no file {file.absolute()}: promote a model first")
-    connect(tracking)
+    experiment = connect(tracking)
+    if write:
+        close_abandoned(experiment)
     return Registry(name, Ledger(ledger_url(tracking), keys_of(paths), write=write))
 
 
@@ -228,6 +232,7 @@ def drift(entries: Sequence[Entry], actual: dict[str, str]) -> tuple[str, ...]:
 def project(registry: Registry, *, force: bool = False) -> None:
     """Apply the ledger's last entry to aliases and tags.
 
+    What was decided is written on versions, on the promotions' runs and on the registered model.
     One process does so at a time, and always for the last entry there is, so that a slow one
     cannot undo what a later one has done. An alias that somebody moved outside meanwhile, or whose
     version is gone, stays where it is: that is drift, and reported by the next command.
@@ -252,6 +257,11 @@ def project(registry: Registry, *, force: bool = False) -> None:
                 aliases.move(name, alias, wanted)
         for entry in entries[done:]:
             _write_on_version(name, entry)
+            _write_on_run(entry)
+        champion = steps[-1].get(aliases.CHAMPION)
+        if champion is not None and any(aliases.CHAMPION in one.moves for one in entries[done:]):
+            _describe_champion(name, champion, entries)
+        # Last, so that whoever is killed before it has all of this done by the next command.
         aliases.tag_model(name, TAG, entries[-1].mark)
 
 
@@ -310,4 +320,21 @@ def _write_on_version(name: str, entry: Entry) -> None:
             entry.version,
             f"**{entry.action}**, ledger entry {entry.seq}, {entry.at}, {entry.who}\n\n"
             f"{rates}{entry.why}\n{runs}",
+        )
+
+
+def _write_on_run(entry: Entry) -> None:
+    """Write on a promotion's run where in the ledger its decision stands, if the run is there."""
+    if entry.action in DECISIONS and entry.evidence:
+        with suppress(MlflowException):
+            Run(entry.evidence[0]).set_tags({TAG: entry.mark})
+
+
+def _describe_champion(name: str, version: str, entries: Sequence[Entry]) -> None:
+    """Write on the registered model who is champion, with what rates, and why."""
+    last = next((entry for entry in reversed(entries) if entry.version == version), None)
+    why = f"\n\n{last.action} at {last.at}: {last.why[:1000]}" if last else ""
+    with suppress(MlflowException):
+        aliases.describe_model(
+            name, f"**Champion: version {version}.** Test half: {rates_of(version, entries)}.{why}"
         )

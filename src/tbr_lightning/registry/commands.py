@@ -12,7 +12,7 @@ from rich.table import Table
 
 from tbr_lightning.config.verbs import PromoteConfig
 from tbr_lightning.errors import UserError
-from tbr_lightning.registry import aliases, moves, pipeline, record
+from tbr_lightning.registry import aliases, moves, pipeline
 from tbr_lightning.registry.alias_sync import look, open_registry
 from tbr_lightning.registry.audit import audit, chain_problem
 from tbr_lightning.registry.entry import Entry
@@ -100,7 +100,6 @@ def rollback(config: PromoteConfig) -> int:
             "reason='too many refusals in the field'; nothing was moved"
         )
     entry = moves.rollback(registry, config.reason)
-    record.describe_champion(config.name, entry.version, [*entries, entry])
     print(
         f"{config.name}: champion is version {after} again, and version {before} the previous one"
     )

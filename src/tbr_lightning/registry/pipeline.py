@@ -112,9 +112,6 @@ def run(config: PromoteConfig, tell: Callable[[str], None] = lambda _: None) -> 
                 standing.refuse_drift()
                 tell(_meanwhile(standing, before))
                 _check_start(exam, candidate, version, standing)
-        record.log_entry(opened, entry)
-        if verdict.promoted:
-            record.describe_champion(config.name, version, [entry])
     return PromoteResult(opened.id, version, case.champion, verdict, entry, report)
 
 
@@ -142,14 +139,17 @@ def _check_start(
     config = exam.config
     champion = _champion(config, standing)
     holder = standing.aliases.get(aliases.CHAMPION)
+    if holder is not None and holder == version and not (config.baseline and config.reason):
+        raise UserError(
+            f"model='{config.model_uri}' is the champion already (version {version}): "
+            "'promote history' tells what decided so; nothing is left to do"
+        )
     if config.baseline and holder is not None and not config.reason:
         raise UserError(
             f"reason is not set: baseline=true replaces champion v{holder} "
             f"({rates_of(holder, standing.entries)}) without a comparison, so give a reason, as in "
             "reason='another base model'"
         )
-    if champion is not None and champion == version:
-        raise UserError(f"model='{config.model_uri}' is the champion already (version {version})")
     if champion is None and config.champion_evaluation is not None:
         raise UserError("there is no champion to compare with: leave champion_evaluation out")
     if champion is not None:

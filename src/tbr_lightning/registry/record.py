@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlflow.exceptions import MlflowException
@@ -14,10 +13,8 @@ from tbr_lightning.evaluation.judge import identity
 from tbr_lightning.evaluation.results import rates
 from tbr_lightning.models.logged import LoggedModel
 from tbr_lightning.registry import aliases
-from tbr_lightning.registry.entry import TAG, Entry
 from tbr_lightning.registry.evidence import Evidence, Exam
 from tbr_lightning.registry.gate import Decision
-from tbr_lightning.registry.known_rates import rates_of
 from tbr_lightning.registry.sample_size import check_support
 from tbr_lightning.reports.plane import Region
 from tbr_lightning.tracking.run import Run
@@ -103,20 +100,6 @@ def log_verdict(
         }
     )
     aliases.tag_version(config.name, case.version, facts)
-
-
-def log_entry(run: Run, entry: Entry) -> None:
-    """Log on the run where in the ledger its decision is."""
-    run.set_tags({TAG: entry.mark})
-
-
-def describe_champion(name: str, version: str, entries: Sequence[Entry]) -> None:
-    """Write on the registered model who is champion, with what rates, and why."""
-    last = next((entry for entry in reversed(entries) if entry.version == version), None)
-    why = f"\n\n{last.action} at {last.at}: {last.why[:1000]}" if last else ""
-    aliases.describe_model(
-        name, f"**Champion: version {version}.** Test half: {rates_of(version, entries)}.{why}"
-    )
 
 
 def markdown(config: PromoteConfig, case: Case, verdict: Decision) -> str:

@@ -58,6 +58,7 @@ def private_copy(source: Path, into: Path) -> Path:
         into.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(source, into, copy_function=_cloned)
     except (OSError, shutil.Error) as error:
+        shutil.rmtree(into, ignore_errors=True)  # a part of it would keep a full disk full
         raise UserError(
             disk_full(error)
             or f"the files in {source} cannot be copied to {into.parent}, from where they are "

@@ -34,9 +34,7 @@ def renderer(template: str, special: dict[str, Any]) -> Render | None:
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
     )
-    environment.filters["tojson"] = lambda value, **how: json.dumps(
-        value, ensure_ascii=False, **how
-    )
+    environment.filters["tojson"] = _as_json
     environment.globals |= {
         "raise_exception": _refuse,
         "strftime_now": lambda form: datetime.now().strftime(form),

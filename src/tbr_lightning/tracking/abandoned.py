@@ -44,11 +44,7 @@ def close_abandoned(experiment_id: str) -> list[str]:
             if not is_gone(int(pid), float(started)):
                 continue
             run_id = run.info.run_id
-            for model in client.search_logged_models(
-                [experiment_id], filter_string=f"source_run_id = '{run_id}'"
-            ):
-                if model.status == LoggedModelStatus.PENDING:
-                    client.finalize_logged_model(model.model_id, LoggedModelStatus.FAILED)
+            fail_pending(experiment_id, run_id)
             client.set_tag(run_id, "tbr.reason", "its process was killed")
             client.set_terminated(run_id, "KILLED")
             closed.append(run_id)
@@ -58,6 +54,16 @@ def close_abandoned(experiment_id: str) -> list[str]:
                 file=sys.stderr,
             )
     return closed
+
+
+def fail_pending(experiment_id: str, run_id: str) -> None:
+    """Mark what a run had begun to log as a model, and has not come to the end of, as failed."""
+    client = MlflowClient()
+    for model in client.search_logged_models(
+        [experiment_id], filter_string=f"source_run_id = '{run_id}'"
+    ):
+        if model.status == LoggedModelStatus.PENDING:
+            client.finalize_logged_model(model.model_id, LoggedModelStatus.FAILED)
 
 
 def _machine() -> str:

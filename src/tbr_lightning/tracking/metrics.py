@@ -31,7 +31,12 @@ class MetricBuffer:
         seconds: Seconds between two requests.
         after: For each metric the last step that was logged before an interruption; what is added
             up to it is left out. See :func:`last_logged_steps`.
+
+    Attributes:
+        refused: Why the last request was not taken; ``None`` if it was.
     """
+
+    refused: Exception | None = None
 
     def __init__(
         self,
@@ -66,8 +71,10 @@ class MetricBuffer:
             for first in range(0, len(waiting), _BATCH):
                 self._client.log_batch(self.run_id, metrics=waiting[first : first + _BATCH])
         except (MlflowException, OSError) as error:
+            self.refused = error
             self._keep(error, time.monotonic() - start)
             return False
+        self.refused = None
         self._pending.clear()
         self.spool.unlink(missing_ok=True)
         self._wait = self.seconds

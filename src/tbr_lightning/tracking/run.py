@@ -6,7 +6,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -33,12 +33,12 @@ from mlflow.utils.mlflow_tags import (
 )
 from mlflow.utils.validation import MAX_METRICS_PER_BATCH, MAX_PARAM_VAL_LENGTH
 
-from tbr_lightning.config.credentials import without_credentials
+from tbr_lightning.config.credentials import hidden, without_credentials
 from tbr_lightning.config.schema import TrackingConfig
 from tbr_lightning.data.example import Example
 from tbr_lightning.data.table import Examples
-from tbr_lightning.errors import UserError
-from tbr_lightning.tracking.abandoned import PROCESS, close_abandoned, mark
+from tbr_lightning.errors import UserError, disk_full
+from tbr_lightning.tracking.abandoned import PROCESS, close_abandoned, fail_pending, mark
 from tbr_lightning.tracking.provenance import git_state, hardware, package_versions
 from tbr_lightning.tracking.store import connect
 
@@ -295,6 +295,10 @@ def start_run(
     logs the resolved config (as ``config.yaml`` and as flat params), code and package versions
     and the machine. The status ends as FINISHED, KILLED after an interruption, or FAILED with the
     error's words in the tag ``tbr.failure``.
+
+    Raises:
+        MlflowException: The tracker does not take that a command's run is finished: given again,
+            the command ends it.
     """
     experiment_id = connect(tracking)
     facts = {"tbr.stage": stage, **git_state(), **dict(tags or {})}
@@ -313,7 +317,7 @@ def start_run(
         )
     else:
         active = _continue(run_id, nested=nested, system_metrics=tracking.system_metrics)
-    with _true_status():
+    with _true_status(must_finish=not nested):
         if run_id is not None and PROCESS in facts:
             mlflow.set_tag(PROCESS, facts[PROCESS])
         if run_id is None:
@@ -355,8 +359,14 @@ def child_run(
 @contextmanager
 def _true_status(
     killed_by: tuple[type[BaseException], ...] = (KeyboardInterrupt,),
+    *,
+    must_finish: bool = False,
 ) -> Iterator[None]:
-    """End the open run with the block, with its true status."""
+    """End the open run with the block, with a status that tells the truth.
+
+    With ``must_finish`` a run that cannot be ended as finished is an error. Else it stays open,
+    which is reported: what surrounds it goes on.
+    """
     status = "FINISHED"
     try:
         yield
@@ -369,7 +379,12 @@ def _true_status(
             mlflow.set_tag("tbr.failure", f"{type(error).__name__}: {error}"[:500])
         raise
     finally:
-        with _tolerant():
+        active = mlflow.active_run()
+        if status != "FINISHED" and active is not None:
+            with _tolerant():
+                fail_pending(active.info.experiment_id, active.info.run_id)
+        strict = must_finish and status == "FINISHED"
+        with nullcontext() if strict else _tolerant():
             mlflow.end_run(status)
 
 
@@ -380,7 +395,8 @@ def _tolerant() -> Iterator[None]:
         yield
     except MlflowException as error:
         first = (str(error).strip() or "no answer").splitlines()[0][:160]
-        print(f"the tracker does not answer: a run's status stays open ({first})", file=sys.stderr)
+        why = disk_full(error) or f"the tracker does not take it ({first})"
+        print(f"a run's status stays open: {hidden(why)}", file=sys.stderr)
 
 
 def _continue(run_id: str, *, nested: bool, system_metrics: bool) -> Any:

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tbr_lightning.config.credentials import hidden
 from tbr_lightning.config.schema import TrackingConfig
-from tbr_lightning.errors import UserError
+from tbr_lightning.errors import OutageError, UserError, outage
 
 _SQLITE = "sqlite:///"
 VIEW = "tbr"
@@ -55,7 +56,8 @@ def connect(tracking: TrackingConfig) -> str:
         uri = f"{_SQLITE}{file}"
     elif not tracking.uri.startswith(("http://", "https://", "postgresql", "mysql")):
         raise UserError(
-            f"tracking.uri='{tracking.uri}' is not supported: give sqlite:///FILE or a server's URL"
+            f"tracking.uri='{hidden(tracking.uri)}' is not supported: give sqlite:///FILE or a "
+            "server's URL"
         )
     else:
         # MLflow's own default retries an unreachable server for minutes.
@@ -76,7 +78,8 @@ def connect(tracking: TrackingConfig) -> str:
             f"tracking.artifacts='{tracking.artifacts}' cannot be written: choose another folder"
         ) from error
     except MlflowException as error:
-        raise UserError(_explain(tracking.uri, str(error))) from error
+        kind = OutageError if uri.startswith("http") or outage(error) else UserError
+        raise kind(_explain(hidden(tracking.uri), hidden(str(error)))) from error
 
 
 def _own_runs() -> None:
@@ -131,11 +134,11 @@ def _experiment(tracking: TrackingConfig) -> str:
 def ui_command(tracking: TrackingConfig) -> str:
     """Return the command that shows the store in a browser."""
     if tracking.uri.startswith("http"):
-        return f"open {address(tracking.uri, tracking)}"
+        return f"open {address(hidden(tracking.uri), tracking)}"
     if Path("Makefile").exists():
         return "make ui"
     there = address("http://127.0.0.1:5000", tracking)
-    return f"mlflow server --backend-store-uri {tracking.uri}, then open {there}"
+    return f"mlflow server --backend-store-uri {hidden(tracking.uri)}, then open {there}"
 
 
 def address(server: str, tracking: TrackingConfig) -> str:
@@ -197,3 +200,5 @@ def _quiet() -> None:
     """Keep MLflow's and Alembic's progress messages out of the output."""
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # It logs a traceback of what it raises, which is told in a sentence where it is caught.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)

@@ -10,19 +10,19 @@ from pathlib import Path
 
 from mlflow.exceptions import MlflowException
 
+from tbr_lightning.config.credentials import hidden
 from tbr_lightning.config.verbs import TrainConfig
-from tbr_lightning.errors import UserError, disk_full
+from tbr_lightning.errors import OutageError, UserError, disk_full, outage
 from tbr_lightning.models.backbone import Backbone, load_folder
 from tbr_lightning.models.digest import RECORDED, record
 from tbr_lightning.models.export import export, load_adapter, weights_digest
-from tbr_lightning.models.logged import TRAINED_ROWS, find_model, log_model
+from tbr_lightning.models.logged import TRAINED_ROWS, find_model, log_model, logged_by
 from tbr_lightning.models.planned import weights_dtype
 from tbr_lightning.tracking.metrics import MetricBuffer
 from tbr_lightning.tracking.run import Run
 from tbr_lightning.training.fit import Done, Job
 from tbr_lightning.training.model_card import model_card
 from tbr_lightning.training.prepare import Prepared
-from tbr_lightning.training.resume import RunFolder
 
 _BASE, _EXPORTED = "base", "exported.json"
 
@@ -92,7 +92,7 @@ def exported_before(folder: Path) -> Exported | None:
 
 
 def log_exported(
-    job: Job, exported: Exported, prepared: Prepared, *, tags: Mapping[str, str], folder: RunFolder
+    job: Job, exported: Exported, prepared: Prepared, *, tags: Mapping[str, str]
 ) -> Outcome:
     """Log an exported model once on its run.
 
@@ -100,22 +100,21 @@ def log_exported(
         UserError: The tracker does not accept it; the message says how to log the kept model later.
     """
     try:
-        return _log(job, exported, prepared, tags=tags, folder=folder)
+        return _log(job, exported, prepared, tags=tags)
     except (MlflowException, OSError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         reason = disk_full(error) or f"MLflow does not accept it ({first})"
         uri = job.config.tracking.uri
-        where = f" tracking.uri={shlex.quote(uri)}" if "://" in uri and "@" not in uri else ""
-        raise UserError(
+        where = f" tracking.uri={shlex.quote(uri)}" if "://" in uri and uri == hidden(uri) else ""
+        kind = OutageError if outage(error) else UserError
+        raise kind(
             f"the model is trained, exported and checked in {job.folder / 'model'}, but {reason}: "
             f"log it later with 'python -m tbr_lightning.train resume={job.run_id}{where}', which "
             "does not train again"
         ) from error
 
 
-def _log(
-    job: Job, exported: Exported, prepared: Prepared, *, tags: Mapping[str, str], folder: RunFolder
-) -> Outcome:
+def _log(job: Job, exported: Exported, prepared: Prepared, *, tags: Mapping[str, str]) -> Outcome:
     config, run = job.config, Run(job.run_id)
     facts = {
         **{key: value for key, value in tags.items() if key.startswith("tbr.")},
@@ -129,15 +128,19 @@ def _log(
     }
     run.set_tags(facts)
     # Of the fit's numbers, what the tracker missed.
-    MetricBuffer(job.run_id, job.folder / "metrics.spool").close()
+    missed = MetricBuffer(job.run_id, job.folder / "metrics.spool")
+    missed.flush()
+    if missed.refused is not None:  # a run that is finished is never resumed, so they would stay
+        raise missed.refused
     run.log_metrics({f"train/{name}": value for name, value in asdict(exported.done).items()})
     card = model_card(config, prepared, facts, run.metrics())
     (job.folder / "model" / "README.md").write_text(card)
     run.log_text(card, "model_card.md")
     arm = config.tags.get("tbr.demo_arm", config.reflection.teacher)
-    uri = log_model(exported.model, f"{config.model.name}-{arm}", facts)
+    uri = logged_by(run, facts["tbr.weights_digest"])
+    if uri is None:
+        uri = log_model(exported.model, f"{config.model.name}-{arm}", facts)
     run.set_tags({RECORDED: record(find_model(uri))})
-    folder.finish(uri)
     return Outcome(uri, exported.done.supervised_tokens)
 
 

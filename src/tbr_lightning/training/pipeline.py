@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from tbr_lightning.tracking.run import Run
     from tbr_lightning.training.finish import Outcome
     from tbr_lightning.training.pruning_channel import PruningChannel
-    from tbr_lightning.training.resume import RunFolder
 
 
 @dataclass(frozen=True)
@@ -70,21 +70,24 @@ def run(config: TrainConfig, pruning: PruningChannel | None = None) -> TrainResu
     what = f"{config.model.name}, reflection {config.reflection.teacher}, seed {config.seed}"
     name = config.run_name or f"train {what}"
     run_id = resumed.run_id if resumed else None
-    with start_run("train", name, config, config.tracking, _tags(config), run_id=run_id) as opened:
-        from tbr_lightning.training.resume import RunFolder
+    with ExitStack() as held:
+        with start_run(
+            "train", name, config, config.tracking, _tags(config), run_id=run_id
+        ) as opened:
+            from tbr_lightning.training.resume import RunFolder
 
-        opened.log_params({f"data/prompts_of_{name}": one.seen for name, one in seen.items()})
-        folder = RunFolder(Path(config.paths.runs).absolute() / opened.id)
-        if resumed is None:
-            folder.begin(config)
-        else:
-            folder.claim()
-        try:
+            opened.log_params({f"data/prompts_of_{name}": one.seen for name, one in seen.items()})
+            folder = RunFolder(Path(config.paths.runs).absolute() / opened.id)
+            if resumed is None:
+                folder.begin(config)
+            else:
+                folder.claim()
+            held.callback(folder.release)
             outcome = _train(
-                config, examples, opened, folder, resumed=resumed is not None, pruning=pruning
+                config, examples, opened, folder.path, resumed=resumed is not None, pruning=pruning
             )
-        finally:
-            folder.release()
+        # Last, when the tracker has all of it: killed before, the run goes on.
+        folder.finish(outcome.model_uri)
     return TrainResult(opened.id, outcome.model_uri, outcome.supervised_tokens)
 
 
@@ -92,7 +95,7 @@ def _train(
     config: TrainConfig,
     examples: Examples,
     opened: Run,
-    folder: RunFolder,
+    folder: Path,
     *,
     resumed: bool,
     pruning: PruningChannel | None,
@@ -130,23 +133,23 @@ def _train(
 
         examples = with_pairs(config, examples, backbone, opened)
         config.objective.check_rows(examples)
-    prepared = prepare(config, examples, backbone, opened, folder=folder.path, log=not resumed)
+    prepared = prepare(config, examples, backbone, opened, folder=folder, log=not resumed)
     log_counts(opened, prepared, len(examples))
-    tokenizer = folder.path / "tokenizer"
+    tokenizer = folder / "tokenizer"
     backbone.tokenizer.save_pretrained(tokenizer)
-    keep_base(config, backbone, folder.path)
+    keep_base(config, backbone, folder)
     job = Job(
         config=config,
         run_id=opened.id,
         what=opened.name,
-        folder=folder.path,
+        folder=folder,
         rows=prepared.rows.folder,
         validation=prepared.validation.folder if prepared.validation else None,
         tokenizer=tokenizer,
         pruning=pruning,
     )
-    if resumed and (exported := exported_before(folder.path)) is not None:
-        return log_exported(job, exported, prepared, tags=_tags(config), folder=folder)
+    if resumed and (exported := exported_before(folder)) is not None:
+        return log_exported(job, exported, prepared, tags=_tags(config))
     if config.objective.trained_by == "trl":
         from tbr_lightning.training.grpo import fit_with_trl
 
@@ -166,7 +169,7 @@ def _train(
             ranks.fit_and_leave(ranks.share(job))
         tuned, done = ranks.collect_trained(job)
     exported = export_and_keep(job, tuned, done)
-    return log_exported(job, exported, prepared, tags=_tags(config), folder=folder)
+    return log_exported(job, exported, prepared, tags=_tags(config))
 
 
 def _tags(config: TrainConfig) -> dict[str, str]:
