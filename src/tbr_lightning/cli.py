@@ -43,8 +43,9 @@ FORMATTED = ("evaluate",)
 def main(verb: str, argv: Sequence[str] | None = None) -> int:
     """Compose the config of a command, run it, and return the exit code.
 
-    0 is success, 2 wrong use or bad input (reported in one sentence), 75 an outage (give the
-    same command again once it is over), 130 an interruption; a command may return others (``promote``: 3 for a refusal).
+    0 is success, 2 wrong use or bad input (reported in one sentence), 75 an outage (give the same
+    command again once it is over), 130 an interruption; a command may return others (``promote``:
+    3 for a refusal).
     """
     try:
         args, action, overrides = _parse(verb, sys.argv[1:] if argv is None else argv)
