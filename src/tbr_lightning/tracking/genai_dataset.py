@@ -50,6 +50,7 @@ def log_genai_dataset(
         if (found.tags or {}).get(_WHOLE) != str(len(records)):
             found.merge_records([dict(record) for record in records])
             datasets.set_dataset_tags(found.dataset_id, {_WHOLE: str(len(records))})
+            found = datasets.get_dataset(dataset_id=found.dataset_id)  # with its new digest
         run.log_input(found, "evaluation", {})
     except (MlflowException, NotImplementedError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
