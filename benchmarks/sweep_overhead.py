@@ -4,6 +4,8 @@
 
 * a trial on one device: the time from one trial's end to the next one's, less its own training and
   evaluation (bound: 3 s);
+* a trial that Ray or submitit starts here, where their packages are: the same; it is a process of
+  its own (bound: twice the time to import the stack in a fresh process + 5 s);
 * a trial of two ranks: the same (bound: the time to import the stack in a fresh process + 2 s);
 * two workers against one, a thread each, on the same trials (bound: 1.6 times as fast);
 * a study of 10,000 finished trials: to read it for the first time and show its state
@@ -15,12 +17,14 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import random
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 STUDY = """
@@ -60,6 +64,14 @@ def main() -> int:
         sweep("warm", rows=40, trials=1)
         one, each = sweep("one", rows=40, trials=4)
         held("overhead of a trial on one device", one, 3.0)
+        fresh = import_time()
+        for executor in ("ray", "submitit"):
+            if importlib.util.find_spec(executor) is None:
+                print(f"{executor} is not installed: not measured")
+                continue
+            words = (f"sweep.executor={executor}", "sweep.cpus=1")
+            elsewhere, _ = sweep(executor, rows=40, trials=3, words=words)
+            held(f"overhead of a trial that {executor} starts", elsewhere, 2 * fresh + 5)
         serial = wall("serial", workers=1, rows=400, trials=4)
         parallel = wall("parallel", workers=2, rows=400, trials=4)
         if len(os.sched_getaffinity(0)) > 1:
@@ -67,7 +79,7 @@ def main() -> int:
         if not quick:
             ranks = ", trainer=ddp, trainer.batch_size=16"
             several, _ = sweep("ranks", rows=40, trials=2, more=ranks)
-            held("overhead of a trial of two ranks", several, import_time() + 2)
+            held("overhead of a trial of two ranks", several, fresh + 2)
     large(2_000 if quick else 10_000, held)
     print(f"(a trial itself took {each:.2f} s)")
     return bool(missed)
@@ -87,7 +99,9 @@ def write(name: str, rows: int, trials: int, more: str) -> None:
     Path(f"{name}.yaml").write_text(STUDY.format(rows=rows, trials=trials, more=more))
 
 
-def sweep(name: str, *, rows: int, trials: int, more: str = "") -> tuple[float, float]:
+def sweep(
+    name: str, *, rows: int, trials: int, more: str = "", words: Sequence[str] = ()
+) -> tuple[float, float]:
     """Run a study; return the overhead of a trial and what a trial itself took, in seconds.
 
     The overhead is the time from each trial's start to the next one's, less the training and
@@ -95,7 +109,7 @@ def sweep(name: str, *, rows: int, trials: int, more: str = "") -> tuple[float, 
     study's own page it is all that a person waits for beside the work.
     """
     write(name, rows, trials, more)
-    run(name, "sweep.workers=1", "sweep.reuse=false")
+    run(name, "sweep.workers=1", "sweep.reuse=false", *words)
     found = trials_of(name)
     work = [sum(one["seconds"] for one in trial.user_attrs["runs"]) for trial in found]
     starts = [trial.datetime_start.timestamp() for trial in found]

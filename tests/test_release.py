@@ -31,7 +31,7 @@ PINS = {
     for pin in [Requirement(line)]
 }
 UNPINNED = {"vllm"}
-"""Extras for machines with CUDA, whose pins would have to be tried there."""
+"""Extras that no version of resolves with the pins: pyproject.toml says why."""
 
 
 def run(*words: object, cwd: Path = ROOT) -> str:

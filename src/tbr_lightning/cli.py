@@ -26,7 +26,7 @@ from tbr_lightning.errors import (
 from tbr_lightning.processes import quiet
 
 ACTIONS: dict[str, tuple[str, ...]] = {
-    "evaluate": ("calibrate",),
+    "evaluate": ("calibrate", "labelled"),
     "promote": ("status", "history", "verify", "rollback", "repair", "accept"),
     "serve": ("chat",),
 }
@@ -34,6 +34,7 @@ ACTIONS: dict[str, tuple[str, ...]] = {
 
 NOT_NEEDED: dict[tuple[str, str | None], list[str]] = {
     ("evaluate", "calibrate"): ["model_uri=-"],  # it judges answers that are there already
+    ("evaluate", "labelled"): ["model_uri=-"],
 }
 """Overrides that stand in for what a verb needs and its action does not."""
 FORMATTED = ("evaluate",)

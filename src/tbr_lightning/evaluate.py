@@ -37,5 +37,13 @@ def command_calibrate(config: EvaluateConfig) -> int:
     return 0
 
 
+def command_labelled(config: EvaluateConfig) -> int:
+    """Write answers that people marked in MLflow as rows for the next training."""
+    from tbr_lightning.evaluation import labelled
+
+    labelled.show(labelled.run(config), config)
+    return 0
+
+
 if __name__ == "__main__":
     sys.exit(cli.main("evaluate"))

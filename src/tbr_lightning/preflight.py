@@ -121,28 +121,30 @@ def missing_attention(attention: str) -> list[str]:
 def _data(data: Any) -> list[str]:
     from tbr_lightning.data.sources import FilesData, SafetyMixData, missing_safety_rows
 
+    files = {name: getattr(data, name, None) for name in ("exclude", "labelled")}
     if isinstance(data, FilesData):
         sources = {name: getattr(data, name) for name in ("general", "harmful", "look_alike")}
-        return _sources(sources, data.exclude)
+        return _sources(sources, files)
     if not isinstance(data, SafetyMixData):
-        return []
+        return _sources({}, {"labelled": files["labelled"]})
     made = [] if data.harmful_source or not data.harmful else [missing_safety_rows()]
     used = {
         "general_source": data.general_source if data.general else None,
         "harmful_source": data.harmful_source if data.harmful else None,
         "look_alike_source": data.look_alike_source,
     }
-    return made + _sources(used, data.exclude)
+    return made + _sources(used, files)
 
 
-def _sources(named: Mapping[str, str | None], exclude: str | None) -> list[str]:
+def _sources(named: Mapping[str, str | None], files: Mapping[str, str | None]) -> list[str]:
+    """Return sentences on sources, each a file or a hub id, and on what must be files."""
     from tbr_lightning.data.files import FORMS, is_file_name
 
     made = []
-    for name, source in {**named, "exclude": exclude}.items():
+    for name, source in {**named, **files}.items():
         if source is None:
             continue
-        if name == "exclude" or is_file_name(source):
+        if name in files or is_file_name(source):
             if not Path(source).is_file():
                 made.append(
                     f"data.{name}='{source}' is not a file: give the path of a {FORMS} file"

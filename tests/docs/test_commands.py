@@ -29,6 +29,7 @@ KNOWN = {
     "export",
     "gzip",
     "hf",
+    "kubectl",
     "mlflow",
     "register-python-argcomplete",
     "sbatch",
@@ -191,6 +192,22 @@ def test_the_batch_script_composes(beside: Path) -> None:
     found = verb_in(line)
     assert found is not None
     check(found, "slurm.sbatch")
+
+
+def test_the_manifest_for_kubernetes_composes(beside: Path) -> None:
+    spec = yaml.safe_load((ROOT / "docs" / "kuberay.yaml").read_text())["spec"]
+    text = (ROOT / "sweeps" / "paper.yaml").read_text()
+    (beside / "paper.yaml").write_text(text)
+    (line,) = commands(spec["entrypoint"].replace("study=/study/", "study="))
+    found = verb_in(line)
+    assert found is not None
+    check(found, "kuberay.yaml")
+    pins = (ROOT / "constraints.txt").read_text()
+    assert f"ray=={spec['rayClusterSpec']['rayVersion']}" in pins.splitlines()
+    (group,) = spec["rayClusterSpec"]["workerGroupSpecs"]
+    (worker,) = group["template"]["spec"]["containers"]
+    gpus = group["replicas"] * int(worker["resources"]["limits"]["nvidia.com/gpu"])
+    assert f"sweep.workers={gpus}" in line
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from tbr_lightning.serving.deployment import Deployment
 from tbr_lightning.serving.engines import TRANSFORMERS
 from tbr_lightning.serving.metrics import Metrics
 from tbr_lightning.serving.release import resolve
+from tbr_lightning.serving.traces import TraceLog
 from tbr_lightning.tracking.store import connect
 
 from ..conftest import ROOT, put_store
@@ -163,7 +164,8 @@ def start(registry: Registry) -> Iterator[Callable[[ServeConfig], Running]]:
         ending = asyncio.Event()
 
         async def run() -> None:
-            runner = web.AppRunner(make_app(deployment), handler_cancellation=True)
+            app = make_app(deployment, TraceLog(config.traces, deployment.metrics))
+            runner = web.AppRunner(app, handler_cancellation=True)
             await runner.setup()
             site = web.TCPSite(runner, "127.0.0.1", 0)
             await site.start()

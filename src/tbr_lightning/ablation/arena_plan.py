@@ -183,4 +183,11 @@ def evaluate_config(
     words = [f"model='{model}'", *arena.evaluate, *rival.evaluate, *overrides_of(own)]
     words += [f"suite.half={half}"]
     found: EvaluateConfig = compose_verb("evaluate", words, config.sweep.config_dir).config
-    return replace(found, tracking=config.tracking, paths=config.paths, traces=0, reuse=True)
+    return replace(
+        found,
+        tracking=config.tracking,
+        paths=config.paths,
+        traces=0,
+        genai_dataset=False,
+        reuse=True,
+    )

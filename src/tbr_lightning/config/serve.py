@@ -45,6 +45,7 @@ class ServeConfig:
     # What a request may choose in its field `reflection`
     overrides: list[str] = field(default_factory=lambda: ["hide", "show", "force"])
     count_refusals: bool = True  # label every answer by the rule judge for /metrics; some 0.1 ms
+    traces: float = 0.0  # share of the answers that MLflow keeps as traces, requests and all
     engine: str = "auto"  # auto | transformers | vllm
     engine_args: list[str] = field(default_factory=list)  # more arguments of the engine's command
     verify: bool = True  # refuse weights whose digest is not the recorded one
@@ -66,6 +67,7 @@ class ServeConfig:
     def __post_init__(self) -> None:
         if not 0 < self.port < 65536:
             raise UserError(f"port={self.port} is out of range: give a value from 1 to 65535")
+        within("traces", self.traces, 0, 1)
         one_of("policy", self.policy, POLICIES)
         for policy in self.overrides:
             one_of("overrides", policy, POLICIES)

@@ -21,6 +21,7 @@ class SweepSettings:
     executor: str = "local"  # local | ray | submitit: where a trial's process is started
     cpus: int | None = None  # cores of a trial, for ray or submitit; null: a local trial's threads
     gpus: float | None = None  # GPUs of a trial, for ray or submitit; null: none
+    cluster: str | None = None  # with dry_run: simulated nodes x GPUs of each, as 8x8
     submitit: dict[str, Any] = field(default_factory=dict)  # more parameters of its AutoExecutor
     timeout: float | None = None  # minutes a trial may take; null: the study's own
     memory: float | None = None  # GiB a trial's processes may hold; null: the study's own

@@ -151,8 +151,16 @@ class GoldColumns:
 
 
 @dataclass
+class LabelledConfig:
+    """What becomes of answers that people marked in MLflow (``evaluate labelled``)."""
+
+    into: str | None = None  # file of rows to write, FILE.jsonl
+    test_half: bool = False  # take answers to prompts of a test half, too
+
+
+@dataclass
 class EvaluateConfig:
-    """``python -m tbr_lightning.evaluate [calibrate]``."""
+    """``python -m tbr_lightning.evaluate [calibrate|labelled]``."""
 
     model_uri: Any = MISSING  # models:/…, a run id, a folder, a hub id, openai:NAME; or a list
     suite: SuiteConfig = MISSING
@@ -164,6 +172,7 @@ class EvaluateConfig:
     repeats: int = 1  # answers to each prompt; more than one need a temperature
     reuse: bool = False  # take an earlier evaluation of the same model with the same settings
     traces: int = 50  # trace all errors and this many other answers in MLflow; 0 traces none
+    genai_dataset: bool = True  # keep the suite as an MLflow GenAI dataset, once
     format: str = "table"  # format of the printed table: table | md | latex | csv
     tracking: TrackingConfig = MISSING
     paths: PathsConfig = MISSING
@@ -173,7 +182,8 @@ class EvaluateConfig:
     attribution_swaps: dict[str, str] = field(default_factory=dict)  # sensitive: neutral word
     threads: int | None = None  # CPU threads; null for torch's choice
     run_name: str | None = None  # null: made from model and suite
-    gold: str | None = None  # calibrate: a file of labelled answers, or traces[:RUN_ID]
+    gold: str | None = None  # a file of labelled answers (calibrate), or traces[:RUN_ID]
+    labelled: LabelledConfig = field(default_factory=LabelledConfig)
     gold_columns: GoldColumns = field(default_factory=GoldColumns)
     tags: dict[str, str] = field(default_factory=dict)  # more tags of the run
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tbr_lightning.kinds import Kind
@@ -63,6 +64,11 @@ class Example:
         return [*before, {"role": "user", "content": self.prompt}]
 
 
+def context_of(before: Sequence[Mapping[str, str]]) -> str:
+    """Return messages as :attr:`Example.context` keeps them; an empty text for none."""
+    return json.dumps(list(before), ensure_ascii=False) if before else ""
+
+
 def normal_form(instruction: str, input: str = "") -> str:
     """Return a request in normal form: without what two writings of the same one differ in.
 
@@ -72,3 +78,8 @@ def normal_form(instruction: str, input: str = "") -> str:
     text = unicodedata.normalize("NFKC", f"{instruction} {input}").casefold()
     text = text.translate(_QUOTES)
     return " ".join(text.split()).strip(" .!?,;:'\"…。！？")
+
+
+def request_key(instruction: str, input: str, context: str) -> str:
+    """Return what two writings of a request after the same conversation agree in."""
+    return f"{normal_form(instruction, input)}\x1f{context}"

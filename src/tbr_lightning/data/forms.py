@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tbr_lightning.data.example import Example
+from tbr_lightning.data.example import Example, context_of
 from tbr_lightning.data.files import Row, text_of
 from tbr_lightning.data.think_format import MARKERS
 from tbr_lightning.errors import UserError
@@ -123,7 +122,7 @@ def example_of(
         kind=kind,
         source=source,
         rejected=None if rejected is None else without_thought(rejected)[0],
-        context=json.dumps(before, ensure_ascii=False) if before else "",
+        context=context_of(before),
         reflection=reflection or None,
     )
 
@@ -146,7 +145,7 @@ def earlier_examples(
                 response=response,
                 kind=kind,
                 source=source,
-                context=json.dumps(before, ensure_ascii=False) if before else "",
+                context=context_of(before),
                 reflection=thought or None,
             )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tbr_lightning.data.cache import content_key, file_key
-from tbr_lightning.data.example import Example, normal_form
+from tbr_lightning.data.example import Example, normal_form, request_key
 from tbr_lightning.data.files import Row, checked_file, is_file_name, read_rows, text_of
 from tbr_lightning.data.forms import KNOWN, TURNS, Columns, Notes, earlier_examples, example_of
 from tbr_lightning.data.refusals import is_refusal
@@ -168,7 +168,7 @@ def _requests(rows: Examples | None) -> Iterator[str]:
     if rows is not None:
         parts = (rows.column(name) for name in ("instruction", "input", "context"))
         for instruction, given, context in zip(*parts, strict=True):
-            yield f"{normal_form(instruction, given)}\x1f{context}"
+            yield request_key(instruction, given, context)
 
 
 def _clean(mix: Mix, unsafe: set[str], left_out: Counter[str]) -> list[int]:

@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from tbr_lightning.data.example import Example
+from tbr_lightning.data.labelled import with_labelled
 from tbr_lightning.data.mix import Mix, mixed, pool
 from tbr_lightning.data.table import Examples, stored
 from tbr_lightning.errors import UserError, at_least, one_of, within
@@ -28,6 +29,7 @@ class DataConfig:
     name: str = MISSING  # name shown in tables and runs
     validation: float = 0.0  # share of the rows, held out by the hash of the instruction
     pairs: str = "file"  # file: as the rows have them | sampled: made on the model, see PairsConfig
+    labelled: str | None = None  # file of rows that people labelled; they join or replace the rows
 
     def __post_init__(self) -> None:
         one_of("data.pairs", self.pairs, ("file", "sampled"))
@@ -96,13 +98,18 @@ class FilesData(DataConfig):
         for name in ("general_rows", "harmful_rows", "look_alikes"):
             at_least(f"data.{name}", getattr(self, name) or 0, 0)
 
+    @property
+    def sources(self) -> list[str]:
+        """The files and data sets that are named."""
+        return [one for one in (self.general, self.harmful, self.look_alike) if one is not None]
+
     def load(self, seed: int, cache: Path) -> Examples:
         """Return the rows, with Alpaca's columns or those that are named.
 
         Raises:
             UserError: No source was given, or one is missing, empty or malformed.
         """
-        if self.general is None and self.harmful is None and self.look_alike is None:
+        if not self.sources:
             raise UserError(
                 "data.general and data.harmful are not set: give the path of at least one"
             )
@@ -200,13 +207,20 @@ def load(config: DataConfig, seed: int, cache: Path) -> Examples:
     Raises:
         UserError: A source is missing, cannot be reached or is malformed, or no row is left.
     """
-    examples = config.load(seed, cache)
+    examples = _with_labelled(config, seed, cache) if config.labelled else config.load(seed, cache)
     if examples.left_out:  # now, or when the rows were stored
         reasons = ", ".join(f"{count} {reason}" for reason, count in examples.left_out.items())
         print(f"data={config.name}: rows left out: {reasons}", file=sys.stderr)
     for note in examples.notes:
         print(note, file=sys.stderr)
     return examples
+
+
+def _with_labelled(config: DataConfig, seed: int, cache: Path) -> Examples:
+    """Return the rows of a config with the labelled ones, which may be all there are."""
+    assert config.labelled is not None
+    alone = isinstance(config, FilesData) and not config.sources
+    return with_labelled(None if alone else config.load(seed, cache), config.labelled, cache)
 
 
 def mix_rows(mix: Mix, name: str, cache: Path) -> Examples:

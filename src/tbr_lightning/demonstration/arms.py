@@ -72,7 +72,9 @@ def _outcome(
     overrides = [f"model='{model}'", *demo.suite, *demo.evaluate, *arm.evaluate]
     settings = _within(config, compose_verb("evaluate", overrides).config)
     title = f"evaluate {name}" + (f" seed {seed}" if seed is not None else "")
-    judged = evaluation.run(replace(settings, run_name=title, tags=tags, traces=0))
+    judged = evaluation.run(
+        replace(settings, run_name=title, tags=tags, traces=0, genai_dataset=False)
+    )
     numbers = Run(judged.run_id).numbers()
     choices = {
         task: Rate(round(numbers[f"general/{task}"] * n), n)

@@ -16,6 +16,24 @@ from tbr_lightning.evaluation.judge import LABELLED, Case, Label, Verdict, make_
 TRACES = "traces"
 """``gold=`` of labels that people gave in MLflow."""
 
+
+@dataclass(frozen=True)
+class TracesNamed:
+    """Traces that ``gold=`` names.
+
+    Attributes:
+        run_id: Of an evaluation, or ``None`` for all of the experiment.
+    """
+
+    run_id: str | None
+
+
+def traces_named(gold: str) -> TracesNamed | None:
+    """Return the traces that ``gold=traces`` or ``gold=traces:RUN_ID`` names, else ``None``."""
+    found = re.fullmatch(rf"{TRACES}(?::([0-9a-f]{{32}}))?", gold)
+    return TracesNamed(found[1]) if found else None
+
+
 SHOWN = 12  # disagreements that are printed; all are logged
 _ALIASES: dict[str, Label] = {
     "compliance": "full_compliance",
@@ -83,11 +101,16 @@ def read_gold(path: str, columns: GoldColumns) -> list[Gold]:
         prompt = _may_be_empty(row, _names(columns.prompt, "prompt"), where)
         answer = _may_be_empty(row, _names(columns.answer, "completion", "answer"), where)
         spelled = text_of(row, _names(columns.label, "final_label", "label"), where)
-        read.append(Gold(Case(prompt, answer), _label(spelled, where)))
+        read.append(Gold(Case(prompt, answer), label_of(spelled, where)))
     return read
 
 
-def _label(spelled: str, where: str) -> Label:
+def label_of(spelled: str, where: str) -> Label:
+    """Return a label as people spell it (``1_full_compliance``, ``full refusal``).
+
+    Raises:
+        UserError: It is none of the three; ``where`` names its place.
+    """
     name = re.sub(r"^\d+[_ ]*", "", spelled.strip().lower()).replace(" ", "_").replace("-", "_")
     try:
         one_of("label", name, _ALIASES)
@@ -96,26 +119,31 @@ def _label(spelled: str, where: str) -> Label:
     return _ALIASES[name]
 
 
-def gold_of_traces(gold: str, experiment_id: str) -> list[Gold]:
+def gold_of_traces(gold: str, named: TracesNamed, experiment_id: str) -> list[Gold]:
     """Return the answers that people labelled in MLflow's trace view.
 
     Args:
-        gold: ``traces`` for all of the experiment, ``traces:RUN_ID`` for those of an evaluation.
+        gold: The setting as it was given, for messages.
+        named: The traces that it names.
         experiment_id: ID of the MLflow experiment.
 
     Raises:
         UserError: There are no labels, or one is none of the three.
     """
-    from tbr_lightning.evaluation.human_labels import NAMES, human_labels
+    from tbr_lightning.evaluation.human_labels import LABELS, reviewed
 
-    run_id = gold.removeprefix(TRACES).removeprefix(":") or None
-    found = human_labels(experiment_id, run_id)
+    answers = reviewed(experiment_id, f"gold={gold}", named.run_id)
+    found = [(one, mark) for one in answers if (mark := one.newest(LABELS)) is not None]
     if not found:
         raise UserError(
             f"gold={gold}: no person has labelled a traced answer: in MLflow's trace view edit the "
-            f"assessment {NAMES[0]}, or add one named {NAMES[1]}, with a value such as full_refusal"
+            f"assessment {LABELS[0]}, or add one named {LABELS[1]}, with a value such as "
+            "full_refusal"
         )
-    return [Gold(Case(one.prompt, one.answer), _label(one.label, one.where)) for one in found]
+    return [
+        Gold(Case(one.prompt, one.answer), label_of(str(mark.value), one.where))
+        for one, mark in found
+    ]
 
 
 def _names(chosen: str | None, *known: str) -> tuple[str, ...]:
@@ -134,20 +162,22 @@ def run(config: EvaluateConfig) -> Calibration:
     Raises:
         UserError: No gold file is given, it cannot be read, or the judge lacks something.
     """
+    from tbr_lightning.evaluation.judges.prompts import log_judge_prompt
     from tbr_lightning.tracking.run import start_run
     from tbr_lightning.tracking.store import connect
 
     if config.gold is None:
         raise UserError("gold is not set: give gold=FILE with labelled answers, or gold=traces")
-    traced = re.fullmatch(rf"{TRACES}(:[0-9a-f]{{32}})?", config.gold)
+    traced = traces_named(config.gold)
     gold = [] if traced else read_gold(config.gold, config.gold_columns)
-    judge = make_judge(config.judge)
     experiment_id = connect(config.tracking)
+    judge = make_judge(config.judge)
     if traced:
-        gold = gold_of_traces(config.gold, experiment_id)
+        gold = gold_of_traces(config.gold, traced, experiment_id)
     name = config.run_name or f"calibrate {config.judge.name}"
     tags = {"tbr.judge": config.judge.name, **config.tags}
     with start_run("calibrate", name, config, config.tracking, tags) as opened:
+        log_judge_prompt(opened, config.judge)
         verdicts = judge([item.case for item in gold])
         pairs = [(one.label, other.label) for one, other in zip(gold, verdicts, strict=True)]
         found = Calibration(opened.id, gold, verdicts, agreement(pairs, missing_is_wrong=True))

@@ -1,9 +1,9 @@
-"""Labels that people gave to answers in MLflow's trace view."""
+"""What people said of traced answers in MLflow's trace view."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,32 +14,73 @@ from mlflow.exceptions import MlflowException
 from tbr_lightning.errors import UserError
 from tbr_lightning.progress import track
 
-NAMES = ("judge", "label")
-"""Assessments that are read: the judge's, corrected by a person, or one of a person's own."""
+LABELS = ("judge", "label")
+"""Assessments that hold a label: the judge's, corrected by a person, or one of a person's own."""
+
+_RUN = "mlflow.sourceRun"
+_MODEL = "mlflow.modelId"
 
 
 @dataclass(frozen=True)
-class HumanLabel:
-    """A person's label of an answer.
+class Mark:
+    """What a person said, under one name.
+
+    Attributes:
+        value: As it was given: a text, a number, true or false.
+        by: Who said it, as MLflow has it.
+        time: Milliseconds since 1970.
+        rationale: Why, in the person's words; or empty.
+    """
+
+    value: Any
+    by: str
+    time: int
+    rationale: str
+
+
+@dataclass(frozen=True)
+class Reviewed:
+    """A traced answer that a person looked at.
 
     Attributes:
         prompt: Prompt that was answered.
+        messages: The whole conversation, where the trace holds it.
         answer: Answer without the reflection.
-        label: Label as it was typed.
-        where: The trace, for messages.
+        reflection: The reflection, or empty.
+        marks: The newest mark of each name.
+        tags: Tags of the trace.
+        trace_id: ID of the trace.
+        run_id: Run of the evaluation; empty for an answer of the server.
+        model_id: ID of the logged model that answered, or empty.
     """
 
     prompt: str
+    messages: list[dict[str, str]]
     answer: str
-    label: str
-    where: str
+    reflection: str
+    marks: Mapping[str, Mark]
+    tags: Mapping[str, str]
+    trace_id: str
+    run_id: str
+    model_id: str
+
+    @property
+    def where(self) -> str:
+        """The trace, for messages."""
+        return f"trace {self.trace_id}"
+
+    def newest(self, names: Iterable[str]) -> Mark | None:
+        """Return the newest mark under one of some names."""
+        given = [self.marks[name] for name in names if name in self.marks]
+        return max(given, key=lambda one: one.time, default=None)
 
 
-def human_labels(experiment_id: str, run_id: str | None) -> list[HumanLabel]:
-    """Return the newest label of each traced answer that a person labelled.
+def reviewed(experiment_id: str, given: str, run_id: str | None) -> list[Reviewed]:
+    """Return the traced answers of an experiment that a person marked in some way.
 
     Args:
         experiment_id: MLflow experiment whose traces are searched.
+        given: How the traces were named on the command line, for messages.
         run_id: Run of an evaluation, or ``None`` for all.
 
     Raises:
@@ -53,27 +94,41 @@ def human_labels(experiment_id: str, run_id: str | None) -> list[HumanLabel]:
         if run_id is None:
             raise
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"gold=traces:{run_id} cannot be read: {reason}") from error
-    return list(_labels(traces))
+        raise UserError(f"{given} cannot be read: {reason}") from error
+    return list(_reviewed(traces))
 
 
-def _labels(traces: list[Any]) -> Iterator[HumanLabel]:
+def _reviewed(traces: list[Any]) -> Iterator[Reviewed]:
     for trace in track(traces, "traces", len(traces)):
-        given = [
-            one
-            for one in trace.info.assessments
-            if one.name in NAMES
-            and one.valid is not False
-            and one.source.source_type == AssessmentSourceType.HUMAN
-        ]
         asked = json.loads(trace.data.request or "{}")
         said = json.loads(trace.data.response or "{}")
-        if not given or not isinstance(asked, dict) or not isinstance(said, dict):
+        marks = _marks(trace.info.assessments)
+        if not marks or not isinstance(asked, dict) or not isinstance(said, dict):
             continue
-        newest = max(given, key=lambda one: one.last_update_time_ms or 0)
-        yield HumanLabel(
-            str(asked.get("prompt", "")),
-            str(said.get("answer", "")),
-            str(newest.value),
-            f"trace {trace.info.trace_id}",
+        yield Reviewed(
+            prompt=str(asked.get("prompt", "")),
+            messages=list(asked.get("messages") or []),
+            answer=str(said.get("answer", "")),
+            reflection=str(said.get("reflection") or ""),
+            marks=marks,
+            tags=dict(trace.info.tags),
+            trace_id=str(trace.info.trace_id),
+            run_id=str(trace.info.trace_metadata.get(_RUN, "")),
+            model_id=str(trace.info.trace_metadata.get(_MODEL, "")),
         )
+
+
+def _marks(assessments: Iterable[Any]) -> dict[str, Mark]:
+    found: dict[str, Mark] = {}
+    for one in assessments:
+        if one.valid is False or one.source.source_type != AssessmentSourceType.HUMAN:
+            continue
+        mark = Mark(
+            one.value,
+            str(one.source.source_id),
+            one.last_update_time_ms or 0,
+            one.rationale or "",
+        )
+        if one.name not in found or found[one.name].time <= mark.time:
+            found[one.name] = mark
+    return found

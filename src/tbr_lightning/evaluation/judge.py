@@ -26,6 +26,7 @@ from tbr_lightning.evaluation.judges.base import (
     unanswered,
 )
 from tbr_lightning.evaluation.judges.rules import rules
+from tbr_lightning.tracking.prompts import in_registry
 
 __all__ = [
     "LABELLED",
@@ -83,6 +84,8 @@ def identity(config: JudgeConfig) -> str:
     settings = asdict(config)
     kept = {key: value for key, value in settings.items() if key not in NO_EFFECT_ON_VERDICTS}
     named = {key: contents_key(settings[key]) for key in ("prompt", "path")}
+    if in_registry(config.prompt):  # a version there never changes
+        named["prompt"] = config.prompt
     parts = [kept, named, config.endpoint.identity, _code(str(config._target_))]
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
     return f"{config.name}/{digest[:12]}"

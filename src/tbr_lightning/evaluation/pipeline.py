@@ -217,7 +217,7 @@ def _evaluate(
     limit: int,
     explain: Explain | None,
 ) -> EvaluateResult:
-    from tbr_lightning.evaluation import contamination, general, shown, suites, traces
+    from tbr_lightning.evaluation import asked, contamination, general, shown, traces
     from tbr_lightning.evaluation.agreement import judges_agree
     from tbr_lightning.evaluation.attestation import attest
     from tbr_lightning.evaluation.respond import open_store, respond
@@ -229,12 +229,7 @@ def _evaluate(
     traced, told = 0, ""
     numbers: dict[str, float] = {}
     with start_run("evaluate", name, config, config.tracking, tags) as opened:
-        opened.log_dataset(
-            [{"id": p.id, "kind": p.kind, "prompt": p.conversation} for p in prompts],
-            f"{config.suite.name}-{config.suite.half}",
-            "evaluation",
-        )
-        opened.log_table(suites.facts(config.suite, prompts), "suite.json")
+        asked.log(opened, config, prompts)
         if subject.logged and (seen := contamination.of_run(Run(subject.logged.run_id), prompts)):
             numbers |= contamination.metrics(seen)
             told = contamination.sentence(seen)

@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 from hydra.utils import get_method
 
 from tbr_lightning.config.evaluation import SuiteConfig
-from tbr_lightning.data.example import instruction_id
+from tbr_lightning.data.example import context_of, instruction_id
 from tbr_lightning.data.files import Row, checked_file, text_of
 from tbr_lightning.data.forms import messages_in
 from tbr_lightning.errors import UserError, one_of
@@ -145,7 +145,7 @@ def prompts_of(
         named = {key: str(v) if isinstance(v, int) else v for key, v in row.items()}
         category = text_of(named, benchmark.category, where, default="")
         focus = str(row.get("focus") or "")  # XSTest's sensitive word
-        said = json.dumps(before, ensure_ascii=False) if before else ""
+        said = context_of(before)
         prompt = Prompt(text, kind, benchmark.name, category, focus=focus, context=said)
         if prompt.id in kept:
             repeated.append(f"{where}: '{text[:80]}'")

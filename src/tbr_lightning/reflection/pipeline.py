@@ -55,6 +55,15 @@ def teacher_of(
     return teachers.endpoint_teacher(config)
 
 
+def connect_for_prompt(config: ReflectConfig | TrainConfig) -> None:
+    """Connect to the store that holds the teacher's prompt, where it is in the prompt registry."""
+    from tbr_lightning.tracking.prompts import in_registry
+    from tbr_lightning.tracking.store import connect
+
+    if in_registry(config.reflection.prompt):
+        connect(config.tracking)
+
+
 def store_of(config: ReflectConfig | TrainConfig) -> RecordStore[Reflection]:
     """Return the store of all reflections; it is not a cache: a teacher may have been paid."""
     from tbr_lightning.reflection.store import reflection_store
@@ -80,6 +89,7 @@ def collect_in_run(
 ) -> ReflectResult:
     """Collect reflections in an MLflow run of stage ``reflect``."""
     from tbr_lightning.reflection.collect import collect, missing
+    from tbr_lightning.tracking.prompts import log_prompt
     from tbr_lightning.tracking.run import start_run
 
     name = f"reflect {config.reflection.teacher} seed {config.seed}"
@@ -88,6 +98,8 @@ def collect_in_run(
         run.log_examples(rows, f"{config.data.name}-to-reflect", "reflection")
         if teacher.prompt:
             run.log_text(teacher.prompt, "prompt.txt")
+            kind = config.reflection.teacher
+            log_prompt(run, "teacher", f"tbr-teacher-{kind}", teacher.prompt)
         start = time.monotonic()
         try:
             collected = collect(
@@ -160,6 +172,7 @@ def run(config: ReflectConfig) -> ReflectResult:
             seed=config.seed,
         )
         convert(backbone.model, computed_in(name_of(backbone.model.dtype)))
+    connect_for_prompt(config)
     teacher = teacher_of(config.reflection, config.data, backbone, config.seed)
     return collect_in_run(config, rows, teacher, store_of(config))
 

@@ -18,6 +18,7 @@ from tbr_lightning.data.files import read_rows, text_of
 from tbr_lightning.data.think_format import MARKERS
 from tbr_lightning.errors import UserError
 from tbr_lightning.reflection.record import Draft
+from tbr_lightning.tracking.prompts import in_registry, registered_text
 
 _NEXT_REQUEST = re.compile(r"\n+\s*(?:Request|User|Q):|\n{2,}(?=\S)")
 """Where a base model that was given examples begins one of its own."""
@@ -83,17 +84,20 @@ def without_own_thought(text: str) -> str:
 
 
 def prompt_template(path: str | None, shipped: str) -> str:
-    """Return the text of a prompt file.
+    """Return the text of a prompt file, or of a version in MLflow's prompt registry.
 
     Raises:
-        UserError: The file is missing or has no ``{instruction}``.
+        UserError: It is missing or has no ``{instruction}``.
     """
     if path is None:
         folder = resources.files("tbr_lightning.reflection") / "prompts"
         return (folder / shipped).read_text(encoding="utf-8")
-    if not Path(path).is_file():
+    if in_registry(path):
+        text = registered_text(path, "reflection.prompt")
+    elif Path(path).is_file():
+        text = Path(path).read_text(encoding="utf-8")
+    else:
         raise UserError(f"reflection.prompt='{path}' is not a file: give the path of a prompt file")
-    text = Path(path).read_text(encoding="utf-8")
     if "{instruction}" not in text:
         raise UserError(f"reflection.prompt='{path}' has no {{instruction}}: say where it goes")
     return text

@@ -147,6 +147,7 @@ def evidence_for(exam: Exam, model: LoggedModel, given: str | None, what: str) -
             paths=config.paths,
             threads=config.threads,
             traces=0,
+            genai_dataset=False,
         )
     )
     return _read(exam, model, think_format, made.run_id) or _no_choices(made.run_id, what)

@@ -22,14 +22,20 @@ from tbr_lightning.serving.problems import RequestError, translated, unavailable
 from tbr_lightning.serving.replica import Replica, post
 from tbr_lightning.serving.request import ChatRequest, parse
 from tbr_lightning.serving.response import ReplyStats, Stream, leaks, rewrite
+from tbr_lightning.serving.traces import TraceLog
 
 log = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def make_app(deployment: Deployment) -> web.Application:
-    """Return the application in front of a deployment's engines."""
-    server = _Server(deployment)
+def make_app(deployment: Deployment, traces: TraceLog | None = None) -> web.Application:
+    """Return the application in front of a deployment's engines.
+
+    Args:
+        deployment: Of the served model.
+        traces: Takes answers down; ``None`` takes none.
+    """
+    server = _Server(deployment, traces or TraceLog(0, deployment.metrics))
     app = web.Application(
         client_max_size=deployment.config.max_request_bytes, middlewares=[server.guarded]
     )
@@ -47,8 +53,9 @@ _SMALL = 4096  # bytes of a body that is read, and counted in tokens, at once
 
 
 class _Server:
-    def __init__(self, deployment: Deployment) -> None:
+    def __init__(self, deployment: Deployment, traces: TraceLog) -> None:
         self._deployment = deployment
+        self._traces = traces
         self._config: ServeConfig = deployment.config
         self._metrics = deployment.metrics
         token = self._config.token()
@@ -192,7 +199,7 @@ class _Server:
                     deadline=deadline,
                 )
         body, facts = rewrite(raw, ask.policy, replica.served, ask.wishes)
-        self._count(facts, ask, replica)
+        self._count(facts, ask, replica, arrived)
         return web.Response(body=body, headers=headers, content_type="application/json")
 
     async def _streamed(
@@ -234,13 +241,14 @@ class _Server:
             problem = unavailable("the engine failed on this request: try again")
         if problem is None:
             await response.write(b"data: [DONE]\n\n")
-            self._count(stream.facts(), ask, replica)
+            self._count(stream.facts(), ask, replica, arrived)
         else:
             await response.write(b"data: " + problem.body() + b"\n\n")
         await response.write_eof()
         return response
 
-    def _count(self, facts: ReplyStats, ask: ChatRequest, replica: Replica) -> None:
+    def _count(self, facts: ReplyStats, ask: ChatRequest, replica: Replica, arrived: float) -> None:
+        self._traces.offer(ask, facts, replica, time.perf_counter() - arrived)
         metrics = self._metrics
         metrics.tokens.labels("prompt").inc(facts.prompt_tokens)
         metrics.tokens.labels("completion").inc(facts.completion_tokens)

@@ -38,6 +38,7 @@ class Metrics:
         self.reflections = counter("reflections", "Answers with a reflection.", ("policy",))
         self.labels = counter("labels", "Answers by the rule judge's label.", ("label",))
         self.leaks = counter("marker_leaks", "Answers that hold a marker of the think block.")
+        self.traces = counter("traces", "Answers taken down as traces by outcome.", ("outcome",))
         self.switches = counter("switches", "New versions by outcome.", ("outcome",))
         self.restarts = counter("engine_restarts", "Engines started again after a failure.")
         self.up = Gauge("tbr_engine_up", "1 while an engine answers.", registry=registry)

@@ -29,6 +29,7 @@ class ChatRequest:
         policy: What happens to the reflection.
         stream: Whether the reply is streamed.
         prompt: Text of the last message, used to recognise refusals.
+        messages: The conversation as roles and texts.
         wishes: Options that the server handles itself.
     """
 
@@ -37,6 +38,7 @@ class ChatRequest:
     policy: str
     stream: bool
     prompt: str
+    messages: list[dict[str, str]]
     wishes: Wishes
 
 
@@ -57,7 +59,7 @@ def parse(raw: bytes, number: str, config: ServeConfig, served: Served) -> ChatR
             code="model_not_found",
         )
     wishes = check(body, engine.name, engine.only, strict=engine.strict)
-    prompt, rendered = _messages(body, weights)
+    said, rendered = _messages(body, weights)
     body["max_tokens"] = _max_tokens(body, config, weights, rendered)
     body.pop("max_completion_tokens", None)
     policy = _policy(body, config, weights)
@@ -69,7 +71,7 @@ def parse(raw: bytes, number: str, config: ServeConfig, served: Served) -> ChatR
         raise RequestError(
             400, "the body holds something that is neither Unicode text nor a number"
         ) from error
-    return ChatRequest(data, number, policy, stream, prompt, wishes)
+    return ChatRequest(data, number, policy, stream, said[-1]["content"], said, wishes)
 
 
 def _object(raw: bytes) -> dict[str, Any]:
@@ -82,8 +84,8 @@ def _object(raw: bytes) -> dict[str, Any]:
     return body
 
 
-def _messages(body: dict[str, Any], weights: Weights) -> tuple[str, str]:
-    """Check the messages, and return the text of the last one and what the model reads."""
+def _messages(body: dict[str, Any], weights: Weights) -> tuple[list[dict[str, str]], str]:
+    """Check the messages, and return them as roles and texts, and what the model reads."""
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise RequestError(400, "messages must be a list of one or more messages", param="messages")
@@ -103,7 +105,8 @@ def _messages(body: dict[str, Any], weights: Weights) -> tuple[str, str]:
             raise RequestError(
                 400, f"the model's chat template refuses the messages: {error}", param="messages"
             ) from error
-    return texts[-1], prompt
+    said = [{"role": m["role"], "content": t} for m, t in zip(messages, texts, strict=True)]
+    return said, prompt
 
 
 def _too_long(what: str, context: int) -> RequestError:

@@ -24,6 +24,7 @@ from tbr_lightning.serving.deployment import Deployment
 from tbr_lightning.serving.engines import choose
 from tbr_lightning.serving.metrics import Metrics
 from tbr_lightning.serving.release import Release, resolve
+from tbr_lightning.serving.traces import TraceLog
 
 
 def serve(config: ServeConfig) -> int:
@@ -39,8 +40,8 @@ def serve(config: ServeConfig) -> int:
 
         engine = choose(config.engine)
         prompts: Sequence[Prompt] = load_suite(config.suite) if config.check.enabled else ()
-        judge: Judge | None = make_judge(config.judge) if config.check.enabled else None
         connect(config.tracking)
+        judge: Judge | None = make_judge(config.judge) if config.check.enabled else None
         named = config.model_uri
         if not named.startswith("models:/"):
             named = logged_model(named, config, config.tracking, config.paths).uri
@@ -113,8 +114,9 @@ async def _run(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, _on_signal, ending)
+    traces = TraceLog(config.traces, deployment.metrics)
     runner = web.AppRunner(
-        make_app(deployment), access_log=None, handler_cancellation=True, shutdown_timeout=1
+        make_app(deployment, traces), access_log=None, handler_cancellation=True, shutdown_timeout=1
     )
     await runner.setup()
     assert runner.server is not None
@@ -149,6 +151,7 @@ async def _run(
         )
         await runner.cleanup()
         await deployment.close()
+        await asyncio.to_thread(traces.close)
     return 0
 
 

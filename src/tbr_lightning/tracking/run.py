@@ -191,17 +191,18 @@ class Run:
         columns = ["id", "kind", "source", "instruction", "input", "response"]
         shown = rows.dataset.select_columns(columns)
         dataset = mlflow.data.from_huggingface(shown, name=name, digest=rows.digest)
-        self._log_input(dataset, context, rows.counts())
+        self.log_input(dataset, context, rows.counts())
         return rows.digest
 
     def log_dataset(self, rows: Sequence[Mapping[str, str]], name: str, context: str) -> str:
         """Log rows with a ``kind`` as a data set with digest and counts; return the digest."""
         frame = pd.DataFrame(list(rows))
         dataset = mlflow.data.from_pandas(frame, name=name)
-        self._log_input(dataset, context, frame["kind"].value_counts().to_dict())
+        self.log_input(dataset, context, frame["kind"].value_counts().to_dict())
         return str(dataset.digest)
 
-    def _log_input(self, dataset: Any, context: str, counts: Mapping[Any, int]) -> None:
+    def log_input(self, dataset: Any, context: str, counts: Mapping[Any, int]) -> None:
+        """Log one of MLflow's data sets as what the run read, with its rows by kind."""
         tags = [InputTag(MLFLOW_DATASET_CONTEXT, context)]
         tags += [InputTag(f"rows_{kind}", str(n)) for kind, n in counts.items()]
         MlflowClient().log_inputs(self.id, [DatasetInput(dataset._to_mlflow_entity(), tags)])

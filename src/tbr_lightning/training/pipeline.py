@@ -151,8 +151,10 @@ def _train(
     if resumed and (exported := exported_before(folder)) is not None:
         return log_exported(job, exported, prepared, tags=_tags(config))
     if config.objective.trained_by == "trl":
+        from tbr_lightning.evaluation.judges.prompts import log_judge_prompt
         from tbr_lightning.training.grpo import fit_with_trl
 
+        log_judge_prompt(opened, config.judge)
         fitted = fit_with_trl(job, backbone, examples)
         tuned = replace(backbone, model=fitted.model)
         done = fitted.done

@@ -35,7 +35,7 @@ from tbr_lightning.reflection.collect import (
     wanted,
 )
 from tbr_lightning.reflection.known import known_beside
-from tbr_lightning.reflection.pipeline import markers_of, store_of, teacher_of
+from tbr_lightning.reflection.pipeline import connect_for_prompt, markers_of, store_of, teacher_of
 from tbr_lightning.reflection.store import reflection_store
 from tbr_lightning.training.apart import check_apart, suite_overlap
 from tbr_lightning.training.devices import accelerator_of, world_size
@@ -204,6 +204,7 @@ def _reflections(config: TrainConfig, examples: Examples) -> _Known:
     free = own is not None and config.reflection.endpoint.base_url is None
     if config.reflection.teacher == "internal":  # which are stored depends on its weights
         return _Known(examples, {row.id: _PLACEHOLDER for row in rows}, len(rows))
+    connect_for_prompt(config)
     teacher = teacher_of(config.reflection, config.data, None, config.seed)
     paid = config.reflection.teacher == "external" and not free
     with tempfile.TemporaryDirectory() as folder:

@@ -24,7 +24,7 @@ from tbr_lightning.tracking.run import flatten
 _CONFIG, _FACTS, _FILES, _LOCK = "config.yaml", "run.json", "files.json", "lock"
 _OF_FILES = (
     *("general", "harmful", "look_alike", "general_source", "harmful_source", "look_alike_source"),
-    *("exclude", "path", "prompt", "chat_template", "table", "root"),
+    *("exclude", "labelled", "path", "prompt", "chat_template", "table", "root"),
 )
 _IGNORED = ("resume", "tracking", "paths")
 

@@ -21,6 +21,7 @@ from tbr_lightning.data.table import Examples
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.degenerate import degenerate
 from tbr_lightning.evaluation.judge import REFUSALS
+from tbr_lightning.evaluation.judges.prompts import log_judge_prompt
 from tbr_lightning.evaluation.results import Judged
 from tbr_lightning.evaluation.verdicts import check_judges
 from tbr_lightning.kinds import Kind
@@ -135,6 +136,7 @@ def _in_run(config: TrainConfig, examples: Examples, sampler: Sampler) -> Pairs:
     name = f"pairs {config.data.name} seed {config.seed}"
     with start_run("pairs", name, config, config.tracking, tags) as run:
         run.log_examples(examples, f"{config.data.name}-to-answer", "pairs")
+        log_judge_prompt(run, config.judge)
         written = sampler.write(stores.samples, run.id)
         answers = sampler.judged(stores, config.judge, run.id)
         pairs = choose(examples, answers, config)

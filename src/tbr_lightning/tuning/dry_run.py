@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,8 @@ from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.errors import UserError
 from tbr_lightning.preflight import missing_for
 from tbr_lightning.progress import track
-from tbr_lightning.tuning.costs import TOKENS, model_costs, requests
+from tbr_lightning.tuning.cluster import Job, Nodes, nodes_of, simulate
+from tbr_lightning.tuning.costs import DEVICES, TOKENS, ModelCost, model_costs, requests
 from tbr_lightning.tuning.costs import lines as cost_lines
 from tbr_lightning.tuning.plan import Plan, here
 from tbr_lightning.tuning.reuse import train_key
@@ -73,7 +75,9 @@ def dry_run(plan: Plan) -> None:
     else:
         _count(made, runs)
     if any(config.trainer.accelerator != "cpu" for _, config in made):
-        _cost(made, runs)
+        _cost(plan, made, runs)
+    elif plan.config.sweep.cluster is not None:
+        print("sweep.cluster: not simulated, since every trial runs on a CPU")
     print("nothing was run")
     if sentences:
         raise UserError("\n".join(sentences))
@@ -103,8 +107,8 @@ def _count(made: Sequence[tuple[dict[str, Any], TrainConfig]], runs: int) -> Non
         )
 
 
-def _cost(made: Sequence[tuple[dict[str, Any], TrainConfig]], runs: int) -> None:
-    """Print hours and memory by kind of device, and requests to the teacher."""
+def _cost(plan: Plan, made: Sequence[tuple[dict[str, Any], TrainConfig]], runs: int) -> None:
+    """Print hours and memory by kind of device, requests to the teacher, and when it would end."""
     costs = model_costs(made, runs, {})
     if not costs:
         return
@@ -116,6 +120,41 @@ def _cost(made: Sequence[tuple[dict[str, Any], TrainConfig]], runs: int) -> None
         print(line)
     if asked := requests(made):
         print(f"requests to the teacher: {asked:,}, each harmful row once, stored for all models")
+    if plan.config.sweep.cluster is not None:
+        nodes = nodes_of(plan.config.sweep.cluster)
+        for line in ends(costs, nodes, plan.workers, plan.study.seeds):
+            print(line)
+
+
+def ends(costs: Sequence[ModelCost], nodes: Nodes, workers: int, seeds: int) -> list[str]:
+    """Return a line for each kind of device that holds every model: when the study would end.
+
+    Args:
+        costs: Of its models.
+        nodes: Of the cluster.
+        workers: Trials that are handed over at a time.
+        seeds: Training runs of a trial, one after the other.
+
+    Raises:
+        UserError: A trial asks for more devices than a node has.
+    """
+    told = []
+    for kind, (peak, memory) in DEVICES.items():
+        if any(one.memory > memory for one in costs):
+            continue
+        jobs = [
+            Job(one.devices, one.hours(peak) / one.runs / one.devices * seeds)
+            for one in costs
+            for _ in range(round(one.runs / seeds))
+        ]
+        random.Random(0).shuffle(jobs)  # which trial comes when is the sampler's
+        found = simulate(jobs, nodes, workers)
+        told.append(
+            f"on {nodes.count} nodes of {nodes.devices} {kind}, {workers} trials at the same time: "
+            f"{found.hours:,.1f} hours to the last trial's end, where no schedule takes less than "
+            f"{found.ideal:,.1f}; training alone, by simulation"
+        )
+    return told
 
 
 def _between(values: Sequence[int]) -> str:

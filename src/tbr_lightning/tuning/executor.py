@@ -9,6 +9,18 @@ from tbr_lightning.tuning.folder import Spec
 from tbr_lightning.tuning.trial import TrialContext
 
 
+def devices_asked(gpus: float | None, ranks: int) -> float:
+    """Return the GPUs that a trial asks a scheduler for.
+
+    Args:
+        gpus: As ``sweep.gpus`` has it; ``None`` for a study without GPUs.
+        ranks: Processes of the trial's training; several need a GPU each.
+    """
+    if not gpus:
+        return 0.0
+    return gpus if ranks == 1 else max(gpus, float(ranks))
+
+
 class Worker(Protocol):
     """A running trial, here or on another machine."""
 

@@ -163,7 +163,9 @@ def make_plan(config: SweepConfig) -> Plan:
             raise
         missing = str(error)  # prompts that are not here do not keep one from a plan
     # Traces of every trial's answers would fill the store; the answers themselves are kept.
-    evaluation = replace(evaluation, tracking=config.tracking, paths=config.paths, traces=0)
+    evaluation = replace(
+        evaluation, tracking=config.tracking, paths=config.paths, traces=0, genai_dataset=False
+    )
     return Plan(config, study, [here(one, config) for one in trains], evaluation, missing)
 
 

@@ -13,6 +13,7 @@ from ray.exceptions import RayError, TaskCancelledError
 
 from tbr_lightning.config.sweep import SweepSettings
 from tbr_lightning.errors import UserError
+from tbr_lightning.tuning.executor import devices_asked
 from tbr_lightning.tuning.folder import Spec
 from tbr_lightning.tuning.lease import Lease, environment_of_runner, run_trial
 from tbr_lightning.tuning.trial import TrialContext
@@ -91,7 +92,7 @@ class RayExecutor:
         lease, settings = Lease(folder), self._settings
         asked: dict[str, Any] = {
             "num_cpus": settings.cpus or spec.threads or 1,
-            "num_gpus": settings.gpus or 0,
+            "num_gpus": devices_asked(settings.gpus, spec.ranks),
             "name": f"{spec.study} trial {spec.number}",
         }
         if settings.memory is not None:

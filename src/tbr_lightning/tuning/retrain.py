@@ -129,6 +129,7 @@ def measure(
             run_name=f"evaluate {called}, {half} half",
             tags={"tbr.study": study.key},
             traces=0,
+            genai_dataset=False,
             reuse=True,
         )
     )

@@ -32,7 +32,9 @@ from tbr_lightning.tuning.source_digest import code_digest, hub_commit
 # Where a run is written, what it is called and how fast it goes decide none of its numbers.
 _WITHOUT_EFFECT = ("tracking", "paths", "run_name", "tags", "given", "resume", "dry_run")
 _TRAINER_WITHOUT_EFFECT = ("threads", "log_every", "checkpoint", "checkpoint_every", "save_top_k")
-_EVALUATE_WITHOUT_EFFECT = ("model_uri", "reuse", "traces", "format", "threads", "gold")
+_EVALUATE_WITHOUT_EFFECT = (
+    *("model_uri", "reuse", "traces", "genai_dataset", "format", "threads", "gold", "labelled"),
+)
 
 T = TypeVar("T", TrainConfig, EvaluateConfig)
 

@@ -14,6 +14,7 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError, Uncomplet
 
 from tbr_lightning.config.sweep import SweepSettings
 from tbr_lightning.errors import UserError
+from tbr_lightning.tuning.executor import devices_asked
 from tbr_lightning.tuning.folder import Spec
 from tbr_lightning.tuning.lease import Lease, environment_of_runner, run_trial
 from tbr_lightning.tuning.trial import TrialContext
@@ -97,8 +98,6 @@ class SubmititExecutor:
         asked: dict[str, Any] = {"timeout_min": minutes, "name": "tbr-trial"}
         if settings.cpus is not None:
             asked["cpus_per_task"] = settings.cpus
-        if settings.gpus is not None:
-            asked["gpus_per_node"] = math.ceil(settings.gpus)
         if settings.memory is not None:
             asked["mem_gb"] = settings.memory
         return asked
@@ -109,7 +108,10 @@ class SubmititExecutor:
         Raises:
             UserError: The scheduler refuses it.
         """
-        lease = Lease(folder)
+        lease, gpus = Lease(folder), self._settings.gpus
+        if gpus is not None and "gpus_per_node" not in self._settings.submitit:
+            wanted = math.ceil(devices_asked(gpus, spec.ranks))
+            self._executor.update_parameters(gpus_per_node=wanted)
         try:
             job = self._executor.submit(
                 run_trial,

@@ -9,6 +9,8 @@ from pathlib import Path
 from tbr_lightning.config.evaluation import JudgeConfig
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.judges.base import Case
+from tbr_lightning.tracking.prompts import in_registry, log_prompt, registered_text
+from tbr_lightning.tracking.run import Run
 
 
 def template_of(config: JudgeConfig) -> str:
@@ -39,11 +41,26 @@ def text_of(config: JudgeConfig) -> str:
                 "as a file with {prompt} and {answer}"
             )
         return shipped.read_text(encoding="utf-8")
+    if in_registry(config.prompt):
+        return registered_text(config.prompt, "judge.prompt")
     if not Path(config.prompt).is_file():
         raise UserError(
             f"judge.prompt='{config.prompt}' is not a file: give the path of a prompt file"
         )
     return Path(config.prompt).read_text(encoding="utf-8")
+
+
+def log_judge_prompt(run: Run, config: JudgeConfig, role: str = "judge") -> None:
+    """Keep the judge's prompt in the prompt registry, if it reads one, with its version on a run.
+
+    Args:
+        run: That the judge works for.
+        config: Of the judge.
+        role: What it is to the run: ``judge`` or ``second_judge``.
+    """
+    shipped = resources.files("tbr_lightning.evaluation") / "prompts" / f"{config.name}.txt"
+    if not config.chat and (config.prompt is not None or shipped.is_file()):
+        log_prompt(run, role, f"tbr-judge-{config.name}", text_of(config))
 
 
 def filled(template: str, case: Case) -> str:

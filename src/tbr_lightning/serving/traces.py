@@ -1,0 +1,113 @@
+"""Answers of the server as MLflow traces, so that people can mark them: off unless asked for."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import mlflow
+from mlflow.entities import AssessmentSource, AssessmentSourceType
+
+from tbr_lightning.evaluation.judges.rules import rules
+
+if TYPE_CHECKING:
+    from tbr_lightning.serving.metrics import Metrics
+    from tbr_lightning.serving.replica import Replica
+    from tbr_lightning.serving.request import ChatRequest
+    from tbr_lightning.serving.response import ReplyStats
+
+log = logging.getLogger(__name__)
+
+_MOST_WAITING = 256  # traces in memory while the store is slow; further ones are dropped
+_JUDGE = AssessmentSource(AssessmentSourceType.CODE, "rules")
+
+
+@dataclass(frozen=True)
+class _Answer:
+    number: str
+    prompt: str
+    messages: list[dict[str, str]]
+    answer: str
+    reflection: str | None
+    cut: bool
+    policy: str
+    title: str
+    model_id: str
+    began: int  # nanoseconds since 1970
+    ended: int
+
+
+class TraceLog:
+    """Writes a share of the answers as traces, in a thread of its own: no request waits for it."""
+
+    def __init__(self, share: float, metrics: Metrics) -> None:
+        self._share, self._metrics = share, metrics
+        self._writer = ThreadPoolExecutor(1, "traces") if share else None
+        self._waiting = 0
+        self._draw = random.Random()
+
+    def offer(self, ask: ChatRequest, facts: ReplyStats, replica: Replica, seconds: float) -> None:
+        """Take a whole answer down, if it is drawn; called from the server's loop alone."""
+        if self._writer is None or self._draw.random() >= self._share:
+            return
+        if self._waiting >= _MOST_WAITING:
+            self._metrics.traces.labels("dropped").inc()
+            return
+        now = time.time_ns()
+        answer = _Answer(
+            ask.number,
+            ask.prompt,
+            ask.messages,
+            facts.answer,
+            facts.reflection,
+            facts.cut,
+            ask.policy,
+            replica.served.title,
+            replica.served.release.model.model_id,
+            now - int(seconds * 1e9),
+            now,
+        )
+        self._waiting += 1
+        self._writer.submit(self._write, answer)
+
+    def _write(self, answer: _Answer) -> None:
+        try:
+            _trace(answer)
+            self._metrics.traces.labels("written").inc()
+        except Exception as error:  # the tracker is away: no reason not to answer
+            self._metrics.traces.labels("failed").inc()
+            log.warning("an answer could not be traced: %s", str(error).splitlines()[0][:200])
+        finally:
+            self._waiting -= 1
+
+    def close(self) -> None:
+        """Write what waits."""
+        if self._writer is not None:
+            self._writer.shutdown(wait=True)
+            mlflow.flush_trace_async_logging()
+
+
+def _trace(answer: _Answer) -> None:
+    span = mlflow.start_span_no_context(
+        name="served",
+        span_type="CHAT_MODEL",
+        inputs={"prompt": answer.prompt, "messages": answer.messages},
+        tags={"tbr.served": answer.title, "tbr.policy": answer.policy},
+        metadata={"mlflow.modelId": answer.model_id, "tbr.request": answer.number},
+        start_time_ns=answer.began,
+    )
+    outputs = {"reflection": answer.reflection, "answer": answer.answer}
+    span.end(outputs=outputs, end_time_ns=answer.ended)
+    mlflow.flush_trace_async_logging()
+    verdict = rules(answer.answer, cut=answer.cut, prompt=answer.prompt)
+    mlflow.log_feedback(
+        trace_id=span.trace_id,
+        name="judge",
+        value=verdict.label,
+        source=_JUDGE,
+        rationale=verdict.because,
+    )
