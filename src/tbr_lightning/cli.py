@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from omegaconf import OmegaConf
 
 from tbr_lightning import __version__
-from tbr_lightning.config.compose import Composed, compose_verb, options
+from tbr_lightning.config.compose import Composed, compose_verb
 from tbr_lightning.errors import (
     INTERRUPTED,
     OUTAGE,
@@ -117,23 +117,8 @@ def _parse(verb: str, argv: Sequence[str]) -> tuple[argparse.Namespace, str | No
 
 
 def _help(verb: str, overrides: Sequence[str], config_dir: str | None) -> str:
+    from tbr_lightning.config.help import help_text
+
     composed = compose_verb(verb, overrides, config_dir, check=False)
-    groups = [
-        f"  {name}: {', '.join(options(name, config_dir))}"
-        for name in composed.choices
-        if "/" not in name and options(name, config_dir)
-    ]
-    actions = f" [{'|'.join(ACTIONS[verb])}]" if verb in ACTIONS else ""
-    return "\n".join(
-        [
-            f"usage: python -m tbr_lightning.{verb}{actions} [key=value …]",
-            "",
-            "  --cfg job [--resolve]  print the composed config and stop",
-            "  --config-dir DIR       a folder of your own configs, searched first",
-            *(["  --format md|latex|csv  print a table to paste"] if verb in FORMATTED else []),
-            "",
-            *(["groups (choose with group=option):", *groups, ""] if groups else []),
-            "config (override with key=value):",
-            OmegaConf.to_yaml(composed.node),
-        ]
-    )
+    more = [f"  {'--format md|latex|csv':24}print a table to paste"] if verb in FORMATTED else []
+    return help_text(verb, composed, ACTIONS.get(verb, ()), more, config_dir)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tbr_lightning.evaluation.comparison import Difference
     from tbr_lightning.evaluation.results import Judged
+    from tbr_lightning.reports.page import Drawn
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class EvaluateResult:
         traces: Answers traced.
         label: What people call the model.
         report: Where its page lies on this machine; ``None`` if it lies in MLflow alone.
+        figures: What an explanation drew for the page.
     """
 
     run_id: str
@@ -32,6 +34,7 @@ class EvaluateResult:
     traces: int = 0
     label: str = ""
     report: Path | None = None
+    figures: list[Drawn] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
