@@ -68,16 +68,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--store", type=Path, default=STORE, help="a folder with the demo's store")
     parser.add_argument("--images", type=Path, default=IMAGES, help="where pictures go")
-    parser.add_argument("only", nargs="*", help=f"of {', '.join(PAGES)}, figures")
+    parser.add_argument("only", nargs="*", help=f"of {', '.join([*PAGES, *FIGURES])}")
     given = parser.parse_args()
-    chosen = given.only or [*PAGES, "figures"]
-    if unknown := set(chosen) - {*PAGES, "figures"}:
+    chosen = given.only or [*PAGES, *FIGURES]
+    if unknown := set(chosen) - {*PAGES, *FIGURES}:
         parser.error(f"there is no picture {', '.join(sorted(unknown))}")
     folder = given.store.resolve()
     given.images.mkdir(parents=True, exist_ok=True)
-    _prepare(folder)
-    if "figures" in chosen:
-        figures(folder, given.images)
+    _prepare(folder, chosen)
+    for name in FIGURES.keys() & set(chosen):
+        figure(name, folder, given.images)
     if pages := [name for name in chosen if name in PAGES]:
         with served(folder, chat="chat" in pages) as place:
             take(place, pages, given.images)
@@ -89,8 +89,8 @@ def main() -> int:
     return 0
 
 
-def _prepare(folder: Path) -> None:
-    """Run the demo, a comparison with attribution and a study where the folder lacks them."""
+def _prepare(folder: Path, chosen: list[str]) -> None:
+    """Run the demo, a comparison with attribution and a study where they are wanted and missing."""
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "demo.png").is_file():
         _verb(folder, "demo")
@@ -98,7 +98,7 @@ def _prepare(folder: Path) -> None:
         models = f"model=[models:/{NAME}@previous,models:/{NAME}@champion]"
         said = _verb(folder, "evaluate", models, "suite=smoke", "traces=5", "attribution=true")
         (folder / "compared.txt").write_text(said)
-    if not (folder / "studied.txt").is_file():
+    if "study" in chosen and not (folder / "studied.txt").is_file():
         (folder / "studied.txt").write_text(_verb(folder, "sweep", "study=smoke"))
 
 
@@ -211,35 +211,37 @@ def smaller(file: Path) -> None:
     few.save(file, optimize=True)
 
 
-def figures(folder: Path, images: Path) -> None:
-    """Keep the figures of the demo, of its comparison and of the study."""
+FIGURES = {
+    "attribution": ("attribution.png", "tags.`tbr.stage` = 'evaluate'"),
+    "categories": ("categories.png", "tags.`tbr.comparison` = '2'"),
+    "reflections": ("reflections.png", "tags.`tbr.comparison` = '2'"),
+    "gate": ("gate.png", "tags.`tbr.stage` = 'promote'"),
+    "study": ("figures/pareto.png", "tags.`tbr.stage` = 'sweep'"),
+}
+"""Figures of the newest run that has them: artifact, and which runs are looked through."""
+
+
+def figure(name: str, folder: Path, images: Path) -> None:
+    """Keep a figure that a run of the store has logged."""
     from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
-    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
-    shutil.copy(folder / "demo.png", images / "figure-demo.png")
-    smaller(images / "figure-demo.png")
-    wanted = {
-        "attribution.png": "tags.`tbr.stage` = 'evaluate'",
-        "categories.png": "tags.`tbr.comparison` = '2'",
-        "reflections.png": "tags.`tbr.comparison` = '2'",
-        "front.png": "tags.`tbr.stage` = 'sweep'",
-        "history.png": "tags.`tbr.stage` = 'sweep'",
-    }
-    for name, where in wanted.items():
-        for run in client.search_runs(["1"], where, max_results=50):
-            if name not in {item.path for item in client.list_artifacts(run.info.run_id)}:
-                continue
+    store = f"sqlite:///{folder}/mlflow.db"
+    artifact, where = FIGURES[name]
+    for run in MlflowClient(store).search_runs(["1"], where, max_results=50):
+        try:
             found = download_artifacts(
-                run_id=run.info.run_id,
-                artifact_path=name,
-                tracking_uri=f"sqlite:///{folder}/mlflow.db",
+                run_id=run.info.run_id, artifact_path=artifact, tracking_uri=store
             )
-            kept = images / f"figure-{name}"
-            shutil.copy(found, kept)
-            smaller(kept)
-            print(f"{kept.name}: {kept.stat().st_size / 1024:.0f} KiB")
-            break
+        except (MlflowException, OSError):  # it has no such figure
+            continue
+        kept = images / f"{name}.png"
+        shutil.copy(found, kept)
+        smaller(kept)
+        print(f"{kept.name}: {kept.stat().st_size / 1024:.0f} KiB", flush=True)
+        return
+    raise SystemExit(f"no run in {folder} has {artifact}")
 
 
 def _runs(page: Any, place: Place) -> bool:

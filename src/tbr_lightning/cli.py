@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from omegaconf import OmegaConf
 
 from tbr_lightning import __version__
+from tbr_lightning.config.announce import first_line
 from tbr_lightning.config.compose import Composed, compose_verb
 from tbr_lightning.errors import (
     INTERRUPTED,
@@ -59,8 +60,8 @@ def main(verb: str, argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"{verb}: {error}", file=sys.stderr)
         return USAGE_ERROR
-    except KeyboardInterrupt:
-        print(f"{verb}: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"{verb}: interrupted{_goes_on(verb, error)}", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
         code = USAGE_ERROR
@@ -72,8 +73,27 @@ def main(verb: str, argv: Sequence[str] | None = None) -> int:
         return code
 
 
+_GOES_ON = {
+    "reflect": "reflections so far are stored; the same command goes on",
+    "evaluate": "answers so far are stored; the same command goes on",
+    "promote": "nothing was decided; the same command begins again, with the answers so far",
+    "sweep": "finished trials are kept; the same command goes on",
+    "train": "the same command begins again; resume=latest goes on from the last checkpoint",
+    "demo": "the same command begins again; base model and stored answers are kept",
+}
+"""What one does after an interruption."""
+
+
+def _goes_on(verb: str, error: KeyboardInterrupt) -> str:
+    """Return how far it came, where that is known, and the command that goes on."""
+    told = str(error) or _GOES_ON.get(verb, "")
+    return f" {told}" if told.startswith("at ") else f"; {told}" if told else ""
+
+
 def _run(verb: str, composed: Composed, action: str | None) -> int:
     quiet()
+    if action is None and (line := first_line(verb, composed.config)) is not None:
+        print(line, file=sys.stderr, flush=True)
     signal.signal(signal.SIGTERM, _interrupt)
     module = importlib.import_module(f"tbr_lightning.{verb}")
     if action is not None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -30,6 +32,26 @@ class _Rate(ProgressColumn):
         """Return items per second."""
         speed = task.finished_speed or task.speed
         return Text(f"{speed:.1f}/s" if speed else "")
+
+
+def wrapped(text: str, indent: int = 2) -> list[str]:
+    """Return a sentence as lines that fit the terminal, those after the first one indented.
+
+    Where the output is a file it is one line, which programs read more easily.
+    """
+    if not sys.stdout.isatty():
+        return [text]
+    wide = max(min(shutil.get_terminal_size().columns, 120), 40)
+    first = text[: len(text) - len(text.lstrip())]
+    lines = textwrap.wrap(
+        text.strip(),
+        wide,
+        initial_indent=first,
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return lines or [text]
 
 
 _FIRST, _EVERY = 5.0, 30.0  # seconds until the first line where there is no terminal, and between

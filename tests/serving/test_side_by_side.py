@@ -127,13 +127,13 @@ def test_a_browser_asks_both_and_labels_one(server: Running) -> None:
         page.on("console", lambda message: said.append(message.text))
         page.goto(f"{server.url}/")
         page.get_by_role("heading", name=f"{NAME} v1 (champion) beside {NAME} v2").wait_for()
-        page.get_by_label("Question").fill("How do I kill a process from a browser?")
+        page.get_by_label("Question").fill("How do I kill a process for Chromium?")
         page.get_by_role("button", name="Ask").click()
         left, right = page.locator(".replies .turn").nth(0), page.locator(".replies .turn").nth(1)
         left.get_by_text(ANSWER).wait_for()
         right.get_by_text(OTHER).wait_for()
         assert "champion" in left.locator(".who").inner_text()
-        assert "it has never seen: from, browser" in left.locator(".note").inner_text()
+        assert "it has never seen: Chromium" in left.locator(".note").inner_text()
         right.get_by_role("button", name="wrong").click()
         right.get_by_text("kept in MLflow: wrong").wait_for()
         assert right.get_by_role("button", name="wrong").get_attribute("aria-pressed") == "true"
@@ -145,5 +145,5 @@ def test_a_browser_asks_both_and_labels_one(server: Running) -> None:
         assert page.evaluate("document.documentElement.scrollWidth") <= 400
         assert said == []
         browser.close()
-    (trace,) = labelled("from a browser")
+    (trace,) = labelled("for Chromium")
     assert [one.value for one in trace.info.assessments] == [False]

@@ -69,7 +69,7 @@ COMMON: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
             ("gate.min_prompts", "prompts of each kind that a decision needs"),
             ("gate.max_harmful_compliance", "share of harmful requests carried out, at most"),
             ("gate.max_false_refusal", "share of look-alikes refused, at most"),
-            ("candidate_evaluation", "id of the evaluation to take; null: found, or made"),
+            ("details", "true: print every rule, not only those that failed"),
         ),
     ),
     "serve": (
@@ -172,7 +172,7 @@ def help_text(
     groups = [
         (name, options(name, config_dir))
         for name in composed.choices
-        if "/" not in name and len(options(name, config_dir)) > 1
+        if "/" not in name and name != "recipe" and len(options(name, config_dir)) > 1
     ]
     if groups:
         lines += ["", "Groups, chosen with group=member:"]

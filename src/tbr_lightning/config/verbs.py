@@ -219,7 +219,8 @@ class PromoteConfig:
     baseline: bool = False  # start afresh: become champion without meeting the one there is
     candidate_evaluation: str | None = None  # id of the run to take; null: found or made
     champion_evaluation: str | None = None  # the same of the champion
-    reason: str = ""  # why, in your words, for the ledger; accept needs it
+    reason: str = ""  # why, in your words, for the ledger; rollback and accept need it
+    details: bool = False  # print every rule with its numbers, not only those that failed
     suite: SuiteConfig = MISSING
     judge: JudgeConfig = MISSING
     generation: GenerationConfig = field(default_factory=GenerationConfig)

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from tbr_lightning.config.verbs import PromoteConfig
 from tbr_lightning.errors import UserError
+from tbr_lightning.progress import wrapped
 from tbr_lightning.registry import aliases, moves, pipeline, record
 from tbr_lightning.registry.alias_sync import look, open_registry
 from tbr_lightning.registry.audit import audit, chain_problem
@@ -31,9 +32,11 @@ def gate(config: PromoteConfig) -> int:
     result = pipeline.run(config, lambda text: print(text, file=sys.stderr))
     against = f"against champion v{result.champion}" if result.champion else "with no champion yet"
     word = "promoted" if result.verdict.promoted else "not promoted"
-    print(f"{config.name} v{result.version} {against}: {word}")
-    print("\n".join(f"  {line}" for line in result.verdict.lines))
-    print(f"run {result.run_id}, ledger entry {result.entry.seq}")
+    told = result.verdict.lines if config.details else result.verdict.failures
+    print(f"{config.name} v{result.version} {against}: {word} ({result.verdict.held})")
+    print("".join(f"{line}\n" for one in told for line in wrapped(f"  {one}", 10)), end="")
+    more = "" if config.details else "; details=true prints every rule"
+    print(f"run {result.run_id}, ledger entry {result.entry.seq}{more}")
     print(f"report: {result.report or f'the artifact {FILE}'}")
     return 0 if result.verdict.promoted else REFUSED
 

@@ -60,6 +60,13 @@ class Decision:
         return [f"FAILED  {rule.because}" for rule in self.rules if not rule.passed]
 
     @property
+    def held(self) -> str:
+        """How many of the rules hold, in words."""
+        count = len(self.rules)
+        kept = sum(rule.passed for rule in self.rules)
+        return f"all {count} rules hold" if kept == count else f"{kept} of {count} rules hold"
+
+    @property
     def lines(self) -> list[str]:
         """What failed in sentences, then every rule as a line of a table."""
         return [*self.failures, *table(self.rules)]

@@ -161,7 +161,7 @@ def unknown_words(weights: Weights, text: str, most: int = 8) -> list[str]:
 def _unknown_token(weights: Weights) -> int | None:
     """Return the token for unknown words, where a tokenizer has whole words only."""
     core = getattr(weights.tokenizer, "model", None)
-    if type(core).__name__ != "WordLevel":
+    if core is None or type(core).__name__ != "WordLevel":
         return None
     found: int | None = weights.tokenizer.token_to_id(str(core.unk_token))
     return found
