@@ -54,6 +54,7 @@ def wrapped(text: str, indent: int = 2) -> list[str]:
     return lines or [text]
 
 
+_OTHERS = 60  # columns of bar, counts, rate, times and note
 _FIRST, _EVERY = 5.0, 30.0  # seconds until the first line where there is no terminal, and between
 
 
@@ -88,15 +89,18 @@ def bar(what: str, total: int) -> Iterator[Bar]:
     if not sys.stderr.isatty():
         yield Bar(what, total, None)
         return
+    console = Console(stderr=True)
+    room = max(console.width - _OTHERS, 12)  # for what it is: numbers are not to be cut
+    what = what if len(what) <= room else f"{what[: room - 1]}…"
     with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=12 if console.width < 100 else 30),
         MofNCompleteColumn(),
         _Rate(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         TextColumn("[dim]{task.fields[note]}"),
-        console=Console(stderr=True),
+        console=console,
         transient=True,
     ) as progress:
         yield Bar(what, total, progress)

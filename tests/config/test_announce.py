@@ -19,6 +19,7 @@ CHEAP = ["tracking.uri=sqlite:///x.db"]
     [
         ("train", ["seed=7"], "train: tiny, reflection external, seed 7; logged to sqlite:///x.db"),
         ("train", ["dry_run=true"], "train: a dry run of tiny, reflection external, seed 0"),
+        ("train", ["model=hub", "model.path=/x/y"], "train: /x/y, reflection external"),
         ("evaluate", ["model=[a,b]"], "evaluate: a and b on smoke, test half; logged to"),
         ("promote", ["model=models:/m-1", "name=n"], "models:/m-1 against the champion of n"),
         ("serve", ["beside=previous", "port=81"], "at http://127.0.0.1:81 with previous beside it"),
@@ -51,7 +52,7 @@ def test_nothing_heavy_is_imported_before_it(tmp_path: Path) -> None:
         "import sys\n"
         "from tbr_lightning import cli\n"
         "def stop(*_): sys.exit(bool({'torch', 'mlflow', 'lightning'} & set(sys.modules)))\n"
-        "cli.importlib.import_module = stop\n"
+        "cli.signal.signal = stop  # what comes next\n"
         "cli.main('train')\n"
     )
     done = subprocess.run(

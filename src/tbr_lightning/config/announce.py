@@ -28,7 +28,9 @@ def first_line(verb: str, config: Any) -> str | None:
 def _what(verb: str, config: Any) -> str:
     if verb in ("train", "reflect"):
         resumed = getattr(config, "resume", None)
-        told = f"{config.model.name}, reflection {config.reflection.teacher}, seed {config.seed}"
+        model = config.model
+        name = (model.path or model.hub_id or model.name) if model.name == "hub" else model.name
+        told = f"{name}, reflection {config.reflection.teacher}, seed {config.seed}"
         return f"the run {resumed}, resumed" if resumed else told
     if verb == "evaluate":
         return f"{' and '.join(config.models)} on {config.suite.name}, {config.suite.half} half"
