@@ -134,15 +134,17 @@ def served(folder: Path, *, chat: bool) -> Iterator[Place]:
         asked = [f"model=models:/{NAME}@champion", "beside=previous", f"port={ports[1]}"]
         command = [sys.executable, "-m", "tbr_lightning.serve", *asked]
         commands.append((command, f"http://127.0.0.1:{ports[1]}/health"))
-    running = [
-        subprocess.Popen(
-            command, cwd=folder, env=_environment(), stdout=subprocess.DEVNULL, stderr=None
-        )
-        for command, _ in commands
-    ]
+    running = []
     try:
+        with (folder / "servers.log").open("w") as log:
+            running = [
+                subprocess.Popen(
+                    command, cwd=folder, env=_environment(), stdout=log, stderr=subprocess.STDOUT
+                )
+                for command, _ in commands
+            ]
         for process, (command, health) in zip(running, commands, strict=True):
-            _wait(process, health, " ".join(command[2:4]))
+            _wait(process, health, f"{' '.join(command[2:4])} (see {folder / 'servers.log'})")
         text = (ROOT / "Makefile").read_text()
         (view,) = re.findall(r"open http://127\.0\.0\.1:\$\(PORT\)(/#/\S+)", text)
         mlflow = f"http://127.0.0.1:{ports[0]}"
@@ -246,7 +248,7 @@ def figure(name: str, folder: Path, images: Path) -> None:
 
 def _runs(page: Any, place: Place) -> bool:
     page.goto(place.view)
-    page.get_by_text("evaluate tiny", exact=False).first.wait_for()
+    page.get_by_text("promote v", exact=False).first.wait_for()
     page.wait_for_timeout(3000)
     return False
 
