@@ -65,6 +65,7 @@ class Place:
 
 def main() -> int:
     """Take the pictures that are named, or all."""
+    os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--store", type=Path, default=STORE, help="a folder with the demo's store")
     parser.add_argument("--images", type=Path, default=IMAGES, help="where pictures go")
@@ -217,7 +218,7 @@ FIGURES = {
     "attribution": ("attribution.png", "tags.`tbr.stage` = 'evaluate'"),
     "categories": ("categories.png", "tags.`tbr.comparison` = '2'"),
     "reflections": ("reflections.png", "tags.`tbr.comparison` = '2'"),
-    "gate": ("gate.png", "tags.`tbr.stage` = 'promote'"),
+    "gate": ("gate.png", "tags.`tbr.promoted` = 'true'"),
     "study": ("figures/pareto.png", "tags.`tbr.stage` = 'sweep'"),
 }
 """Figures of the newest run that has them: artifact, and which runs are looked through."""
@@ -254,7 +255,7 @@ def _runs(page: Any, place: Place) -> bool:
 
 
 def _evaluation(page: Any, place: Place) -> bool:
-    page.goto(f"{place.mlflow}/#/experiments/1/runs/{_run_id(place, 'evaluate tiny, external')}")
+    page.goto(f"{place.mlflow}/#/experiments/1/runs/{_evaluation_of_champion(place.folder)}")
     page.get_by_text("false_refusal_rate").first.wait_for()
     page.wait_for_timeout(3000)
     return False
@@ -286,13 +287,18 @@ def _chat(page: Any, place: Place) -> bool:
     return True
 
 
-def _run_id(place: Place, name: str) -> str:
+def _evaluation_of_champion(folder: Path) -> str:
+    """Return the newest evaluation's run of the champion."""
     from mlflow.tracking import MlflowClient
 
-    client = MlflowClient(f"sqlite:///{place.folder}/mlflow.db")
-    found = client.search_runs(["1"], f"attributes.run_name LIKE '{name}%'", max_results=1)
+    store = f"sqlite:///{folder}/mlflow.db"
+    client = MlflowClient(store, registry_uri=store)
+    version = client.get_model_version_by_alias(NAME, "champion")
+    model = version.model_id or version.source.removeprefix("models:/")
+    where = f"tags.`tbr.stage` = 'evaluate' AND tags.`tbr.subject` = '{model}'"
+    found = client.search_runs(["1"], f"{where} AND attributes.status = 'FINISHED'", max_results=1)
     if not found:
-        raise SystemExit(f"no run is called '{name}…' in {place.folder}/mlflow.db")
+        raise SystemExit(f"no evaluation of {NAME}@champion stands in {store}")
     return str(found[0].info.run_id)
 
 

@@ -23,6 +23,7 @@ from tbr_lightning.errors import (
     outage,
 )
 from tbr_lightning.processes import quiet
+from tbr_lightning.progress import wrapped
 
 ACTIONS: dict[str, tuple[str, ...]] = {
     "evaluate": ("calibrate",),
@@ -93,7 +94,7 @@ def _goes_on(verb: str, error: KeyboardInterrupt) -> str:
 def _run(verb: str, composed: Composed, action: str | None) -> int:
     quiet()
     if action is None and (line := first_line(verb, composed.config)) is not None:
-        print(line, file=sys.stderr, flush=True)
+        print("\n".join(wrapped(line, 2, sys.stderr)), file=sys.stderr, flush=True)
     signal.signal(signal.SIGTERM, _interrupt)
     module = importlib.import_module(f"tbr_lightning.{verb}")
     if action is not None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TypeVar
+from typing import TextIO, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -34,12 +34,17 @@ class _Rate(ProgressColumn):
         return Text(f"{speed:.1f}/s" if speed else "")
 
 
-def wrapped(text: str, indent: int = 2) -> list[str]:
+def wrapped(text: str, indent: int = 2, stream: TextIO | None = None) -> list[str]:
     """Return a sentence as lines that fit the terminal, those after the first one indented.
 
     Where the output is a file it is one line, which programs read more easily.
+
+    Args:
+        text: Of one line.
+        indent: Blanks before further lines.
+        stream: Where it is written; ``None`` is the standard output.
     """
-    if not sys.stdout.isatty():
+    if not (stream or sys.stdout).isatty():
         return [text]
     wide = max(min(shutil.get_terminal_size().columns, 120), 40)
     first = text[: len(text) - len(text.lstrip())]

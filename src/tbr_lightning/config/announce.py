@@ -21,7 +21,10 @@ def first_line(verb: str, config: Any) -> str | None:
     what = _what(verb, config)
     if getattr(config, "dry_run", False):
         return f"{verb}: a dry run of {what}: nothing is trained or logged"
-    logged = f"logged to {hidden(config.tracking.uri)}, experiment {config.tracking.experiment}"
+    where = hidden(config.tracking.uri)
+    logged = f"logged to {where}, experiment {config.tracking.experiment}"
+    if verb in ("serve", "export"):
+        logged = f"from the store {where}"
     return f"{verb}: {what}; {logged}; on {_device(config)}"
 
 
@@ -35,7 +38,8 @@ def _what(verb: str, config: Any) -> str:
     if verb == "evaluate":
         return f"{' and '.join(config.models)} on {config.suite.name}, {config.suite.half} half"
     if verb == "promote":
-        return f"{config.model_uri or 'no model'} against the champion of {config.name}"
+        against = "as a fresh champion" if config.baseline else "against the champion"
+        return f"{config.model_uri or 'no model'} {against} of {config.name}"
     if verb == "serve":
         beside = f" with {config.beside} beside it" if config.beside else ""
         return f"{config.model_uri} at {config.url}{beside}"

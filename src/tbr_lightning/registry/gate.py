@@ -69,7 +69,12 @@ class Decision:
     @property
     def lines(self) -> list[str]:
         """What failed in sentences, then every rule as a line of a table."""
-        return [*self.failures, *table(self.rules)]
+        return [*self.failures, *self.table]
+
+    @property
+    def table(self) -> list[str]:
+        """Every rule as a line of a table."""
+        return table(self.rules)
 
 
 def judge(candidate: Answers, champion: Answers | None, config: GateConfig) -> Decision:
