@@ -108,7 +108,7 @@ def draw(asked: Sequence[Asked], title: str, names: Sequence[str], caption: str)
 
 
 def _prompt(axes: Any, renderer: Any, one: Asked, top: float, largest: float) -> None:
-    pairs = [("before", one.before, True)]
+    pairs: list[tuple[str, Attribution, bool | None]] = [("before", one.before, True)]
     if one.after is not None:
         pairs.append(("after", one.after, one.after_refused))
     for number, (name, found, refused) in enumerate(pairs):
