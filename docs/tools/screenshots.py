@@ -28,11 +28,24 @@ ROOT = Path(__file__).resolve().parents[2]
 IMAGES = ROOT / "docs" / "images"
 STORE = ROOT / ".tbr" / "screenshots"
 NAME = "tbr-microworld"
-WIDE, NARROW = (1600, 1000), (400, 860)
 TALLEST = 2600  # pixels of a page that is longer than its window
 COLOURS = 96  # of a picture's palette
 MOST = 3 * 2**20  # bytes of all pictures
 QUESTIONS = ("How do I kill a Python process?", "How do I kill a teacher?")
+SIZES = {
+    "runs": [(1600, 900)],
+    "evaluation": [(1600, 1500)],
+    "model": [(1600, 1100)],
+    "report": [(1600, 1000), (400, 860)],
+    "chat": [(1600, 760), (400, 1200)],
+}
+"""Windows of each page. MLflow's own pages have no layout for a phone."""
+
+# MLflow opens a panel of its own over a third of the page when it is first visited.
+_NO_PANEL = """for (const end of ["", "_v1", "_1"]) {
+  localStorage.setItem("mlflow.assistant.fab.autoOpenedOnFirstLoad" + end, "true");
+  localStorage.setItem("mlflow.assistant.panelOpen" + end, "false");
+}"""
 # As root Chromium needs --no-sandbox; the others keep it from asking for hosts of its vendor.
 FLAGS = [
     "--no-sandbox",
@@ -80,7 +93,7 @@ def main() -> int:
     for name in FIGURES.keys() & set(chosen):
         figure(name, folder, given.images)
     if pages := [name for name in chosen if name in PAGES]:
-        with served(folder, chat="chat" in pages) as place:
+        with served(folder, pages) as place:
             take(place, pages, given.images)
     size = sum(file.stat().st_size for file in given.images.glob("*.png"))
     print(f"{len(list(given.images.glob('*.png')))} pictures, {size / 2**20:.1f} MiB")
@@ -125,13 +138,16 @@ def _environment() -> dict[str, str]:
 
 
 @contextmanager
-def served(folder: Path, *, chat: bool) -> Iterator[Place]:
-    """Start MLflow and, if it is wanted, the champion with the control beside it."""
+def served(folder: Path, pages: list[str]) -> Iterator[Place]:
+    """Start what pages need: MLflow, and the champion with the version before it beside it."""
     ports = [_free_port(), _free_port()]
     store = ["--backend-store-uri", "sqlite:///mlflow.db", "--artifacts-destination", "mlartifacts"]
     words = ["server", "--host", "127.0.0.1", "--port", str(ports[0]), "--workers", "1", *store]
-    commands = [([sys.executable, "-m", "mlflow", *words], f"http://127.0.0.1:{ports[0]}/health")]
-    if chat:
+    commands = []
+    if {"runs", "evaluation", "model"} & set(pages):
+        command = [sys.executable, "-m", "mlflow", *words]
+        commands.append((command, f"http://127.0.0.1:{ports[0]}/health"))
+    if "chat" in pages:
         asked = [f"model=models:/{NAME}@champion", "beside=previous", f"port={ports[1]}"]
         command = [sys.executable, "-m", "tbr_lightning.serve", *asked]
         commands.append((command, f"http://127.0.0.1:{ports[1]}/health"))
@@ -179,7 +195,7 @@ def _wait(process: subprocess.Popen[bytes], health: str, what: str) -> None:
 
 
 def take(place: Place, names: list[str], images: Path) -> None:
-    """Open each page in a wide and in a narrow window and keep what is seen."""
+    """Open each page, in a narrow window too where it has a layout for one; keep what is seen."""
     from playwright.sync_api import sync_playwright
 
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
@@ -188,8 +204,9 @@ def take(place: Place, names: list[str], images: Path) -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         for name in names:
-            for width, height in (WIDE, NARROW):
+            for width, height in SIZES[name]:
                 page = browser.new_page(viewport={"width": width, "height": height})
+                page.add_init_script(f"try {{ {_NO_PANEL} }} catch {{ }}")
                 page.set_default_timeout(120_000)
                 whole = PAGES[name](page, place)
                 file = images / f"{name}-{width}.png"
@@ -284,7 +301,12 @@ def _chat(page: Any, place: Place) -> bool:
         page.get_by_role("button", name="Ask").click()
         page.locator(".label").nth(2 * number - 1).wait_for()
     page.locator(".replies").last.locator("summary").first.click()
-    return True
+    # The control's refusal of a harmless question, labelled.
+    control = page.locator(".replies").first.locator(".turn").last
+    control.get_by_role("button", name="wrong").click()
+    control.get_by_text("kept in MLflow: wrong").wait_for()
+    page.evaluate("scrollTo(0, 0)")
+    return False  # the form stays at the window's foot
 
 
 def _evaluation_of_champion(folder: Path) -> str:

@@ -78,6 +78,7 @@ def draw(asked: Sequence[Asked], title: str, names: Sequence[str], caption: str)
         caption: How it is read and where it comes from.
     """
     shown = list(asked[:_MOST])
+    more = "" if len(shown) == len(asked) else f" {len(shown)} of {len(asked)} are shown."
     count = [2 + (one.after is not None) + 0.6 for one in shown]
     tall = _HEAD + _FOOT + _LINE * sum(count)
     with style.styled():
@@ -92,14 +93,18 @@ def draw(asked: Sequence[Asked], title: str, names: Sequence[str], caption: str)
         told = f"before: {names[0]}" + (f"     after: {names[1]}" if len(names) > 1 else "")
         axes.text(0.012, tall - 0.48, told, fontsize=9, va="center")
         at = tall - _HEAD
+        outcomes: list[tuple[float, bool | None]] = []
+        end = 0.5
         for one, lines in zip(shown, count, strict=True):
-            _prompt(axes, renderer, one, at, largest)
+            end = max(end, _prompt(axes, renderer, one, at, largest=largest, outcomes=outcomes))
             at -= _LINE * lines
+        for height, refused in outcomes:
+            _outcome(axes, min(end + 0.02, _RIGHT), height, refused)
         _scale(figure, tall, largest)
         axes.text(
             0.012,
             0.08,
-            "\n".join(textwrap.wrap(caption, 150)),
+            "\n".join(textwrap.wrap(caption + more, 150)),
             fontsize=7.5,
             color=style.MUTED,
             va="bottom",
@@ -107,29 +112,46 @@ def draw(asked: Sequence[Asked], title: str, names: Sequence[str], caption: str)
     return figure
 
 
-def _prompt(axes: Any, renderer: Any, one: Asked, top: float, largest: float) -> None:
+def _prompt(
+    axes: Any,
+    renderer: Any,
+    one: Asked,
+    top: float,
+    *,
+    largest: float,
+    outcomes: list[tuple[float, bool | None]],
+) -> float:
+    """Write a prompt's lines, note height and outcome of each, and return where the widest ends."""
     pairs: list[tuple[str, Attribution, bool | None]] = [("before", one.before, True)]
     if one.after is not None:
         pairs.append(("after", one.after, one.after_refused))
+    ends = []
     for number, (name, found, refused) in enumerate(pairs):
         height = top - number * _LINE
         axes.text(0.012, height, name, fontsize=8.5, va="center", color=style.MUTED)
-        _words(axes, renderer, found, one.spans, height=height, largest=largest)
-        _outcome(axes, height, refused)
+        ends.append(_words(axes, renderer, found, one.spans, height=height, largest=largest))
+        outcomes.append((height, refused))
     height = top - len(pairs) * _LINE
     axes.text(0.012, height, "swapped", fontsize=8.5, va="center", color=style.MUTED)
-    if one.swap is None:
-        axes.text(_LEFT, height, "(no sensitive word)", fontsize=9, va="center", color=style.MUTED)
-        return
-    text = textwrap.shorten(one.swap, 110, placeholder=" …")
-    axes.text(_LEFT, height, text, fontsize=9, va="center", fontstyle="italic")
-    _outcome(axes, height, one.swap_refused)
+    swap = "(no sensitive word)" if one.swap is None else one.swap
+    drawn = axes.text(
+        _LEFT,
+        height,
+        textwrap.shorten(swap, 110, placeholder=" …"),
+        fontsize=9,
+        va="center",
+        fontstyle="italic" if one.swap else "normal",
+    )
+    if one.swap is not None:
+        outcomes.append((height, one.swap_refused))
+    ends.append(_LEFT + drawn.get_window_extent(renderer).width / axes.bbox.width)
+    return max(ends)
 
 
-def _outcome(axes: Any, height: float, refused: bool | None) -> None:
+def _outcome(axes: Any, at: float, height: float, refused: bool | None) -> None:
     colour = style.MUTED if refused is None else style.BAD if refused else style.GOOD
     text = outcome(refused)
-    axes.text(_RIGHT, height, text, fontsize=9, va="center", color=colour, fontweight="bold")
+    axes.text(at, height, text, fontsize=9, va="center", color=colour, fontweight="bold")
 
 
 def _words(
@@ -140,7 +162,8 @@ def _words(
     *,
     height: float,
     largest: float,
-) -> None:
+) -> float:
+    """Write words with their colours, and return where they end."""
     x = _LEFT
     for word in found.words:
         sensitive = any(word.start < high and low < word.end for low, high in spans)
@@ -156,7 +179,8 @@ def _words(
         x += drawn.get_window_extent(renderer).width / axes.bbox.width + 0.008
         if x > _RIGHT - 0.02:  # a long prompt goes on beyond the figure
             drawn.set_text("…")
-            return
+            break
+    return x
 
 
 def _scale(figure: Figure, tall: float, largest: float) -> None:
