@@ -47,6 +47,16 @@ def test_a_picture_keeps_its_size_and_loses_colours(tmp_path: Path) -> None:
     assert (tmp_path / "a.png").stat().st_size < before
 
 
+def test_the_colour_of_a_thin_line_survives(tmp_path: Path) -> None:
+    image = Image.linear_gradient("L").resize((300, 300)).convert("RGB")
+    image.paste((0, 114, 178), (10, 10, 13, 60))
+    image.save(tmp_path / "a.png")
+    screenshots.smaller(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as small:
+        red, green, blue = small.convert("RGB").getpixel((11, 30))
+    assert max(red, abs(green - 114), abs(blue - 178)) < 24
+
+
 def test_a_picture_that_is_not_known_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["screenshots.py", "nothing"])
     with pytest.raises(SystemExit) as ended:

@@ -90,7 +90,7 @@ def draw(asked: Sequence[Asked], title: str, names: Sequence[str], caption: str)
         renderer = FigureCanvasAgg(figure).get_renderer()
         largest = largest_score(shown)
         axes.text(0.012, tall - 0.22, title, fontsize=10.5, va="center", fontweight="bold")
-        told = f"before: {names[0]}" + (f"     after: {names[1]}" if len(names) > 1 else "")
+        told = f"before: {names[0]}" + (f"  |  after: {names[1]}" if len(names) > 1 else "")
         axes.text(0.012, tall - 0.48, told, fontsize=9, va="center")
         at = tall - _HEAD
         outcomes: list[tuple[float, bool | None]] = []
