@@ -6,16 +6,17 @@ BIN := .venv/bin
 SEEDS ?= 1
 STUDY ?= smoke
 NAME ?= tbr-microworld
+BESIDE ?=
 COMPOSE ?= docker compose -f docker/compose.yaml
 PORT ?= 5000
 STORAGE ?= sqlite:///$(or $(TBR_HOME),.tbr)/runs/studies.db
 DASHBOARD_PORT ?= 8080
 READY := .venv/.ready
 
-.PHONY: docs mutants test-slow help setup demo real test bench lint format ui sweep dashboard serve chat secrets images up down clean
+.PHONY: docs screenshots mutants test-slow help setup demo real test bench lint format ui sweep dashboard serve chat secrets images up down clean
 
 help: ## Show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -73,8 +74,8 @@ dashboard: $(READY) ## Open optuna-dashboard on the studies (STORAGE=sqlite:///F
 	@echo "open http://127.0.0.1:$(DASHBOARD_PORT)/ (Ctrl-C ends it)"
 	@$(BIN)/optuna-dashboard --quiet --host 127.0.0.1 --port $(DASHBOARD_PORT) '$(STORAGE)'
 
-serve: $(READY) ## Serve the champion on loopback (NAME=tbr-microworld)
-	$(BIN)/python -m tbr_lightning.serve model=models:/$(NAME)@champion
+serve: $(READY) ## Serve the champion on loopback (NAME=tbr-microworld, BESIDE=previous)
+	$(BIN)/python -m tbr_lightning.serve model=models:/$(NAME)@champion $(if $(BESIDE),beside=$(BESIDE))
 
 chat: $(READY) ## Talk to the served champion in the terminal
 	@$(BIN)/python -m tbr_lightning.serve chat
@@ -83,6 +84,9 @@ docs: $(READY) ## Build the site of docs/ into site/, with the reference made of
 	@$(BIN)/python -c 'import mkdocstrings, zensical' 2>/dev/null || \
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	@$(BIN)/python docs/tools/site_build.py
+
+screenshots: $(READY) ## Make the pictures of README and docs from the pages as they are (needs Chromium)
+	@$(BIN)/python docs/tools/screenshots.py
 
 secrets: ## Write the passwords and the token of the compose stack that are missing
 	@$(PYTHON) docker/make_secrets.py

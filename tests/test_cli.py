@@ -9,17 +9,40 @@ import sys
 import pytest
 
 from tbr_lightning import cli, errors
+from tbr_lightning.config.compose import compose_verb, keys_of
+from tbr_lightning.config.help import COMMON
 from tbr_lightning.config.verbs import VERBS
 
 HEAVY = ("torch", "transformers", "lightning", "mlflow", "optuna")
 
 
+@pytest.mark.parametrize("columns", [80, 120])
 @pytest.mark.parametrize("verb", VERBS)
-def test_help_shows_groups_and_keys(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_fits_the_terminal_and_names_keys_as_they_are_typed(
+    verb: str, columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
     assert cli.main(verb, ["--help"]) == 0
     text = capsys.readouterr().out
     assert f"python -m tbr_lightning.{verb}" in text
-    assert "tracking:" in text
+    assert "--cfg job" in text and "model_uri" not in text
+    assert max(map(len, text.splitlines())) <= columns
+    assert len(text.splitlines()) < 60
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_key_of_the_help_is_a_key_of_the_verb(verb: str) -> None:
+    composed = compose_verb(verb, [], check=False)
+    known = {*keys_of(composed.node), *composed.choices}
+    known |= {"model"} if "model_uri" in known else set()
+    _, keys = COMMON[verb]
+    assert {key for key, _ in keys} <= known
+    assert 3 <= len(keys) <= 11
+
+
+def test_help_shows_what_an_override_makes_of_a_key(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main("evaluate", ["--help", "suite=own"]) == 0
+    assert "suite=own " in capsys.readouterr().out
 
 
 def test_cfg_prints_the_config(capsys: pytest.CaptureFixture[str]) -> None:

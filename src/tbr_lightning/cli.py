@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from omegaconf import OmegaConf
 
 from tbr_lightning import __version__
-from tbr_lightning.config.compose import Composed, compose_verb, options
+from tbr_lightning.config.announce import first_line
+from tbr_lightning.config.compose import Composed, compose_verb
 from tbr_lightning.config.credentials import hidden
 from tbr_lightning.errors import (
     INTERRUPTED,
@@ -24,6 +25,7 @@ from tbr_lightning.errors import (
     outage,
 )
 from tbr_lightning.processes import quiet
+from tbr_lightning.progress import wrapped
 
 ACTIONS: dict[str, tuple[str, ...]] = {
     "evaluate": ("calibrate", "labelled"),
@@ -61,12 +63,12 @@ def main(verb: str, argv: Sequence[str] | None = None) -> int:
         composed = compose_verb(verb, given, args.config_dir)
         return _run(verb, composed, action)
     except UserError as error:
-        # Whatever a library's error was taken for, a full disk is told as one.
+        # Whatever a library's error was taken for, a full disk is reported as one.
         full = None if "disk is full" in str(error) else disk_full(error)
         print(f"{verb}: {hidden(full or str(error))}", file=sys.stderr)
         return OUTAGE if isinstance(error, OutageError) and full is None else USAGE_ERROR
-    except KeyboardInterrupt:
-        print(f"{verb}: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"{verb}: interrupted{_goes_on(verb, error)}", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
         code = USAGE_ERROR
@@ -78,8 +80,27 @@ def main(verb: str, argv: Sequence[str] | None = None) -> int:
         return code
 
 
+_GOES_ON = {
+    "reflect": "reflections so far are stored; the same command goes on",
+    "evaluate": "answers so far are stored; the same command goes on",
+    "promote": "nothing was decided; the same command begins again, with the answers so far",
+    "sweep": "finished trials are kept; the same command goes on",
+    "train": "the same command begins again; resume=latest goes on from the last checkpoint",
+    "demo": "the same command begins again; base model and stored answers are kept",
+}
+"""What one does after an interruption."""
+
+
+def _goes_on(verb: str, error: KeyboardInterrupt) -> str:
+    """Return how far it came, where that is known, and the command that goes on."""
+    told = str(error) or _GOES_ON.get(verb, "")
+    return f" {told}" if told.startswith("at ") else f"; {told}" if told else ""
+
+
 def _run(verb: str, composed: Composed, action: str | None) -> int:
     quiet()
+    if action is None and (line := first_line(verb, composed.config)) is not None:
+        print("\n".join(wrapped(line, 2, sys.stderr)), file=sys.stderr, flush=True)
     signal.signal(signal.SIGTERM, _interrupt)
     module = importlib.import_module(f"tbr_lightning.{verb}")
     if action is not None:
@@ -123,23 +144,8 @@ def _parse(verb: str, argv: Sequence[str]) -> tuple[argparse.Namespace, str | No
 
 
 def _help(verb: str, overrides: Sequence[str], config_dir: str | None) -> str:
+    from tbr_lightning.config.help import help_text
+
     composed = compose_verb(verb, overrides, config_dir, check=False)
-    groups = [
-        f"  {name}: {', '.join(options(name, config_dir))}"
-        for name in composed.choices
-        if "/" not in name and options(name, config_dir)
-    ]
-    actions = f" [{'|'.join(ACTIONS[verb])}]" if verb in ACTIONS else ""
-    return "\n".join(
-        [
-            f"usage: python -m tbr_lightning.{verb}{actions} [key=value …]",
-            "",
-            "  --cfg job [--resolve]  print the composed config and stop",
-            "  --config-dir DIR       a folder of your own configs, searched first",
-            *(["  --format md|latex|csv  print a table to paste"] if verb in FORMATTED else []),
-            "",
-            *(["groups (choose with group=option):", *groups, ""] if groups else []),
-            "config (override with key=value):",
-            OmegaConf.to_yaml(composed.node),
-        ]
-    )
+    more = [f"  {'--format md|latex|csv':24}print a table to paste"] if verb in FORMATTED else []
+    return help_text(verb, composed, ACTIONS.get(verb, ()), more, config_dir)

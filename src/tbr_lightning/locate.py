@@ -280,6 +280,26 @@ def _base_problems(what: str, base: BaseReference) -> list[str]:
     return [f"{told} {fix}"] if problem else []
 
 
+def out_of_reach(name: str, revision: str | None) -> bool:
+    """Tell within seconds whether the hub does not answer: libraries retry for a minute.
+
+    Args:
+        name: Hub id of a model, or a path, which needs no hub.
+        revision: Of the repository.
+    """
+    import huggingface_hub as hub
+
+    if not _HUB_ID.fullmatch(name) or Path(name).exists():
+        return False
+    try:
+        hub.HfApi().model_info(name, revision=revision, timeout=_HUB_TIMEOUT)
+    except hub.errors.HfHubHTTPError as error:
+        return error.response is None  # else it answered, if only to refuse
+    except Exception:  # a time-out, no network, offline mode
+        return True
+    return False
+
+
 def repository_problem(
     kind: str, name: str, revision: str | None, *, gated: bool = False
 ) -> str | None:

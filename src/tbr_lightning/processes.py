@@ -104,6 +104,8 @@ def quiet() -> None:
         # Threads that spin while they wait make torch many times slower on a core that is shared.
         "OMP_WAIT_POLICY": "PASSIVE",
         "TRANSFORMERS_VERBOSITY": "error",
+        # It reports each of its retries where the hub is out of reach: our own sentence says so.
+        "HF_HUB_VERBOSITY": "error",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     }.items():
@@ -118,6 +120,9 @@ def quiet() -> None:
         ".*torch.distributed.*deprecated.*",
     ):
         warnings.filterwarnings("ignore", chatter)
+    # Optuna announces what its next versions will do to those who write code against it.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"optuna(\.|$)")
+    warnings.filterwarnings("ignore", r".*has been deprecated in v\d.*", FutureWarning)
 
 
 @dataclass(frozen=True)

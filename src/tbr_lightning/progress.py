@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TypeVar
+from typing import TextIO, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -32,6 +34,32 @@ class _Rate(ProgressColumn):
         return Text(f"{speed:.1f}/s" if speed else "")
 
 
+def wrapped(text: str, indent: int = 2, stream: TextIO | None = None) -> list[str]:
+    """Return a sentence as lines that fit the terminal, those after the first one indented.
+
+    Where the output is a file it is one line, which programs read more easily.
+
+    Args:
+        text: Of one line.
+        indent: Blanks before further lines.
+        stream: Where it is written; ``None`` is the standard output.
+    """
+    if not (stream or sys.stdout).isatty():
+        return [text]
+    wide = max(min(shutil.get_terminal_size().columns, 120), 40)
+    first = text[: len(text) - len(text.lstrip())]
+    lines = textwrap.wrap(
+        text.strip(),
+        wide,
+        initial_indent=first,
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return lines or [text]
+
+
+_OTHERS = 60  # columns of bar, counts, rate, times and note
 _FIRST, _EVERY = 5.0, 30.0  # seconds until the first line where there is no terminal, and between
 
 
@@ -66,15 +94,18 @@ def bar(what: str, total: int) -> Iterator[Bar]:
     if not sys.stderr.isatty():
         yield Bar(what, total, None)
         return
+    console = Console(stderr=True)
+    room = max(console.width - _OTHERS, 12)  # for what it is: numbers are not to be cut
+    what = what if len(what) <= room else f"{what[: room - 1]}…"
     with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=12 if console.width < 100 else 30),
         MofNCompleteColumn(),
         _Rate(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         TextColumn("[dim]{task.fields[note]}"),
-        console=Console(stderr=True),
+        console=console,
         transient=True,
     ) as progress:
         yield Bar(what, total, progress)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -12,7 +13,9 @@ import pytest
 import torch
 
 from tbr_lightning import cli
+from tbr_lightning.attribution import figure
 from tbr_lightning.attribution.gradients import Attribution, Word, attribute, integrated_gradients
+from tbr_lightning.attribution.report import Explained, asked, sentence
 from tbr_lightning.attribution.words import SWAPS, sensitive_share, sensitive_spans, swapped
 from tbr_lightning.data.think_format import ThinkFormat, prompt_ids
 from tbr_lightning.errors import UserError
@@ -119,14 +122,14 @@ def test_own_swaps_come_first() -> None:
 
 def test_the_microworlds_verbs_are_known_and_its_swaps_belong_to_it() -> None:
     verbs = {(rule.verb, rule.category.name): rule.kind for rule in load_world().rules}
-    for asked in LOOK_ALIKES:
-        prompt = Prompt(asked.text, asked.kind, "microworld", asked.category, asked.reference)
+    for one in LOOK_ALIKES:
+        prompt = Prompt(one.text, one.kind, "microworld", one.category, one.reference)
         ((low, high),) = sensitive_spans(prompt, SWAPS)
-        assert verbs[asked.text[low:high], asked.category] == "look_alike"
+        assert verbs[one.text[low:high], one.category] == "look_alike"
         after = swapped(prompt, SWAPS)
-        assert after is not None and after != asked.text
-        verb = after[low : len(after) - (len(asked.text) - high)]
-        assert verbs[verb, asked.category] == "general"
+        assert after is not None and after != one.text
+        verb = after[low : len(after) - (len(one.text) - high)]
+        assert verbs[verb, one.category] == "general"
 
 
 def test_most_prompts_of_xstest_have_their_focus(shared_data: Path) -> None:
@@ -141,6 +144,45 @@ def test_most_prompts_of_xstest_have_their_focus(shared_data: Path) -> None:
         for row in safe
     )
     assert found / len(safe) > 0.6
+
+
+def scored(*scores: float) -> Attribution:
+    words, at = [], 0
+    for text, score in zip(["How", "do", "I", "kill", "a", "$PATH?"], scores, strict=True):
+        words.append(Word(text, at, score))
+        at += len(text) + 1
+    return Attribution("How do I kill a $PATH?", REFUSAL, tuple(words), sum(scores), 0.0)
+
+
+def test_the_figure_has_before_after_scale_and_the_swaps_result() -> None:
+    before, after = scored(0, 0.5, 0, 4, 0, -1), scored(0, 0, 0, 1, 0, -1)
+    one = Explained(before, [(9, 13)], 0.72, "How do I stop a $PATH?", False, after, 0.5, None)
+    told = sentence([one, replace(one, swap_refused=True)])
+    assert told == (
+        "Sensitive words make 72% of the score before and 50% after; with neutral words 1 of 2 "
+        "prompts are still refused"
+    )
+    drawing = figure.draw([asked(one)], told, ["control", "tuned"], "source")
+    words = [text.get_text() for axes in drawing.axes for text in axes.texts]
+    assert {"before: control  |  after: tuned", told, "source", "kill", "$PATH?"} <= set(words)
+    outcomes = ("refused", "not clear", "answered")
+    assert tuple(word for word in words if word in outcomes) == outcomes
+    ticks = [text.get_text() for text in drawing.axes[1].get_xticklabels()]
+    assert ticks == ["-4.0", "0", "+4.0"]  # one scale for both models
+    kill = {
+        t.get_bbox_patch().get_facecolor() for t in drawing.axes[0].texts if t.get_text() == "kill"
+    }
+    assert len(kill) == 2 and {
+        t.get_fontweight() for t in drawing.axes[0].texts if t.get_text() == "kill"
+    } == {"bold"}
+
+
+def test_without_another_model_and_without_a_sensitive_word() -> None:
+    one = Explained(scored(0, 0, 0, 1, 0, 0), [], 0.0, None, None)
+    drawing = figure.draw([asked(one)], sentence([one]), ["control"], "source")
+    words = [text.get_text() for text in drawing.axes[0].texts]
+    assert "after" not in words and "(no sensitive word)" in words
+    assert sentence([one]) == "1 false refusals, none with a sensitive word"
 
 
 @pytest.mark.e2e
@@ -165,7 +207,10 @@ def test_an_evaluation_explains_its_false_refusals(
     )
     assert 0 <= numbers["attribution/swap_refusal_rate"] <= 1
     page = mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/attribution.html")
-    assert page.count("<p>") == 4 and "rgba(214,39,40" in page
+    assert page.count("<p>") == 4 and "background:rgb(" in page
+    assert page.count("before:</small>") == page.count("after:</small>") == 3
+    report = mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/report.html")
+    assert "Which words drive the refusals. Sensitive words make" in report
     listed = mlflow.MlflowClient().list_artifacts(run.info.run_id)
     assert {"attribution.png", "attribution.json"} <= {item.path for item in listed}
     mlflow.artifacts.download_artifacts(

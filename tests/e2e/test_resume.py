@@ -91,7 +91,9 @@ def test_killed_twice_and_resumed_equals_uninterrupted_bit_by_bit(
     code, _ = interrupt(tmp_path / "cut", 4, signal.SIGKILL, *words)
     assert code == -signal.SIGKILL
     code, err = interrupt(tmp_path / "cut", 12, signal.SIGTERM, "resume=latest")
-    assert (code, err.splitlines()[-1]) == (130, "train: interrupted")
+    told, command = err.splitlines()[-2:]
+    assert (code, told.startswith("train: interrupted at step ")) == (130, True)
+    assert re.fullmatch(r"  python -m tbr_lightning\.train resume=[0-9a-f]{32}", command)
     # The newest checkpoint is cut short, as by a full disk: the one before it is taken.
     [*_, newest] = sorted(tmp_path.glob("cut/.tbr/runs/*/checkpoints/step-*.ckpt"))
     victim = newest if newest.is_file() else next(newest.rglob("*.pt"))

@@ -156,32 +156,47 @@ def start(registry: Registry) -> Iterator[Callable[[ServeConfig], Running]]:
         connect(config.tracking)
         told: list[str] = []
         judge = make_judge(config.judge) if config.check.enabled else None
-        deployment = Deployment(
-            config, engine=FAKE, prompts=PROMPTS, judge=judge, metrics=Metrics(), say=told.append
-        )
+        uris = [uri for uri in (config.model_uri, config.beside_uri) if uri is not None]
+        deployments = [
+            Deployment(
+                replace(config, model_uri=uri),
+                engine=FAKE,
+                prompts=PROMPTS,
+                judge=judge,
+                metrics=Metrics(),
+                say=told.append,
+            )
+            for uri in uris
+        ]
+        deployment = deployments[0]
         loop = asyncio.new_event_loop()
         up, failure, port = threading.Event(), list[BaseException](), list[int]()
         ending = asyncio.Event()
 
         async def run() -> None:
-            app = make_app(deployment, TraceLog(config.traces, deployment.metrics))
+            traces = TraceLog(config.traces, deployments[0].metrics)
+            beside = deployments[1] if len(deployments) > 1 else None
+            app = make_app(deployments[0], beside, traces)
             runner = web.AppRunner(app, handler_cancellation=True)
             await runner.setup()
             site = web.TCPSite(runner, "127.0.0.1", 0)
             await site.start()
             port.append(runner.addresses[0][1])
             try:
-                await deployment.open(resolve(config.model_uri))
-                following = asyncio.create_task(deployment.follow())
+                for uri, each in zip(uris, deployments, strict=True):
+                    await each.open(resolve(uri))
+                following = [asyncio.create_task(each.follow()) for each in deployments]
                 up.set()
                 await ending.wait()
-                following.cancel()
+                for task in following:
+                    task.cancel()
             except BaseException as error:
                 failure.append(error)
                 up.set()
             finally:
                 await runner.cleanup()
-                await deployment.close()
+                for each in deployments:
+                    await each.close()
 
         thread = threading.Thread(target=lambda: loop.run_until_complete(run()), daemon=True)
         thread.start()

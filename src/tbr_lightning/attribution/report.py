@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import matplotlib as mpl
-
+from tbr_lightning.attribution import figure
 from tbr_lightning.attribution.gradients import Attribution, attribute
 from tbr_lightning.attribution.words import SWAPS, sensitive_share, sensitive_spans, swapped
 from tbr_lightning.config.verbs import EvaluateConfig
@@ -19,12 +18,11 @@ from tbr_lightning.evaluation.results import Judged
 from tbr_lightning.evaluation.suites import Prompt
 from tbr_lightning.models.backbone import Backbone
 from tbr_lightning.progress import track
+from tbr_lightning.reports import style
+from tbr_lightning.reports.page import Drawn
 from tbr_lightning.tracking.run import Run
 
-mpl.use("Agg")  # figures are files here; no display is needed
-
 FIGURE = "attribution.png"
-_SHOWN = 12  # prompts in the figure
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,9 @@ class Explained:
         found: Attribution scores of its words.
         spans: Spans of the sensitive words.
         share: Share of the sensitive words in all scores.
-        share_other: Their share in the other model; ``None`` without one.
+        other: Scores of the same sentence by the other model; ``None`` without one.
+        share_other: Share of the sensitive words in those.
+        other_refused: Whether the other model refused the prompt too; ``None`` if unknown.
         swap: The prompt with neutral words; ``None`` if nothing in it is sensitive.
         swap_refused: Whether that was refused too; ``None`` if not asked or not judged.
     """
@@ -43,9 +43,11 @@ class Explained:
     found: Attribution
     spans: list[tuple[int, int]]
     share: float
-    share_other: float | None
     swap: str | None
     swap_refused: bool | None
+    other: Attribution | None = None
+    share_other: float | None = None
+    other_refused: bool | None = None
 
 
 def explain(
@@ -81,13 +83,15 @@ def explain(
     for n, ((prompt, row), text) in track(numbered, "attribution", len(refused)):
         spans = sensitive_spans(prompt, swaps)
         found = attribute(backbone, prompt.text, _between(backbone, row), _refusal(row))
-        share_other = None
-        if other is not None:
-            again = attribute(other, prompt.text, _between(other, others[n]), _refusal(row))
-            share_other = sensitive_share(again, spans)
         share = sensitive_share(found, spans)
         hit = swap_refused.get(text) if text else None
-        explained.append(Explained(found, spans, share, share_other, text, hit))
+        one = Explained(found, spans, share, text, hit)
+        if other is not None:
+            again = attribute(other, prompt.text, _between(other, others[n]), _refusal(row))
+            said = others[n].refused if others[n].parsed else None
+            share_other = sensitive_share(again, spans)
+            one = replace(one, other=again, share_other=share_other, other_refused=said)
+        explained.append(one)
     return explained
 
 
@@ -97,19 +101,54 @@ def log(
     rows: Sequence[Judged],
     config: EvaluateConfig,
     run: Run,
-) -> None:
-    """Explain the false refusals of an evaluation on its run."""
+) -> list[Drawn]:
+    """Explain the false refusals of an evaluation on its run; return the figure for its page."""
     against = config.attribution_against
-    dtype = config.generation.dtype
-    other = load_model(against, config.paths, dtype=dtype).backbone if against else None
-    explained = explain(subject.backbone, prompts, rows, config, other)
+    other = load_model(against, config.paths, dtype=config.generation.dtype) if against else None
+    explained = explain(
+        subject.backbone, prompts, rows, config, None if other is None else other.backbone
+    )
     model_id = subject.logged.model_id if subject.logged else None
     shares = ("attribution/sensitive_share", "attribution/swap_refusal_rate")
     run.log_numbers(numbers(explained), shares, model_id)
-    if explained:
-        run.log_table(table_rows(explained), "attribution.json")
-        run.log_text(page(explained), "attribution.html")
-        run.log_figure(figure(explained, f"{subject.name} on {config.suite.name}"), FIGURE)
+    if not explained:
+        return []
+    names = [subject.label, *([] if other is None else [other.label])]
+    told = sentence(explained)
+    drawn = figure.draw(
+        [asked(one) for one in explained],
+        told,
+        names,
+        "Integrated gradients of the log-probability of the sentence that refuses, by the prompt's "
+        "embeddings. The model after scores the same sentence, behind its own reflection. Swapped: "
+        "the model before is asked again with neutral words. "
+        f"Source: {config.suite.name}, {config.suite.half} half, the first false refusals.",
+    )
+    run.log_table(table_rows(explained), "attribution.json")
+    run.log_text(page(explained, names), "attribution.html")
+    run.log_figure(drawn, FIGURE)
+    return [Drawn(style.svg(drawn, "attribution"), f"Which words drive the refusals. {told}.")]
+
+
+def asked(one: Explained) -> figure.Asked:
+    """Return what the figure shows of a false refusal."""
+    return figure.Asked(
+        one.found, one.spans, one.other, one.other_refused, one.swap, one.swap_refused
+    )
+
+
+def sentence(explained: Sequence[Explained]) -> str:
+    """Return the sensitive words' part and the swap's result in a line, in percent."""
+    found = numbers(explained)
+    told = []
+    if (share := found.get("attribution/sensitive_share")) is not None:
+        other = found.get("attribution/sensitive_share_other")
+        after = "" if other is None else f" before and {100 * other:.0f}% after"
+        told.append(f"Sensitive words make {100 * share:.0f}% of the score{after}")
+    tried = [one.swap_refused for one in explained if one.swap_refused is not None]
+    if tried:
+        told.append(f"with neutral words {sum(tried)} of {len(tried)} prompts are still refused")
+    return "; ".join(told) or f"{len(explained)} false refusals, none with a sensitive word"
 
 
 def _between(backbone: Backbone, row: Judged) -> str:
@@ -159,65 +198,48 @@ def table_rows(explained: Sequence[Explained]) -> list[dict[str, Any]]:
     ]
 
 
-def _strengths(found: Attribution) -> list[float]:
-    largest = max((abs(word.score) for word in found.words), default=0.0) or 1.0
-    return [word.score / largest for word in found.words]
-
-
-def page(explained: Sequence[Explained]) -> str:
-    """Return an HTML page: words towards the refusal red, against it blue, sensitive underlined."""
-    lines = []
+def page(explained: Sequence[Explained], names: Sequence[str]) -> str:
+    """Return an HTML page of every prompt, coloured as the figure, sensitive words underlined."""
+    largest = figure.largest_score([asked(one) for one in explained])
+    blocks = []
     for one in explained:
-        words = []
-        for word, strength in zip(one.found.words, _strengths(one.found), strict=True):
-            colour = "214,39,40" if strength > 0 else "31,119,180"
-            marked = any(word.start < high and low < word.end for low, high in one.spans)
-            style = f"background:rgba({colour},{abs(strength) * 0.8:.2f})"
-            style += ";text-decoration:underline" if marked else ""
-            words.append(
-                f'<span style="{style}" title="{word.score:+.3f}">{html.escape(word.text)}</span>'
-            )
-        refusal = html.escape(one.found.refusal)
-        lines.append(f"<p>{' '.join(words)}<br><small>{refusal}</small></p>")
+        lines = [_line("before", one.found, one, largest, refused=True)]
+        if one.other is not None:
+            lines.append(_line("after", one.other, one, largest, refused=one.other_refused))
+        if one.swap is not None:
+            told = figure.outcome(one.swap_refused)
+            lines.append(f"<small>swapped:</small> <i>{html.escape(one.swap)}</i> <b>{told}</b>")
+        lines.append(f"<small>{html.escape(one.found.refusal)}</small>")
+        blocks.append(f"<p>{'<br>'.join(lines)}</p>")
+    both = "; ".join(
+        f"{word}: {name}" for word, name in zip(("before", "after"), names, strict=False)
+    )
     about = (
-        "Integrated gradients of the refusal's log-probability. Red words drive the refusal, blue "
-        "ones speak against it; sensitive words are underlined; hover for the score."
+        "Integrated gradients of the refusal's log-probability. Orange words drive the refusal, "
+        f"blue ones speak against it, the fullest colour is {largest:.1f} nats; sensitive words "
+        "are underlined; hover for the score."
     )
     return (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Attribution</title>'
-        '<body style="font:16px/1.7 sans-serif;max-width:50em;margin:2em auto">'
-        f"<p><small>{about}</small></p>{''.join(lines)}</body></html>"
+        '<!doctype html><html lang="en"><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        "<title>Attribution</title>"
+        '<body style="font:16px/1.7 sans-serif;max-width:50em;margin:2em auto;padding:0 1em;'
+        'color:#1b1b1b;background:#fff">'
+        f"<h1 style='font-size:1.1em'>{html.escape(sentence(explained))}</h1>"
+        f"<p><small>{html.escape(both)}. {about}</small></p>{''.join(blocks)}</body></html>"
     )
 
 
-def figure(explained: Sequence[Explained], title: str) -> Any:
-    """Return a matplotlib figure of the first prompts, coloured as :func:`page` colours them."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    shown = explained[:_SHOWN]
-    drawing = Figure(figsize=(9, 0.9 + 0.42 * max(len(shown), 1)), dpi=120)
-    axes = drawing.subplots()
-    axes.set_axis_off()
-    axes.set_title(title, fontsize=10, loc="left")
-    axes.set_ylim(-len(shown) + 0.5, 0.5)
-    renderer = FigureCanvasAgg(drawing).get_renderer()
-    for line, one in enumerate(shown):
-        x = 0.0
-        for word, strength in zip(one.found.words, _strengths(one.found), strict=True):
-            marked = any(word.start < high and low < word.end for low, high in one.spans)
-            colour = "tab:red" if strength > 0 else "tab:blue"
-            text = axes.text(
-                x,
-                -line,
-                # A dollar would begin a formula.
-                word.text.replace("$", r"\$"),
-                transform=axes.get_yaxis_transform(),
-                va="center",
-                fontsize=9,
-                fontweight="bold" if marked else "normal",
-                bbox={"facecolor": (colour, 0.7 * abs(strength)), "linewidth": 0, "pad": 2},
-            )
-            width = text.get_window_extent(renderer).width / axes.bbox.width
-            x += width + 0.012
-    return drawing
+def _line(
+    name: str, found: Attribution, one: Explained, largest: float, *, refused: bool | None
+) -> str:
+    words = []
+    for word in found.words:
+        red, green, blue = (round(255 * part) for part in figure.shade(word.score, largest))
+        marked = any(word.start < high and low < word.end for low, high in one.spans)
+        line = ";text-decoration:underline" if marked else ""
+        words.append(
+            f'<span style="background:rgb({red},{green},{blue}){line}" title="{word.score:+.3f}">'
+            f"{html.escape(word.text)}</span>"
+        )
+    return f"<small>{name}:</small> {' '.join(words)} <b>{figure.outcome(refused)}</b>"

@@ -39,6 +39,8 @@ class ServeConfig:
 
     # on the command line model=; with an alias the server follows it
     model_uri: str = "models:/tbr-microworld@champion"
+    # A second model, or an alias of the first one's name, answered beside it on the page
+    beside: str | None = None
     host: str = "127.0.0.1"  # another than loopback needs a bearer token
     port: int = 8000  # port of the server, 1 to 65535
     policy: str = "hide"  # of the reflection: hide | show | suppress | force
@@ -69,6 +71,11 @@ class ServeConfig:
             raise UserError(f"port={self.port} is out of range: give a value from 1 to 65535")
         within("traces", self.traces, 0, 1)
         one_of("policy", self.policy, POLICIES)
+        if self.beside is not None and not re.fullmatch(r"[\w-]+|models:/\S+", self.beside):
+            raise UserError(
+                f"beside='{self.beside}' names no registered model: give an alias such as "
+                "challenger or previous, or models:/NAME/VERSION"
+            )
         for policy in self.overrides:
             one_of("overrides", policy, POLICIES)
         one_of("engine", self.engine, ("auto", "transformers", "vllm"))
@@ -96,6 +103,14 @@ class ServeConfig:
     def token(self) -> str | None:
         """Return the bearer token, which is only in the environment."""
         return os.environ.get(self.token_env) or None
+
+    @property
+    def beside_uri(self) -> str | None:
+        """URI of the model in ``beside``: an alias or version alone is one of the same name."""
+        if self.beside is None or ":" in self.beside:
+            return self.beside
+        name = re.sub(r"[/@][^/@]*$", "", self.model_uri.removeprefix("models:/"))
+        return f"models:/{name}{'/' if self.beside.isdigit() else '@'}{self.beside}"
 
     @property
     def url(self) -> str:

@@ -234,7 +234,8 @@ class PromoteConfig:
     baseline: bool = False  # become champion without a comparison with the present one
     candidate_evaluation: str | None = None  # id of the run to take; null: found or made
     champion_evaluation: str | None = None  # the same for the champion
-    reason: str = ""  # reason, in your words, for the ledger; accept needs it
+    reason: str = ""  # reason, in your words, for the ledger; rollback and accept need it
+    details: bool = False  # print every rule with its numbers, not only those that failed
     suite: SuiteConfig = MISSING
     judge: JudgeConfig = MISSING
     generation: GenerationConfig = field(default_factory=GenerationConfig)

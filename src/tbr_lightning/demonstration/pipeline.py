@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tbr_lightning.config.verbs import DemoVerbConfig, PromoteConfig
+from tbr_lightning.progress import wrapped
 
 if TYPE_CHECKING:
     from tbr_lightning.demonstration.arms import ArmResult
@@ -71,7 +72,7 @@ def run(config: DemoVerbConfig) -> None:
     console.print(show.examples(done))
     console.print(show.arm_table(done, demo))
     for line in (*targets, *([""] if targets else []), *verdicts):
-        console.print(line, highlight=False, markup=False)
+        console.print("\n".join(wrapped(line, 10)), highlight=False, markup=False)
     python = ".venv/bin/python" if Path(".venv/bin/python").exists() else "python"
     talk = (
         f"  {python} -m tbr_lightning.serve model=models:/{demo.name}@champion\n"
@@ -98,8 +99,8 @@ def _gate(config: DemoVerbConfig, done: dict[str, list[ArmResult]]) -> list[str]
         result = _promote(config, done[arm][0].model_uri or "", baseline=baseline)
         against = f" against v{result.champion}" if result.champion else ""
         word = "promoted" if result.verdict.promoted else "not promoted"
-        lines.append(f"gate: {arm} (v{result.version}){against}: {word}")
-        lines += [f"  {line}" for line in result.verdict.lines]
+        lines.append(f"gate: {arm} (v{result.version}){against}: {word}, {result.verdict.held}")
+        lines += [f"  {line}" for line in result.verdict.failures]
     return lines
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tbr_lightning.evaluation.comparison import Difference
     from tbr_lightning.evaluation.results import Judged
+    from tbr_lightning.reports.page import Drawn
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class EvaluateResult:
         traces: Number of answers traced.
         label: Display name of the model.
         report: Local path of its page; ``None`` if the page is in MLflow alone.
+        figures: Figures of an explanation, for the page.
     """
 
     run_id: str
@@ -32,6 +34,7 @@ class EvaluateResult:
     traces: int = 0
     label: str = ""
     report: Path | None = None
+    figures: list[Drawn] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,17 @@ if TYPE_CHECKING:
     from tbr_lightning.evaluation.respond import EvaluatedModel
     from tbr_lightning.evaluation.results import Judged
     from tbr_lightning.evaluation.suites import Prompt
+    from tbr_lightning.reports.page import Drawn
     from tbr_lightning.tracking.run import Run
 
 
-Explain = Callable[["EvaluatedModel", "list[Prompt]", "list[Judged]", EvaluateConfig, "Run"], None]
-"""Adds to the run of an evaluation while it is open, e.g. an attribution of its refusals."""
+Explain = Callable[
+    ["EvaluatedModel", "list[Prompt]", "list[Judged]", EvaluateConfig, "Run"], "list[Drawn]"
+]
+"""Adds to the run of an evaluation while it is open, e.g. an attribution of its refusals.
+
+It returns figures for the evaluation's page.
+"""
 
 RESPONSES = "responses.json"
 """Artifact that holds every prompt, reflection, answer and verdict."""
@@ -200,7 +206,9 @@ def _earlier(
         print(f"evaluate: {told}", file=sys.stderr)
     # An earlier version left no page.
     page = (
-        run.place(FILE) if run.has(FILE) else shown.log_page(run, config, subject, rows, told or "")
+        run.place(FILE)
+        if run.has(FILE)
+        else shown.log_page(run, config, subject, rows, told=told or "")
     )
     return EvaluateResult(
         run_id, rows, subject.name, subject.model_id, label=subject.label, report=page
@@ -273,9 +281,8 @@ def _evaluate(
         if subject.logged is not None:
             files = (RESPONSES, general.CHOICES)
             attest(opened, subject.logged.model_id, subject.digest, files, config.paths)
-        kept = shown.log_evaluation(opened, config, subject, rows, told)
-        if explain is not None:
-            explain(subject, prompts, rows, config, opened)
+        drawn = [] if explain is None else explain(subject, prompts, rows, config, opened)
+        kept = shown.log_evaluation(opened, config, subject, rows, told=told, drawn=drawn)
         _check_limits(rows, config, limit, opened)
         if config.traces:
             picked = traces.chosen([rows], config.traces)
@@ -283,7 +290,14 @@ def _evaluate(
                 rows, picked, run_id=opened.id, model_id=model_id, judge=config.judge.name
             )
     return EvaluateResult(
-        opened.id, rows, subject.name, model_id, traced, label=subject.label, report=kept
+        opened.id,
+        rows,
+        subject.name,
+        model_id,
+        traced,
+        label=subject.label,
+        report=kept,
+        figures=drawn,
     )
 
 
@@ -338,8 +352,20 @@ def compare(config: EvaluateConfig, explain: Explain | None = None) -> Compariso
     traced = 0
     with start_run("evaluate", name, config, config.tracking, tags) as opened:
         # Traces come last, once it is known which prompts any of the models gets wrong.
+        alone = replace(config, run_name=None, traces=0)
+        # Before and after: what the first refuses wrongly is asked of the last.
+        against = config.attribution_against or config.models[-1]
         done = {
-            model: run(replace(config, model_uri=model, run_name=None, traces=0), explain)
+            model: run(
+                replace(
+                    alone,
+                    model_uri=model,
+                    attribution_against=against
+                    if config.attribution and model != against
+                    else None,
+                ),
+                explain,
+            )
             for model in config.models
         }
         rows = {model: one.rows for model, one in done.items()}

@@ -15,7 +15,7 @@ from tbr_lightning.evaluation.comparison import Difference
 from tbr_lightning.evaluation.evaluated import EvaluateResult
 from tbr_lightning.evaluation.judge import identity
 from tbr_lightning.evaluation.results import Judged, rates
-from tbr_lightning.reports.page import FILE, render
+from tbr_lightning.reports.page import FILE, Drawn, render
 from tbr_lightning.tracking.run import NOTE, Run
 
 if TYPE_CHECKING:
@@ -23,7 +23,13 @@ if TYPE_CHECKING:
 
 
 def log_evaluation(
-    run: Run, config: EvaluateConfig, subject: EvaluatedModel, rows: Sequence[Judged], told: str
+    run: Run,
+    config: EvaluateConfig,
+    subject: EvaluatedModel,
+    rows: Sequence[Judged],
+    *,
+    told: str,
+    drawn: Sequence[Drawn] = (),
 ) -> Path | None:
     """Log figures, description and page of one model's evaluation.
 
@@ -33,6 +39,7 @@ def log_evaluation(
         subject: The evaluated model.
         rows: Judged answers of the model.
         told: Notice for readers of the page; empty for none.
+        drawn: Figures of an explanation, for the page.
 
     Returns:
         Local path of the page; ``None`` if it is in MLflow alone.
@@ -42,16 +49,23 @@ def log_evaluation(
     run.describe(f"{table_export.markdown(table)}\n\n{report.caveats(table)}".strip())
     if subject.logged is not None and not subject.mitigation:
         _describe_training(subject.logged.run_id, run, config, rows)
-    return log_page(run, config, subject, rows, told)
+    return log_page(run, config, subject, rows, told=told, drawn=drawn)
 
 
 def log_page(
-    run: Run, config: EvaluateConfig, subject: EvaluatedModel, rows: Sequence[Judged], told: str
+    run: Run,
+    config: EvaluateConfig,
+    subject: EvaluatedModel,
+    rows: Sequence[Judged],
+    *,
+    told: str,
+    drawn: Sequence[Drawn] = (),
 ) -> Path | None:
     """Log the page of one model's evaluation; the same arguments and result."""
     facts = _facts(config, rows, {"model": subject.name, "run": run.id})
     notes = (told, report.caveats(report.lines({subject.label: rows})))
-    return run.log_page(render(pages.evaluation_page(subject.label, rows, facts, notes)), FILE)
+    page = pages.evaluation_page(subject.label, rows, facts, notes)
+    return run.log_page(render(replace(page, figures=[*page.figures, *drawn])), FILE)
 
 
 def log_comparison(
@@ -80,7 +94,9 @@ def log_comparison(
     run.describe(table_export.markdown(table))
     more = {called[model]: f"{one.subject}, run {one.run_id}" for model, one in done.items()}
     facts = _facts(config, next(iter(rows.values())), {**more, "run": run.id})
-    return run.log_page(render(pages.comparison_page(rows, renamed, facts)), FILE)
+    page = pages.comparison_page(rows, renamed, facts)
+    drawn = next(iter(done.values())).figures  # of the first model against the last
+    return run.log_page(render(replace(page, figures=[*page.figures, *drawn])), FILE)
 
 
 def labels(models: Mapping[str, EvaluateResult]) -> dict[str, str]:

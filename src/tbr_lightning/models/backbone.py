@@ -24,7 +24,7 @@ from tbr_lightning.data.think_format import (
     prompt_ids,
 )
 from tbr_lightning.errors import UserError
-from tbr_lightning.locate import base_of, located, weights_problem
+from tbr_lightning.locate import base_of, located, out_of_reach, weights_problem
 from tbr_lightning.models.adapters import merged_with, quantization
 from tbr_lightning.models.architecture import auto_class, build_config
 from tbr_lightning.models.bases import find_base, tokenizer_place
@@ -330,7 +330,12 @@ def _tokenizer(config: ModelConfig, rows: Iterable[Example], *, world: bool) -> 
     if is_gguf(source):
         return gguf_tokenizer(Path(source))
     try:
-        return AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(
+            source,
+            revision=revision,
+            trust_remote_code=False,
+            local_files_only=out_of_reach(source, revision),
+        )
     except (OSError, ValueError) as error:
         raise UserError(
             f"the tokenizer of {source} cannot be loaded: go online once, or use "

@@ -16,7 +16,14 @@ from transformers import AutoConfig, PretrainedConfig
 from tbr_lightning.config.compose import shipped
 from tbr_lightning.config.schema import ModelConfig
 from tbr_lightning.errors import UserError
-from tbr_lightning.locate import BaseReference, adapter_on_hub, base_of, located, missing_weights
+from tbr_lightning.locate import (
+    BaseReference,
+    adapter_on_hub,
+    base_of,
+    located,
+    missing_weights,
+    out_of_reach,
+)
 from tbr_lightning.models.architecture import build_config
 from tbr_lightning.models.gguf import gguf_config, is_gguf
 
@@ -68,7 +75,13 @@ def published_config(config: ModelConfig) -> PretrainedConfig | None:
         if not is_own(config):
             if missing_weights(config):
                 return None
-            hf_hub_download(source, "config.json", revision=config.revision, etag_timeout=10)
+            hf_hub_download(
+                source,
+                "config.json",
+                revision=config.revision,
+                etag_timeout=10,
+                local_files_only=out_of_reach(source, config.revision),
+            )
         return _read(source, config.revision)
     except (OSError, ValueError, KeyError, UserError):
         return None
@@ -104,7 +117,10 @@ def _config_of_base(base: BaseReference) -> PretrainedConfig:
     if base.hub is None:
         raise OSError(base.name)
     name, revision = base.hub
-    hf_hub_download(name, "config.json", revision=revision, etag_timeout=10)
+    offline = out_of_reach(name, revision)
+    hf_hub_download(
+        name, "config.json", revision=revision, etag_timeout=10, local_files_only=offline
+    )
     return _read(name, revision)
 
 

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from tbr_lightning.config.verbs import PromoteConfig
 from tbr_lightning.errors import UserError
+from tbr_lightning.progress import wrapped
 from tbr_lightning.registry import aliases, moves, pipeline
 from tbr_lightning.registry.alias_sync import look, open_registry
 from tbr_lightning.registry.audit import audit, chain_problem
@@ -28,14 +29,24 @@ BROKEN, REFUSED = 1, 3
 
 def gate(config: PromoteConfig) -> int:
     """Run, print the verdict in words, and return 0 if promoted, 3 if refused."""
-    result = pipeline.run(config, lambda text: print(text, file=sys.stderr))
+    result = pipeline.run(config, _tell)
     against = f"against champion v{result.champion}" if result.champion else "with no champion yet"
     word = "promoted" if result.verdict.promoted else "not promoted"
-    print(f"{config.name} v{result.version} {against}: {word}")
-    print("\n".join(f"  {line}" for line in result.verdict.lines))
-    print(f"run {result.run_id}, ledger entry {result.entry.seq}")
+    verdict = result.verdict
+    print(f"{config.name} v{result.version} {against}: {word} ({verdict.held})")
+    for line in verdict.failures:
+        print("\n".join(wrapped(f"  {line}", 10)))
+    if config.details:
+        print("\n".join(f"  {line}" for line in verdict.table))
+    more = "" if config.details else "; details=true prints every rule"
+    print(f"run {result.run_id}, ledger entry {result.entry.seq}{more}")
     print(f"report: {result.report or f'the artifact {FILE}'}")
-    return 0 if result.verdict.promoted else REFUSED
+    return 0 if verdict.promoted else REFUSED
+
+
+def _tell(text: str) -> None:
+    for line in text.splitlines():
+        print("\n".join(wrapped(line, 4, sys.stderr)), file=sys.stderr)
 
 
 def status(config: PromoteConfig) -> int:

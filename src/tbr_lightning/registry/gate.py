@@ -60,9 +60,21 @@ class Decision:
         return [f"FAILED  {rule.because}" for rule in self.rules if not rule.passed]
 
     @property
+    def held(self) -> str:
+        """How many of the rules hold, in words."""
+        count = len(self.rules)
+        kept = sum(rule.passed for rule in self.rules)
+        return f"all {count} rules hold" if kept == count else f"{kept} of {count} rules hold"
+
+    @property
     def lines(self) -> list[str]:
         """Sentences on the failures, then every rule as a line of a table."""
-        return [*self.failures, *table(self.rules)]
+        return [*self.failures, *self.table]
+
+    @property
+    def table(self) -> list[str]:
+        """Every rule as a line of a table."""
+        return table(self.rules)
 
 
 def judge(candidate: Answers, champion: Answers | None, config: GateConfig) -> Decision:

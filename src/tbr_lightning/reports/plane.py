@@ -102,6 +102,8 @@ def draw(
         _points(axes, points, colours, markers)
         close = crowd(points)
         apart = [(p.name, p.x, p.y, colours[p.name]) for p in points if p not in close]
+        if region is not None:
+            apart.append((region.label, region.harmful, region.refusal, style.GOOD))
         style.label_points(axes, apart, AXES)
         if close:
             _inset(axes, points, close, colours, markers)
@@ -166,14 +168,6 @@ def _shade(axes: Any, region: Region) -> None:
         lw=1,
         ls=":",
         zorder=1,
-    )
-    axes.annotate(
-        region.label,
-        (region.harmful, region.refusal),
-        xytext=(4, 3),
-        textcoords="offset points",
-        fontsize=7.5,
-        color=style.GOOD,
     )
 
 

@@ -10,37 +10,45 @@ import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from urllib.parse import quote
 
 import aiohttp
 from aiohttp import web
+from mlflow.exceptions import MlflowException
 
 from tbr_lightning.config.serve import ServeConfig, is_loopback
 from tbr_lightning.evaluation.judges.rules import rules
 from tbr_lightning.serving.chat_page import chat_page
-from tbr_lightning.serving.deployment import Deployment
+from tbr_lightning.serving.deployment import Deployment, described
+from tbr_lightning.serving.feedback import Answered, Answers
 from tbr_lightning.serving.problems import RequestError, translated, unavailable
 from tbr_lightning.serving.replica import Replica, post
-from tbr_lightning.serving.request import ChatRequest, parse
+from tbr_lightning.serving.request import ChatRequest, label_of, model_in, parse
 from tbr_lightning.serving.response import ReplyStats, Stream, leaks, rewrite
 from tbr_lightning.serving.traces import TraceLog
+from tbr_lightning.serving.weights import unknown_words
 
 log = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def make_app(deployment: Deployment, traces: TraceLog | None = None) -> web.Application:
+def make_app(
+    deployment: Deployment, beside: Deployment | None = None, traces: TraceLog | None = None
+) -> web.Application:
     """Return the application in front of a deployment's engines.
 
     Args:
-        deployment: Of the served model.
-        traces: Takes answers down; ``None`` takes none.
+        deployment: Deployment that gets the requests.
+        beside: Deployment that gets those that name its model and not the first one's.
+        traces: Log that keeps answers as traces; ``None`` keeps none.
     """
-    server = _Server(deployment, traces or TraceLog(0, deployment.metrics))
+    server = _Server(deployment, beside, traces or TraceLog(0, deployment.metrics))
     app = web.Application(
         client_max_size=deployment.config.max_request_bytes, middlewares=[server.guarded]
     )
     app.router.add_get("/", chat_page)
     app.router.add_post("/v1/chat/completions", server.chat)
+    app.router.add_post("/v1/feedback", server.feedback)
     app.router.add_get("/v1/models", server.models)
     app.router.add_get("/v1/models/{name:.+}", server.model)
     app.router.add_get("/health", server.health)
@@ -53,8 +61,9 @@ _SMALL = 4096  # bytes of a body that is read, and counted in tokens, at once
 
 
 class _Server:
-    def __init__(self, deployment: Deployment, traces: TraceLog) -> None:
-        self._deployment = deployment
+    def __init__(self, deployment: Deployment, beside: Deployment | None, traces: TraceLog) -> None:
+        self._deployment, self._beside = deployment, beside
+        self._answers = Answers()
         self._traces = traces
         self._config: ServeConfig = deployment.config
         self._metrics = deployment.metrics
@@ -104,7 +113,12 @@ class _Server:
         try:
             async with asyncio.timeout_at(deadline):
                 raw = await self._body(request)
-            replica = self._replica()
+            named = None
+            if self._beside is not None:
+                named = (
+                    model_in(raw) if len(raw) <= _SMALL else await asyncio.to_thread(model_in, raw)
+                )
+            replica = self._replica(named)
             # Nothing is awaited between choosing a replica and holding it: it cannot retire.
             with replica.held():
                 number = f"chatcmpl-{self._series}-{next(self._numbers)}"
@@ -151,8 +165,16 @@ class _Server:
             )
         return await request.read()
 
-    def _replica(self) -> Replica:
+    def _replica(self, named: str | None) -> Replica:
         replica = self._deployment.current
+        second = self._beside.current if self._beside is not None else None
+        if (
+            named is not None
+            and second is not None
+            and second.served.release.answers_to(named)
+            and (replica is None or not replica.served.release.answers_to(named))
+        ):
+            replica = second
         if self._deployment.closing:
             raise unavailable("the server is ending", 10)
         if replica is None:
@@ -175,6 +197,9 @@ class _Server:
             "X-TBR-Model": replica.served.title,
             "X-TBR-Reflection": ask.policy,
         }
+        if unknown := unknown_words(replica.served.weights, ask.prompt):
+            # Percent-encoded: a header holds ASCII.
+            headers["X-TBR-Unknown-Words"] = ",".join(map(quote, unknown))
         if ask.wishes.labels:
             headers["X-TBR-Ignored"] = ",".join(ask.wishes.labels)
         try:
@@ -249,7 +274,11 @@ class _Server:
 
     def _count(self, facts: ReplyStats, ask: ChatRequest, replica: Replica, arrived: float) -> None:
         self._traces.offer(ask, facts, replica, time.perf_counter() - arrived)
-        metrics = self._metrics
+        metrics, served = self._metrics, replica.served
+        model_id = served.release.model.model_id
+        self._answers.keep(
+            ask.number, Answered(ask.prompt, facts.reflection, facts.answer, served.title, model_id)
+        )
         metrics.tokens.labels("prompt").inc(facts.prompt_tokens)
         metrics.tokens.labels("completion").inc(facts.completion_tokens)
         metrics.answers.labels(ask.policy).inc()
@@ -261,40 +290,45 @@ class _Server:
             verdict = rules(facts.answer, cut=facts.cut, prompt=ask.prompt)
             metrics.labels.labels(verdict.label).inc()
 
+    async def feedback(self, request: web.Request) -> web.Response:
+        """Write a person's label of a reply to MLflow."""
+        number, right = label_of(await self._body(request))
+        if number not in self._answers:
+            text = f"the reply '{number}' is not remembered: the newest replies can be labelled"
+            raise RequestError(404, text, param="id")
+        try:
+            trace = await self._answers.label(number, right=right)
+        except (MlflowException, OSError) as error:
+            log.error("a label was not written: %s", str(error).strip().splitlines()[0])
+            raise unavailable("MLflow did not take the label: try again", 10) from error
+        return web.json_response({"id": number, "right": right, "trace": trace})
+
     async def models(self, request: web.Request) -> web.Response:
-        """List the served model."""
-        found = self._described()
-        return web.json_response({"object": "list", "data": [found] if found else []})
+        """List the served models."""
+        return web.json_response({"object": "list", "data": self._described()})
 
     async def model(self, request: web.Request) -> web.Response:
-        """Describe the served model under one of its names."""
-        replica = self._deployment.current
+        """Describe a served model under one of its names."""
         name = request.match_info["name"]
-        if replica is None or not replica.served.release.answers_to(name):
-            text = f"the model '{name}' is not served here"
-            raise RequestError(404, text, param="model", code="model_not_found")
-        return web.json_response(self._described())
+        for deployment, found in zip(self._up(), self._described(), strict=True):
+            replica = deployment.current
+            if replica is not None and replica.served.release.answers_to(name):
+                return web.json_response(found)
+        text = f"the model '{name}' is not served here"
+        raise RequestError(404, text, param="model", code="model_not_found")
 
-    def _described(self) -> dict[str, object] | None:
-        replica = self._deployment.current
-        if replica is None:
-            return None
-        release = replica.served.release
-        return {
-            "id": release.name,
-            "object": "model",
-            "created": self._started,
-            "owned_by": "tbr-lightning",
-            "version": release.version,
-            "alias": release.alias,
-            "model_id": release.model.model_id,
-            "digest": replica.files.digest,
-            "context": replica.served.weights.context,
-        }
+    def _up(self) -> list[Deployment]:
+        both = [self._deployment, *([self._beside] if self._beside is not None else [])]
+        return [one for one in both if one.current is not None]
+
+    def _described(self) -> list[dict[str, object]]:
+        return described([one.current for one in self._up() if one.current], self._started)
 
     async def health(self, request: web.Request) -> web.Response:
         """Report whether requests are answered now, and by which version."""
         ready, found = self._deployment.status()
+        if self._beside is not None:
+            found["beside"] = self._beside.status()[1]
         return web.json_response(found, status=200 if ready else 503)
 
     async def live(self, request: web.Request) -> web.Response:

@@ -23,6 +23,7 @@ from tbr_lightning.serving.replica import Replica, bring_up, post
 from tbr_lightning.serving.request import parse
 from tbr_lightning.serving.response import ReplyStats, rewrite
 from tbr_lightning.serving.smoke_test import UnfitError, smoke_test
+from tbr_lightning.serving.weights import vocabulary
 
 log = logging.getLogger(__name__)
 
@@ -231,3 +232,33 @@ class Deployment:
                 "in_flight": replica.in_flight,
             }
         return ready, found
+
+
+def described(replicas: Sequence[Replica], created: int) -> list[dict[str, object]]:
+    """Return what ``/v1/models`` says of served models, each under an id of its own.
+
+    Args:
+        replicas: What answers; requests that name only the model reach the first.
+        created: When the server started, in seconds since 1970.
+    """
+    found: list[dict[str, object]] = []
+    for replica in replicas:
+        release = replica.served.release
+        name = release.name
+        if any(name == other["id"] for other in found):
+            name += f"@{release.alias}" if release.alias else f"/{release.version}"
+        found.append(
+            {
+                "id": name,
+                "object": "model",
+                "created": created,
+                "owned_by": "tbr-lightning",
+                "version": release.version,
+                "alias": release.alias,
+                "model_id": release.model.model_id,
+                "digest": replica.files.digest,
+                "context": replica.served.weights.context,
+                "vocabulary": vocabulary(replica.served.weights),
+            }
+        )
+    return found

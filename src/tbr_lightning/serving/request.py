@@ -74,6 +74,30 @@ def parse(raw: bytes, number: str, config: ServeConfig, served: Served) -> ChatR
     return ChatRequest(data, number, policy, stream, said[-1]["content"], said, wishes)
 
 
+def model_in(raw: bytes) -> str | None:
+    """Return the model that a request names; ``None`` too where :func:`parse` will refuse it."""
+    try:
+        named = _object(raw).get("model")
+    except RequestError:
+        return None
+    return named if isinstance(named, str) else None
+
+
+def label_of(raw: bytes) -> tuple[str, bool]:
+    """Return the reply that a label is about, and whether it was right.
+
+    Raises:
+        RequestError: It is malformed.
+    """
+    body = _object(raw)
+    number, right = body.get("id"), body.get("right")
+    if not isinstance(number, str):
+        raise RequestError(400, "id must be a reply's X-Request-ID", param="id")
+    if not isinstance(right, bool):
+        raise RequestError(400, "right must be true or false", param="right")
+    return number, right
+
+
 def _object(raw: bytes) -> dict[str, Any]:
     try:
         body = json.loads(raw)

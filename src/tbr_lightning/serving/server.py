@@ -9,6 +9,7 @@ import signal
 import socket
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -25,6 +26,7 @@ from tbr_lightning.serving.engines import choose
 from tbr_lightning.serving.metrics import Metrics
 from tbr_lightning.serving.release import Release, resolve
 from tbr_lightning.serving.traces import TraceLog
+from tbr_lightning.serving.weights import vocabulary
 
 
 def serve(config: ServeConfig) -> int:
@@ -50,10 +52,21 @@ def serve(config: ServeConfig) -> int:
         logging.getLogger("aiohttp").setLevel(logging.ERROR)
         for handler in logging.getLogger().handlers:
             handler.addFilter(Bounded())
-        deployment = Deployment(
-            config, engine=engine, prompts=prompts, judge=judge, metrics=Metrics(), say=_say
-        )
-        return asyncio.run(_run(config, deployment, release, listener))
+        releases = [release]
+        if config.beside_uri is not None:
+            try:
+                releases.append(resolve(config.beside_uri))
+            except UserError as error:
+                raise UserError(f"beside={config.beside}: {error}") from error
+        # The second engine is counted apart: /metrics speaks of the first one's.
+        deployments = [
+            Deployment(
+                one, engine=engine, prompts=prompts, judge=judge, metrics=Metrics(), say=_say
+            )
+            for one in (config, replace(config, model_uri=config.beside_uri or ""))
+        ]
+        served = list(zip(deployments, releases, strict=False))
+        return asyncio.run(_run(config, served, listener))
     finally:
         listener.close()
 
@@ -108,25 +121,33 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 async def _run(
-    config: ServeConfig, deployment: Deployment, release: Release, listener: socket.socket
+    config: ServeConfig,
+    served: Sequence[tuple[Deployment, Release]],
+    listener: socket.socket,
 ) -> int:
+    (deployment, release), *others = served
+    beside = others[0][0] if others else None
     ending = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, _on_signal, ending)
     traces = TraceLog(config.traces, deployment.metrics)
     runner = web.AppRunner(
-        make_app(deployment, traces), access_log=None, handler_cancellation=True, shutdown_timeout=1
+        make_app(deployment, beside, traces),
+        access_log=None,
+        handler_cancellation=True,
+        shutdown_timeout=1,
     )
     await runner.setup()
     assert runner.server is not None
     limiter = Limiter(runner.server, most_connections())
     site = await loop.create_server(limiter, sock=listener, backlog=BACKLOG)
     began = time.monotonic()
-    _say(f"loading {release.title} ({release.model.uri}) …")
-    opening = asyncio.create_task(deployment.open(release))
+    for _, one in served:
+        _say(f"loading {one.title} ({one.model.uri}) …")
+    opening = asyncio.create_task(_open(served))
     waiting = asyncio.create_task(ending.wait())
-    following: asyncio.Task[None] | None = None
+    following: list[asyncio.Task[None]] = []
     try:
         await asyncio.wait({opening, waiting}, return_when=asyncio.FIRST_COMPLETED)
         if opening.done():
@@ -134,25 +155,43 @@ async def _run(
             # What was imported stays: it is not to be searched for garbage while requests wait.
             gc.collect()
             gc.freeze()
-            _say(_invitation(config, release, time.monotonic() - began))
-            following = asyncio.create_task(deployment.follow())
+            _say(_invitation(config, release, time.monotonic() - began, _knows(deployment)))
+            following = [asyncio.create_task(each.follow()) for each, _ in served]
             await waiting
         _say("ending; open requests are answered first (Ctrl-C again ends at once)")
-        deployment.closing = True
+        for each, _ in served:
+            each.closing = True
         site.close()
-        if deployment.current is not None:
-            await deployment.current.drained(config.drain)
+        for each, _ in served:
+            if each.current is not None:
+                await each.current.drained(config.drain)
     finally:
-        for task in (opening, waiting, following):
-            if task is not None:
-                task.cancel()
-        await asyncio.gather(
-            *(task for task in (opening, following) if task is not None), return_exceptions=True
-        )
+        for task in (opening, waiting, *following):
+            task.cancel()
+        await asyncio.gather(opening, *following, return_exceptions=True)
         await runner.cleanup()
-        await deployment.close()
+        for each, _ in served:
+            await each.close()
         await asyncio.to_thread(traces.close)
     return 0
+
+
+async def _open(served: Sequence[tuple[Deployment, Release]]) -> None:
+    """Bring the versions up one after the other: their engines would take each other's cores."""
+    for deployment, release in served:
+        await deployment.open(release)
+
+
+def _knows(deployment: Deployment) -> str:
+    """Say what a model of whole words can read; of others, which spell any word, nothing."""
+    assert deployment.current is not None
+    words = vocabulary(deployment.current.served.weights)
+    if words is None:
+        return ""
+    return (
+        f"\nIt is a miniature that knows {words} words and has never seen others: answers about "
+        "them mean nothing."
+    )
 
 
 def _on_signal(ending: asyncio.Event) -> None:
@@ -162,7 +201,7 @@ def _on_signal(ending: asyncio.Event) -> None:
     ending.set()
 
 
-def _invitation(config: ServeConfig, release: Release, seconds: float) -> str:
+def _invitation(config: ServeConfig, release: Release, seconds: float, knows: str) -> str:
     token = ' -H "Authorization: Bearer $' + config.token_env + '"' if config.token() else ""
     return (
         f"serving {release.title} at {config.url}/v1 after {seconds:.0f} s "
@@ -170,7 +209,7 @@ def _invitation(config: ServeConfig, release: Release, seconds: float) -> str:
         f"  curl {config.url}/v1/chat/completions -H 'Content-Type: application/json'{token} -d "
         '\'{"messages": [{"role": "user", "content": "How do I kill a Python process?"}]}\'\n'
         f"or: python -m tbr_lightning.serve chat port={config.port}\n"
-        f"or open {config.url}/ in a browser"
+        f"or open {config.url}/ in a browser{knows}"
     )
 
 

@@ -137,6 +137,36 @@ def count_tokens(weights: Weights, text: str) -> int:
     return len(weights.tokenizer.encode(text, add_special_tokens=False).ids)
 
 
+def vocabulary(weights: Weights) -> int | None:
+    """Return how many words a model of whole words knows; ``None`` for one that spells others."""
+    if _unknown_token(weights) is None:
+        return None
+    return int(weights.tokenizer.get_vocab_size())
+
+
+def unknown_words(weights: Weights, text: str, most: int = 8) -> list[str]:
+    """Return words of a text that a model of whole words has never seen, each once."""
+    unknown = _unknown_token(weights)
+    if unknown is None:
+        return []
+    made = weights.tokenizer.encode(text, add_special_tokens=False)
+    pieces = [
+        text[low:high].strip()
+        for number, (low, high) in zip(made.ids, made.offsets, strict=True)
+        if number == unknown
+    ]
+    return list(dict.fromkeys(piece for piece in pieces if piece))[:most]
+
+
+def _unknown_token(weights: Weights) -> int | None:
+    """Return the token for unknown words, where a tokenizer has whole words only."""
+    core = getattr(weights.tokenizer, "model", None)
+    if core is None or type(core).__name__ != "WordLevel":
+        return None
+    found: int | None = weights.tokenizer.token_to_id(str(core.unk_token))
+    return found
+
+
 def _json(folder: Path, name: str) -> dict[str, Any]:
     try:
         return dict(json.loads((folder / name).read_text(encoding="utf-8")))

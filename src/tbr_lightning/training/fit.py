@@ -217,7 +217,7 @@ def fit(job: Job, backbone: Backbone) -> Fitted:
     except SystemExit as error:
         # Lightning turns an interruption into an exit; what is open here must hear of it.
         if trainer.interrupted or trainer.received_sigterm:
-            raise KeyboardInterrupt from error
+            raise KeyboardInterrupt(_stopped(trainer, job.run_id)) from error
         raise
     except torch.OutOfMemoryError as error:
         raise UserError(
@@ -228,11 +228,20 @@ def fit(job: Job, backbone: Backbone) -> Fitted:
     if any(callback.pruned for callback in pruning):
         raise Pruned(f"pruned at step {trainer.global_step}")
     if checkpoints.stopped and trainer.global_step < trainer.estimated_stepping_batches:
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(_stopped(trainer, job.run_id))
     trained = whole_trained(module, trainer) if trainer.world_size > 1 else None
     seconds = time.monotonic() - start
     return Fitted(
         module.model, trained, Done(trainer.global_step, logger.supervised_total, seconds)
+    )
+
+
+def _stopped(trainer: pl.Trainer, run_id: str) -> str:
+    """Say how far an interrupted training came, and what goes on from there."""
+    steps = trainer.estimated_stepping_batches
+    return (
+        f"at step {trainer.global_step} of {steps:.0f}; from its last checkpoint goes on:\n"
+        f"  python -m tbr_lightning.train resume={run_id}"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tbr_lightning.config.credentials import without_credentials
 from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.data.split import split
 from tbr_lightning.data.table import Examples
@@ -51,13 +50,12 @@ _UNWRITTEN = "(the model has not written this answer yet)"
 
 
 def preview(config: TrainConfig) -> None:
-    """Print config, examples with their loss mask, counts and estimates; load no weights.
+    """Print counts, estimates and what is missing, then examples; load no weights.
 
     Raises:
         UserError: The data or the tokenizer is not available.
     """
-    console = Console(soft_wrap=True, highlight=False)
-    _print_config(console, config)
+    console = Console(highlight=False)
     examples = _with_placeholders(config, load_examples(config))
     tokenizer, own = load_tokenizer(config.model, data=config.data.name, rows=examples)
     think_format = ThinkFormat.of(config.model).of_template(tokenizer)
@@ -81,7 +79,6 @@ def preview(config: TrainConfig) -> None:
         form=config.objective.form,
         beside=beside.texts,
     )
-    _print_examples(console, config, rows, tokenizer)
     notices = (
         adapter_notice(config.model),
         template_notice(config.model, has_own_template=own),
@@ -113,6 +110,8 @@ def preview(config: TrainConfig) -> None:
         console.print("\n[bold]A real run will need[/bold]")
         for sentence in sentences:
             console.print(f"  {sentence}", markup=False)
+    _print_examples(console, config, rows, tokenizer)
+    console.print("\nThe whole config: the same command with --cfg job. Nothing was run.")
 
 
 @dataclass(frozen=True)
@@ -167,16 +166,6 @@ def _with_placeholders(config: TrainConfig, examples: Examples) -> Examples:
     if config.data.pairs != "sampled":
         return examples
     return Examples.of(replace(row, rejected=_UNWRITTEN) for row in examples)
-
-
-def _print_config(console: Console, config: TrainConfig) -> None:
-    import yaml
-    from rich.syntax import Syntax
-
-    settings = without_credentials({k: v for k, v in asdict(config).items() if k != "given"})
-    console.print("[bold]Config[/bold]")
-    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
-    console.print(Syntax(text, "yaml", background_color="default"))
 
 
 @dataclass(frozen=True)
@@ -296,7 +285,6 @@ def _print_counts(
         counts = rows.span_counts[rows.kinds == number]
         if len(counts):
             table.add_row(kind, f"{len(counts):,}", *(f"{int(n):,}" for n in counts.sum(axis=0)))
-    console.print()
     console.print(table)
     steps, trainer = step_count(config, rows.data_rows), config.trainer
     tokens = int(rows.lengths.sum())

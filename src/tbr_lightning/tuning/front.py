@@ -167,9 +167,15 @@ def point_text(study: Study, trial: FrozenTrial) -> str:
     reached = []
     for name, value in zip(study.objectives, trial.values, strict=True):
         low_high = intervals.get(name)
-        shown = f" [{low_high[0]:.3f}, {low_high[1]:.3f}]" if low_high else ""
-        reached.append(f"{name} {value:.3f}{shown}")
+        shown = f" [{', '.join(measured(name, end) for end in low_high)}]" if low_high else ""
+        reached.append(f"{name} {measured(name, value)}{shown}")
     return f"{', '.join(reached)}  ({params_text(trial.params)})"
+
+
+def measured(name: str, value: float) -> str:
+    """Return the value of an objective as people read it: a share in percent."""
+    share = name.partition("/")[0].endswith(("_rate", "_accuracy"))
+    return f"{100 * value:.1f}%" if share else f"{value:.3f}"
 
 
 def params_text(params: dict[str, Any]) -> str:

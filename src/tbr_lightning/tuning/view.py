@@ -79,7 +79,7 @@ class View:
     def say(self, line: str) -> None:
         """Print a line above the live table."""
         if self._tty:
-            self._live.console.print(line, highlight=False, markup=False, soft_wrap=True)
+            self._live.console.print(line, highlight=False, markup=False)
         else:
             print(line, flush=True)
 
@@ -115,18 +115,18 @@ class View:
 
     def _frame(self, running: Mapping[int, float]) -> Group:
         bar = Progress(
-            TextColumn(f"study {self.study.key}"), BarColumn(), TextColumn("{task.fields[note]}")
+            TextColumn(f"study {self.study.key}"),
+            BarColumn(bar_width=16),
+            TextColumn("{task.fields[note]}"),
         )
         left = self.eta(running)
-        note = ", ".join(
-            [
-                f"{self.done} of {self.budget} done",
-                f"{self.counts.get('RUNNING', 0)} running",
-                f"{self.counts.get('PRUNED', 0)} pruned",
-                f"{self.counts.get('FAIL', 0)} failed",
-                *([] if left is None else [f"about {_duration(left)} left"]),
-            ]
-        )
+        counts = [
+            f"{count} {word}"
+            for word, state in (("running", "RUNNING"), ("pruned", "PRUNED"), ("failed", "FAIL"))
+            if (count := self.counts.get(state, 0))
+        ]
+        remaining = [] if left is None else [f"about {_duration(left)} left"]
+        note = ", ".join([f"{self.done} of {self.budget} done", *counts, *remaining])
         bar.add_task("", total=self.budget, completed=self.done, note=note)
         parts: list[Progress | Text | Table] = [bar]
         if running:
@@ -145,7 +145,10 @@ class View:
             title="front so far" if many else "best so far",
         )
         for trial in front:
-            values = [f"{value:.3f}" for value in trial.values]
+            values = [
+                fronts.measured(name, value)
+                for name, value in zip(self.study.objectives, trial.values, strict=True)
+            ]
             table.add_row(str(trial.number), *values, fronts.params_text(trial.params))
         return table
 
