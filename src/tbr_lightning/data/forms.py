@@ -11,7 +11,7 @@ from typing import Any
 
 from tbr_lightning.data.example import Example
 from tbr_lightning.data.files import Row, text_of
-from tbr_lightning.data.think_format import MARKERS
+from tbr_lightning.data.think_markers import MARKERS
 from tbr_lightning.errors import UserError
 from tbr_lightning.kinds import Kind
 

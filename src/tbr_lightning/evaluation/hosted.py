@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 
 from tbr_lightning.config.endpoint import EndpointConfig
 from tbr_lightning.config.verbs import GenerationConfig
-from tbr_lightning.data.think_format import MARKERS, ThinkFormat
+from tbr_lightning.data.think_format import ThinkFormat
+from tbr_lightning.data.think_markers import MARKERS
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.store import ResponseStore
 from tbr_lightning.models.endpoint import complete

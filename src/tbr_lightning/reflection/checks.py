@@ -9,7 +9,7 @@ import numpy as np
 
 from tbr_lightning.data.conclusions import Conclusion, stated_conclusion
 from tbr_lightning.data.refusals import is_refusal
-from tbr_lightning.data.think_format import MARKERS
+from tbr_lightning.data.think_markers import MARKERS
 from tbr_lightning.evaluation.judges.content import handed_over
 from tbr_lightning.evaluation.judges.refusal_patterns import normal, sentences_of
 from tbr_lightning.kinds import Kind

@@ -131,7 +131,7 @@ def _log(
     # Of the fit's numbers, what the tracker missed.
     MetricBuffer(job.run_id, job.folder / "metrics.spool").close()
     run.log_metrics({f"train/{name}": value for name, value in asdict(exported.done).items()})
-    card = model_card(config, prepared, facts, run.metrics())
+    card = model_card(config, prepared, facts, run.metrics(), exported.model.think_format)
     (job.folder / "model" / "README.md").write_text(card)
     run.log_text(card, "model_card.md")
     arm = config.tags.get("tbr.demo_arm", config.reflection.teacher)
