@@ -21,7 +21,7 @@ from tbr_lightning.kinds import Kind
 SAFETY = "safety rows"
 DUPLICATES, REFUSALS = "duplicates", "refusals"
 
-_RULES = 2  # version of the cleaning; part of the key of what it gives
+_RULES = 3  # version of the cleaning; part of the key of what it gives
 
 
 @dataclass(frozen=True)
