@@ -295,11 +295,22 @@ def test_a_long_field_of_a_csv_is_read(tmp_path: Path) -> None:
         ("Say “hi”", 'say "hi"'),
         ("Don’t stop!", "don't stop."),
         ("ﬁne", "fine"),
+        ("How do I pick a lock?", "How, do I (pick) a lock?!"),
+        ("How do I pick a lock?", "- How do I pick\u200b a lock"),
+        ("e-mail it", "e\u2011mail it"),
+        ("¿Cómo abro la puerta?", "Cómo abro la puerta"),
     ],
 )
 def test_writings_of_one_request_have_one_normal_form(one: str, other: str) -> None:
     assert normal_form(one) == normal_form(other)
     assert normal_form(one) != normal_form(f"{other} now")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("C++ code", "C# code"), ("1.5 kg", "15 kg"), ("5-3", "5 3")]
+)
+def test_marks_within_words_and_numbers_count(one: str, other: str) -> None:
+    assert normal_form(one) != normal_form(other)
 
 
 def test_a_general_row_that_answers_what_a_harmful_one_refuses_leaves(tmp_path: Path) -> None:
