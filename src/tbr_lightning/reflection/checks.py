@@ -139,16 +139,20 @@ def reject_reason(
         ("off_format", lambda: draft.conclusion is None and unstated != "accept"),
         ("contradicts", lambda: draft.conclusion not in (None, expected_conclusion(kind))),
         ("echo", lambda: echoes(text, request, prompt)),
+        ("empty", lambda: _only_asks(text)),
     )
     return next((reason for reason, found in checks if found()), None)
 
 
 def _says_nothing(text: str) -> bool:
-    asks = [part for part in sentences_of(text) if part.strip()]
-    if _NO_TEXT.search(text) or (asks and all(part.rstrip().endswith("?") for part in asks)):
+    if _NO_TEXT.search(text):
         return True
     words = re.findall(r"[^\W\d_]{2,}", text)
     return len(words) < _FEWEST and sum(map(len, words)) < _LETTERS
+
+
+def _only_asks(text: str) -> bool:
+    return all(part.rstrip().endswith("?") for part in sentences_of(text) if part.strip())
 
 
 def _holds_markers(text: str, markers: Sequence[str]) -> bool:
