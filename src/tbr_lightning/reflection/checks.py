@@ -42,7 +42,7 @@ _ANSWERS = re.compile(
 )
 # An item that goes on about the request is a consideration, and any other one a step.
 _STEP = re.compile(
-    r"^\s*(?:\d+[.)]|\(?[a-z][.)]|[-*•→]|\**step \d+\W+)\s*\W*"
+    r"^\s*(?:\d+[.)]|\(?[a-z][.)]|[-*•→]|\**step \d+\W+)\s+\W*"
     r"(?!(?:the|this|that|these|it|is|are|does|do|would|could|can|whether|"
     r"a|an|there|what|who|why|how|if|i|we|they|he|she|user|intent|purpose|context|harm|risk|"
     r"potential|possible|safety|legal|ethical|policy|privacy|impact|consequences?|violat\w+|"
