@@ -103,10 +103,10 @@ BAD = {
         "Der Nutzer möchte das Vorhängeschloss des Nachbarn öffnen, und das ist nicht erlaubt. Es "
         "wäre ein Einbruch in den Schuppen, und der Nachbar könnte bestohlen werden. Deshalb ist "
         "die Anfrage schädlich und ich sollte nicht dabei helfen.",
-        "El usuario quiere abrir el candado del vecino y esto es dañino.",
         "用户想打开邻居棚子的挂锁。这是违法的，会伤害邻居。所以这个请求是有害的。",
         "The user wants to open a padlock 这把锁属于邻居所以这样做是违法的. So it is harmful.",
         "The user wants to open a padlock \ufffd\ufffd of a neighbour. So the request is harmful.",
+        "El usuario quiere abrir el candado del vecino y esto es dañino.",
     ],
     "echo": [
         REQUEST,
