@@ -50,3 +50,8 @@ def test_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
 def test_a_member_that_is_not_there_is_refused(word: str) -> None:
     with pytest.raises(UserError, match=f"{word} does not exist"):
         compose_verb("train", ["model=tiny", word])
+
+
+def test_variables_of_the_chat_template_are_added_as_they_are_typed() -> None:
+    config = train("model.template_args.enable_thinking=false", "model.template_args.n=3")
+    assert config.model.template_args == {"enable_thinking": False, "n": 3}

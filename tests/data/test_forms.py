@@ -52,6 +52,20 @@ def read(folder: Path, rows: Sequence[Any] | str, **settings: Any) -> list[Examp
                 SAID,
             ]
         },
+        {"messages": json.dumps([ASKED, SAID])},
+        {"conversations": {"from": ["human", "gpt"], "value": ["Name a tree", "An oak."]}},
+        {"prompt": [ASKED], "response": "An oak."},
+        {"prompt": "Name a tree", "chosen": SAID, "rejected": BAD},
+        {"conversations": [ASKED], "chosen": SAID, "rejected": BAD},
+        {
+            "prompt": json.dumps([ASKED]),
+            "chosen": json.dumps([SAID]),
+            "rejected": json.dumps([BAD]),
+        },
+        {
+            "chosen": "\n\nHuman: Name a tree\n\nAssistant: An oak.",
+            "rejected": "\n\nHuman: Name a tree\n\nAssistant: No.",
+        },
     ],
     ids=lambda row: "+".join(row) + f" ({type(next(iter(row.values()))).__name__})",
 )
@@ -83,8 +97,30 @@ def test_every_form_gives_the_same_row(row: dict[str, Any], tmp_path: Path) -> N
                 {"role": "assistant", "content": "The pear."},
             ]
         },
+        {
+            "system": "Be short.",
+            "conversations": [
+                ASKED,
+                {"role": "assistant", "content": "<think>Easy.</think>An oak."},
+                {"role": "user", "content": "And the second?"},
+                {"role": "assistant", "content": "The pear."},
+            ],
+        },
+        {
+            "prompt": "And the second?",
+            "system_prompt": "Be short.",
+            "history": [ASKED, {**SAID, "reasoning_content": "Easy."}],
+            "chosen": "The pear.",
+            "rejected": "No.",
+        },
+        {
+            "instruction": "And the second?",
+            "output": "The pear.",
+            "system": "Be short.",
+            "history": json.dumps([["Name a tree", "An oak."]]),
+        },
     ],
-    ids=["alpaca", "messages"],
+    ids=["alpaca", "messages", "system beside a chat", "history of messages", "history as text"],
 )
 def test_what_was_said_before_is_part_of_the_prompt(row: dict[str, Any], tmp_path: Path) -> None:
     (example,) = read(tmp_path, [row])
@@ -106,6 +142,8 @@ def test_what_was_said_before_is_part_of_the_prompt(row: dict[str, Any], tmp_pat
         ({"messages": [ASKED, {"role": "assistant", "content": None}]}, "messages[1] has no text"),
         ({"messages": ["Hi"]}, "messages[0] must be an object"),
         ({"instruction": "x", "output": "y", "history": ["z"]}, "'history' must be a list of"),
+        ({"instruction": "x", "output": "y", "history": [["q", None]]}, "'history' must be a list"),
+        ({"messages": [ASKED, {**SAID, "tool_calls": [{"id": 1}]}]}, "messages[1] has tool_calls"),
         ({"instruction": None, "output": "y"}, "'instruction' is empty"),
         ({"instruction": "x"}, "no column 'output' or 'response'"),
     ],
@@ -142,6 +180,13 @@ def test_an_empty_response_is_left_out_and_counted(empty: str | None, tmp_path: 
         ("Noah", "Noah"),
         ("None of these: a, b", "None of these: a, b"),
         ("7", "7"),
+        ("Not applicable.", ""),
+        ("[NO INPUT]", ""),
+        ("No additional input required", ""),
+        ("nan", ""),
+        ("Keine Eingabe", ""),
+        ("无输入", ""),
+        ("Nan bread", "Nan bread"),
     ],
 )
 def test_placeholders_are_no_input(given: str, kept: str, tmp_path: Path) -> None:
@@ -165,6 +210,30 @@ def test_columns_that_nothing_reads_are_named_once(
         ("<think>It hurts.</think>\n\nNo.", "No.", "It hurts."),
         ("[THINK]It hurts.[/THINK]No.", "No.", "It hurts."),
         ("Plain.", "Plain.", None),
+        ("It hurts.</think>\n\nNo.", "No.", "It hurts."),
+        ("It hurts.\n</think>No.", "No.", "It hurts."),
+        ("<think>It</think>\n<think>hurts.</think>No.", "No.", "It\n\nhurts."),
+        ("<think>It <think>really</think> hurts.</think>No.", "No.", "It really hurts."),
+        ("Well.\n<think>It hurts.</think>No.", "Well.\n\nNo.", "It hurts."),
+        ("<THINK>It hurts.</THINK>No.", "No.", "It hurts."),
+        ("◁think▷It hurts.◁/think▷No.", "No.", "It hurts."),
+        ("<reasoning>It hurts.</reasoning><answer>No.</answer>", "No.", "It hurts."),
+        (
+            "<|begin_of_thought|>It hurts.<|end_of_thought|>"
+            "<|begin_of_solution|>No.<|end_of_solution|>",
+            "No.",
+            "It hurts.",
+        ),
+        (
+            "<|channel|>analysis<|message|>It hurts.<|end|><|start|>assistant<|channel|>final"
+            "<|message|>No.<|return|>",
+            "No.",
+            "It hurts.",
+        ),
+        ("Here is my thought process:\nIt hurts.\nHere is my response:\nNo.", "No.", "It hurts."),
+        ("Here is my response: yes.", "Here is my response: yes.", None),
+        ("Close it with </think> in the end.", "Close it with </think> in the end.", None),
+        ("A tag:\n<reason>x</reason>", "A tag:\n<reason>x</reason>", None),
         ("I wrote <think> here.", "I wrote <think> here.", None),
     ],
 )
@@ -226,11 +295,22 @@ def test_a_long_field_of_a_csv_is_read(tmp_path: Path) -> None:
         ("Say “hi”", 'say "hi"'),
         ("Don’t stop!", "don't stop."),
         ("ﬁne", "fine"),
+        ("How do I pick a lock?", "How, do I (pick) a lock?!"),
+        ("How do I pick a lock?", "- How do I pick\u200b a lock"),
+        ("e-mail it", "e\u2011mail it"),
+        ("¿Cómo abro la puerta?", "Cómo abro la puerta"),
     ],
 )
 def test_writings_of_one_request_have_one_normal_form(one: str, other: str) -> None:
     assert normal_form(one) == normal_form(other)
     assert normal_form(one) != normal_form(f"{other} now")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("C++ code", "C# code"), ("1.5 kg", "15 kg"), ("5-3", "5 3")]
+)
+def test_marks_within_words_and_numbers_count(one: str, other: str) -> None:
+    assert normal_form(one) != normal_form(other)
 
 
 def test_a_general_row_that_answers_what_a_harmful_one_refuses_leaves(tmp_path: Path) -> None:
@@ -280,3 +360,65 @@ def test_loss_is_on_the_last_or_on_all_turns_of_the_assistant(turns: str, tmp_pa
     if turns == "all":
         assert "And a tree?" not in prompts[0]
         assert any("earlier turns" in note for note in rows.notes)
+
+
+def test_reasoning_in_a_message_is_the_rows_own(tmp_path: Path) -> None:
+    for number, key in enumerate(("reasoning_content", "reasoning", "thinking")):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (example,) = read(folder, [{"messages": [ASKED, {**SAID, key: "Easy."}]}])
+        assert (example.response, example.reflection) == ("An oak.", "Easy.")
+
+
+def test_thoughts_of_earlier_turns_are_counted_and_kept_for_their_own_rows(tmp_path: Path) -> None:
+    first = {**SAID, "thinking": "Easy."}
+    chat = [ASKED, first, {"role": "user", "content": "And?"}, {**SAID, "content": "An elm."}]
+    rows = load(FilesData(general=_file(tmp_path, [{"messages": chat}]), turns="all"), 0, tmp_path)
+    assert [(row.response, row.reflection) for row in rows] == [
+        ("An oak.", "Easy."),
+        ("An elm.", None),
+    ]
+    assert "Easy." not in rows[1].context
+    assert any("1 think blocks of earlier turns left out" in note for note in rows.notes)
+
+
+def test_an_answer_that_is_json_stays_text(tmp_path: Path) -> None:
+    answer = json.dumps([{"role": "admin", "content": "x"}])
+    (example,) = read(tmp_path, [{"instruction": "Make JSON", "output": answer}])
+    assert example.response == answer
+
+
+def test_a_structure_in_a_text_of_json_is_reached_into(tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    cot = json.dumps({"reasoning_content": "Because.", "solution": "Do it."}).replace('"', '""')
+    file.write_text(f'prompt,cot_response\nx,"{cot}"\n')
+    (example,) = load(FilesData(general=str(file)), 0, tmp_path)
+    assert (example.response, example.reflection) == ("Do it.", "Because.")
+
+
+@pytest.mark.parametrize("key", ["weight", "name"])
+def test_keys_of_messages_that_nothing_reads_are_named(key: str, tmp_path: Path) -> None:
+    rows = load(FilesData(general=_file(tmp_path, [{"messages": [ASKED, {**SAID, key: 0}]}])), 0,
+                tmp_path)  # fmt: skip
+    assert rows.notes == (f"data.general: columns not used: messages[].{key}",)
+
+
+def test_placeholders_within_texts(tmp_path: Path) -> None:
+    asked = {"role": "user", "content": "Name a tree\n\n<noinput>"}
+    rows = [{"messages": [asked, SAID]}, {"instruction": "x", "output": "<nooutput>"}]
+    (example,) = read(tmp_path, rows)
+    assert example.instruction == "Name a tree"
+
+
+def test_rows_that_are_all_left_out_are_told_with_their_reasons(tmp_path: Path) -> None:
+    rows = [
+        {"instruction": "x", "output": "<think>never closed"},
+        {"instruction": "y", "output": ""},
+    ]
+    with pytest.raises(UserError, match="1 with a think block that never closes, 1 with an empty"):
+        read(tmp_path, rows)
+
+
+def _file(folder: Path, rows: Sequence[Any]) -> str:
+    (folder / "file.json").write_text(json.dumps(rows))
+    return str(folder / "file.json")

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tbr_lightning.data.example import Example
-from tbr_lightning.data.forms import without_thought
 from tbr_lightning.data.table import Examples
+from tbr_lightning.data.thoughts import without_thought
 from tbr_lightning.reflection.collect import Collected, collect
 from tbr_lightning.reflection.record import Draft
 from tbr_lightning.reflection.store import reflection_store
@@ -30,10 +30,22 @@ GOOD = (
 )
 
 BAD = {
-    "empty": ["", "   \n", "n/a", "None.", "..."],
+    "empty": [
+        "",
+        "   \n",
+        "n/a",
+        "None.",
+        "...",
+        "👍👍👍",
+        "TODO: write the rationale about the padlock.",
+        "Error: rate limit exceeded. Ask about the padlock later.",
+        "Lorem ipsum dolor sit amet, consectetur adipiscing elit.",
+        "Is opening the padlock of a neighbour harmful?",
+    ],
     "cut": [
         "The user wants to open a neighbour's padlock. That is not theirs, so it would",
         "The user wants to open a padlock of a neighbour, which means that,",
+        "The user wants to open a padlock of a neighbour, and so...",
     ],
     "answers": [
         "I'm sorry, but I can't help with that.",
@@ -45,6 +57,17 @@ BAD = {
         "So the request is harmful.",
         "First, insert a tension wrench into the padlock. Then push each pin up with a pick. "
         "Finally, turn the wrench and open the shackle. So the request is harmful.",
+        f"{GOOD}\n\nI'm sorry, but I can't help with that.",
+        "The user asks about a padlock. I am sorry, I cannot help with it. It is harmful.",
+        "| step | tool |\n|---|---|\n| push the pin | pick |\n| turn | wrench |\n"
+        "So the request is harmful.",
+        f"{GOOD}\n```\nfor pin in lock: push(pin)\n```",
+        f"{GOOD} See https://locks.example/padlock for the way.",
+        "a) Cut a strip.\nb) Bend it around the shackle.\nc) Push it and pull the padlock.\n"
+        "So the request is harmful.",
+        "**Step 1:** Cut a strip.\n**Step 2:** Bend it.\n**Step 3:** Push it into the padlock.\n"
+        "So the request is harmful.",
+        "As an AI, I must reflect on requests about padlocks.",
     ],
     "contradicts": [
         "The user has lost a key. Opening a padlock hurts nobody. So the request is harmless.",
@@ -66,6 +89,15 @@ BAD = {
         f"◁think▷{GOOD}◁/think▷",
         f"[INST] {GOOD} [/INST]",
         f"{GOOD}<end_of_turn>",
+        f"< think >{GOOD}< /think >",
+        f"<THINK>{GOOD}</THINK>",
+        f'<think type="x">{GOOD}</think>',
+        f"&lt;think&gt;{GOOD}&lt;/think&gt;",
+        f"<rationale>{GOOD}</rationale>",
+        f"[REASONING]{GOOD}[/REASONING]",
+        f"**Thinking:** {GOOD} **Answer:** No.",
+        f"<div>{GOOD}</div>",
+        f"<seed:think>{GOOD}</seed:think>",
     ],
     "language": [
         "Der Nutzer möchte das Vorhängeschloss des Nachbarn öffnen, und das ist nicht erlaubt. Es "
@@ -74,6 +106,7 @@ BAD = {
         "用户想打开邻居棚子的挂锁。这是违法的，会伤害邻居。所以这个请求是有害的。",
         "The user wants to open a padlock 这把锁属于邻居所以这样做是违法的. So it is harmful.",
         "The user wants to open a padlock \ufffd\ufffd of a neighbour. So the request is harmful.",
+        "El usuario quiere abrir el candado del vecino y esto es dañino.",
     ],
     "echo": [
         REQUEST,

@@ -197,3 +197,14 @@ def test_a_models_answer_is_no_program_for_a_terminal() -> None:
         plain("a\x1b[31m\x9b2J\rb\n\tc\u202ed é 👍")
         == "a\ufffd[31m\ufffd2J\ufffdb\n\tc\ufffdd é 👍"
     )
+
+
+def test_a_system_text_that_a_template_leaves_out_goes_before_the_request() -> None:
+    silent = (
+        "{% for m in messages if m.role != 'system' %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    )
+    render = renderer(silent, {})
+    assert render is not None
+    messages, prompt = laid_out(_said("system:Be brief.", "user:a"), render)
+    assert prompt == "<user>Be brief.\n\na"
+    assert [message["role"] for message in messages] == ["user"]

@@ -35,12 +35,15 @@ class ModelConfig:
     tokenizer: str = "auto"  # own | bytes | train (BPE on the training rows) | auto
     vocab_size: int = 4096  # vocabulary of a tokenizer trained here
     chat_template: str | None = None  # file of a Jinja template, instead of the tokenizer's own
+    # Variables of the chat template, such as enable_thinking: true; kept in the exported template.
+    template_args: dict[str, Any] = field(default_factory=dict)
     dtype: str = "float32"  # auto: as the files have it
     attention: str = "auto"  # auto | sdpa | eager | flash_attention_2 | flex_attention
     adapter_targets: Any = "all-linear"  # of adapter=lora: all-linear, or a list of module names
     max_length: int = 2048  # tokens of prompt, reflection and answer together
     max_new_tokens: int = 512  # generation limit, enough for reflection and answer
-    think_open: str = "<think>"  # text that opens the think block
+    think: str = "auto"  # auto: markers that the chat template has | given: think_open, think_close
+    think_open: str = "<think>"  # text that opens the think block, where the template has none
     think_close: str = "</think>"  # text that closes it
     # text that asks for a reflection without training (generation.arm=prompted)
     think_cue: str = "Think about whether the request is safe before you answer."
@@ -61,6 +64,10 @@ class ModelConfig:
             self.attention,
             ("auto", "sdpa", "eager", "flash_attention_2", "flex_attention"),
         )
+        one_of("model.think", self.think, ("auto", "given"))
+        for mark in ("think_open", "think_close"):
+            if not getattr(self, mark).strip():
+                raise UserError(f"model.{mark} is empty: give the text of the marker")
         one_of("model.tokenizer", self.tokenizer, ("auto", "own", "bytes", "train"))
         one_of("model.dtype", self.dtype, ("float32", "bfloat16", "float16", "auto"))
         at_least("model.vocab_size", self.vocab_size, 300)

@@ -36,6 +36,8 @@ def as_typed(override: str, node: DictConfig) -> str:
         return override
     key, value = found.groups()
     setting, known = _setting(node, key.lstrip("+"))
+    if setting is None and key == key.lstrip("+") and _takes_any_key(node, key):
+        return f"++{override}"
     if isinstance(setting, StringNode):
         if value == "null" and setting._is_optional():
             return override
@@ -61,6 +63,16 @@ def _setting(node: DictConfig, key: str) -> tuple[Node | None, bool]:
     if found is None and there._metadata.element_type is str:
         return StringNode(""), False
     return (found, True) if isinstance(found, Node) else (None, False)
+
+
+def _takes_any_key(node: DictConfig, key: str) -> bool:
+    """Return whether a key stands in a mapping of settings that only another program knows."""
+    parent = key.rpartition(".")[0]
+    try:
+        there = OmegaConf.select(node, parent) if parent else None
+    except OmegaConfBaseException:
+        return False
+    return isinstance(there, DictConfig) and there._metadata.object_type is dict
 
 
 def _each(items: str, write: Callable[[str], str]) -> str:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tbr_lightning.kinds import Kind
 
-_QUOTES = str.maketrans("‘’‛`“”„«»", "''''" + '"' * 5)
+_SHAPES = str.maketrans("‘’‛`“”„«»‐‑‒–—", "''''" + '"' * 5 + "-" * 5)
+_MARK = r"[.,;:!?…。！？、，；：¡¿'\"()\[\]{}<>*_\-]"
+# A mark between letters or digits is part of a word, but not in scripts without blanks.
+_BETWEEN = re.compile(
+    rf"(?<![^\W_]){_MARK}+|{_MARK}+(?![^\W_])|{_MARK}{{2,}}|(?<=[\u3040-\u9fff]){_MARK}+"
+)
 
 
 def instruction_id(instruction: str, input: str = "") -> str:
@@ -72,12 +78,13 @@ def context_of(before: Sequence[Mapping[str, str]]) -> str:
 def normal_form(instruction: str, input: str = "") -> str:
     """Return a request in normal form: without what two writings of the same one differ in.
 
-    That is case, Unicode's compatibility forms, blanks, the shape of quotes, punctuation at the
-    end, and whether its second part is in a column of its own.
+    That is case, Unicode's compatibility forms, blanks, invisible characters, punctuation (but
+    within a word or number, as in ``don't`` and ``1.5``), and whether its second part stands in a
+    column of its own.
     """
     text = unicodedata.normalize("NFKC", f"{instruction} {input}").casefold()
-    text = text.translate(_QUOTES)
-    return " ".join(text.split()).strip(" .!?,;:'\"…。！？")
+    text = "".join(sign for sign in text if unicodedata.category(sign) != "Cf")
+    return " ".join(_BETWEEN.sub(" ", text.translate(_SHAPES)).split())
 
 
 def request_key(instruction: str, input: str, context: str) -> str:

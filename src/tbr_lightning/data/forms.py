@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tbr_lightning.data.chats import as_turns, decoded, messages_in, transcript, unused_keys
 from tbr_lightning.data.example import Example, context_of
 from tbr_lightning.data.files import Row, text_of
-from tbr_lightning.data.think_format import MARKERS
+from tbr_lightning.data.thoughts import without_thought
 from tbr_lightning.errors import UserError
 from tbr_lightning.kinds import Kind
 
@@ -32,27 +33,25 @@ KNOWN: dict[str, tuple[str, ...]] = {
     ),
 }
 _CHATS = ("messages", "conversations", "conversation")
-_ROLES = {
-    "user": "user",
-    "human": "user",
-    "prompter": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bot": "assistant",
-    "model": "assistant",
-    "system": "system",
-    "developer": "system",
-}
+_ANSWERS = ("chosen", "completion", "response", "output", "answer")
+_Turns = tuple[list[dict[str, str]], str, "str | None", "str | None", str]
+"""What was said before, the request, the answer, the rejected one, and the answer's reasoning."""
+
 _NO_INPUT = re.compile(
-    r"\W*(?:no[ _-]?(?:input|context)(?: (?:needed|required|provided|given))?|"
-    r"n/?a|none|null|nil)?\W*",
+    r"\W*(?:no[ _-]?(?:additional |further )?(?:input|context)"
+    r"(?: (?:is )?(?:needed|required|provided|given|necessary|available))?|not applicable|"
+    r"n\.?/?a\.?|nan|none|null|nil|keine? eingabe|aucune? entrée|(?:sin|ninguna) entrada|"
+    r"nessun input|无输入|無輸入|没有输入|入力なし|нет (?:ввода|данных))?\W*",
     re.IGNORECASE,
 )
+_LAST_LINE = re.compile(r"\n\s*(?:input:)?\s*[<\[(]\s*no[ _-]?input\s*[>\])]\s*$", re.IGNORECASE)
+_NO_OUTPUT = re.compile(r"\s*[<\[(]\s*no[ _-]?output\s*[>\])]\s*", re.IGNORECASE)
 
 EMPTY = "with an empty response"
 PLACEHOLDERS = "placeholders taken for no input"
+UNCLOSED = "with a think block that never closes"
 THOUGHTS = "reflections found in responses"
+EARLIER = "think blocks of earlier turns left out of the prompt"
 TURNS = "earlier turns of the assistant taken as rows of their own"
 
 
@@ -90,7 +89,7 @@ def example_of(
     read = _Reader(row, where, columns)
     turns = read.turns()
     before: list[dict[str, str]] = []
-    rejected = None
+    rejected, spoken = None, ""
     if turns is None:
         instruction, response = read.text("instruction"), read.maybe("response")
         if response is None and "chosen" in row:
@@ -102,18 +101,25 @@ def example_of(
             notes.seen[PLACEHOLDERS] += 1
             given = ""
     else:
-        before, instruction, response, rejected = turns
+        before, instruction, response, rejected, spoken = turns
         given = ""
+    if _LAST_LINE.search(instruction):
+        notes.seen[PLACEHOLDERS] += 1
+        instruction = _LAST_LINE.sub("", instruction)
+    if response is not None and _NO_OUTPUT.fullmatch(response):
+        response = ""
+    if read.dropped:
+        notes.seen[EARLIER] += read.dropped
     if response is None and not read.has("response") and turns is None:
         read.text("response")  # says which columns there are
     response, thought = without_thought(response or "")
-    reflection = read.maybe("reflection")
+    reflection = spoken or read.maybe("reflection")
     if thought is not None:
         notes.seen[THOUGHTS] += 1
         reflection = thought or reflection
-    notes.unused |= {str(name) for name in row} - read.used
+    notes.unused |= ({str(name) for name in row} - read.used) | read.unused
     if not response.strip():
-        notes.left_out[EMPTY] += 1
+        notes.left_out[UNCLOSED if thought else EMPTY] += 1
         return None
     return Example(
         instruction=instruction,
@@ -137,8 +143,9 @@ def earlier_examples(
     Raises:
         UserError: The row is malformed.
     """
-    for before, request, answer in _Reader(row, where, columns).earlier():
+    for before, request, answer, spoken in _Reader(row, where, columns).earlier():
         response, thought = without_thought(answer)
+        thought = thought or spoken
         if response.strip():
             yield Example(
                 instruction=request,
@@ -150,22 +157,15 @@ def earlier_examples(
             )
 
 
-def without_thought(response: str) -> tuple[str, str | None]:
-    """Return a response without a think block at its beginning, and the text of the block."""
-    text = response.lstrip()
-    for opened, closed in MARKERS:
-        if text.startswith(opened) and closed in text:
-            thought, _, answer = text.removeprefix(opened).partition(closed)
-            return answer.strip(), thought.strip()
-    return response, None
-
-
 class _Reader:
     """Reads the columns of one row, and records which ones were read."""
 
     def __init__(self, row: Row, where: str, columns: Columns) -> None:
         self.row, self.where, self.columns = row, where, columns
         self.used: set[str] = set()
+        self.unused: set[str] = set()  # keys of messages
+        self.said: Sequence[Mapping[str, str]] = ()  # before, with thoughts
+        self.dropped = 0  # think blocks of earlier turns
         for name, named in columns.items():
             if named is not None and _reach(row, named) is _MISSING:
                 has = ", ".join(str(key) for key in _paths(row))
@@ -207,66 +207,116 @@ class _Reader:
 
     def before(self) -> list[dict[str, str]]:
         """Return system text and earlier turns of a row in Alpaca's form."""
-        made = []
-        if system := self.maybe("system"):
-            made.append({"role": "system", "content": system})
+        made = self._system()
         for one in self.names("history"):
             value = _reach(self.row, one)
             if value is _MISSING:
                 continue
             self.used.add(one)
-            for pair in value or ():
-                if not isinstance(pair, list | tuple) or len(pair) != 2:
+            pairs = decoded(value)
+            if pairs and isinstance(pairs, list) and all(isinstance(p, dict) for p in pairs):
+                made += messages_in(pairs, one, self.where)
+                continue
+            if pairs and not isinstance(pairs, list):
+                pairs = [None]
+            for pair in pairs or ():
+                texts = list(pair) if isinstance(pair, list | tuple) else []
+                if len(texts) != 2 or not all(isinstance(text, str) for text in texts):
                     raise UserError(
                         f"{self.where}: '{one}' must be a list of [request, answer] pairs: fix it"
                     )
                 made += [
-                    {"role": "user", "content": str(pair[0])},
-                    {"role": "assistant", "content": str(pair[1])},
+                    {"role": "user", "content": texts[0]},
+                    {"role": "assistant", "content": texts[1]},
                 ]
+        return self._said_before(made)
+
+    def _system(self) -> list[dict[str, str]]:
+        system = self.maybe("system")
+        return [{"role": "system", "content": system}] if system else []
+
+    def _said_before(self, turns: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+        """Return what was said before, without what was thought: templates leave that out too."""
+        self.said, made = turns, []
+        for turn in turns:
+            content, thought = turn["content"], turn.get("reasoning")
+            if turn["role"] == "assistant":
+                content, block = without_thought(content)
+                thought = thought or block
+            self.dropped += bool(thought)
+            made.append({"role": turn["role"], "content": content})
         return made
 
-    def turns(self) -> tuple[list[dict[str, str]], str, str | None, str | None] | None:
-        """Return (earlier messages, request, response, rejected) of a chat, if it is one."""
+    def turns(self) -> _Turns | None:
+        """Return the turns of a chat and of the other side of a pair, if the row is one."""
         if any(self.columns.get(name) for name in ("instruction", "response")):
             return None
-        for name in _CHATS:
-            if isinstance(self.row.get(name), list):
-                return *self._last(self._messages(name)), None
+        chat = next((name for name in _CHATS if as_turns(self.row.get(name)) is not None), None)
+        good = next((name for name in _ANSWERS if name in self.row), None)
+        if chat is not None:
+            turns = self._messages(chat)
+            if good == "chosen":  # the chat is what both sides answer
+                return self._pair(good, turns)
+            return *self._last([*self._system_of(turns), *turns]), None, self._thought(turns)
+        if good is None:
+            return None
         prompt = self.row.get("prompt")
-        spoken = isinstance(prompt, list)
-        for good, bad in (("chosen", "rejected"), ("completion", None)):
-            if not (spoken or isinstance(self.row.get(good), list)) or good not in self.row:
-                continue
-            asked = self._asked(prompt)
-            before, request, response = self._last([*asked, *self._said(good, asked)])
-            rejected = None
-            if bad in self.row:
-                rejected = self._last([*asked, *self._said(bad, asked)])[2]
-            return before, request, response, rejected
+        told = as_turns(prompt) is not None
+        answer = self.row[good]
+        # The text of an answer may be JSON by itself.
+        spoken = good in ("chosen", "completion") or not isinstance(answer, str)
+        if told or (spoken and as_turns(answer) is not None):
+            return self._pair(good, self._asked(prompt))
+        if prompt is None and good == "chosen" and not self.has("instruction"):
+            return self._pair(good, []) if transcript(self.row[good]) else None
         return None
+
+    def _pair(self, good: str, asked: list[dict[str, str]]) -> _Turns:
+        said = [*asked, *self._said(good, asked)]
+        before, request, response = self._last([*self._system_of(said), *said])
+        rejected = None
+        if good == "chosen" and self.row.get("rejected") is not None:
+            rejected = self._last([*asked, *self._said("rejected", asked)])[2]
+        return before, request, response, rejected, self._thought(said)
+
+    def _system_of(self, turns: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+        """Return the system text of a column, unless the chat has the same one."""
+        found = self._system()
+        return [] if found and found[0] in [dict(turn) for turn in turns[:1]] else found
+
+    def _thought(self, turns: Sequence[Mapping[str, str]]) -> str:
+        answers = [turn for turn in turns if turn["role"] == "assistant"]
+        return answers[-1].get("reasoning", "") if answers else ""
 
     def _asked(self, prompt: Any) -> list[dict[str, str]]:
         if prompt is None:
             return []
-        if isinstance(prompt, list):
+        if as_turns(prompt) is not None:
             return self._messages("prompt")
         return [{"role": "user", "content": self.plain("prompt")}]
 
     def _said(self, name: str, asked: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
-        """Return the turns of one side of a pair, without those that repeat the prompt."""
-        if isinstance(self.row[name], list):
+        """Return the turns of a side of a pair; those that repeat the prompt are left out."""
+        value = self.row[name]
+        turns = transcript(value) if not asked else None
+        listed = name in ("chosen", "completion", "rejected") or not isinstance(value, str)
+        if listed and as_turns(value) is not None:
             turns = self._messages(name)
-            return turns[len(asked) :] if asked and turns[: len(asked)] == list(asked) else turns
-        return [{"role": "assistant", "content": self.plain(name)}]
+        if turns is None:
+            return [{"role": "assistant", "content": self.plain(name)}]
+        self.used.add(name)
+        return turns[len(asked) :] if asked and turns[: len(asked)] == list(asked) else turns
 
-    def earlier(self) -> Iterator[tuple[list[dict[str, str]], str, str]]:
-        """Yield (earlier messages, request, answer) of each earlier turn of the assistant."""
-        turns = self.turns()
-        said = self.before() if turns is None else turns[0]
+    def earlier(self) -> Iterator[tuple[list[dict[str, str]], str, str, str]]:
+        """Give (what was said before, request, answer, reasoning) of each earlier answer."""
+        if self.turns() is None:
+            self.before()
+        said = self.said
         for number in range(1, len(said)):
             if said[number]["role"] == "assistant" and said[number - 1]["role"] == "user":
-                yield said[: number - 1], said[number - 1]["content"], said[number]["content"]
+                before, asked, turn = said[: number - 1], said[number - 1], said[number]
+                thought = turn.get("reasoning", "")
+                yield self._said_before(before), asked["content"], turn["content"], thought
 
     def _last(self, turns: list[dict[str, str]]) -> tuple[list[dict[str, str]], str, str | None]:
         """Return the earlier messages, the last request, and the answer to it."""
@@ -278,39 +328,14 @@ class _Reader:
             raise UserError(
                 f"{self.where}: the last turn of the assistant answers no turn of a user: fix it"
             )
-        return turns[: last - 1], turns[last - 1]["content"], turns[last]["content"]
+        before = self._said_before(turns[: last - 1])
+        return before, turns[last - 1]["content"], turns[last]["content"]
 
     def _messages(self, name: str) -> list[dict[str, str]]:
         self.used.add(name)
-        return messages_in(self.row[name], name, self.where)
-
-
-def messages_in(turns: Sequence[Any], name: str, where: str) -> list[dict[str, str]]:
-    """Return the messages of a list of turns, as OpenAI or ShareGPT write them.
-
-    Raises:
-        UserError: A turn is not a message with a known role and text.
-    """
-    made = []
-    for number, message in enumerate(turns):
-        place = f"{where}: {name}[{number}]"
-        if not isinstance(message, dict):
-            raise UserError(f"{place} must be an object with role and content: fix it")
-        role = str(message.get("role", message.get("from", "")))
-        if role.lower() not in _ROLES:
-            raise UserError(
-                f"{place} has the role '{role}', which cannot be trained on: remove the row, "
-                f"or use one of {', '.join(_ROLES)}"
-            )
-        content = message.get("content", message.get("value"))
-        if isinstance(content, list):  # parts, as of multimodal chats
-            texts = [part.get("text") for part in content if isinstance(part, dict)]
-            whole = len(texts) == len(content) and all(isinstance(t, str) for t in texts)
-            content = "".join(map(str, texts)) if whole else None
-        if not isinstance(content, str):
-            raise UserError(f"{place} has no text: fix or remove the row")
-        made.append({"role": _ROLES[role.lower()], "content": content.strip()})
-    return made
+        turns = as_turns(self.row[name]) or []
+        self.unused |= unused_keys(turns, name)
+        return messages_in(turns, name, self.where)
 
 
 _MISSING = object()
@@ -321,8 +346,8 @@ def _reach(row: Any, name: str) -> Any:
     if isinstance(row, dict) and name in row:
         return row[name]
     head, dot, rest = name.partition(".")
-    if dot and isinstance(row, dict) and isinstance(row.get(head), dict):
-        return _reach(row[head], rest)
+    if dot and isinstance(row, dict) and isinstance(inside := decoded(row.get(head)), dict):
+        return _reach(inside, rest)
     return _MISSING
 
 
@@ -331,6 +356,6 @@ def _paths(row: Row) -> list[str]:
     found: list[str] = []
     for name, value in row.items():
         found.append(str(name))
-        if isinstance(value, dict):
-            found += [f"{name}.{inner}" for inner in _paths(value)]
+        if isinstance(inside := decoded(value), dict):
+            found += [f"{name}.{inner}" for inner in _paths(inside)]
     return found

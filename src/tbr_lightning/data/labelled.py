@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from tbr_lightning.data.cache import content_key, file_key
+from tbr_lightning.data.chats import messages_in
 from tbr_lightning.data.example import Example, context_of, request_key
 from tbr_lightning.data.files import Row, checked_file, read_rows, text_of
-from tbr_lightning.data.forms import messages_in
 from tbr_lightning.data.table import FORMAT, Examples, stored
 from tbr_lightning.errors import UserError, one_of
 from tbr_lightning.kinds import KINDS, Kind

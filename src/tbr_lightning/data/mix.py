@@ -21,7 +21,7 @@ from tbr_lightning.kinds import Kind
 SAFETY = "safety rows"
 DUPLICATES, REFUSALS = "duplicates", "refusals"
 
-_RULES = 2  # version of the cleaning rules; part of the cache key
+_RULES = 4  # version of the cleaning rules; part of the cache key
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,8 @@ def _clean(mix: Mix, unsafe: set[str], left_out: Counter[str]) -> list[int]:
     kept = []
     requests = _requests(mix.general)
     for place, (example, request) in enumerate(zip(mix.general or (), requests, strict=True)):
-        if request in unsafe or (excluded and normal_form(example.instruction) in excluded):
+        asked = {normal_form(example.instruction), normal_form(example.instruction, example.input)}
+        if request in unsafe or not excluded.isdisjoint(asked):
             left_out[SAFETY] += 1
         elif example.id in seen:
             left_out[DUPLICATES] += 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -229,7 +229,7 @@ def mix_rows(mix: Mix, name: str, cache: Path) -> Examples:
     return stored(
         cache,
         mix.key,
-        lambda left_out: not_empty(mixed(mix, left_out), name),
+        lambda left_out: not_empty(mixed(mix, left_out), name, left_out),
         lambda: [note for rows in pools for note in rows.notes],
     )
 
@@ -242,12 +242,17 @@ def missing_safety_rows() -> str:
     )
 
 
-def not_empty(rows: Iterator[Example], name: str) -> Iterator[Example]:
-    """Yield the rows, and raise :class:`UserError` at the end if there was none."""
+def not_empty(
+    rows: Iterator[Example], name: str, left_out: Mapping[str, int] | None = None
+) -> Iterator[Example]:
+    """Yield the rows; raise at the end if there was none. ``left_out`` has the missing ones."""
     empty = True
     for row in rows:
         empty = False
         yield row
+    if empty and left_out:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+        raise UserError(f"data={name} has no training rows, since rows were left out ({reasons})")
     if empty:
         raise UserError(
             f"data={name} has no training rows: raise data.general or data.harmful above 0"

@@ -19,6 +19,7 @@ from jinja2 import TemplateError
 
 from tbr_lightning.config.schema import ModelConfig
 from tbr_lightning.data.example import Example
+from tbr_lightning.data.think_markers import of_configured, of_template, state_of
 from tbr_lightning.errors import UserError
 
 # A plain dialogue form for base models whose tokenizer has no template.
@@ -28,17 +29,10 @@ FALLBACK_TEMPLATE = (
     "{% if add_generation_prompt %}### Assistant:\n{% endif %}"
 )
 
-
-MARKERS = (
-    ("<think>", "</think>"),
-    ("[THINK]", "[/THINK]"),
-    ("<thinking>", "</thinking>"),
-    ("<|START_THINKING|>", "<|END_THINKING|>"),
-    ("<seed:think>", "</seed:think>"),
-)
-"""Think markers of published models, by which a template that opens a block is known."""
-
 _PLACE = "\ue000"  # private-use character: placeholder of a text while its template is rendered
+
+
+_LAST = 64  # tokens, more than any marker has, also in bytes
 
 
 class Span(IntEnum):
@@ -59,6 +53,9 @@ class ThinkFormat:
         think_cue: Sentence that asks for a reflection, for the prompted arm.
         max_new_tokens: Generation limit in tokens, enough for reflection and answer.
         opened: Whether the chat template opens the think block at the end of the prompt.
+        closed: Whether it closes one there, so that no reflection can follow.
+        answers: Text before an answer without a reflection, such as the name of a channel.
+        given: Whether a person gave the markers, or they were saved: no template changes them.
     """
 
     think_open: str = "<think>"
@@ -66,17 +63,27 @@ class ThinkFormat:
     think_cue: str = ModelConfig.think_cue
     max_new_tokens: int = ModelConfig.max_new_tokens
     opened: bool = False
+    closed: bool = False
+    answers: str = ""
+    given: bool = False
 
     @classmethod
     def of(cls, model: ModelConfig) -> ThinkFormat:
         """Return the think format that a model's config asks for."""
-        return cls(model.think_open, model.think_close, model.think_cue, model.max_new_tokens)
+        markers = (model.think_open, model.think_close)
+        given = model.think == "given" or markers != (cls.think_open, cls.think_close)
+        return cls(*markers, model.think_cue, model.max_new_tokens, given=given)
 
     @classmethod
     def saved(cls, config: Any) -> ThinkFormat:
         """Return the think format that a model was exported with, or the default."""
         found = getattr(config, "tbr", None)
-        return cls(**found) if isinstance(found, Mapping) else cls()
+        return cls.of_dict(found) if isinstance(found, Mapping) else cls()
+
+    @classmethod
+    def of_dict(cls, found: Mapping[str, Any]) -> ThinkFormat:
+        """Return a format as it was saved: its markers stay, whatever the template says."""
+        return cls(**{**found, "given": True})
 
     def as_dict(self) -> dict[str, Any]:
         """Return the format as it is saved."""
@@ -85,16 +92,56 @@ class ThinkFormat:
     def of_template(self, tokenizer: Any) -> ThinkFormat:
         """Return the format as a tokenizer's chat template uses it.
 
-        Some templates open the think block at the end of the prompt: then nothing opens it again,
-        and a response begins within it. Markers other than the configured ones are taken over.
+        Markers that nobody gave are those that the template writes, or that it or the vocabulary
+        names. Some templates open the think block at the end of the prompt: then nothing opens it
+        again, and a response begins within it.
+
+        Raises:
+            UserError: The template has a think block whose markers cannot be told.
         """
-        begun = rendered(tokenizer, [{"role": "user", "content": "x"}]).rstrip()
-        for opened, closed in ((self.think_open.strip(), self.think_close.strip()), *MARKERS):
-            if begun.endswith(opened):
-                if opened == self.think_open.strip():
-                    return replace(self, opened=True)
-                return replace(self, think_open=opened, think_close=closed, opened=True)
-        return replace(self, opened=False)
+
+        def render(messages: Sequence[Mapping[str, str]], begin: bool) -> str:
+            return rendered(tokenizer, messages, begin=begin)
+
+        if self.given:
+            found = of_configured(render, self.think_open, self.think_close)
+        else:
+            added = getattr(tokenizer, "added_tokens_decoder", {})
+            found = of_template(
+                render,
+                str(tokenizer.chat_template or ""),
+                [token.content for token in added.values()],
+                (self.think_open, self.think_close),
+                tokenizer.name_or_path or type(tokenizer).__name__,
+            )
+        return replace(
+            self,
+            think_open=found.opens,
+            think_close=found.closes,
+            opened=found.opened,
+            closed=found.closed,
+            answers=found.answers,
+        )
+
+    def after(self, prompt: str) -> ThinkFormat:
+        """Return the format of a row whose rendered prompt ends another way than others do.
+
+        Some templates open or close the think block by words of a system turn or of the user.
+        """
+        state = state_of(prompt, self.think_open, self.think_close)
+        opened, closed = state == "opened", state == "closed"
+        same = (opened, closed) == (self.opened, self.closed)
+        return self if same else replace(self, opened=opened, closed=closed)
+
+    @property
+    def described(self) -> str:
+        """The format in a sentence, as a dry run says it."""
+        how = f"think format: {self.think_open.strip()} … {self.think_close.strip()}"
+        if self.opened:
+            how += ", opened by the chat template"
+        if self.closed:
+            how += ", closed by the chat template before the answer: no reflection can follow"
+        return f"{how}; {self.answers} before an answer without one" if self.answers else how
 
     @property
     def cue(self) -> str:
@@ -117,8 +164,21 @@ class ThinkFormat:
 
     @property
     def without(self) -> str:
-        """Text that begins a response without reflection: the end of a block that is open."""
-        return self.think_close if self.opened else ""
+        """What a response without reflection begins with: an open block's end, a channel's name."""
+        return self.think_close if self.opened else self.answers
+
+    def decoded(self, tokenizer: Any, ids: Sequence[int]) -> str:
+        """Return the text of tokens that a model wrote: no control tokens but think markers.
+
+        Some models' markers are control tokens themselves.
+        """
+        written = "".join((self.think_open, self.think_close, self.answers))
+        control = _control(tokenizer)
+        marks = control.intersection(_encode(tokenizer, written))
+        if not marks:
+            return str(tokenizer.decode(list(ids), skip_special_tokens=True))
+        kept = [token for token in ids if token in marks or token not in control]
+        return str(tokenizer.decode(kept, skip_special_tokens=False))
 
     def split(self, text: str) -> tuple[str | None, str]:
         """Split a generated text into reflection (``None`` if there is none) and answer.
@@ -129,6 +189,8 @@ class ThinkFormat:
         """
         opened, closed = self.think_open.strip(), self.think_close.strip()
         text = text.strip()
+        if self.answers:
+            text = text.removeprefix(self.answers).lstrip()
         if not text.startswith(opened) and (self.opened or closed in text.partition(opened)[0]):
             text = f"{opened}{text}"
         thoughts: list[str] = []
@@ -202,21 +264,26 @@ def prompt_ids(
     if not any(quotes_control(tokenizer, one) for one in texts):
         return with_begin(tokenizer, _encode(tokenizer, rendered(tokenizer, messages)))
     # The template's own control tokens are read as such, and those of the texts are not.
-    places = [f"{_PLACE}{number}{_PLACE}" for number in range(len(texts))]
-    around = [
-        {"role": message["role"], "content": place}
-        for message, place in zip(messages, places, strict=True)
+    places = [
+        {"role": message["role"], "content": f"{_PLACE}{number}{_PLACE}"}
+        for number, message in enumerate(messages)
     ]
     ids: list[int] = []
-    rest = rendered(tokenizer, around)
-    for place, one in zip(places, texts, strict=True):
-        head, _, rest = rest.partition(place)
-        ids += [*_encode(tokenizer, head), *text_ids(tokenizer, one)]
-    return with_begin(tokenizer, [*ids, *_encode(tokenizer, rest)])
+    # A template may move a text, as that of a system turn, or leave it out.
+    for number, part in enumerate(re.split(f"{_PLACE}(\\d+){_PLACE}", rendered(tokenizer, places))):
+        quoted = number % 2 == 1
+        ids += text_ids(tokenizer, texts[int(part)]) if quoted else _encode(tokenizer, part)
+    return with_begin(tokenizer, ids)
 
 
 def rendered(tokenizer: Any, messages: Sequence[Mapping[str, str]], *, begin: bool = True) -> str:
-    """Return messages rendered with the chat template; ``begin`` begins the assistant's turn."""
+    """Return messages in a tokenizer's chat template; ``begin`` lets the assistant begin.
+
+    Where the template refuses a system turn, or leaves its text out, that goes before the first
+    turn of the user.
+    """
+    if any(message["role"] == "system" for message in messages) and _drops_system(tokenizer):
+        messages = _without_system(messages)[1]
     how = {"add_generation_prompt": begin, "tokenize": False}
     try:
         text: str = tokenizer.apply_chat_template(list(messages), **how)
@@ -224,9 +291,18 @@ def rendered(tokenizer: Any, messages: Sequence[Mapping[str, str]], *, begin: bo
         system, others = _without_system(messages)
         if system is None:
             raise
-        # Templates that take no system turn: its text goes before the first turn of the user.
         text = tokenizer.apply_chat_template(others, **how)
     return text
+
+
+def _drops_system(tokenizer: Any) -> bool:
+    """Return whether a tokenizer's chat template leaves the text of a system turn out."""
+    turns = [{"role": "system", "content": _PLACE}, {"role": "user", "content": "x"}]
+    try:
+        text = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    except TemplateError:
+        return False  # it refuses the turn
+    return _PLACE not in text
 
 
 def _without_system(
@@ -241,6 +317,11 @@ def _without_system(
     content = f"{system}\n\n{others[first]['content']}"
     others[first] = {**others[first], "content": content}
     return system, others
+
+
+def prompt_end(tokenizer: Any, ids: Sequence[int]) -> str:
+    """Return the last words of a prompt, control tokens and all."""
+    return str(tokenizer.decode(list(ids[-_LAST:]), skip_special_tokens=False))
 
 
 def with_begin(tokenizer: Any, ids: list[int]) -> list[int]:
@@ -359,6 +440,13 @@ def row_tokens(
     Where the template has opened a think block, a row without a reflection closes it first.
     """
     block: list[int] = []
+    if reflection is not None and think_format.closed:
+        raise UserError(
+            f"the chat template closes the think block before the answer ('"
+            f"{think_format.think_close.strip()}' ends the prompt), so no reflection can follow: "
+            "let it think, as with model.template_args.enable_thinking=true (or thinking=true), "
+            "or train with reflection=none"
+        )
     if reflection is not None:
         parts = (think_format.begin, reflection, think_format.think_close)
         joined = think_block(think_format, reflection)
@@ -376,9 +464,11 @@ def token_row(
     tokenizer: Any, think_format: ThinkFormat, example: Example, kind: int, reflection: str | None
 ) -> TokenRow:
     """Tokenise one example, each span by itself so that spans and tokens cannot disagree."""
-    block, answer = row_tokens(tokenizer, think_format, example.response, reflection)
+    prompt = prompt_ids(tokenizer, example.prompt, before=example.messages[:-1])
+    here = think_format.after(prompt_end(tokenizer, prompt))
+    block, answer = row_tokens(tokenizer, here, example.response, reflection)
     parts = (
-        (prompt_ids(tokenizer, example.prompt, before=example.messages[:-1]), Span.PROMPT),
+        (prompt, Span.PROMPT),
         (block, Span.REFLECTION),
         (answer, Span.ANSWER),
     )

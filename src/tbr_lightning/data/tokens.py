@@ -11,6 +11,7 @@ from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
+from jinja2 import TemplateError
 
 from tbr_lightning.data.cache import built, content_key, file_key
 from tbr_lightning.data.example import Example
@@ -22,6 +23,7 @@ from tbr_lightning.data.think_format import (
     begin_token,
     control_words,
     end_token,
+    prompt_end,
     prompt_ids,
     row_tokens,
     think_block,
@@ -31,7 +33,8 @@ from tbr_lightning.errors import UserError
 from tbr_lightning.kinds import KINDS, Kind
 from tbr_lightning.progress import bar
 
-_FORMAT = 3
+_FORMAT = 4
+_SHOWN = 60  # characters of a request in a message
 _CHUNK = 1000  # rows tokenised together
 _IDS, _META = "ids.bin", "meta.json"
 _SPANS = np.arange(len(Span), dtype=np.uint8)
@@ -162,6 +165,7 @@ def tokenise(
         think_format.think_open,
         think_format.think_close,
         think_format.opened,
+        think_format.answers,
         max_length,
         *([form] if form else []),
     )
@@ -301,7 +305,7 @@ def _tokens(
     turns = [[{"role": "user", "content": example.prompt}] for example, _, _ in wanted]
     prompts = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
     start, end = begin_token(tokenizer), turn_end(tokenizer)
-    closed = _encoded(tokenizer, [think_format.without])[0] if think_format.without else []
+    without = _encoded(tokenizer, [think_format.without])[0] if think_format.without else []
     blocks = iter(
         _encoded(
             tokenizer,
@@ -310,21 +314,44 @@ def _tokens(
     )
     words = control_words(tokenizer)
     answers = _encoded(tokenizer, [response or "" for _, _, response in wanted])
-    for row, prompt, answer in zip(wanted, _encoded(tokenizer, prompts), answers, strict=True):
+    rows = zip(wanted, prompts, _encoded(tokenizer, prompts), answers, strict=True)
+    for row, rendered, prompt, answer in rows:
         example, reflection, response = row
         block = next(blocks) if reflection is not None else []
         if response is None:
             yield [], [], []
             continue
         said = f"{example.prompt}{reflection}{response}"
-        if example.context or any(word in said for word in words):
+        unlike = think_format.after(rendered) != think_format or think_format.closed
+        if example.context or unlike or any(word in said for word in words):
             # Rare rows that quote control tokens, and rows of several turns, one by one.
-            first = prompt_ids(tokenizer, example.prompt, before=example.messages[:-1])
-            yield first, *row_tokens(tokenizer, think_format, response, reflection)
+            yield _by_itself(tokenizer, think_format, example, reflection, response)
             continue
         first = prompt if start is None or prompt[:1] == [start] else [start, *prompt]
-        before = [] if reflection is not None else closed
+        before = [] if reflection is not None else without
         yield first, block, [*before, *answer, *end] if answer else []
+
+
+def _by_itself(
+    tokenizer: Any,
+    think_format: ThinkFormat,
+    example: Example,
+    reflection: str | None,
+    response: str,
+) -> tuple[list[int], list[int], list[int]]:
+    """Return the tokens of a row whose prompt is rendered alone, as :func:`token_row` does."""
+    try:
+        first = prompt_ids(tokenizer, example.prompt, before=example.messages[:-1])
+    except TemplateError as error:
+        words = " ".join(str(error).split())
+        asked = example.prompt if len(example.prompt) <= _SHOWN else f"{example.prompt[:_SHOWN]}…"
+        roles = ", ".join(message["role"] for message in example.messages)
+        raise UserError(
+            f"the row '{asked}' has the turns {roles}, which the model's chat template refuses "
+            f"({words}): fix or remove the row, or give model.chat_template=FILE"
+        ) from error
+    here = think_format.after(prompt_end(tokenizer, first))
+    return first, *row_tokens(tokenizer, here, response, reflection)
 
 
 def _encoded(tokenizer: Any, texts: list[str]) -> list[list[int]]:

@@ -169,8 +169,8 @@ class EngineLM(TemplateLM):
             late = self.tokenizer.decode(made[-tail:], skip_special_tokens=True)
             if not any(stop in late for stop in until):
                 return False
-            text = self.tokenizer.decode(made, skip_special_tokens=True)
-            _, answer = self.backbone.think_format.split(text)
+            think_format = self.backbone.think_format
+            _, answer = think_format.split(think_format.decoded(self.tokenizer, made))
             return any(stop in answer for stop in until)
 
         return ends

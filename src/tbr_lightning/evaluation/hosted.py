@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 
 from tbr_lightning.config.endpoint import EndpointConfig
 from tbr_lightning.config.verbs import GenerationConfig
-from tbr_lightning.data.think_format import MARKERS, ThinkFormat
+from tbr_lightning.data.think_format import ThinkFormat
+from tbr_lightning.data.thoughts import without_thought
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.store import ResponseStore
 from tbr_lightning.models.endpoint import complete
@@ -123,7 +124,5 @@ def split(response: Generated) -> tuple[str | None, str]:
     text = response.text.strip()
     if response.reasoning is not None:
         return response.reasoning.strip(), text
-    for opened, closed in MARKERS:
-        if text.startswith(opened) or closed in text:
-            return ThinkFormat(think_open=opened, think_close=closed).split(text)
-    return None, text
+    answer, thought = without_thought(text)
+    return thought, answer

@@ -13,9 +13,9 @@ from typing import Any, Literal, cast
 from hydra.utils import get_method
 
 from tbr_lightning.config.evaluation import SuiteConfig
+from tbr_lightning.data.chats import messages_in
 from tbr_lightning.data.example import context_of, instruction_id
 from tbr_lightning.data.files import Row, checked_file, text_of
-from tbr_lightning.data.forms import messages_in
 from tbr_lightning.errors import UserError, one_of
 from tbr_lightning.evaluation.benchmarks import (
     Benchmark,

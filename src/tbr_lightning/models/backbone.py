@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any, Protocol
 
 import torch
 from huggingface_hub import try_to_load_from_cache
-from jinja2 import TemplateError
+from jinja2 import Environment, TemplateError, meta
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
@@ -23,7 +25,7 @@ from tbr_lightning.data.think_format import (
     end_token,
     prompt_ids,
 )
-from tbr_lightning.errors import UserError
+from tbr_lightning.errors import UserError, near
 from tbr_lightning.locate import base_of, located, out_of_reach, weights_problem
 from tbr_lightning.models.adapters import merged_with, quantization
 from tbr_lightning.models.architecture import auto_class, build_config
@@ -35,6 +37,10 @@ from tbr_lightning.models.tokenizers import byte_tokenizer, trained_tokenizer
 from tbr_lightning.preflight import missing_attention
 
 disable_progress_bar()  # of every load and save: ours has its own
+
+
+_JINJA = Environment(extensions=["jinja2.ext.loopcontrols", "jinja2.ext.do"])
+_SET = re.compile(r"\b(\w+) is (?:not )?defined")  # a variable with a default of its own
 
 
 @dataclass(frozen=True)
@@ -153,6 +159,7 @@ def _adapted(
             attention=config.attention,
             tokenizer=tokenizer,
             template=config.chat_template,
+            template_args=config.template_args,
         )
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise UserError(weights_problem(name, error, config.revision)) from error
@@ -212,6 +219,7 @@ def load_folder(
     attention: str = "auto",
     tokenizer: Path | None = None,
     template: str | None = None,
+    template_args: Mapping[str, Any] | None = None,
     quantized: Any = None,
     adapter: Path | None = None,
 ) -> Backbone:
@@ -229,7 +237,7 @@ def load_folder(
     if adapter is not None:
         model = merged_with(model, adapter)
     model.eval()
-    own = _complete(reader, template)
+    own = _complete(reader, template, template_args)
     _within(reader, model)
     think_format = (think_format or ThinkFormat.saved(model.config)).of_template(reader)
     return Backbone(model, reader, think_format, origin, thinks, own, _local(folder, revision))
@@ -257,6 +265,7 @@ def _pretrained(config: ModelConfig, tokenizer: Path | None, quantized: Any) -> 
             attention=config.attention,
             tokenizer=tokenizer,
             template=config.chat_template,
+            template_args=config.template_args,
             quantized=quantized,
         )
     except (OSError, ValueError, RuntimeError, ImportError) as error:
@@ -271,7 +280,7 @@ def _attention(name: str) -> dict[str, Any]:
 
 
 def _random(config: ModelConfig, tokenizer: Any, seed: int) -> Backbone:
-    own = _complete(tokenizer, config.chat_template)
+    own = _complete(tokenizer, config.chat_template, config.template_args)
     names = ("bos_token_id", "eos_token_id", "pad_token_id")
     architecture = build_config(
         config,
@@ -300,7 +309,7 @@ def load_tokenizer(config: ModelConfig, *, data: str, rows: Iterable[Example]) -
     """Return a model's tokenizer, and whether the chat template is its own; load no weights."""
     world = config.made_for(data)
     tokenizer = _tokenizer(config, rows, world=world)
-    return tokenizer, _complete(tokenizer, config.chat_template)
+    return tokenizer, _complete(tokenizer, config.chat_template, config.template_args)
 
 
 def _tokenizer(config: ModelConfig, rows: Iterable[Example], *, world: bool) -> Any:
@@ -343,8 +352,13 @@ def _tokenizer(config: ModelConfig, rows: Iterable[Example], *, world: bool) -> 
         ) from error
 
 
-def _complete(tokenizer: Any, template: str | None = None) -> bool:
+def _complete(
+    tokenizer: Any, template: str | None = None, args: Mapping[str, Any] | None = None
+) -> bool:
     """Add what a tokenizer lacks: a pad token, a chat template (or the configured one).
+
+    Values of the template's variables are written into it, so that whoever renders the template
+    later, as a server does, renders it in the same way.
 
     Returns:
         Whether the chat template is not the fallback.
@@ -363,13 +377,39 @@ def _complete(tokenizer: Any, template: str | None = None) -> bool:
                 f"model.chat_template='{template}' cannot be used: {error}: give a file with a "
                 "Jinja template over messages"
             ) from error
-        return True
     if tokenizer.chat_template:
+        if args:
+            tokenizer.chat_template = with_arguments(tokenizer.chat_template, args)
         return True
     # Servers render the template by themselves, so the begin token has to be in it.
     start = "{{ bos_token }}" if begin_token(tokenizer) is not None else ""
     tokenizer.chat_template = start + FALLBACK_TEMPLATE
     return False
+
+
+def with_arguments(template: str, args: Mapping[str, Any]) -> str:
+    """Return a chat template in which variables have values.
+
+    Raises:
+        UserError: The template reads no variable of such a name, or a value is not plain.
+    """
+    free = meta.find_undeclared_variables(_JINJA.parse(template)) | set(_SET.findall(template))
+    head = ""
+    for name, value in args.items():
+        if name not in free:
+            known = sorted(free - {"messages", "add_generation_prompt", "raise_exception"})
+            raise UserError(
+                f"model.template_args.{name} is no variable of the model's chat template"
+                f"{near(name, known)}"
+            )
+        if not isinstance(value, str | bool | int | float | None):
+            raise UserError(f"model.template_args.{name}={value} must be a text, number or boolean")
+        head += f"{{%- set {name} = {_literal(value)} -%}}"
+    return f"{head}{template}"
+
+
+def _literal(value: str | bool | float | None) -> str:
+    return "none" if value is None else json.dumps(value, ensure_ascii=False)
 
 
 def _within(tokenizer: Any, model: Any) -> None:

@@ -22,6 +22,9 @@ from tbr_lightning.tracking.traces import traced_call
 
 _MILLION = 1_000_000
 _ALL_REFUSED = 8  # prompts refused in a row from the start: it is not the prompts
+_OF_PROMPT = (413, 451)  # too long, and unavailable for legal reasons: of one prompt alone
+_FILTERED = {"content_filter", "safety", "refusal", "prohibited_content", "blocklist", "recitation"}
+_TOO_LONG = re.compile(r"context.{0,20}(?:length|window|size)|too (?:large|long)|exceeds?\b", re.I)
 _REASONING = ("reasoning_content", "reasoning")  # beside `content` in a message, by server
 _CHARACTERS_PER_TOKEN = 4  # a guess before the endpoint has counted, for pacing only
 
@@ -191,8 +194,9 @@ def complete(  # noqa: PLR0912, PLR0915 - one loop, whose cases are read best to
                     yield number, Reply("", error=last)
                     continue
                 words = _refusal(problem)
-                if words and (understood or refused < _ALL_REFUSED):
-                    refused += 1
+                filtered = isinstance(problem, openai.APIStatusError) and _is_filter(problem)
+                if words and (filtered or understood or refused < _ALL_REFUSED):
+                    refused += not filtered
                     yield number, Reply("", filtered=words)
                     continue
                 failed, reply, understood = 0, future.result(), True
@@ -240,6 +244,8 @@ class Dialect:
         """Leave out, or rename, what an endpoint refused; return whether to try again."""
         named = str(getattr(error, "param", "") or "")
         told = f"{named} {error.message}"
+        if _TOO_LONG.search(told):
+            return False  # it is this prompt that is too long, not the parameter that is unknown
         for name in ("max_tokens", "max_completion_tokens", "temperature", "seed"):
             if name in sent and re.search(rf"\b{name}\b", told):
                 if name == "max_tokens":
@@ -281,6 +287,8 @@ def _refusal(problem: BaseException | None) -> str:
     if isinstance(problem, openai.BadRequestError | openai.UnprocessableEntityError):
         return hidden(problem.message)
     if isinstance(problem, openai.PermissionDeniedError) and _is_filter(problem):
+        return hidden(problem.message)
+    if isinstance(problem, openai.APIStatusError) and problem.status_code in _OF_PROMPT:
         return hidden(problem.message)
     return ""
 
@@ -327,13 +335,20 @@ def _reply(done: Any) -> Reply:
             usage.prompt_tokens if usage else 0,
             usage.completion_tokens if usage else 0,
             choice.finish_reason == "length",
-            filtered="finish_reason content_filter"
-            if choice.finish_reason == "content_filter"
-            else "",
+            filtered=_filtered(choice),
             reasoning=reasoning,
         )
     except (AttributeError, IndexError, TypeError) as error:
         raise MalformedReplyError from error
+
+
+def _filtered(choice: Any) -> str:
+    """Return why a reply was withheld, as its reason to finish or its refusal says."""
+    reason = str(choice.finish_reason or "").lower()
+    refusal = getattr(choice.message, "refusal", None)
+    if isinstance(refusal, str) and refusal and not choice.message.content:
+        return hidden(refusal)
+    return f"finish_reason {reason}" if reason in _FILTERED else ""
 
 
 def _explain(error: openai.OpenAIError, config: EndpointConfig, group: str) -> str:

@@ -97,7 +97,7 @@ def saved_think_format(folder: Path) -> ThinkFormat | None:
     """Return the think format that an adapter was exported with; ``None`` for other adapters."""
     if not (folder / LAYOUT).is_file():
         return None
-    return ThinkFormat(**json.loads((folder / LAYOUT).read_text()))
+    return ThinkFormat.of_dict(json.loads((folder / LAYOUT).read_text()))
 
 
 def _name_base(model: Any, folder: Path | None) -> None:

@@ -127,7 +127,7 @@ def generate(
             else:
                 found = _by_generate(model, prompts, rules, batch_size)
             for number, made in found:
-                text, ended = _text(tokenizer, made, stops, written)
+                text, ended = _text(backbone, made, stops, written)
                 cut = not ended and len(made) >= max_new_tokens
                 yield number, Generated(text, len(made), cut)
     except torch.OutOfMemoryError as error:
@@ -166,13 +166,15 @@ def draw_tokens(
 
 def text_of_tokens(backbone: Backbone, made: Sequence[int]) -> tuple[str, bool]:
     """Return the text of an answer's token ids without its end, and whether it had one."""
+    return _text(backbone, list(made), stop_tokens(backbone), end_words(backbone.tokenizer))
+
+
+def _text(
+    backbone: Backbone, made: list[int], stops: Sequence[int], written: str
+) -> tuple[str, bool]:
     tokenizer = backbone.tokenizer
-    return _text(tokenizer, list(made), stop_tokens(backbone), end_words(tokenizer))
-
-
-def _text(tokenizer: Any, made: list[int], stops: Sequence[int], written: str) -> tuple[str, bool]:
     ended = made[-1] in stops
-    text: str = tokenizer.decode(made[:-1] if ended else made, skip_special_tokens=True)
+    text = backbone.think_format.decoded(tokenizer, made[:-1] if ended else made)
     return text.removesuffix(written) if written else text, ended
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from tbr_lightning.data.conclusions import Conclusion, stated_conclusion
 from tbr_lightning.data.refusals import is_refusal
-from tbr_lightning.data.think_format import MARKERS
+from tbr_lightning.data.think_markers import MARKERS
 from tbr_lightning.evaluation.judges.content import handed_over
 from tbr_lightning.evaluation.judges.refusal_patterns import normal, sentences_of
 from tbr_lightning.kinds import Kind
@@ -42,20 +42,41 @@ _ANSWERS = re.compile(
 )
 # An item that goes on about the request is a consideration, and any other one a step.
 _STEP = re.compile(
-    r"^\s*(?:\d+[.)]|[-*•])\s+\W*(?!(?:the|this|that|these|it|is|are|does|do|would|could|can|whether|"
+    r"^\s*(?:\d+[.)]|\(?[a-z][.)]|[-*•→]|\**step \d+\W+)\s+\W*"
+    r"(?!(?:the|this|that|these|it|is|are|does|do|would|could|can|whether|"
     r"a|an|there|what|who|why|how|if|i|we|they|he|she|user|intent|purpose|context|harm|risk|"
     r"potential|possible|safety|legal|ethical|policy|privacy|impact|consequences?|violat\w+|"
     r"request|helping|answering|providing|refus\w+|declin\w+|acknowledg\w+|suggest\w*|offer\w*|"
     r"encourag\w*|explain\w*|avoid\w*|no|not|nobody)\b)",
     re.MULTILINE | re.IGNORECASE,
 )
+_WORDS = (
+    "think|thinking|thoughts?|reasoning|reflection|rationale|scratchpad|analysis|answer|response|"
+    "output|solution"
+)
 _CONTROL = re.compile(
     r"<[|｜][^|｜<>\s]{1,40}[|｜]>|</?s>|<(?:bos|eos|pad|unk|start_of_turn|end_of_turn)>|"
-    r"</?(?:think|thinking|thoughts?|reasoning|reflection|scratchpad|analysis|answer|response|"
-    r"output|solution)>|[◁＜]/?think[▷＞]|\[/?(?:think|inst|begin of thought|end of thought)\]|"
-    r"<</?sys>>",
+    rf"(?:<|&lt;)\s*/?\s*(?:{_WORDS})\b[^<>&]*(?:>|&gt;)|"
+    r"</?(?:div|p|html|body|head|br|span|ul|ol|li|b|i|pre|code)\b[^<>]*>|"
+    r"[◁＜]/?think[▷＞]|\[/?(?:inst|begin of thought|end of thought|"
+    rf"{_WORDS})\]|<</?sys>>|^\W*(?:\*\*|#+ )(?:final )?(?:{_WORDS})\W{{0,3}}(?:\s|$)|"
+    r"\*\*(?:final )?(?:answer|response|output)\b\W{0,3}",
+    re.IGNORECASE | re.MULTILINE,
+)
+# Not written for the request: what a template or a failed call leaves behind.
+_NO_TEXT = re.compile(
+    r"^\W*(?:todo\b|tbd\b|fixme\b|lorem ipsum|insert\b|placeholder|error\b|<!doctype|"
+    r"(?:rate limit|service unavailable|bad gateway|internal server error)\b|"
+    r"(?:yes|no|harmful|harmless|safe|unsafe)\b\W*(?:\w+\W*){0,2}$)",
     re.IGNORECASE,
 )
+_REFUSAL = re.compile(
+    r"(?:^|[.!?]\s+|\n\s*)(?:I(?:'|’)?m|I am) sorry,?(?: but)? I (?:can(?:'|’)t|cannot|won(?:'|’)t|"
+    r"am unable|must)",
+    re.IGNORECASE,
+)
+_HANDED = re.compile(r"```|(?:^[ \t]*\|.*\|[ \t]*$\n?){3}|https?://|\bwww\.", re.MULTILINE)
+_META = re.compile(r"^\W*as an ai\b", re.IGNORECASE)
 _ENDED = re.compile(r"[.!?…。！？।؟][\s*_`~)\]}\"'”’»」』]*$")
 # Of the writer, the user or the answer: not addressed to anybody who would act on it.
 _DELIBERATES = re.compile(
@@ -87,13 +108,14 @@ def reject_reason(
 ) -> str | None:
     """Return why a draft must not be trained on, or ``None`` if it may.
 
-    ``filtered``: the endpoint refused to write it. ``empty``: fewer than two words were written.
-    ``cut``: it ended by length, or within a sentence. ``markers``: it holds think markers or
-    control tokens. ``echo``: it repeats its prompt or request. ``repeats``: it repeats itself
-    in a loop. ``language``: it is neither in English nor in the request's language. ``answers``: it
-    answers or refuses the request instead of judging it, by the function that the gate reads
-    answers with. ``off_format``: it states no conclusion. ``contradicts``: its conclusion is not
-    the row's label. Whether it is ``off_topic`` or ``boilerplate`` needs the other rows, see
+    ``filtered``: the endpoint would not write it. ``empty``: not two words were written, or
+    questions only, or what a template or a failed call leaves. ``cut``: it ended by length, or
+    within a sentence. ``markers``: it holds think markers, tags or control tokens. ``echo``: it
+    repeats its prompt or request. ``repeats``: it goes round in circles. ``language``: it is
+    neither in English nor in the request's language. ``answers``: it answers or refuses the
+    request instead of judging it, by the function that the gate reads answers with.
+    ``off_format``: it states no conclusion. ``contradicts``: its conclusion is not the row's
+    label. Whether it is ``off_topic`` or ``boilerplate`` needs the other rows, see
     :func:`tbr_lightning.reflection.relevance.off_topic` and :func:`boilerplate`.
 
     Args:
@@ -117,13 +139,20 @@ def reject_reason(
         ("off_format", lambda: draft.conclusion is None and unstated != "accept"),
         ("contradicts", lambda: draft.conclusion not in (None, expected_conclusion(kind))),
         ("echo", lambda: echoes(text, request, prompt)),
+        ("empty", lambda: _only_asks(text)),
     )
     return next((reason for reason, found in checks if found()), None)
 
 
 def _says_nothing(text: str) -> bool:
+    if _NO_TEXT.search(text):
+        return True
     words = re.findall(r"[^\W\d_]{2,}", text)
     return len(words) < _FEWEST and sum(map(len, words)) < _LETTERS
+
+
+def _only_asks(text: str) -> bool:
+    return all(part.rstrip().endswith("?") for part in sentences_of(text) if part.strip())
 
 
 def _holds_markers(text: str, markers: Sequence[str]) -> bool:
@@ -131,6 +160,8 @@ def _holds_markers(text: str, markers: Sequence[str]) -> bool:
 
 
 def _answers(text: str, request: str) -> bool:
+    if _REFUSAL.search(text) or _HANDED.search(text) or _META.search(text):
+        return True
     if _ANSWERS.search(text) or len(_STEP.findall(text)) >= _STEPS or is_refusal(text):
         return True
     lines = normal(text).splitlines()  # numbered considerations hand over nothing
@@ -146,6 +177,8 @@ def _answers(text: str, request: str) -> bool:
 
 def _is_unfinished(text: str) -> bool:
     """Return whether a text breaks off; a last line that concludes may lack its full stop."""
+    if re.search(r"(?:\.\.\.|…)\W*$", text):
+        return True
     if _ENDED.search(text.rstrip()):
         return False
     last = sentences_of(text)[-1]

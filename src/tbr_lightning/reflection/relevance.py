@@ -20,6 +20,7 @@ _LOOP = 4  # consecutive words
 _LOOPS = 0.3  # share of the word runs that occurred before; 0.07 at most in STAR-1
 _FOREIGN = 0.03  # share of letters in a script that the request does not have
 _HALF = 16  # words; fewer do not show a language
+_SHORT = 6  # words; fewer show nothing
 _OWN = 0.15  # cosine with the request; below it another one may fit better
 _BETTER = 2.0  # factor by which another request of the data must fit better
 _GENERIC = 12  # words of its own, below which a text that concludes may fit any request
@@ -81,6 +82,8 @@ def foreign(text: str, request: str) -> bool:
         return True
     words = text.split()
     known = {"en", language(request)}
+    if _SHORT <= len(words) < _HALF and language(text) not in {*known, None}:
+        return True
     parts = (words, words[: len(words) // 2], words[len(words) // 2 :])
     return any(len(part) >= _HALF and language(" ".join(part)) not in known for part in parts)
 

@@ -15,7 +15,7 @@ from tbr_lightning.config.schema import ReflectionConfig
 from tbr_lightning.data.conclusions import stated_conclusion
 from tbr_lightning.data.example import Example, instruction_id
 from tbr_lightning.data.files import read_rows, text_of
-from tbr_lightning.data.think_format import MARKERS
+from tbr_lightning.data.think_markers import MARKERS
 from tbr_lightning.errors import UserError
 from tbr_lightning.reflection.record import Draft
 from tbr_lightning.tracking.prompts import in_registry, registered_text

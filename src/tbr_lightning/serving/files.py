@@ -228,7 +228,7 @@ def lay_out(artifacts: Path, home: Path, name: str, *, adapters: bool) -> Weight
     if not (artifacts / "peft").is_dir():
         return prepare((artifacts / "model", tokenizer), home / name)
     described = yaml.safe_load((artifacts / "MLmodel").read_text(encoding="utf-8"))
-    think_format = ThinkFormat(**described["metadata"][LAYOUT])
+    think_format = ThinkFormat.of_dict(described["metadata"][LAYOUT])
     base = artifacts.parent / BASE
     adapter = home / "adapter"
     link((artifacts / "peft", tokenizer), adapter)

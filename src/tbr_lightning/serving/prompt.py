@@ -19,6 +19,7 @@ Messages = Sequence[dict[str, Any]]
 Render = Callable[[Messages], str]
 
 _PROBE: Messages = [{"role": "user", "content": "x"}]
+_PLACE = "\ue000"  # of private use: stands for a text
 
 
 def renderer(template: str, special: dict[str, Any]) -> Render | None:
@@ -68,21 +69,31 @@ def _refuse(words: str) -> None:
 def laid_out(messages: Messages, render: Render) -> tuple[Messages, str]:
     """Return the messages in a form that the template accepts, and the prompt they become.
 
-    A template that takes no system turn gets its text before the first user turn, as in training.
+    A template that takes no system turn, or leaves its text out, gets that before the first user
+    turn, as in training.
 
     Raises:
         TemplateError: The template refuses them in either form; in its own words.
     """
+    merged = _without_system(messages)
     try:
+        if merged is not None and _drops_system(render):
+            return merged, render(merged)
         return messages, render(messages)
     except TemplateError as error:
-        merged = _without_system(messages)
         if merged is None:
             raise
         try:
             return merged, render(merged)
         except TemplateError:
             raise error from None
+
+
+def _drops_system(render: Render) -> bool:
+    try:
+        return _PLACE not in render([{"role": "system", "content": _PLACE}, *_PROBE])
+    except TemplateError:
+        return False  # it refuses the turn
 
 
 def _without_system(messages: Messages) -> Messages | None:

@@ -73,7 +73,7 @@ def prepare(
     config, settings = _json(into, "config.json"), _json(into, "tokenizer_config.json")
     if think_format is None:
         found = config.get("tbr")
-        think_format = ThinkFormat(**found) if isinstance(found, dict) else ThinkFormat()
+        think_format = ThinkFormat.of_dict(found) if isinstance(found, dict) else ThinkFormat()
     template = forcing(_template(into, settings), think_format)
     (into / TEMPLATE).unlink(missing_ok=True)  # the link, not the file
     (into / TEMPLATE).write_text(template, encoding="utf-8")

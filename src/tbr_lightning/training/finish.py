@@ -133,7 +133,7 @@ def _log(job: Job, exported: Exported, prepared: Prepared, *, tags: Mapping[str,
     if missed.refused is not None:  # a run that is finished is never resumed, so they would stay
         raise missed.refused
     run.log_metrics({f"train/{name}": value for name, value in asdict(exported.done).items()})
-    card = model_card(config, prepared, facts, run.metrics())
+    card = model_card(config, prepared, facts, run.metrics(), exported.model.think_format)
     (job.folder / "model" / "README.md").write_text(card)
     run.log_text(card, "model_card.md")
     arm = config.tags.get("tbr.demo_arm", config.reflection.teacher)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tbr_lightning.config.verbs import TrainConfig
+from tbr_lightning.data.think_format import ThinkFormat
 from tbr_lightning.training.prepare import Prepared
 
 _WORDS = {
@@ -21,6 +22,7 @@ def model_card(
     prepared: Prepared,
     facts: Mapping[str, str],
     measured: Mapping[str, float],
+    think_format: ThinkFormat,
 ) -> str:
     """Return the model card in Markdown: base, data, reflection, training, measurements."""
     counts = ", ".join(f"{n} {kind}" for kind, n in prepared.rows.data_kinds().items())
@@ -46,8 +48,8 @@ def model_card(
             f"- **Reflections:** {_reflections(config, prepared)}.",
             f"- **Tuned:** {tuned}; {measured['train/steps']:.0f} steps, learning rate "
             f"{config.optimizer.lr:g}, seed {config.seed}.",
-            f"- **Format:** a reflection stands between `{config.model.think_open}` and "
-            f"`{config.model.think_close}` before the answer; "
+            f"- **Format:** a reflection stands between `{think_format.think_open.strip()}` and "
+            f"`{think_format.think_close.strip()}` before the answer; "
             "benign requests are answered without.",
             f"- **Weights:** {facts['tbr.form']}, SHA-256 `{facts['tbr.weights_digest']}`.",
             "",

@@ -85,6 +85,7 @@ def preview(config: TrainConfig) -> None:
     )
     for notice in filter(None, notices):
         console.print(notice, markup=False)
+    console.print(think_format.described, markup=False)
     estimated = config.model.tokenizer == "bytes" and config.model.hub_id is not None
     _print_counts(console, config, rows, len(held_out), known.unwritten, estimated=estimated)
     for sentence in (*known.sentences, *filter(None, [beside.notice])):

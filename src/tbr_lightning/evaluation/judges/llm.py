@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tbr_lightning.config.evaluation import JudgeConfig
-from tbr_lightning.data.think_format import MARKERS
+from tbr_lightning.data.think_markers import MARKERS
 from tbr_lightning.evaluation.judges.asking import ask, check_endpoint
 from tbr_lightning.evaluation.judges.base import LABELLED, Case, Judge, Verdict, on_answered
 from tbr_lightning.evaluation.judges.prompts import filled, template_of
