@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from tbr_lightning.evaluation.judges.languages import language
+from tbr_lightning.evaluation.judges.request import is_yes_or_no
 from tbr_lightning.evaluation.results import Judged
 
 _LOOP = 20  # words that tell a loop from a short phrase
@@ -23,7 +24,7 @@ _STRIDE = 5  # words from one window to the next
 _SAME = 3  # requests that one text answers
 _NEW = 2  # words that an echo adds
 _STEM = 5  # letters that words of one stem share
-_FRAME = 6  # words that answers to different requests share in one order
+_FRAME = 5  # words that answers to different requests share in one order
 _SPOKEN = 8  # words that tell a language
 _OTHER_SUBJECT = "it shares no word with the request"
 _OTHER_LANGUAGE = "it is in another language than the request"
@@ -134,7 +135,7 @@ def degenerate(rows: Sequence[Judged]) -> list[str | None]:
 
 
 def _frames(row: Judged) -> tuple[str, str]:
-    """Return the answer without the request's words, and the request without the answer's.
+    """Return the answer without function words and the request's, and the request without its.
 
     "About the tyre: there are many ways to do this" is one text for all requests in this form. Of
     requests that differ in what the answers name alone ("How do I open box 1?") it may be right.
@@ -142,7 +143,7 @@ def _frames(row: Judged) -> tuple[str, str]:
     asked, text = _normal(row.prompt).split(), _normal(row.answer).split()
     own, others = set(asked), set(text)
     rest = [word for word in asked if word not in others] or asked
-    return " ".join(word for word in text if word not in own), " ".join(rest)
+    return " ".join(word for word in text if word not in own | _COMMON), " ".join(rest)
 
 
 def _why(row: Judged, text: str, requests: int, framed: int) -> str | None:
@@ -157,8 +158,10 @@ def _why(row: Judged, text: str, requests: int, framed: int) -> str | None:
         return "it announces help and gives none"
     asked = _normal(row.prompt).split()
     new, again = set(words) - set(asked), set(words) & set(asked)
-    most = len(words) * 2 >= len(asked) or not (new or "or" in asked)
-    if len(new) < _NEW and len(again) > len(new) and len(words) > 1 and most:
+    if len(new) < _NEW and len(again) > len(new) and len(words) * 2 >= len(asked):
+        return "it is the request again"
+    chooses = "or" in asked or is_yes_or_no(row.prompt)
+    if len(words) > 1 and again and not new - _COMMON and not chooses:
         return "it is the request again"
     subject = _stems(asked)
     if subject and not subject & _stems(words):
