@@ -187,9 +187,9 @@ def language(text: str) -> str | None:
         return best if best in _PATTERNS else None
     latin = ("es", "fr", "de", "it", "pt")
     if len(words) < _WORDS and (
-        found := next((name for name in latin if refusing_sentence(text, name)), None)
+        refusing := next((name for name in latin if refusing_sentence(text, name)), None)
     ):
-        return found
+        return refusing
     alone = sum(word in _ENGLISH_ALONE for word in words) / len(words)
     plain = all(sign.isascii() for sign in letters)
     if len(words) < _WORDS or "```" in text:
