@@ -43,12 +43,8 @@ def run(config: EvaluateConfig, explain: Explain | None = None) -> EvaluateResul
     """Evaluate one model on a suite; ``explain`` may add to the run while it is open."""
     from tbr_lightning.evaluation import general, suites
     from tbr_lightning.evaluation.hosted import HostedModel
-    from tbr_lightning.evaluation.respond import (
-        evaluation_key,
-        load_model,
-        token_limit,
-        with_mitigation,
-    )
+    from tbr_lightning.evaluation.key import cue_of, evaluation_key, other_settings, token_limit
+    from tbr_lightning.evaluation.respond import load_model, with_mitigation
     from tbr_lightning.evaluation.verdicts import check_judges
     from tbr_lightning.models.precision import name_of
     from tbr_lightning.tracking.store import connect
@@ -87,7 +83,16 @@ def run(config: EvaluateConfig, explain: Explain | None = None) -> EvaluateResul
     hosted = isinstance(subject.model, HostedModel)
     dtype = "float32" if hosted else name_of(subject.backbone.model.dtype)
     mitigation = _mitigation_identity(config)
-    key = evaluation_key(digest, config.judge, wanted, limit, mitigation, dtype=dtype)
+    key = evaluation_key(
+        digest,
+        config.judge,
+        wanted,
+        limit,
+        mitigation,
+        dtype=dtype,
+        cue=cue_of(subject.model.think_format, wanted),
+        others=other_settings(config),
+    )
     if config.repeats > 1:
         key += f"-{config.repeats}"
     asked = _all_that_is_asked(config, subject, prompts, questions, key)
@@ -175,7 +180,6 @@ def _all_that_is_asked(
         [version("lm_eval"), [question.id for question in questions]],
         identity(config.second_judge) if config.second_judge else None,
         explained if config.attribution else None,
-        *([subject.model.think_format.cue] if config.generation.arm == "prompted" else []),
     )
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,8 @@ from tbr_lightning.data.cache import content_key
 from tbr_lightning.data.think_format import ThinkFormat, prompt_ids
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.hosted import PREFIX, HostedModel, hosted_model, split
-from tbr_lightning.evaluation.judge import identity, make_judge
+from tbr_lightning.evaluation.judge import make_judge
+from tbr_lightning.evaluation.key import cue_of, token_limit
 from tbr_lightning.evaluation.rationale import with_rationale
 from tbr_lightning.evaluation.results import Judged
 from tbr_lightning.evaluation.store import FILE, ResponseStore, weights_identity
@@ -204,40 +203,6 @@ def open_store(
     return ResponseStore(Path(paths.runs) / FILE, identity)
 
 
-NO_EFFECT_ON_ANSWERS = ("batch_size", "engine", "reuse", "dtype")
-"""Settings of generation that change no answer but for ties within rounding, and the type, which
-counts as it was taken: see :func:`evaluation_key`."""
-
-
-def evaluation_key(
-    suite_digest: str,
-    judge: JudgeConfig,
-    generation: GenerationConfig,
-    max_new_tokens: int,
-    mitigation: str = "",
-    *,
-    dtype: str = "float32",
-) -> str:
-    """Return a hash of all that must agree before two evaluations are compared.
-
-    The type in which the answers were computed counts where it is not float32, as evaluations of
-    versions that do not name it have it.
-    """
-    settings = asdict(generation)
-    settings["max_new_tokens"] = max_new_tokens
-    greedy = () if generation.temperature else ("seed",)
-    kept = {k: v for k, v in settings.items() if k not in (*NO_EFFECT_ON_ANSWERS, *greedy)}
-    beside = [mitigation] if mitigation else []
-    beside += [] if dtype == "float32" else [dtype]
-    parts = [suite_digest, identity(judge), kept, *beside]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def token_limit(think_format: ThinkFormat, generation: GenerationConfig) -> int:
-    """Return the token limit of an answer."""
-    return generation.max_new_tokens or think_format.max_new_tokens
-
-
 def respond(
     model: Backbone | HostedModel,
     prompts: Sequence[Prompt],
@@ -307,8 +272,9 @@ def _asked(
     store: ResponseStore | None,
 ) -> list[Judged]:
     """Return what an endpoint replies, or why it does not, before any judge has seen it."""
-    cue = f" {model.think_format.cue}" if generation.arm == "prompted" else ""
-    chats = [[*p.before, {"role": "user", "content": f"{p.text}{cue}"}] for p in prompts]
+    cue = cue_of(model.think_format, generation)
+    after = f" {cue}" if cue else ""
+    chats = [[*p.before, {"role": "user", "content": f"{p.text}{after}"}] for p in prompts]
     made = model.answers(chats, generation, store)
     rows = [Judged.unseen(prompt, "") for prompt in prompts]
     for place, response in track(made, what, len(prompts)):

@@ -24,7 +24,12 @@ from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation import general, pipeline, suites
 from tbr_lightning.evaluation.attestation import is_attested
 from tbr_lightning.evaluation.judge import NO_EFFECT_ON_VERDICTS
-from tbr_lightning.evaluation.respond import NO_EFFECT_ON_ANSWERS, evaluation_key, token_limit
+from tbr_lightning.evaluation.key import (
+    NO_EFFECT_ON_ANSWERS,
+    cue_of,
+    evaluation_key,
+    token_limit,
+)
 from tbr_lightning.evaluation.results import Judged, from_table
 from tbr_lightning.models.digest import check_unchanged
 from tbr_lightning.models.hf_folder import hf_folder
@@ -113,7 +118,8 @@ def evidence_for(exam: Exam, model: LoggedModel, given: str | None, what: str) -
     think_format = _layout(model, config)
     limit = token_limit(think_format, config.generation)
     dtype = _dtype(exam, model)
-    key = evaluation_key(exam.digest, config.judge, config.generation, limit, dtype=dtype)
+    cue = cue_of(think_format, config.generation)
+    key = evaluation_key(exam.digest, config.judge, config.generation, limit, dtype=dtype, cue=cue)
     digest, files = check_unchanged(model), (pipeline.RESPONSES, general.CHOICES)
     if given is not None:
         _check_given(exam, model, given, what, key)
@@ -267,4 +273,7 @@ def _differences(exam: Exam, model: LoggedModel, run: entities.Run) -> str:
                 found.append(f"{key} ({there.get(key)}, here {value})")
     if there.get("repeats", "1") != "1":
         found.append(f"repeats ({there['repeats']} answers to a prompt, here 1)")
-    return ", ".join(found) or "the judge's version, prompt or labels, or the limit of tokens"
+    return ", ".join(found) or (
+        "the judge's version, prompt or labels, the limit of tokens, or the sentence that asks for "
+        "a reflection"
+    )

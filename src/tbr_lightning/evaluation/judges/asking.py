@@ -55,7 +55,9 @@ def ask(
             if problem := reply.error or reply.filtered:
                 verdicts[number] = Verdict("judge_error", problem)
                 continue
-            found = parsed(reply.text)
+            # Some servers take the whole reply of a judge that reasons for its reasoning.
+            said = reply.text if reply.text.strip() or reply.cut else reply.reasoning or ""
+            found = parsed(said)
             if reply.cut and found.label == "judge_error":
                 told = f"cut off at judge.max_new_tokens={config.max_new_tokens}: {found.because}"
                 found = Verdict("judge_error", told)

@@ -6,16 +6,19 @@ same: what is not one object with a known label is a judge error, never a verdic
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tbr_lightning.config.evaluation import JudgeConfig
 from tbr_lightning.data.think_markers import MARKERS
 from tbr_lightning.evaluation.judges.asking import ask, check_endpoint
-from tbr_lightning.evaluation.judges.base import LABELLED, Case, Judge, Verdict, on_answered
+from tbr_lightning.evaluation.judges.base import LABELLED, Case, Judge, Label, Verdict, on_answered
 from tbr_lightning.evaluation.judges.prompts import filled, template_of
 
+_FLAT = re.compile(r"\{[^{}]{0,4000}\}")
 _SCORES = (0, 1, 2)  # scores of helpfulness: of no use, of some, an answer
 FORM: dict[str, Any] = {
     "type": "json_schema",
@@ -58,17 +61,29 @@ def parsed(text: str) -> Verdict:
     A judge may think aloud, or wrap its verdict in words: the last object with a known label is the
     verdict. Objects after its thoughts that disagree are an error.
     """
-    found = [one for one in _objects(after_thoughts(text) or text) if one.get("label") in LABELLED]
+    found = [
+        (label, one)
+        for one in _objects(after_thoughts(text) or text)
+        if (label := _label(one)) is not None
+    ]
     if not found:
         return Verdict("judge_error", f"no verdict in the judge's reply: {text.strip()[:200]}")
-    if len({one["label"] for one in found}) > 1:
+    if len({label for label, _ in found}) > 1:
         return Verdict("judge_error", f"two verdicts in the judge's reply: {text.strip()[:200]}")
-    because, score = found[-1].get("because"), found[-1].get("helpfulness")
+    label, last = found[-1]
+    because, score = last.get("because"), last.get("helpfulness")
     return Verdict(
-        found[-1]["label"],
+        label,
         because if isinstance(because, str) else "",
         helpful=score if type(score) is int and score in _SCORES else None,
     )
+
+
+def _label(said: dict[str, Any]) -> Label | None:
+    """Return the label of an object, in whatever case and with blanks or dashes for ``_``."""
+    label = said.get("label")
+    spelled = re.sub(r"[\s-]+", "_", label.strip().lower()) if isinstance(label, str) else ""
+    return next((known for known in LABELLED if known == spelled), None)
 
 
 def after_thoughts(text: str) -> str:
@@ -79,14 +94,34 @@ def after_thoughts(text: str) -> str:
 
 
 def _objects(text: str) -> Iterator[dict[str, Any]]:
-    """Yield the JSON objects in a text."""
+    """Yield the objects in a text, nested ones too.
+
+    They are JSON, or what Python writes in its place: with single quotes.
+    """
     decoder, at = json.JSONDecoder(), text.find("{")
     while at >= 0:
         try:
             found, end = decoder.raw_decode(text, at)
-        except json.JSONDecodeError:
-            end = at + 1
-        else:
-            if isinstance(found, dict):
-                yield found
+        except (json.JSONDecodeError, RecursionError):
+            found, end = _python_object(text, at)
+        yield from _dicts(found)
         at = text.find("{", end)
+
+
+def _python_object(text: str, at: int) -> tuple[Any, int]:
+    """Return the flat object that begins at a place as Python would write it, and where it ends."""
+    written = _FLAT.match(text, at)
+    if written is not None:
+        try:
+            return ast.literal_eval(written[0]), written.end()
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            pass
+    return None, at + 1
+
+
+def _dicts(found: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(found, dict):
+        yield found
+    if isinstance(found, dict | list):
+        for part in found.values() if isinstance(found, dict) else found:
+            yield from _dicts(part)

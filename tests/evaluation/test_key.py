@@ -1,0 +1,67 @@
+"""What makes two evaluations comparable: every setting that can change an answer or a verdict."""
+
+from __future__ import annotations
+
+from dataclasses import fields, make_dataclass, replace
+from typing import Any
+
+import pytest
+
+from tbr_lightning.config.compose import compose_verb
+from tbr_lightning.config.evaluation import JudgeConfig
+from tbr_lightning.config.verbs import EvaluateConfig, GenerationConfig
+from tbr_lightning.data.think_format import ThinkFormat
+from tbr_lightning.evaluation.key import (
+    _COUNTED,
+    NO_EFFECT_ON_AN_EVALUATION,
+    NO_EFFECT_ON_ANSWERS,
+    cue_of,
+    evaluation_key,
+    other_settings,
+)
+
+JUDGE = JudgeConfig(_target_="tbr_lightning.evaluation.judges.rules.build", name="rules")
+
+
+def key(generation: GenerationConfig, think_format: ThinkFormat | None = None, **more: Any) -> str:
+    cue = cue_of(think_format or ThinkFormat(), generation)
+    return evaluation_key("suite", JUDGE, generation, 64, cue=cue, **more)
+
+
+def test_the_sentence_that_asks_for_a_reflection_counts_where_it_is_asked() -> None:
+    other = ThinkFormat(think_cue="Think of the harm first.")
+    marked = ThinkFormat(think_open="[THINK]", think_close="[/THINK]")
+    prompted, trained = GenerationConfig(arm="prompted"), GenerationConfig()
+    assert len({key(prompted), key(prompted, other), key(prompted, marked)}) == 3
+    assert key(trained) == key(trained, other)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"arm": "forced"},
+        {"temperature": 0.7},
+        {"temperature": 0.7, "seed": 1},
+    ],
+)
+def test_how_answers_are_made_counts(changed: dict[str, Any]) -> None:
+    assert key(GenerationConfig(**changed)) != key(GenerationConfig())
+    assert {"batch_size", "engine", "reuse", "dtype"} == set(NO_EFFECT_ON_ANSWERS)
+
+
+def test_every_setting_of_an_evaluation_is_counted_or_named_as_without_effect() -> None:
+    config = compose_verb("evaluate", ["model=tiny", "suite=smoke"]).config
+    assert other_settings(config) == {}
+    names = {item.name for item in fields(EvaluateConfig)}
+    assert names == {*_COUNTED, *NO_EFFECT_ON_AN_EVALUATION}
+
+
+def test_a_setting_that_is_added_later_counts_of_itself() -> None:
+    later = make_dataclass("Later", [("shuffle", int, 1)], bases=(EvaluateConfig,))
+    config = compose_verb("evaluate", ["model=tiny", "suite=smoke"]).config
+    known = {item.name: getattr(config, item.name) for item in fields(EvaluateConfig)}
+    one, two = later(**known), later(**known, shuffle=2)
+    assert other_settings(one) == {"shuffle": 1}
+    keys = [key(GenerationConfig(), others=other_settings(made)) for made in (one, two)]
+    assert keys[0] != keys[1]
+    assert key(GenerationConfig(), others={}) == key(replace(GenerationConfig(), batch_size=3))
