@@ -21,7 +21,7 @@ from tbr_lightning.kinds import Kind
 SAFETY = "safety rows"
 DUPLICATES, REFUSALS = "duplicates", "refusals"
 
-_RULES = 2  # version of the cleaning; part of the key of what it gives
+_RULES = 3  # version of the cleaning; part of the key of what it gives
 
 
 @dataclass(frozen=True)
@@ -180,12 +180,12 @@ def _clean(mix: Mix, unsafe: set[str], left_out: Counter[str]) -> list[int]:
     for place, (example, request) in enumerate(zip(mix.general or (), requests, strict=True)):
         if request in unsafe or (excluded and normal_form(example.instruction) in excluded):
             left_out[SAFETY] += 1
-        elif example.id in seen:
+        elif request in seen:
             left_out[DUPLICATES] += 1
         elif mix.drop_refusals and is_refusal(example.response):
             left_out[REFUSALS] += 1
         else:
-            seen.add(example.id)
+            seen.add(request)
             kept.append(place)
     return kept
 
