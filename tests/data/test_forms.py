@@ -158,6 +158,26 @@ def test_what_cannot_be_used_is_named_with_its_place(
     assert "rows.json:3" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "Name a tree", "completion": "No."},
+        {"prompt": [ASKED], "completion": [BAD]},
+        {"instruction": "Name a tree", "output": "<think>x</think>No."},
+    ],
+    ids=["trl", "chat", "alpaca"],
+)
+@pytest.mark.parametrize("label", [False, "False"])
+def test_an_answer_that_is_labelled_undesirable_is_one_to_avoid(
+    row: dict[str, Any], label: object, tmp_path: Path
+) -> None:
+    (example,) = read(tmp_path, [{**row, "label": label}])
+    assert (example.response, example.rejected, example.reflection) == ("", "No.", None)
+    for other in (True, "true", 0, "unsafe"):
+        (example,) = read(tmp_path, [{**row, "label": other}])
+        assert (example.response, example.rejected) == ("No.", None)
+
+
 @pytest.mark.parametrize("empty", [None, "", "  "])
 def test_an_empty_response_is_left_out_and_counted(empty: str | None, tmp_path: Path) -> None:
     file = tmp_path / "rows.json"

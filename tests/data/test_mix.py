@@ -52,3 +52,9 @@ def test_every_field_of_a_mix_is_in_its_key() -> None:
     keys = {base.key} | {Mix(**{**vars(base), k: v}).key for k, v in changes.items()}
     assert len(keys) == len(changes) + 1
     assert set(changes) < set(asdict(base))
+
+
+def test_a_general_request_is_there_once_in_whatever_writing(tmp_path: Path) -> None:
+    asked = ("Name a tree.", "name a  tree", "Name a tree!", "Name a bird.")
+    Path("g.json").write_text(json.dumps([{"instruction": a, "output": "Yes."} for a in asked]))
+    assert instructions(tmp_path) == {"Name a tree.", "Name a bird."}

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from tbr_lightning.config.schema import AdapterConfig
 from tbr_lightning.data.think_format import ThinkFormat, prompt_ids, rendered
 from tbr_lightning.errors import UserError
 from tbr_lightning.exporting import pipeline
+from tbr_lightning.exporting.card import _lines
 from tbr_lightning.exporting.ollama import compose, modelfile, turn_parts
 from tbr_lightning.models.adapters import with_adapter
 from tbr_lightning.models.backbone import Backbone, load_backbone, load_folder
@@ -299,3 +301,16 @@ def test_a_refused_upload_says_where_the_files_are(
 def test_wrong_settings_are_told(words: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         compose_verb("export", ["model=x", *words])
+
+
+def test_the_card_names_the_objective_by_its_class() -> None:
+    source: Any = SimpleNamespace(
+        dtype="float32",
+        logged=None,
+        backbone=SimpleNamespace(
+            model=SimpleNamespace(config=SimpleNamespace(model_type="llama")),
+            think_format=ThinkFormat(),
+        ),
+    )
+    params = {"objective._target_": "tbr_lightning.objectives.dpo.DPO", "seed": "3"}
+    assert "- Objective: DPO" in list(_lines(source, "x", params, [], None))

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
 from tbr_lightning import cli
 from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.config.verbs import EvaluateConfig
 from tbr_lightning.data.think_format import prompt_ids
 from tbr_lightning.errors import UserError
-from tbr_lightning.evaluation.respond import arm_prompts
+from tbr_lightning.evaluation.respond import EvaluatedModel, arm_prompts
 from tbr_lightning.evaluation.suites import Prompt
 from tbr_lightning.mitigations import steering
 from tbr_lightning.mitigations.ablation import Ablation, ablate
@@ -26,6 +27,7 @@ from tbr_lightning.mitigations.directions import (
     layers_of,
     states_of,
 )
+from tbr_lightning.mitigations.keep import _key
 from tbr_lightning.mitigations.merging import Merging
 from tbr_lightning.mitigations.mitigation import Plain
 from tbr_lightning.mitigations.prompts import (
@@ -76,7 +78,9 @@ def test_planted_direction_is_found_without_that_of_true_refusal() -> None:
         false_refusal_direction(harmless + 2 * true, harmful, harmless)
 
 
-@pytest.mark.parametrize("name", ["llama3_2_1b", "gemma2_2b", "olmo2_1b", "smollm3_3b", "phi4"])
+@pytest.mark.parametrize(
+    "name", ["llama3_2_1b", "gemma2_2b", "olmo2_1b", "smollm3_3b", "phi4", "mixtral_8x7b"]
+)
 def test_ablated_weights_never_write_the_direction(name: str) -> None:
     backbone = random_model(name)
     for parameter in backbone.model.parameters():  # norms and biases that begin as 1 and 0
@@ -91,6 +95,70 @@ def test_ablated_weights_never_write_the_direction(name: str) -> None:
     after = states_of(backbone.model, ids, pad)
     assert (before @ direction).abs().max() > 1e-2
     assert (after @ direction).abs().max() < 1e-4 * after.norm(dim=-1).max()
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "gpt_oss"])
+def test_positions_and_experts_never_write_the_direction_either(kind: str) -> None:
+    sizes: dict[str, Any] = {"vocab_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    if kind == "gpt2":
+        sizes |= {"hidden_size": 32, "n_positions": 64}
+    else:
+        sizes |= {"hidden_size": 32, "intermediate_size": 32, "num_key_value_heads": 2}
+        sizes |= {"head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2}
+        sizes |= {"pad_token_id": 0, "eos_token_id": 1}
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes)).float().eval()
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape)
+    direction = torch.nn.functional.normalize(torch.randn(32), dim=0)
+    ids = [[3, 4, 5, 6, 7], [8, 9, 10]]
+    assert (states_of(model, ids, 0) @ direction).abs().max() > 1e-2
+    ablate(model, direction)
+    after = states_of(model, ids, 0)
+    assert (after @ direction).abs().max() < 1e-4 * after.norm(dim=-1).max()
+
+
+def test_ablation_is_that_of_the_stream_and_leaves_what_reads_it() -> None:
+    """Known answer: the same model whose stream loses the direction while it runs."""
+    backbone = random_model("llama3_8b")  # its output layer has a matrix of its own
+    model = backbone.model
+    torch.manual_seed(0)
+    for parameter in model.parameters():  # norms that begin as 1 would hide a changed head
+        parameter.data += 0.3 * torch.randn(parameter.shape)
+    direction = torch.nn.functional.normalize(torch.randn(model.config.hidden_size), dim=0)
+    ids = torch.tensor(ids_of(backbone)[:1])
+
+    def without(_: Any, __: Any, output: Any) -> Any:
+        states = output[0] if isinstance(output, tuple) else output
+        states = states - (states @ direction)[..., None] * direction
+        return (states, *output[1:]) if isinstance(output, tuple) else states
+
+    def parts() -> Iterator[Any]:
+        yield model.get_input_embeddings()
+        for block in layers_of(model):
+            yield block.self_attn
+            yield block.mlp
+
+    handles = [part.register_forward_hook(without) for part in parts()]
+    with torch.inference_mode():
+        expected = model(input_ids=ids).logits
+    for handle in handles:
+        handle.remove()
+    ablate(model, direction)
+    with torch.inference_mode():
+        found = model(input_ids=ids).logits
+    assert torch.allclose(found, expected, atol=1e-3 * float(expected.abs().max()))
+
+
+def test_the_blocks_are_those_of_the_text_though_as_many_see() -> None:
+    text = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 64}
+    text |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+    seen = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    seen |= {"num_attention_heads": 4, "image_size": 56, "patch_size": 14}
+    config = AutoConfig.for_model("gemma3", text_config=text, vision_config=seen)
+    model = AutoModelForImageTextToText.from_config(config)
+    wanted = model.get_decoder().layers
+    assert layers_of(model) is wanted
 
 
 def test_strength_of_zero_is_plain_decoding() -> None:
@@ -284,3 +352,15 @@ def test_what_gives_no_direction_is_told_before_a_model_is_loaded(
     assert says in told
     assert "Traceback" not in told
     assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_a_kept_model_is_found_again_only_where_judge_and_arm_are_the_same() -> None:
+    subject = EvaluatedModel(random_model(), None, "digest")
+    words = ("mitigation=ablation",)
+    keys = [
+        _key(config_of(*words, *more), subject)
+        for more in ((), (), ("judge.max_unparsed=1",), ("generation.arm=forced",))
+    ]
+    other = _key(config_of(*words, "judge=llm", "judge.endpoint.model=m"), subject)
+    assert keys[0] == keys[1] != keys[3]
+    assert other not in keys

@@ -166,6 +166,13 @@ def test_tokens_per_minute_counts_prompts_and_replies(server: TeacherServer, clo
     assert clock.now == pytest.approx(30)
 
 
+def test_a_chat_is_paced_by_the_length_of_its_messages(server: TeacherServer, clock: Clock) -> None:
+    limits = config(server, tokens_per_minute=600, concurrency=1)
+    chat = [{"role": "system", "content": "a" * 20}, {"role": "user", "content": "b" * 20}]
+    assert len(list(ask([chat] * 4, limits, max_tokens=90))) == 4
+    assert clock.now == pytest.approx(30)  # as one text of 40 characters
+
+
 def test_failures_that_are_not_in_a_row_do_not_give_up(server: TeacherServer) -> None:
     server.statuses = [500, 500, 200, 500, 500, 200]
     limits = config(server, retries=0, concurrency=1)

@@ -23,6 +23,7 @@ from tbr_lightning.objectives.orpo import ORPO
 from tbr_lightning.objectives.sft import SFT
 from tbr_lightning.objectives.simpo import SimPO
 from tbr_lightning.training.batches import TrainBatches
+from tbr_lightning.training.prepare import reflected
 
 from .test_dpo import REFLECTIONS, ROWS, changed
 
@@ -104,6 +105,13 @@ def test_a_response_may_stand_alone(tmp_path: Path, llama: Backbone) -> None:
     )
     assert batch.sides is not None and batch.sides.tolist() == [0, 1, 0, 1]
     assert batch.step_weight == 4
+
+
+def test_a_pair_whose_sides_both_reflect_is_one_row_with_a_reflection(
+    tmp_path: Path, llama: Backbone
+) -> None:
+    one, both = (tokens(tmp_path, llama, DPO(reflect=how)) for how in ("chosen", "both"))
+    assert reflected(one) == reflected(both) == sum(row.id in REFLECTIONS for row in ROWS) > 0
 
 
 def test_the_baseline_reads_each_prompt_with_the_response_of_another_row(

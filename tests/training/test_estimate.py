@@ -80,3 +80,11 @@ def test_a_smaller_micro_batch_and_more_devices_take_less() -> None:
     assert two.seconds is not None
     assert four.seconds == pytest.approx(two.seconds / 2)
     assert of().seconds is None
+
+
+def test_both_sequences_of_a_pair_are_in_memory_at_once() -> None:
+    single, pairs = of("objective=sft"), of("objective=dpo")
+    assert pairs.activations > 1.9 * single.activations
+    assert of("objective=dpo", "trainer.batch_size=16").activations == pytest.approx(
+        of("objective=sft", "trainer.batch_size=32").activations
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlflow
@@ -14,6 +15,7 @@ from mlflow.tracking import MlflowClient
 from tbr_lightning.errors import UserError, disk_full
 from tbr_lightning.models.logged import find_model
 from tbr_lightning.training import finish, pipeline
+from tbr_lightning.training.model_card import model_card
 
 from .conftest import config_of
 
@@ -106,3 +108,23 @@ def test_a_full_disk_is_called_one(error: Exception, full: bool) -> None:
     wrapped.__cause__ = error
     for one in (error, wrapped):
         assert (disk_full(one) is not None) == full
+
+
+@pytest.mark.parametrize(
+    ("words", "base"),
+    [
+        ((), "HuggingFaceTB/SmolLM2-135M-Instruct"),
+        (("model.init=random",), "what it is"),
+        (("model.path=/elsewhere",), "what it is"),
+        (("model.path=null",), "HuggingFaceTB/SmolLM2-135M-Instruct"),
+    ],
+)
+def test_the_card_names_the_hubs_base_where_its_weights_were_taken(
+    words: tuple[str, ...], base: str
+) -> None:
+    config = config_of("model=smollm2_135m_instruct", "data=microworld", "reflection=none", *words)
+    prepared: Any = SimpleNamespace(
+        rows=SimpleNamespace(data_kinds=lambda: {"general": 1}), digest="d", reflections=0
+    )
+    facts = {"tbr.base": "what it is", "tbr.form": "merged", "tbr.weights_digest": "w"}
+    assert f"\nbase_model: {base}\n" in model_card(config, prepared, facts, {"train/steps": 1})

@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -16,6 +18,7 @@ from torch.utils.data import DataLoader
 from tbr_lightning.config.schema import OptimizerConfig
 from tbr_lightning.objectives.objective import Loss, Objective
 from tbr_lightning.objectives.sft import SFT
+from tbr_lightning.training import fit as fit_module
 from tbr_lightning.training.module import TbrModule
 
 
@@ -155,3 +158,26 @@ def test_a_resumed_run_draws_what_it_would_have_drawn() -> None:
     # The trainer counts batches anew in each epoch and after a resume, and steps not.
     assert [_draws(3, 0), _draws(3, 1)] == [_draws(3, 6), _draws(3, 7)]
     assert _draws(3, 0) != _draws(0, 0)
+
+
+def test_a_reference_is_computed_on_the_ranks_own_device_and_only_where_one_is_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    placed: list[object] = []
+    model = SimpleNamespace(to=placed.append, eval=lambda: None, train=lambda: None)
+    rows = SimpleNamespace(digest="d")
+    backbone = SimpleNamespace(tokenizer=SimpleNamespace(pad_token_id=0))
+
+    class Wanting(Objective):
+        def reference(self, model: Any, rows: Any, pad_id: int) -> Any:
+            return np.zeros(3)
+
+    monkeypatch.setattr(fit_module, "accelerator_of", lambda _: "gpu")
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    for objective in (SFT(), Wanting()):
+        job = SimpleNamespace(
+            folder=tmp_path, config=SimpleNamespace(objective=objective, trainer=None)
+        )
+        found = fit_module._reference(job, backbone, model, rows)  # type: ignore[arg-type]
+        assert (found is None) == isinstance(objective, SFT)
+    assert placed == [torch.device("cuda", 3)]

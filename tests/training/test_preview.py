@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -153,3 +154,19 @@ def test_pairs_that_are_not_sampled_yet_are_announced(look: Any) -> None:
 def test_of_reinforcement_it_says_that_answers_are_drawn(look: Any) -> None:
     told = look(*MISTRAL[:3], *SMALL, "dry_run=true", "reflection=none", "objective=grpo")
     assert "the model draws the answers" in told
+
+
+def test_a_row_of_a_pair_is_one_row_and_a_side_that_is_missing_is_not_shown(
+    look: Any, tmp_path: Path
+) -> None:
+    words = ("model=tiny", "data=microworld", *SMALL, "reflection=external", "dry_run=true")
+    shown = look(*words, "objective=dpo")
+    for kind, rows in (("general", 20), ("harmful", 12)):
+        assert re.search(rf"│ {kind} +│ {rows} +│", shown), shown
+    sides = [{"instruction": f"Name the tree {n}.", "output": "An oak."} for n in range(8)]
+    sides[0]["rejected"] = "No."
+    (tmp_path / "sides.json").write_text(json.dumps(sides))
+    words = ("model=tiny", "data=files", "data.general=sides.json", "reflection=none")
+    shown = look(*words, "objective=kto", "dry_run=true")
+    assert re.search(r"│ general +│ 8 +│", shown), shown
+    assert re.findall(r"^general, (\d+) tokens", shown, re.MULTILINE)

@@ -12,15 +12,18 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from tbr_lightning import cli
 from tbr_lightning.data.example import Example
+from tbr_lightning.data.table import Examples
 from tbr_lightning.evaluation.judge import Case, Label, Verdict
 from tbr_lightning.evaluation.results import Judged
 from tbr_lightning.models.backbone import Backbone
+from tbr_lightning.training import sampled_pairs
 from tbr_lightning.training.sampled_pairs import choose, is_right
 from tbr_lightning.training.samples import (
     Sample,
@@ -108,6 +111,40 @@ def test_a_prompt_without_a_pair_is_counted_by_its_reason(
     assert pairs.counts()[f"left_out/{reason}"] == 1
     if reason == "cut":
         assert chosen(HARM, *answers, words=("pairs.cut=accept",)).response == answers[0].answer
+
+
+def test_one_text_with_both_labels_is_no_pair() -> None:
+    text = "I cannot help with that."
+    unsure = (refusal(HARM, text), help_with(HARM, text))
+    assert chosen(HARM, *unsure) == "unlabelled"
+    row = chosen(HARM, *unsure, refusal(HARM, "I will not."), help_with(HARM, "Use a match."))
+    assert (row.response, row.rejected) == ("I will not.", "Use a match.")
+
+
+def test_a_run_that_goes_on_keeps_its_pairs_though_a_verdict_came_since(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    answers = [refusal(HARM), help_with(HARM, "Use a match.")]
+    sampler = SimpleNamespace(
+        missing=lambda *_: False, judged=lambda *_: {HARM.id: answers}, run_ids=lambda _: []
+    )
+    stores = SimpleNamespace(samples=SimpleNamespace(file=tmp_path / "samples.db"))
+    monkeypatch.setattr(sampled_pairs.Sampler, "of", lambda *_: sampler)
+    monkeypatch.setattr(sampled_pairs, "stores_of", lambda _: stores)
+    run: Any = SimpleNamespace(set_tags=lambda _: None, log_metrics=lambda _: None)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "other").mkdir()
+
+    def pairs(folder: str) -> list[Example]:
+        rows, model = Examples.of([HARM]), cast("Backbone", None)
+        config = config_of(*WORDS)
+        return list(sampled_pairs.with_pairs(config, rows, model, run, tmp_path / folder))
+
+    first = pairs("run")
+    assert [row.rejected for row in first] == ["Use a match."]
+    answers[1] = help_with(HARM, "Pour petrol.")
+    assert pairs("run") == first
+    assert [row.rejected for row in pairs("other")] == ["Pour petrol."]
 
 
 def test_records_come_back_as_they_were_and_their_keys_hold_what_determines_them() -> None:

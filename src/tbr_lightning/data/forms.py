@@ -114,11 +114,14 @@ def example_of(
         read.text("response")  # says which columns there are
     response, thought = without_thought(response or "")
     reflection = spoken or read.maybe("reflection")
+    undesirable = rejected is None and read.is_undesirable() and bool(response.strip())
+    if undesirable:
+        response, rejected, thought = "", response, None
     if thought is not None:
         notes.seen[THOUGHTS] += 1
         reflection = thought or reflection
     notes.unused |= ({str(name) for name in row} - read.used) | read.unused
-    if not response.strip():
+    if not response.strip() and not undesirable:
         notes.left_out[UNCLOSED if thought else EMPTY] += 1
         return None
     return Example(
@@ -204,6 +207,19 @@ class _Reader:
     def plain(self, name: str) -> str:
         self.used.add(name)
         return text_of(self.row, (name,), self.where)
+
+    def is_undesirable(self) -> bool:
+        """Return whether the row calls its answer one to avoid, in TRL's form for single answers.
+
+        Only a truth value counts: a ``label`` of another type means something else.
+        """
+        label = self.row.get("label")
+        if isinstance(label, str) and label.strip().lower() in ("true", "false"):  # of a CSV file
+            label = label.strip().lower() == "true"
+        if not isinstance(label, bool):
+            return False
+        self.used.add("label")
+        return not label
 
     def before(self) -> list[dict[str, str]]:
         """Return system text and earlier turns of a row in Alpaca's form."""

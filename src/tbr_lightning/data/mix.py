@@ -21,7 +21,7 @@ from tbr_lightning.kinds import Kind
 SAFETY = "safety rows"
 DUPLICATES, REFUSALS = "duplicates", "refusals"
 
-_RULES = 4  # version of the cleaning rules; part of the cache key
+_RULES = 5  # version of the cleaning rules; part of the cache key
 
 
 @dataclass(frozen=True)
@@ -181,12 +181,12 @@ def _clean(mix: Mix, unsafe: set[str], left_out: Counter[str]) -> list[int]:
         asked = {normal_form(example.instruction), normal_form(example.instruction, example.input)}
         if request in unsafe or not excluded.isdisjoint(asked):
             left_out[SAFETY] += 1
-        elif example.id in seen:
+        elif request in seen:
             left_out[DUPLICATES] += 1
         elif mix.drop_refusals and is_refusal(example.response):
             left_out[REFUSALS] += 1
         else:
-            seen.add(example.id)
+            seen.add(request)
             kept.append(place)
     return kept
 

@@ -118,12 +118,14 @@ def _lines(
         ("Base", "model.hub_id"),
         ("Training data", "data.name"),
         ("Reflections", "reflection.teacher"),
-        ("Objective", "objective.name"),
+        ("Objective", "objective._target_"),
         ("Adapter", "adapter.name"),
         ("Seed", "seed"),
     ):
         if key in params:
-            yield f"- {heading}: {params[key]}"
+            value = params[key]
+            # An objective is known by its class.
+            yield f"- {heading}: {value.rpartition('.')[2] if '_target_' in key else value}"
     yield f"- Licence: {licence or 'not stated; that of the base model and of the data holds'}"
     yield "\n## Safety\n"
     yield from _safety(made)

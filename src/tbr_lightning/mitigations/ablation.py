@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 _OUTPUTS = ("o_proj", "down_proj", "dense", "dense_4h_to_h", "fc2", "out_proj", "c_proj")
 """Names of the matrices of a block that write to the residual stream."""
 
+_EXPERTS = "down_proj"
+"""Name of the same where all experts of a block are one tensor."""
+
 
 @dataclass
 class Ablation(Mitigation):
@@ -92,51 +95,82 @@ class Ablation(Mitigation):
 def ablate(model: Any, direction: Tensor, strength: float = 1.0) -> None:
     """Take a direction out of all that a model writes to its residual stream, in place.
 
+    An output layer that shares the embeddings' matrix loses it with them; any other one stays.
+
     Args:
         model: A causal language model.
         direction: Unit vector, shape ``(hidden,)``.
         strength: Share of the direction that is taken away.
 
     Raises:
-        UserError: A block has no matrix whose name is known.
+        UserError: A block has no matrix whose name is known, or experts of an unknown form.
     """
-    embeddings = model.get_input_embeddings().weight
-    _project(embeddings, direction, strength)  # rows are what it writes
-    for block in layers_of(model):
+    decoder, blocks = model.get_decoder(), layers_of(model)
+    inside = {id(module) for module in blocks.modules()}
+    for module in decoder.modules():
+        # Of tokens and, in some models, of positions: rows are what they write.
+        of_stream = isinstance(module, torch.nn.Embedding) and id(module) not in inside
+        if of_stream and module.weight.shape[1] == len(direction):
+            _project(module.weight, direction, strength)
+    for block in blocks:
         found = False
-        for module, scale in _writers(block, model.config.model_type):
+        for rows, scale in _writers(block, model, len(direction)):
             found = True
             # What a norm scales after the matrix is taken out before it.
             along = direction if scale is None else direction.to(scale.device) * scale.float()
-            along = along / along.norm()
-            weight = module.weight
-            transposed = type(module).__name__ == "Conv1D"
-            _project(weight if transposed else weight.T, along, strength)
-            if getattr(module, "bias", None) is not None:
-                _project(module.bias[None], along, strength)
+            _project(rows, along / along.norm(), strength)
         if not found:
-            raise UserError(
-                f"the output matrices of {type(model).__name__} are not known to "
-                "mitigation=ablation: choose a mitigation of prompts or decoding"
-            )
+            raise _unknown(model)
 
 
 def _project(rows: Tensor, along: Tensor, strength: float) -> None:
+    """Take a unit vector out of rows, shape ``(…, hidden)``, in place."""
     along = along.to(rows.device)
     values = rows.float()
-    rows.copy_((values - strength * torch.outer(values @ along, along)).to(rows.dtype))
+    values = values - strength * (values @ along)[..., None] * along
+    rows.copy_(values.to(rows.dtype))
 
 
-def _writers(block: Any, model_type: str) -> Iterator[tuple[Any, Tensor | None]]:
-    """Yield a block's output matrices, each with the scale of a norm between it and the stream."""
-    normed = hasattr(block, "post_feedforward_layernorm")
+def _writers(block: Any, model: Any, hidden: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Yield what a block writes, ``(…, hidden)``, with the scale of a norm before the stream."""
     for name, module in block.named_modules():
-        if name.rpartition(".")[2] not in _OUTPUTS or not hasattr(module, "weight"):
-            continue
-        scale = None
-        if normed:
-            in_attention = "attn" in name or "attention" in name
-            norm = block.post_attention_layernorm if in_attention else None
-            norm = norm or block.post_feedforward_layernorm
-            scale = norm.weight.float() + (1 if model_type.startswith("gemma") else 0)
-        yield module, scale
+        scale = _scale(block, name, model.config.model_type)
+        if name.rpartition(".")[2] in _OUTPUTS and hasattr(module, "weight"):
+            transposed = type(module).__name__ == "Conv1D"
+            yield (module.weight if transposed else module.weight.T), scale
+            if getattr(module, "bias", None) is not None:
+                yield module.bias, scale
+        experts = dict(module.named_parameters(recurse=False)).get(_EXPERTS)
+        if experts is not None:
+            yield _of_experts(module, experts, hidden, model), scale
+            if (bias := getattr(module, f"{_EXPERTS}_bias", None)) is not None:
+                yield bias, scale
+
+
+def _of_experts(module: Any, experts: Tensor, hidden: int, model: Any) -> Tensor:
+    """Return the matrices of a block's experts as rows of what they write."""
+    last = getattr(module, "is_transposed", None)
+    if last is None:  # the shape tells, unless both sides are of one size
+        sides = [size == hidden for size in experts.shape[1:]]
+        last = sides[1] if sum(sides) == 1 else None
+    if experts.ndim != 3 or last is None or getattr(module, "has_post_expert_norm", False):
+        raise _unknown(model)
+    return experts if last else experts.transpose(1, 2)
+
+
+def _scale(block: Any, name: str, model_type: str) -> Tensor | None:
+    """Return the scale of a norm between a part of a block and the stream; ``None`` without one."""
+    if not hasattr(block, "post_feedforward_layernorm"):
+        return None
+    in_attention = "attn" in name or "attention" in name
+    norm = block.post_attention_layernorm if in_attention else None
+    norm = norm or block.post_feedforward_layernorm
+    scale: Tensor = norm.weight.float() + (1 if model_type.startswith("gemma") else 0)
+    return scale
+
+
+def _unknown(model: Any) -> UserError:
+    return UserError(
+        f"the output matrices of {type(model).__name__} are not known to mitigation=ablation: "
+        "choose a mitigation of prompts or decoding"
+    )

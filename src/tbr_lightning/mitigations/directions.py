@@ -127,7 +127,8 @@ def layers_of(model: Any) -> Any:
         UserError: The model has no list of blocks that can be recognised.
     """
     count = model.config.get_text_config(decoder=True).num_hidden_layers
-    for _, module in model.named_modules():
+    # Within the decoder: what sees or hears may have as many blocks.
+    for _, module in model.get_decoder().named_modules():
         if isinstance(module, torch.nn.ModuleList) and len(module) == count:
             return module
     raise UserError(

@@ -9,6 +9,7 @@ from tbr_lightning.config.verbs import EvaluateConfig
 from tbr_lightning.data.cache import content_key
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.imported import logged_before
+from tbr_lightning.evaluation.judge import identity
 from tbr_lightning.evaluation.respond import EvaluatedModel, load_model
 from tbr_lightning.evaluation.suites import digest, load_suite
 from tbr_lightning.models.digest import RECORDED, record
@@ -18,7 +19,7 @@ from tbr_lightning.tracking.run import start_run
 from tbr_lightning.tracking.store import connect
 
 _KEY = "tbr.mitigation_key"
-"""Tag: the hash of the model's files, the mitigation, and what it is found on."""
+"""Tag: the hash of the model's files, the mitigation, and what it is found on and by."""
 
 
 def kept(config: EvaluateConfig) -> EvaluateConfig:
@@ -66,6 +67,9 @@ def keep(config: EvaluateConfig, model: str) -> str:
 
 
 def _key(config: EvaluateConfig, subject: EvaluatedModel) -> str:
+    if not config.mitigation.uses_dev:
+        return content_key(subject.digest, config.mitigation.identity, "")
+    # Who labels the answers, and how the prompts are put, decide which direction is found.
     found_on = digest(load_suite(replace(config.suite, half="dev")))
-    dev = found_on if config.mitigation.uses_dev else ""
-    return content_key(subject.digest, config.mitigation.identity, dev)
+    how = [identity(config.judge), config.generation.arm]
+    return content_key(subject.digest, config.mitigation.identity, found_on, how)

@@ -55,7 +55,8 @@ class FilesDigest:
 def folder_digest(folder: Path) -> str:
     """Return SHA-256 over the sorted relative paths and the contents of a folder's files.
 
-    Links are followed. Files that MLflow adds on download are left out.
+    Links to files are followed, those to folders are not. Files that MLflow adds on download are
+    left out.
 
     Raises:
         OSError: A file cannot be read.

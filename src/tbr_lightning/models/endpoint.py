@@ -184,7 +184,7 @@ def complete(  # noqa: PLR0912, PLR0915 - one loop, whose cases are read best to
             while todo and len(under_way) < config.concurrency and not budget.spent:
                 number = todo.popleft()
                 requests.wait()
-                tokens.wait(len(prompts[number]) / _CHARACTERS_PER_TOKEN + max_tokens)
+                tokens.wait(_characters(prompts[number]) / _CHARACTERS_PER_TOKEN + max_tokens)
                 under_way[pool.submit(ask, number)] = number
                 budget.started += 1
             for future in wait(under_way, return_when=FIRST_COMPLETED).done:
@@ -220,6 +220,13 @@ def complete(  # noqa: PLR0912, PLR0915 - one loop, whose cases are read best to
             f"{budget.spent} is spent after {budget.started} requests (cost {budget.cost:.4f}): "
             "raise it and run again for the rest"
         )
+
+
+def _characters(asked: str | list[dict[str, str]]) -> int:
+    """Return the length of what is asked, over all messages of a chat."""
+    if isinstance(asked, str):
+        return len(asked)
+    return sum(len(str(message.get("content", ""))) for message in asked)
 
 
 class Dialect:

@@ -62,7 +62,7 @@ def estimate(
         config: Config of the command.
         architecture: transformers' config of the model.
         tokens: Number of tokens of the whole run, all epochs.
-        longest: Number of tokens of the longest row.
+        longest: Number of tokens of the longest sequence.
         peak: Measured FLOPs per second of one device; ``None`` if there is none like it here.
     """
     total, trained = parameter_counts(architecture, config.adapter)
@@ -88,9 +88,11 @@ def estimate(
     text = architecture.get_text_config(decoder=True)
     width, layers = text.hidden_size, text.num_hidden_layers
     unit = 2.0 if precision_of(config).startswith("bf16") else 4.0
-    cells = trainer.batch_size * longest * width * layers
+    # A row of some objectives is several sequences, such as the two of a pair.
+    positions = trainer.batch_size * config.objective.sequences_per_row * longest
+    cells = positions * width * layers
     activations = cells * (unit if trainer.gradient_checkpointing else 17 * unit)
-    activations += 3 * 4.0 * min(CHUNK, trainer.batch_size * longest) * text.vocab_size
+    activations += 3 * 4.0 * min(CHUNK, positions) * text.vocab_size
     flops = tokens * flops_per_token(architecture, trained, total, longest // 2)
     if trainer.gradient_checkpointing:
         flops *= 4 / 3

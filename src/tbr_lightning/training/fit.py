@@ -26,7 +26,7 @@ from tbr_lightning.evaluation.suites import Prompt, load_suite
 from tbr_lightning.models.adapters import cast_by_autocast, with_adapter
 from tbr_lightning.models.architecture import flops_per_logits, flops_per_token
 from tbr_lightning.models.backbone import Backbone
-from tbr_lightning.objectives.objective import Floats
+from tbr_lightning.objectives.objective import Floats, Objective
 from tbr_lightning.tracking.metrics import MetricBuffer, last_logged_steps
 from tbr_lightning.training import strategies
 from tbr_lightning.training.batch_form import form_of, split_of
@@ -266,8 +266,11 @@ def _reference(job: Job, backbone: Backbone, model: Any, rows: TokenRows | None)
         return None
     file = job.folder / f"reference-{rows.digest}.npy"
     objective, pad = job.config.objective, backbone.tokenizer.pad_token_id
+    if type(objective).reference is Objective.reference:
+        return None
     if accelerator_of(job.config.trainer) == "gpu":
-        model.to("cuda")
+        # Each rank's own: the trainer sets the device of a process only later.
+        model.to(torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))))
     model.eval()
     try:
         if file.exists():

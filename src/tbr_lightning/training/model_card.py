@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.data.think_format import ThinkFormat
+from tbr_lightning.models.planned import is_own
 from tbr_lightning.training.prepare import Prepared
 
 _WORDS = {
@@ -38,7 +39,7 @@ def model_card(
         [
             "---",
             "library_name: transformers",
-            f"base_model: {config.model.hub_id or facts['tbr.base']}",
+            f"base_model: {_base(config, facts)}",
             "tags: [safety, false-refusal, think-before-refusal]",
             "---",
             f"# {config.model.name}, tuned to think before it refuses",
@@ -62,6 +63,13 @@ def model_card(
             "",
         ]
     )
+
+
+def _base(config: TrainConfig, facts: Mapping[str, str]) -> str:
+    """Return the hub id of the base where its weights are those of the hub, or else what it is."""
+    model = config.model
+    published = model.init != "random" and (model.path is None or is_own(model))
+    return (model.hub_id if published else None) or facts["tbr.base"]
 
 
 def _reflections(config: TrainConfig, prepared: Prepared) -> str:

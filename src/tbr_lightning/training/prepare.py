@@ -101,10 +101,16 @@ def prepare(
             _tokenise(config, held_out, reflections, backbone, beside) if held_out else None
         ),
         digest=examples.digest,
-        reflections=int((rows.span_counts[:, Span.REFLECTION] > 0).sum()),
+        reflections=reflected(rows),
         reflection_runs=made_by,
         beside=beside,
     )
+
+
+def reflected(rows: TokenRows) -> int:
+    """Return how many rows of the data have a sequence with a reflection; a pair is one row."""
+    carries = rows.span_counts[:, Span.REFLECTION] > 0
+    return int(carries.reshape(-1, rows.per_row).any(axis=1).sum())
 
 
 def _beside(config: TrainConfig, examples: Examples, folder: Path) -> Beside:

@@ -265,10 +265,11 @@ def _one_of_each(rows: TokenRows) -> list[int]:
     chosen: list[int] = []
     order = np.argsort(rows.lengths, kind="stable")
     for kind in range(len(KINDS)):
-        of_kind = [int(i) for i in order if rows.kinds[i] == kind]
+        # A row may lack one of its sequences, which then has no token to show.
+        of_kind = [int(i) for i in order if rows.kinds[i] == kind and rows.lengths[i]]
         if of_kind:
             chosen.append(of_kind[len(of_kind) // 4])
-    rest = [int(i) for i in order[len(order) // 2 :] if int(i) not in chosen]
+    rest = [int(i) for i in order[len(order) // 2 :] if int(i) not in chosen and rows.lengths[i]]
     return (chosen + rest)[:3]
 
 
@@ -284,8 +285,8 @@ def _print_counts(
     table = Table("kind", "rows", "prompt", "reflection", "answer", title="Rows and tokens")
     for number, kind in enumerate(KINDS):
         counts = rows.span_counts[rows.kinds == number]
-        if len(counts):
-            table.add_row(kind, f"{len(counts):,}", *(f"{int(n):,}" for n in counts.sum(axis=0)))
+        if found := len(counts) // rows.per_row:
+            table.add_row(kind, f"{found:,}", *(f"{int(n):,}" for n in counts.sum(axis=0)))
     console.print(table)
     steps, trainer = step_count(config, rows.data_rows), config.trainer
     tokens = int(rows.lengths.sum())

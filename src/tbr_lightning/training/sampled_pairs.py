@@ -7,10 +7,12 @@ the checks of :mod:`tbr_lightning.reflection.checks` is better than one without.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from tbr_lightning.config.verbs import TrainConfig
@@ -100,12 +102,20 @@ def check_sampling(config: TrainConfig, examples: Sequence[Example]) -> None:
     check_judges(sorted({example.kind for example in examples}), config.judge)
 
 
-def with_pairs(config: TrainConfig, examples: Examples, backbone: Backbone, run: Run) -> Examples:
+def with_pairs(
+    config: TrainConfig, examples: Examples, backbone: Backbone, run: Run, folder: Path
+) -> Examples:
     """Return the rows as pairs between answers of the model, generating those that are missing.
+
+    They are kept in the run's folder: a verdict that failed is asked for again whenever it is
+    wanted, and a run that goes on would have other pairs than it began with.
 
     Raises:
         UserError: No prompt gives a pair, or an answer cannot be made or judged.
     """
+    kept = folder / "pairs.json"
+    if kept.is_file():
+        return Examples.of(Example(**row) for row in json.loads(kept.read_text("utf-8")))
     if accelerator_of(config.trainer) == "gpu":
         backbone.model.to("cuda")
     sampler, stores = Sampler.of(config, examples, backbone), stores_of(config)
@@ -126,6 +136,9 @@ def with_pairs(config: TrainConfig, examples: Examples, backbone: Backbone, run:
             f"data.pairs=sampled: {pairs.told()}: raise pairs.samples or pairs.temperature, try "
             "pairs.arm=prompted, or give rows with pairs of their own"
         )
+    partial = kept.with_suffix(".partial")
+    partial.write_text(json.dumps([asdict(row) for row in pairs.rows]), "utf-8")
+    partial.replace(kept)
     return Examples.of(pairs.rows)
 
 
@@ -211,10 +224,14 @@ def _pair(
 ) -> Example | Reason:
     """Return a row with the best right answer over the worst wrong one, or why there is none."""
     known = [(row, dead) for row, dead in zip(answers, worthless, strict=True) if is_labelled(row)]
-    if len(known) < 2:
-        return "unlabelled"
     right = [row for row, dead in known if is_right(row, worthless=dead)]
     wrong = [(row, dead) for row, dead in known if not is_right(row, worthless=dead)]
+    # A judge that calls one text both right and wrong has not labelled it.
+    both = {row.answer for row in right} & {row.answer for row, _ in wrong}
+    right = [row for row in right if row.answer not in both]
+    wrong = [(row, dead) for row, dead in wrong if row.answer not in both]
+    if len(right) + len(wrong) < 2:
+        return "unlabelled"
     if not wrong:
         return "all_right"
     if not right:
