@@ -131,7 +131,7 @@ def _train(
     if config.data.pairs == "sampled":
         from tbr_lightning.training.sampled_pairs import with_pairs
 
-        examples = with_pairs(config, examples, backbone, opened, folder.path)
+        examples = with_pairs(config, examples, backbone, opened, folder)
         config.objective.check_rows(examples)
     prepared = prepare(config, examples, backbone, opened, folder=folder, log=not resumed)
     log_counts(opened, prepared, len(examples))
