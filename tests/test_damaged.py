@@ -15,7 +15,7 @@ from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.store import ResponseStore
 from tbr_lightning.models.generation import Generated
 from tbr_lightning.reflection.store import reflection_store
-from tbr_lightning.registry.entry import Draft
+from tbr_lightning.registry.entry import NewEntry
 from tbr_lightning.registry.ledger import Ledger
 
 from .support import made
@@ -47,7 +47,7 @@ def _reflections(folder: Path) -> object:
 def _ledger(folder: Path) -> object:
     ledger = Ledger(f"sqlite:///{folder}/ledger.db", made.keys(folder))
     entries = ledger.entries("m")
-    ledger.append("m", Draft("challenge", "1", {}, "w"), entries[-1] if entries else None)
+    ledger.append("m", NewEntry("challenge", "1", {}, "w"), entries[-1] if entries else None)
     return ledger.problem(ledger.entries("m"))
 
 

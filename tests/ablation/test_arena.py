@@ -20,7 +20,7 @@ from tbr_lightning.ablation.arena_plan import (
     load_arena,
     train_config,
 )
-from tbr_lightning.ablation.arena_table import Result, figure, markdown
+from tbr_lightning.ablation.arena_table import RivalResult, figure, markdown
 from tbr_lightning.config.compose import compose_verb, shipped
 from tbr_lightning.config.sweep import SweepConfig
 from tbr_lightning.errors import UserError
@@ -131,7 +131,7 @@ def test_the_ladder_climbs_from_model_to_model_and_compares_the_base_as_it_comes
 
 
 def test_a_rate_over_seeds_is_their_mean_with_a_wider_interval() -> None:
-    one = Result("none", "the control", answers=answers(10, 0))
+    one = RivalResult("none", "the control", answers=answers(10, 0))
     two = replace(one, others=(answers(14, 0).rows,))
     measure = MEASURES[0]
     assert one.rate(measure).value == 0.5
@@ -148,9 +148,9 @@ def test_a_rival_that_fails_on_dev_is_a_row_that_says_why() -> None:
 
 def test_table_has_a_row_for_each_with_differences_and_costs() -> None:
     results = {
-        "none": Result("none", "the control", answers=answers(16, 1), trained=(44_000, 12.0)),
-        "contrast": Result("contrast", "c", "x=1", answers=answers(4, 2), seconds=0.02),
-        "ablation": Result("ablation", "a", why_not="too few dev prompts"),
+        "none": RivalResult("none", "the control", answers=answers(16, 1), trained=(44_000, 12.0)),
+        "contrast": RivalResult("contrast", "c", "x=1", answers=answers(4, 2), seconds=0.02),
+        "ablation": RivalResult("ablation", "a", why_not="too few dev prompts"),
     }
     rows = {name: one.rows for name, one in results.items() if one.answers}
     text = markdown(arena_of(), results, compare(rows))
@@ -174,9 +174,9 @@ def test_a_control_that_cannot_be_tested_ends_the_arena(monkeypatch: pytest.Monk
     """Else the others would be compared to whichever rival comes next."""
     asked: list[str] = []
 
-    def tested(bout: Bout, named: tuple[str, Rival], *_: object) -> Result:
+    def tested(bout: Bout, named: tuple[str, Rival], *_: object) -> RivalResult:
         asked.append(named[0])
-        return Result(named[0], "", why_not="40 of 100 answers are empty")
+        return RivalResult(named[0], "", why_not="40 of 100 answers are empty")
 
     monkeypatch.setattr(arena_module, "start_run", lambda *_: nullcontext(None))
     monkeypatch.setattr(arena_module, "tune", lambda *_: [tried(0.5, 0.0)])

@@ -10,7 +10,7 @@ import torch
 from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.models import likelihood
 from tbr_lightning.models.backbone import Backbone, load_backbone
-from tbr_lightning.models.likelihood import Pair, log_likelihoods
+from tbr_lightning.models.likelihood import Continuation, log_likelihoods
 
 START = "Answer the question. It has one right answer, and it is short.\n"
 TEXTS = [
@@ -31,14 +31,16 @@ def model(name: str, cache: Path, *words: str) -> Backbone:
     return load_backbone(config.model, data="microworld", rows=(), cache=cache, seed=0)
 
 
-def pairs(backbone: Backbone) -> list[Pair]:
+def pairs(backbone: Backbone) -> list[Continuation]:
     def ids(text: str) -> tuple[int, ...]:
         return tuple(backbone.tokenizer.encode(text, add_special_tokens=False))
 
-    return [Pair(ids(context), ids(answer)) for context, answers in TEXTS for answer in answers]
+    return [
+        Continuation(ids(context), ids(answer)) for context, answers in TEXTS for answer in answers
+    ]
 
 
-def direct(backbone: Backbone, pair: Pair) -> tuple[float, bool]:
+def direct(backbone: Backbone, pair: Continuation) -> tuple[float, bool]:
     """One pair, without batch, padding or cache."""
     with torch.inference_mode():
         ids = torch.tensor([[*pair.context, *pair.continuation]])
@@ -81,7 +83,10 @@ def test_a_continuation_that_decoding_would_write_is_called_greedy(tmp_path: Pat
         made = backbone.model.generate(
             input_ids=torch.tensor([context]), max_new_tokens=3, do_sample=False
         )[0, len(context) :].tolist()
-    asked = [Pair(context, tuple(made)), Pair(context, (*made[:-1], (made[-1] + 1) % 200))]
+    asked = [
+        Continuation(context, tuple(made)),
+        Continuation(context, (*made[:-1], (made[-1] + 1) % 200)),
+    ]
     found = dict(log_likelihoods(backbone.model, asked, backbone.tokenizer.pad_token_id))
     assert [found[0][1], found[1][1]] == [True, False]
 
@@ -93,6 +98,6 @@ def test_a_common_beginning_is_read_once(tmp_path: Path) -> None:
         lambda _, args, named: read.append(named["input_ids"].numel()), with_kwargs=True
     )
     shared = tuple(range(40, 140))
-    asked = [Pair((*shared, n, n + 1), (n + 2,)) for n in range(8)]
+    asked = [Continuation((*shared, n, n + 1), (n + 2,)) for n in range(8)]
     list(log_likelihoods(backbone.model, asked, backbone.tokenizer.pad_token_id))
     assert sum(read) == 100 + 8 * 2

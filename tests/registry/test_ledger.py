@@ -12,14 +12,16 @@ import pytest
 
 from tbr_lightning.config.schema import TrackingConfig
 from tbr_lightning.errors import UserError
-from tbr_lightning.registry.entry import BEGIN, Draft, aliases_after, broken_link, weights_after
+from tbr_lightning.registry.entry import BEGIN, NewEntry, aliases_after, broken_link, weights_after
 from tbr_lightning.registry.ledger import ConflictError, Ledger, ledger_url, unsigned
 
 from ..support import made
 
-FIRST = Draft("baseline", "1", {"champion": (None, "1")}, "first", ("r1",), {"1": "d1"})
-SECOND = Draft("promote", "2", {"champion": ("1", "2"), "previous": (None, "1")}, "«better»")
-THIRD = Draft("rollback", "1", {"champion": ("2", "1"), "previous": ("1", "2")}, "worse after all")
+FIRST = NewEntry("baseline", "1", {"champion": (None, "1")}, "first", ("r1",), {"1": "d1"})
+SECOND = NewEntry("promote", "2", {"champion": ("1", "2"), "previous": (None, "1")}, "«better»")
+THIRD = NewEntry(
+    "rollback", "1", {"champion": ("2", "1"), "previous": ("1", "2")}, "worse after all"
+)
 
 
 def opened(folder: Path, name: str = "ledger.db", *, write: bool = True) -> Ledger:
@@ -75,7 +77,7 @@ def test_every_field_is_under_the_hash(ledger: Ledger, field: str, other: object
 
 def test_a_digest_from_before_the_registry_was_made_anew_counts_no_longer(ledger: Ledger) -> None:
     head = ledger.append("m", FIRST, None)
-    ledger.append("m", Draft("anew", "", {"champion": ("1", None)}, "anew"), head)
+    ledger.append("m", NewEntry("anew", "", {"champion": ("1", None)}, "anew"), head)
     assert weights_after(ledger.entries("m")) == {}
 
 
@@ -141,7 +143,7 @@ def test_an_entry_with_a_hash_of_its_own_breaks_the_next(tmp_path: Path, ledger:
 
 def test_a_move_from_where_the_alias_was_not_is_a_broken_link(ledger: Ledger) -> None:
     first = ledger.append("m", FIRST, None)
-    ledger.append("m", Draft("promote", "3", {"champion": ("2", "3")}, "?"), first)
+    ledger.append("m", NewEntry("promote", "3", {"champion": ("2", "3")}, "?"), first)
     assert "moves champion from version 2, but entry 1 left it at version 1" in str(
         broken_link(ledger.entries("m"))
     )
@@ -198,7 +200,7 @@ def test_an_entry_is_signed_and_a_forged_one_is_told(tmp_path: Path, ledger: Led
     assert unsigned(entries) == 0
     forger = Ledger(f"sqlite:///{tmp_path}/ledger.db", made.keys(tmp_path / "forger"))
     last = forger.append(
-        "m", Draft("promote", "9", {"champion": ("1", "9")}, "forged"), entries[-1]
+        "m", NewEntry("promote", "9", {"champion": ("1", "9")}, "forged"), entries[-1]
     )
     told = str(ledger.problem(ledger.entries("m")))
     assert "entry 4 (promote by" in told and "not trusted here" in told
@@ -242,7 +244,7 @@ def test_a_ledger_of_an_earlier_version_is_read_and_goes_on(tmp_path: Path) -> N
     assert [entry.signature for entry in entries] == ["", "", ""]
     assert ledger.problem(entries) is None
     again = opened(tmp_path)
-    again.append("m", Draft("accept", "1", {}, "mine"), entries[-1])
+    again.append("m", NewEntry("accept", "1", {}, "mine"), entries[-1])
     assert [bool(entry.signature) for entry in again.entries("m")] == [False, False, False, True]
 
 

@@ -395,7 +395,7 @@ def test_a_ledger_that_was_rewritten_with_fitting_hashes_is_caught(
     other = made.registry(tmp_path)
     head = None
     for number in range(3):
-        draft = moves.Draft("promote", "9", {}, f"forged {number}")
+        draft = moves.NewEntry("promote", "9", {}, f"forged {number}")
         head = other.ledger.append(made.NAME, draft, head)
     (problem, *_) = audit(other).problems
     assert "entry 3 is not the one that the registered model's tag tbr.ledger has seen" in problem

@@ -18,7 +18,7 @@ import pytest
 from tbr_lightning.errors import UserError
 from tbr_lightning.registry.alias_sync import recover
 from tbr_lightning.registry.audit import audit
-from tbr_lightning.registry.entry import Draft, broken_link
+from tbr_lightning.registry.entry import NewEntry, broken_link
 from tbr_lightning.registry.ledger import ConflictError, Ledger
 from tbr_lightning.tracking.signing import Keys
 
@@ -31,7 +31,7 @@ pytestmark = [
     pytest.mark.skipif(not BINARIES, reason="PostgreSQL is not installed"),
     pytest.mark.skipif(importlib.util.find_spec("psycopg") is None, reason="needs psycopg"),
 ]
-DRAFT = Draft("baseline", "1", {"champion": (None, "1")}, "first «é»", ("r1",), {"1": "d1"})
+DRAFT = NewEntry("baseline", "1", {"champion": (None, "1")}, "first «é»", ("r1",), {"1": "d1"})
 
 
 @pytest.fixture(scope="module")

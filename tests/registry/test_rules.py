@@ -8,7 +8,7 @@ import pytest
 
 from tbr_lightning.config.gate import GateConfig
 from tbr_lightning.registry.answers import Answers
-from tbr_lightning.registry.entry import Draft, broken_link
+from tbr_lightning.registry.entry import NewEntry, broken_link
 from tbr_lightning.registry.gate import judge
 from tbr_lightning.registry.ledger import Ledger
 from tbr_lightning.registry.rules import ceiling, floor, non_inferiority, superiority
@@ -79,7 +79,7 @@ def test_each_side_has_its_own_margin() -> None:
 @pytest.mark.parametrize("field", ["weights", "moves", "evidence", "why", "version", "who", "at"])
 def test_an_edited_field_breaks_the_chain(tmp_path, field: str) -> None:  # type: ignore[no-untyped-def]
     ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db", made.keys(tmp_path))
-    draft = Draft("promote", "1", {"champion": (None, "1")}, "why", ("r",), {"1": "digest"})
+    draft = NewEntry("promote", "1", {"champion": (None, "1")}, "why", ("r",), {"1": "digest"})
     entry = ledger.append("m", draft, None)
     assert broken_link([entry]) is None
     other = {

@@ -11,7 +11,7 @@ import pytest
 from tbr_lightning.config.serve import ServeConfig
 from tbr_lightning.errors import UserError
 from tbr_lightning.models.digest import folder_digest
-from tbr_lightning.registry.entry import Draft
+from tbr_lightning.registry.entry import NewEntry
 from tbr_lightning.registry.ledger import Ledger, ledger_url
 from tbr_lightning.tracking.signing import keys_of
 
@@ -133,7 +133,7 @@ def test_the_ledger_has_the_last_word(registry: Registry, start: Start, server: 
     config = registry.config()
     ledger = Ledger(ledger_url(config.tracking), keys_of(config.paths))
     weights = {good: folder_digest(registry.artifacts(good))}
-    draft = Draft("promote", good, {"champion": (None, good)}, "better", [], weights)
+    draft = NewEntry("promote", good, {"champion": (None, good)}, "better", [], weights)
     entry = ledger.append(NAME, draft, None)
     registry.point(good)
     server.until(lambda: version(server) == good)
@@ -143,7 +143,7 @@ def test_the_ledger_has_the_last_word(registry: Registry, start: Start, server: 
     weights = {bad: folder_digest(registry.artifacts(bad))}
     file = registry.artifacts(bad) / "model" / "model.safetensors"
     file.write_bytes(file.read_bytes() + b" ")
-    draft = Draft("promote", bad, {"champion": (good, bad)}, "better", [], weights)
+    draft = NewEntry("promote", bad, {"champion": (good, bad)}, "better", [], weights)
     ledger.append(NAME, draft, entry)
     registry.point(bad)
     server.until(lambda: "not those that were recorded" in (server.health()["problem"] or ""))

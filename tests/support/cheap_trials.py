@@ -9,11 +9,11 @@ import sys
 import time
 
 from tbr_lightning.training.pruning_channel import Pruned, PruningChannel
-from tbr_lightning.tuning.folder import Result, Spec, TrialFolder
+from tbr_lightning.tuning.folder import Spec, TrialFolder, TrialResult
 from tbr_lightning.tuning.trial import TrialContext
 
 
-def trial(spec: Spec, folder: TrialFolder, around: TrialContext) -> Result:
+def trial(spec: Spec, folder: TrialFolder, around: TrialContext) -> TrialResult:
     """Behave as the point's ``how`` says, and leave a line for each time it is run."""
     with (folder.path / "times").open("a") as file:
         file.write(f"{os.getpid()}\n")
@@ -49,4 +49,4 @@ def trial(spec: Spec, folder: TrialFolder, around: TrialContext) -> Result:
     elif spec.metric is not None:
         PruningChannel(folder.path, "x").ask({1: x})
     metrics = {"x": x, "y": 1 - x}
-    return Result("complete", "", metrics, {"x": [x - 0.1, x + 0.1]}, [{"seed": 0}], "key")
+    return TrialResult("complete", "", metrics, {"x": [x - 0.1, x + 0.1]}, [{"seed": 0}], "key")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tbr_lightning.errors import UserError
-from tbr_lightning.tuning.folder import Result
+from tbr_lightning.tuning.folder import TrialResult
 from tbr_lightning.tuning.outcome import constraints_of, over_seeds, values_of
 from tbr_lightning.tuning.study import read_study
 
@@ -57,10 +57,10 @@ def test_what_is_missing_or_not_finite_is_no_result() -> None:
         "space: {a: {choices: [1]}}\nobjectives: {r: minimize}\n"
         "constraints: ['h <= 0.1']\ntrials: 1",
     )
-    result = Result("complete", metrics={"r": 0.3, "h": 0.25})
+    result = TrialResult("complete", metrics={"r": 0.3, "h": 0.25})
     assert values_of(study, result) == [0.3]
     assert constraints_of(study, result) == [pytest.approx(0.15)]
     with pytest.raises(UserError, match=r"objectives\.r: no run logged it"):
-        values_of(study, Result("complete"))
+        values_of(study, TrialResult("complete"))
     with pytest.raises(UserError, match=r"constraints\.h=inf is not a finite number"):
-        constraints_of(study, Result("complete", metrics={"h": float("inf")}))
+        constraints_of(study, TrialResult("complete", metrics={"h": float("inf")}))

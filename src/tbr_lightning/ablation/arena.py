@@ -23,7 +23,7 @@ from tbr_lightning.ablation.arena_plan import (
     load_arena,
     train_config,
 )
-from tbr_lightning.ablation.arena_table import Result
+from tbr_lightning.ablation.arena_table import RivalResult
 from tbr_lightning.attribution import report
 from tbr_lightning.attribution.words import NEUTRAL, SWAPS
 from tbr_lightning.config.sweep import SweepConfig
@@ -56,7 +56,7 @@ def _run(arena: Arena, config: SweepConfig, stem: str) -> None:
     """Let the rivals compete on one model; ``stem`` names the files that it leaves here."""
     bout = Bout(arena, config)
     with start_run("sweep", f"arena {arena.model}", config, config.tracking) as opened:
-        results: dict[str, Result] = {}
+        results: dict[str, RivalResult] = {}
         chosen: dict[str, Tried] = {}
         words: dict[str, str] | None = None
         for number, (name, written) in enumerate(arena.rivals.items(), start=1):

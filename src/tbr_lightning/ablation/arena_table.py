@@ -36,7 +36,7 @@ _COSTLY = 40.0  # area of a point in points squared, for the control's seconds a
 
 
 @dataclass(frozen=True)
-class Result:
+class RivalResult:
     """The row of a rival.
 
     Attributes:
@@ -88,13 +88,13 @@ def test(
     named: tuple[str, Rival],
     tried: Sequence[Tried],
     best: Tried | None,
-    control: Result | None,
-) -> Result:
+    control: RivalResult | None,
+) -> RivalResult:
     """Evaluate a rival's chosen point on the test half, and let the gate judge it."""
     (name, rival), arena, config = named, bout.arena, bout.config
     took = (len(tried), sum(one.seconds for one in tried))
     if best is None:
-        return Result(name, rival.about, tried=took, why_not=tried[0].why_not)
+        return RivalResult(name, rival.about, tried=took, why_not=tried[0].why_not)
     chosen = " ".join(overrides_of(best.point))
     title, tags = f"evaluate {name}, test half", {"tbr.arena_rival": name}
     done = []
@@ -106,7 +106,7 @@ def test(
             done.append(evaluating.run(replace(asked, generation=anew, run_name=title, tags=tags)))
     except UserError as error:
         why = " ".join(str(error).split())
-        return Result(name, rival.about, chosen, took, why_not=why)
+        return RivalResult(name, rival.about, chosen, took, why_not=why)
     numbers = Run(done[0].run_id).numbers()
     trained = Run(best.train_run).metrics() if best.train_run else {}
     marks, guessed = _choices(done[0].run_id)
@@ -116,7 +116,7 @@ def test(
         contamination=numbers.get("contamination"),
         chances=general.chances(guessed),
     )
-    found = Result(
+    found = RivalResult(
         name,
         rival.about,
         chosen,
@@ -159,7 +159,7 @@ def _choices(
     return found, guessed
 
 
-def _verdict(found: Result, control: Result | None, config: SweepConfig) -> str:
+def _verdict(found: RivalResult, control: RivalResult | None, config: SweepConfig) -> str:
     """Return the gate's verdict on a rival against the control, on the prompts of both."""
     if control is None or control.answers is None or found.answers is None:
         return "the control"
@@ -176,7 +176,7 @@ def _verdict(found: Result, control: Result | None, config: SweepConfig) -> str:
     return "promoted" if verdict.promoted else f"not promoted: {failed}"
 
 
-def line(result: Result) -> str:
+def line(result: RivalResult) -> str:
     """Return a rival's rates in a line for the terminal."""
     if result.answers is None:
         return f"{result.name}: not tested: {result.why_not}"
@@ -188,7 +188,7 @@ def line(result: Result) -> str:
     return f"{result.name}: {shares}; gate: {result.verdict}"
 
 
-def log(opened: Run, arena: Arena, results: Mapping[str, Result], stem: str) -> None:
+def log(opened: Run, arena: Arena, results: Mapping[str, RivalResult], stem: str) -> None:
     """Log table and figure on the arena's run, write them here as STEM.…, and print the table."""
     tested = {name: one for name, one in results.items() if one.answers is not None}
     differences = comparison.compare({name: one.rows for name, one in tested.items()})
@@ -227,7 +227,9 @@ def _plain(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def markdown(arena: Arena, results: Mapping[str, Result], differences: Sequence[Difference]) -> str:
+def markdown(
+    arena: Arena, results: Mapping[str, RivalResult], differences: Sequence[Difference]
+) -> str:
     """Return the table of an arena as Markdown."""
     heads = ["rival", *(f"{measure.heading}, %" for measure in MEASURES)]
     tasks = list(dict.fromkeys(task for one in results.values() for task in one.choices))
@@ -289,7 +291,7 @@ def _difference(one: Difference | None) -> str:
 
 
 def _records(
-    results: Mapping[str, Result], differences: Sequence[Difference]
+    results: Mapping[str, RivalResult], differences: Sequence[Difference]
 ) -> list[dict[str, Any]]:
     told = _overall(differences)
     records = []
@@ -318,7 +320,7 @@ def _records(
     return records
 
 
-def figure(results: Mapping[str, Result], title: str) -> Figure:
+def figure(results: Mapping[str, RivalResult], title: str) -> Figure:
     """Return false refusal against harmful compliance, one point per rival.
 
     The area of a point is its seconds per answer relative to the first rival's.

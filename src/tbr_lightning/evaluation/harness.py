@@ -19,7 +19,7 @@ from tbr_lightning.data.think_format import rendered
 from tbr_lightning.models.architecture import context_length
 from tbr_lightning.models.backbone import Backbone
 from tbr_lightning.models.generation import generate
-from tbr_lightning.models.likelihood import Pair, log_likelihoods
+from tbr_lightning.models.likelihood import Continuation, log_likelihoods
 from tbr_lightning.progress import track
 
 UNASKED = (float("nan"), False)
@@ -103,7 +103,7 @@ class EngineLM(TemplateLM):
                 results[place] = (0.0, True)
             elif len(context) + len(continuation) <= self.max_length + 1:  # the last is not read
                 places.append(place)
-                pairs.append(Pair(tuple(context), tuple(continuation)))
+                pairs.append(Continuation(tuple(context), tuple(continuation)))
         model, pad = self.backbone.model, self.tokenizer.pad_token_id
         scored = log_likelihoods(model, pairs, pad, self.batch_size)
         for number, score in track(scored, "likelihoods", len(pairs)):

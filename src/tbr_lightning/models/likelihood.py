@@ -25,7 +25,7 @@ _LOGITS = 2**28  # numbers of one step, 1 GiB: a vocabulary has up to 256,000 to
 
 
 @dataclass(frozen=True)
-class Pair:
+class Continuation:
     """A context and what follows it, as token ids; neither is empty."""
 
     context: tuple[int, ...]
@@ -37,7 +37,7 @@ Scored = tuple[float, bool]
 
 
 def log_likelihoods(
-    model: Any, pairs: Sequence[Pair], pad: int, batch_size: int | None = None
+    model: Any, pairs: Sequence[Continuation], pad: int, batch_size: int | None = None
 ) -> Iterator[tuple[int, Scored]]:
     """Yield (number of the pair, its score), batch by batch.
 
@@ -163,7 +163,11 @@ def _read(model: Any, rows: Sequence[Sequence[int]], pad: int, before: _Seen | N
 
 @torch.inference_mode()
 def _after(
-    model: Any, batch: Sequence[tuple[int, Pair]], pad: int, begun: _Seen | None, shared: int
+    model: Any,
+    batch: Sequence[tuple[int, Continuation]],
+    pad: int,
+    begun: _Seen | None,
+    shared: int,
 ) -> Iterator[tuple[int, Scored]]:
     """Yield the scores of continuations of contexts whose beginning has been read."""
     contexts = list(dict.fromkeys(pair.context for _, pair in batch))
@@ -177,7 +181,7 @@ def _after(
 
 @torch.inference_mode()
 def _continued(
-    model: Any, batch: Sequence[tuple[int, Pair]], pad: int, seen: _Seen, of_pair: list[int]
+    model: Any, batch: Sequence[tuple[int, Continuation]], pad: int, seen: _Seen, of_pair: list[int]
 ) -> Iterator[tuple[int, Scored]]:
     """Yield the scores of continuations, given the line of each one's context in what was read."""
     targets, given = _padded([pair.continuation for _, pair in batch], pad, left=False)
@@ -198,7 +202,9 @@ def _continued(
 
 
 @torch.inference_mode()
-def _whole(model: Any, batch: Sequence[tuple[int, Pair]], pad: int) -> Iterator[tuple[int, Scored]]:
+def _whole(
+    model: Any, batch: Sequence[tuple[int, Continuation]], pad: int
+) -> Iterator[tuple[int, Scored]]:
     """Yield the scores by reading each pair as one row, for models without a plain cache."""
     rows = [[*pair.context, *pair.continuation[:-1]] for _, pair in batch]
     ids, mask = _padded(rows, pad, left=False)

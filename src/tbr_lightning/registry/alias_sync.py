@@ -15,9 +15,9 @@ from tbr_lightning.models.digest import model_digest
 from tbr_lightning.registry import aliases
 from tbr_lightning.registry.entry import (
     TAG,
-    Draft,
     Entry,
     Move,
+    NewEntry,
     aliases_after,
     models_after,
     spoken,
@@ -293,9 +293,9 @@ def _registered(registry: Registry) -> aliases.Registered:
 
 def taken_over(
     registry: Registry, there: aliases.Registered, entries: Sequence[Entry], action: str, why: str
-) -> Draft:
+) -> NewEntry:
     """Return the entry that takes over aliases as they are."""
-    return Draft(
+    return NewEntry(
         action,
         there.aliases.get(aliases.CHAMPION, ""),
         moves_between(aliases_after(entries), there.aliases),

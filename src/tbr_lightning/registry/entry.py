@@ -26,7 +26,7 @@ followed, on a version and on a promotion's run of the one that decided."""
 
 
 @dataclass(frozen=True)
-class Draft:
+class NewEntry:
     """A decision that is not in the ledger yet.
 
     Attributes:
@@ -57,12 +57,12 @@ class Entry:
         seq: Number of the entry: 1, 2, … without a gap.
         at: Time, UTC, ISO 8601.
         who: Author, as USER@HOST.
-        action: As in :class:`Draft`, like the fields up to ``weights``.
-        version: As in :class:`Draft`.
-        moves: As in :class:`Draft`.
-        why: As in :class:`Draft`.
-        evidence: As in :class:`Draft`.
-        weights: As in :class:`Draft`.
+        action: As in :class:`NewEntry`, like the fields up to ``weights``.
+        version: As in :class:`NewEntry`.
+        moves: As in :class:`NewEntry`.
+        why: As in :class:`NewEntry`.
+        evidence: As in :class:`NewEntry`.
+        weights: As in :class:`NewEntry`.
         prev_hash: Hash of the entry before.
         hash: SHA-256 over all the fields before.
         signature: Signature of :meth:`statement`; empty in entries older than signatures.

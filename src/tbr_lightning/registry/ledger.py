@@ -23,7 +23,7 @@ from sqlalchemy.schema import CreateTable
 
 from tbr_lightning.config.schema import TrackingConfig
 from tbr_lightning.errors import UserError, disk_full
-from tbr_lightning.registry.entry import BEGIN, Draft, Entry, broken_link, who
+from tbr_lightning.registry.entry import BEGIN, Entry, NewEntry, broken_link, who
 from tbr_lightning.registry.high_water import put_back, remember
 from tbr_lightning.tracking.signing import Keys
 
@@ -146,7 +146,7 @@ class Ledger:
         """Return a sentence if entries that were written from here are gone, or ``None``."""
         return put_back(self._keys, self._place, model, entries)
 
-    def append(self, model: str, draft: Draft, after: Entry | None) -> Entry:
+    def append(self, model: str, draft: NewEntry, after: Entry | None) -> Entry:
         """Append a decision after the entry that it is based on.
 
         Raises:

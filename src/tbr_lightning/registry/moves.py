@@ -24,7 +24,7 @@ from tbr_lightning.registry.alias_sync import (
     taken_over,
 )
 from tbr_lightning.registry.aliases import CHALLENGER, CHAMPION, PREVIOUS
-from tbr_lightning.registry.entry import ANEW, Draft, Entry, spoken, weights_after, weights_of
+from tbr_lightning.registry.entry import ANEW, Entry, NewEntry, spoken, weights_after, weights_of
 from tbr_lightning.registry.ledger import ConflictError
 
 
@@ -34,7 +34,7 @@ def register(registry: Registry, model: LoggedModel) -> str:
         return aliases.version_of(registry.name, model)
 
 
-def commit(registry: Registry, draft: Draft, standing: Standing) -> Entry:
+def commit(registry: Registry, draft: NewEntry, standing: Standing) -> Entry:
     """Write a decision into the ledger, then let the aliases follow.
 
     Raises:
@@ -72,7 +72,7 @@ def challenge(
         if version in (holders.get(CHAMPION), holders.get(CHALLENGER)):
             return version
         moves = {CHALLENGER: (holders.get(CHALLENGER), version)}
-        draft = Draft(
+        draft = NewEntry(
             "challenge", version, moves, why, evidence, weights_of(version, digest, model.model_id)
         )
         try:
@@ -104,7 +104,7 @@ def decision(
     why: str,
     evidence: Sequence[str],
     weights: dict[str, str],
-) -> Draft:
+) -> NewEntry:
     """Return the draft of a decision: ``promote`` and ``baseline`` crown, ``refuse`` moves nothing.
 
     What holds an alias keeps it when it is refused: a challenger of a study is not champion, which
@@ -112,7 +112,7 @@ def decision(
     """
     holders = standing.aliases
     after = holders if action == "refuse" else crowned(holders, version)
-    return Draft(action, version, moves_between(holders, after), why, evidence, weights)
+    return NewEntry(action, version, moves_between(holders, after), why, evidence, weights)
 
 
 def rollback_of(registry: Registry) -> tuple[Standing, str | None, str]:
@@ -148,7 +148,7 @@ def rollback(registry: Registry, reason: str) -> Entry:
     if now is not None:
         after[PREVIOUS] = now
     crowning = [e for e in standing.entries if e.version == before and CHAMPION in e.moves]
-    draft = Draft(
+    draft = NewEntry(
         "rollback",
         before,
         moves_between(standing.aliases, after),
@@ -183,7 +183,7 @@ def repair(registry: Registry, reason: str) -> Entry | None:
             f"store or the ledger, or {standing.fix}"
         )
     why = "; ".join(standing.drift) + (f"; {reason}" if reason else "")
-    draft = Draft("repair", standing.aliases.get(CHAMPION, ""), {}, why)
+    draft = NewEntry("repair", standing.aliases.get(CHAMPION, ""), {}, why)
     return _after(registry, draft, standing)
 
 
@@ -226,7 +226,7 @@ def check_weights(standing: Standing, version: str, digest: str) -> None:
         )
 
 
-def _after(registry: Registry, draft: Draft, standing: Standing) -> Entry:
+def _after(registry: Registry, draft: NewEntry, standing: Standing) -> Entry:
     try:
         entry = registry.ledger.append(registry.name, draft, standing.head)
     except ConflictError as error:

@@ -11,7 +11,7 @@ from tbr_lightning.evaluation.results import FALSE_REFUSAL, HARMFUL_COMPLIANCE, 
 from tbr_lightning.models.logged import called
 from tbr_lightning.registry.evidence import Exam
 from tbr_lightning.registry.gate import Decision
-from tbr_lightning.registry.record import Case
+from tbr_lightning.registry.record import DecisionInputs
 from tbr_lightning.registry.rules import Rule
 from tbr_lightning.reports import plane, style
 from tbr_lightning.reports.page import Drawn, Listed, Page
@@ -22,7 +22,7 @@ _RULES = (
 )
 
 
-def decision_page(run_id: str, exam: Exam, case: Case, verdict: Decision) -> Page:
+def decision_page(run_id: str, exam: Exam, case: DecisionInputs, verdict: Decision) -> Page:
     """Return the page of a decision: verdict, rates of both, every rule, every answer."""
     config = exam.config
     sides = answers(case)
@@ -70,7 +70,7 @@ def decision_page(run_id: str, exam: Exam, case: Case, verdict: Decision) -> Pag
     )
 
 
-def answers(case: Case) -> dict[str, Sequence[Judged]]:
+def answers(case: DecisionInputs) -> dict[str, Sequence[Judged]]:
     """Return both models' answers, the champion's first, to which the candidate is compared."""
     sides: dict[str, Sequence[Judged]] = {}
     if case.theirs is not None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tbr_lightning.registry.entry import Entry
     from tbr_lightning.registry.evidence import Evidence, Exam
     from tbr_lightning.registry.gate import Decision
-    from tbr_lightning.registry.record import Case
+    from tbr_lightning.registry.record import DecisionInputs
 
 
 @dataclass(frozen=True)
@@ -159,10 +159,10 @@ def _check_start(
 
 def _case(
     exam: Exam, candidate: LoggedModel, version: str, digest: str, standing: Standing
-) -> Case:
+) -> DecisionInputs:
     from tbr_lightning.registry import aliases
     from tbr_lightning.registry.evidence import evidence_for
-    from tbr_lightning.registry.record import Case
+    from tbr_lightning.registry.record import DecisionInputs
 
     config = exam.config
     champion = _champion(config, standing)
@@ -171,7 +171,7 @@ def _case(
     if champion is not None:
         model = aliases.model_of(config.name, champion)
         theirs = evidence_for(exam, model, config.champion_evaluation, "champion")
-    return Case(version, ours, champion, theirs, digest)
+    return DecisionInputs(version, ours, champion, theirs, digest)
 
 
 def _meanwhile(now: Standing, before: Standing) -> str:

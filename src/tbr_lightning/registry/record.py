@@ -21,7 +21,7 @@ from tbr_lightning.tracking.run import Run
 
 
 @dataclass(frozen=True)
-class Case:
+class DecisionInputs:
     """The subject of a decision.
 
     Attributes:
@@ -45,7 +45,7 @@ class Case:
 
 
 def log_verdict(
-    run: Run, exam: Exam, case: Case, verdict: Decision, *, attempt: int, region: Region
+    run: Run, exam: Exam, case: DecisionInputs, verdict: Decision, *, attempt: int, region: Region
 ) -> None:
     """Log the decision on the run, and every fact it rests on as tags of the version.
 
@@ -102,7 +102,7 @@ def log_verdict(
     aliases.tag_version(config.name, case.version, facts)
 
 
-def markdown(config: PromoteConfig, case: Case, verdict: Decision) -> str:
+def markdown(config: PromoteConfig, case: DecisionInputs, verdict: Decision) -> str:
     """Return the decision as the run's page shows it."""
     against = f"champion v{case.champion}" if case.champion else "no champion"
     title = "promoted" if verdict.promoted else "not promoted"
@@ -122,7 +122,7 @@ def markdown(config: PromoteConfig, case: Case, verdict: Decision) -> str:
     )
 
 
-def _facts(run_id: str, exam: Exam, case: Case, verdict: Decision) -> dict[str, str]:
+def _facts(run_id: str, exam: Exam, case: DecisionInputs, verdict: Decision) -> dict[str, str]:
     config = exam.config
     facts = {
         "tbr.promote_run": run_id,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tbr_lightning.errors import UserError
-from tbr_lightning.serving.parameters import GREEDY, Rule, one_of
+from tbr_lightning.serving.parameters import GREEDY, Constraint, one_of
 from tbr_lightning.serving.release import Release
 from tbr_lightning.serving.transformers_engine import SUPPRESSED, cache_words
 from tbr_lightning.serving.weights import FORCE, Weights
@@ -37,7 +37,7 @@ class Engine:
     request: Callable[[dict[str, Any], Weights, str, str], tuple[dict[str, Any], str]]
     adapters: bool
     splits: bool
-    only: Mapping[str, Rule]
+    only: Mapping[str, Constraint]
     strict: bool
 
 

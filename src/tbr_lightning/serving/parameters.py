@@ -19,7 +19,7 @@ _STOPS = 4
 
 
 @dataclass(frozen=True)
-class Rule:
+class Constraint:
     """The values that a field allows.
 
     Attributes:
@@ -31,25 +31,27 @@ class Rule:
     words: str
 
 
-def _number(low: float, high: float, *, above: bool = False) -> Rule:
+def _number(low: float, high: float, *, above: bool = False) -> Constraint:
     def fits(value: Any) -> bool:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         return is_number and (low < value <= high if above else low <= value <= high)
 
-    return Rule(fits, f"a number {'above' if above else 'from'} {low:g} {'up ' * above}to {high:g}")
+    return Constraint(
+        fits, f"a number {'above' if above else 'from'} {low:g} {'up ' * above}to {high:g}"
+    )
 
 
-def _integer(low: int, high: int) -> Rule:
+def _integer(low: int, high: int) -> Constraint:
     def fits(value: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
-    return Rule(fits, f"an integer from {low} to {high}")
+    return Constraint(fits, f"an integer from {low} to {high}")
 
 
-def one_of(*values: Any) -> Rule:
+def one_of(*values: Any) -> Constraint:
     """Return the rule of a field that takes these values; ``false`` is not 0."""
     shown = [json.dumps(value) for value in values]
-    return Rule(lambda value: _exact(value) in shown, " or ".join(shown))
+    return Constraint(lambda value: _exact(value) in shown, " or ".join(shown))
 
 
 def _exact(value: Any) -> str:
@@ -68,24 +70,26 @@ def _is_stop(value: Any) -> bool:
     )
 
 
-_TEXT = Rule(lambda value: isinstance(value, str) and len(value) <= 512, "a short string")
+_TEXT = Constraint(lambda value: isinstance(value, str) and len(value) <= 512, "a short string")
 _BOOLEAN = one_of(True, False)
-_ZERO = Rule(lambda value: value == 0, "0")
+_ZERO = Constraint(lambda value: value == 0, "0")
 
-RANGES: Mapping[str, Rule] = {
+RANGES: Mapping[str, Constraint] = {
     "temperature": _number(0, 2),
     "top_p": _number(0, 1, above=True),
     "top_k": _integer(-1, 2**31 - 1),
     "n": _integer(1, 128),
     "seed": _integer(-(2**63), 2**63 - 1),
-    "stop": Rule(_is_stop, f"a string or a list of up to {_STOPS} strings that are not empty"),
+    "stop": Constraint(
+        _is_stop, f"a string or a list of up to {_STOPS} strings that are not empty"
+    ),
     "presence_penalty": _number(-2, 2),
     "frequency_penalty": _number(-2, 2),
-    "logit_bias": Rule(lambda value: isinstance(value, dict), "an object"),
+    "logit_bias": Constraint(lambda value: isinstance(value, dict), "an object"),
     "logprobs": _BOOLEAN,
     "top_logprobs": _integer(0, 20),
     "stream": _BOOLEAN,
-    "stream_options": Rule(
+    "stream_options": Constraint(
         lambda value: (
             isinstance(value, dict)
             and set(value) <= {"include_usage"}
@@ -99,7 +103,7 @@ RANGES: Mapping[str, Rule] = {
 }
 """Of every engine."""
 
-GREEDY: Mapping[str, Rule] = {
+GREEDY: Mapping[str, Constraint] = {
     "temperature": _ZERO,
     "n": one_of(1),
     "presence_penalty": _ZERO,
@@ -149,7 +153,9 @@ class Wishes:
 NOTHING = Wishes()
 
 
-def check(body: dict[str, Any], engine: str, only: Mapping[str, Rule], *, strict: bool) -> Wishes:
+def check(
+    body: dict[str, Any], engine: str, only: Mapping[str, Constraint], *, strict: bool
+) -> Wishes:
     """Remove from a body what the server does itself, and refuse what is not supported.
 
     Args:

@@ -36,7 +36,7 @@ class Spec:
 
 
 @dataclass(frozen=True)
-class Result:
+class TrialResult:
     """The result of a trial."""
 
     state: str  # ``complete``, ``pruned``, ``failed`` or ``interrupted``
@@ -74,14 +74,14 @@ class TrialFolder:
         """Return what :meth:`begin` wrote."""
         return Spec(**json.loads((self.path / _SPEC).read_text()))
 
-    def finish(self, result: Result) -> None:
+    def finish(self, result: TrialResult) -> None:
         """Write the result."""
         _write(self.path / _RESULT, asdict(result))
 
-    def result(self) -> Result | None:
+    def result(self) -> TrialResult | None:
         """Return the result, or ``None`` if there is none."""
         try:
-            return Result(**json.loads((self.path / _RESULT).read_text()))
+            return TrialResult(**json.loads((self.path / _RESULT).read_text()))
         except (OSError, ValueError, TypeError):
             return None
 

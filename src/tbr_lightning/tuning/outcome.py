@@ -10,7 +10,7 @@ import numpy as np
 
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation import statistics
-from tbr_lightning.tuning.folder import Result
+from tbr_lightning.tuning.folder import TrialResult
 from tbr_lightning.tuning.sampling import CONSTRAINTS
 from tbr_lightning.tuning.scheduling import REASON
 from tbr_lightning.tuning.study import Study
@@ -50,7 +50,7 @@ def over_seeds(
     return means, intervals
 
 
-def values_of(study: Study, result: Result) -> list[float]:
+def values_of(study: Study, result: TrialResult) -> list[float]:
     """Return the objectives of a finished trial.
 
     Raises:
@@ -59,7 +59,7 @@ def values_of(study: Study, result: Result) -> list[float]:
     return [_finite(f"objectives.{name}", name, result) for name in study.objectives]
 
 
-def constraints_of(study: Study, result: Result) -> list[float]:
+def constraints_of(study: Study, result: TrialResult) -> list[float]:
     """Return by how much a finished trial violates each constraint; at most 0 if it is kept.
 
     Raises:
@@ -70,7 +70,7 @@ def constraints_of(study: Study, result: Result) -> list[float]:
     ]
 
 
-def _finite(where: str, name: str, result: Result) -> float:
+def _finite(where: str, name: str, result: TrialResult) -> float:
     value = result.metrics.get(name)
     if value is None:
         raise UserError(f"{where}: no run logged it")
@@ -79,7 +79,7 @@ def _finite(where: str, name: str, result: Result) -> float:
     return value
 
 
-def kept(study: Study, result: Result, excess: list[float]) -> dict[str, Any]:
+def kept(study: Study, result: TrialResult, excess: list[float]) -> dict[str, Any]:
     """Return what a trial leaves in the storage beside its objectives."""
     needed = {*study.objectives, *(one.metric for one in study.bounds)}
     needed |= {one.metric for one in study.hypotheses}

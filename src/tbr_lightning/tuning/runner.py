@@ -19,7 +19,7 @@ from tbr_lightning.processes import identity_of
 from tbr_lightning.training.pruning_channel import PruningChannel
 from tbr_lightning.tuning import process, scheduling
 from tbr_lightning.tuning.executor import Executor, Worker
-from tbr_lightning.tuning.folder import Result, Spec, TrialFolder, trials_root
+from tbr_lightning.tuning.folder import Spec, TrialFolder, TrialResult, trials_root
 from tbr_lightning.tuning.outcome import constraints_of, kept, values_of
 from tbr_lightning.tuning.scheduling import Budget, Claim, Next
 from tbr_lightning.tuning.storage import Opened
@@ -183,7 +183,7 @@ class _Runner:
         try:
             spec = self.hooks.prepare(claim, slot)
         except UserError as error:
-            self._tell(claim, Result("failed", str(error)))
+            self._tell(claim, TrialResult("failed", str(error)))
             return
         self._start(claim, slot, folder, spec)
 
@@ -242,18 +242,18 @@ class _Runner:
         claim, result = one.claim, one.folder.result()
         code = one.worker.exit_code()
         if one.killed:
-            result = Result("failed", one.killed)
+            result = TrialResult("failed", one.killed)
         elif result is None and code is not None:
             reason = one.worker.lost or process.death(code, one.folder)
             if claim.deaths < self.limits.retries:
                 self._again(one, reason)
                 return
-            result = Result("failed", reason)
+            result = TrialResult("failed", reason)
         elif result is not None and result.state == "interrupted":
             if claim.deaths < self.limits.retries:
                 self._again(one, "it was stopped from outside")
                 return
-            result = Result("failed", "it was stopped from outside")
+            result = TrialResult("failed", "it was stopped from outside")
         self.running.pop(claim.number, None)
         assert result is not None
         if not result.seconds:
@@ -268,7 +268,7 @@ class _Runner:
         self.hooks.said(f"trial {claim.number} is run again: {reason}")
         self._start(claim, one.slot, one.folder, replace(one.spec, again=True))
 
-    def _tell(self, claim: Claim, result: Result) -> None:
+    def _tell(self, claim: Claim, result: TrialResult) -> None:
         number, values = claim.number, None
         if result.state == "complete":
             try:

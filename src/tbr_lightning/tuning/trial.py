@@ -22,7 +22,7 @@ from tbr_lightning import processes
 from tbr_lightning.config.schema import PathsConfig, TrackingConfig
 from tbr_lightning.errors import UserError
 from tbr_lightning.training.pruning_channel import Pruned, PruningChannel
-from tbr_lightning.tuning.folder import Result, Spec, TrialFolder
+from tbr_lightning.tuning.folder import Spec, TrialFolder, TrialResult
 
 if TYPE_CHECKING:
     from tbr_lightning.config.verbs import EvaluateConfig, TrainConfig
@@ -74,21 +74,23 @@ def enter(path: str, around: TrialContext) -> None:
     _share_machine(spec)
     module, _, function = spec.entry.partition(":")
     try:
-        result: Result = getattr(import_module(module), function)(spec, folder, around)
+        result: TrialResult = getattr(import_module(module), function)(spec, folder, around)
     except KeyboardInterrupt as error:
         # Those whom a pruner stopped end in the same way as those who were killed.
         pruned = (folder.path / "pruned").exists()
         words = str(error) or "pruned"
-        result = Result("pruned", words) if pruned else Result("interrupted", "it was stopped")
+        result = (
+            TrialResult("pruned", words) if pruned else TrialResult("interrupted", "it was stopped")
+        )
     except BaseException as error:
         traceback.print_exc()
-        result = Result("failed", _reason(error))
+        result = TrialResult("failed", _reason(error))
     folder.finish(replace(result, seconds=time.monotonic() - start))
     sys.stdout.flush()
     sys.stderr.flush()
 
 
-def train_and_evaluate(spec: Spec, folder: TrialFolder, around: TrialContext) -> Result:
+def train_and_evaluate(spec: Spec, folder: TrialFolder, around: TrialContext) -> TrialResult:
     """Train and evaluate one point of a study's space with each seed, reusing finished runs."""
     from tbr_lightning.config.verbs import EvaluateConfig, TrainConfig
     from tbr_lightning.data.cache import content_key
@@ -119,7 +121,9 @@ def train_and_evaluate(spec: Spec, folder: TrialFolder, around: TrialContext) ->
             if spec.blocks and channel is not None and train is not trains[-1]:
                 _compare(channel, spec, runs)
     metrics, intervals = over_seeds(numbers)
-    return Result("complete", "", metrics, intervals, list(map(asdict, runs)), content_key(keys))
+    return TrialResult(
+        "complete", "", metrics, intervals, list(map(asdict, runs)), content_key(keys)
+    )
 
 
 def _one(
