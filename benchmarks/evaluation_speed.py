@@ -27,8 +27,8 @@ import torch
 from transformers import pipeline
 from transformers.utils import logging as transformers_logging
 
+from tbr_lightning.data.chat_template import prompt_ids
 from tbr_lightning.data.files import read_rows
-from tbr_lightning.data.think_format import prompt_ids
 from tbr_lightning.models.backbone import Backbone, load_folder
 from tbr_lightning.models.generation import generate
 

@@ -17,7 +17,8 @@ from tbr_lightning.attribution import figure
 from tbr_lightning.attribution.gradients import Attribution, Word, attribute, integrated_gradients
 from tbr_lightning.attribution.report import Explained, asked, sentence
 from tbr_lightning.attribution.words import SWAPS, sensitive_share, sensitive_spans, swapped
-from tbr_lightning.data.think_format import ThinkFormat, prompt_ids
+from tbr_lightning.data.chat_template import prompt_ids
+from tbr_lightning.data.think_format import ThinkFormat
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.suites import Prompt
 from tbr_lightning.microworld.prompts import evaluation_prompts

@@ -15,19 +15,17 @@ import pytest
 from tokenizers import AddedToken, processors
 
 from tbr_lightning.config.schema import ModelConfig
-from tbr_lightning.data.example import Example
-from tbr_lightning.data.table import Examples
-from tbr_lightning.data.think_format import (
+from tbr_lightning.data.chat_template import (
     FALLBACK_TEMPLATE,
-    Span,
-    ThinkFormat,
     answer_text,
     begin_token,
     prompt_ids,
     text_ids,
-    token_row,
     turn_end,
 )
+from tbr_lightning.data.example import Example
+from tbr_lightning.data.table import Examples
+from tbr_lightning.data.think_format import Span, ThinkFormat, token_row
 from tbr_lightning.data.tokens import tokenise
 from tbr_lightning.errors import UserError
 from tbr_lightning.models.backbone import with_arguments

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from tbr_lightning.data.chat_template import prompt_ids
 from tbr_lightning.data.example import Example
-from tbr_lightning.data.think_format import Span, ThinkFormat, TokenRow, prompt_ids, token_row
+from tbr_lightning.data.think_format import Span, ThinkFormat, TokenRow, token_row
 from tbr_lightning.models.tokenizers import byte_tokenizer
 
 EXAMPLE = Example("How?", "No.", "harmful", "test")

@@ -10,7 +10,8 @@ import pytest
 
 from tbr_lightning.config.evaluation import JudgeConfig
 from tbr_lightning.config.verbs import GenerationConfig
-from tbr_lightning.data.think_format import ThinkFormat, prompt_ids
+from tbr_lightning.data.chat_template import prompt_ids
+from tbr_lightning.data.think_format import ThinkFormat
 from tbr_lightning.evaluation.respond import _written, arm_prompts, respond
 from tbr_lightning.evaluation.results import metrics
 from tbr_lightning.evaluation.suites import Prompt

@@ -19,7 +19,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.config.schema import AdapterConfig
-from tbr_lightning.data.think_format import ThinkFormat, prompt_ids, rendered
+from tbr_lightning.data.chat_template import prompt_ids, rendered
+from tbr_lightning.data.think_format import ThinkFormat
 from tbr_lightning.errors import UserError
 from tbr_lightning.exporting import pipeline
 from tbr_lightning.exporting.card import _lines

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageText
 from tbr_lightning import cli
 from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.config.verbs import EvaluateConfig
-from tbr_lightning.data.think_format import prompt_ids
+from tbr_lightning.data.chat_template import prompt_ids
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.respond import EvaluatedModel, arm_prompts
 from tbr_lightning.evaluation.suites import Prompt

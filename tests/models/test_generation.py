@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tbr_lightning.config.schema import ReflectionConfig
-from tbr_lightning.data.think_format import prompt_ids
+from tbr_lightning.data.chat_template import prompt_ids
 from tbr_lightning.errors import UserError
 from tbr_lightning.models.backbone import Backbone
 from tbr_lightning.models.generation import generate

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 from jinja2 import Environment
 
-from tbr_lightning.data.think_format import FALLBACK_TEMPLATE, ThinkFormat
+from tbr_lightning.data.chat_template import FALLBACK_TEMPLATE
+from tbr_lightning.data.think_format import ThinkFormat
 from tbr_lightning.errors import UserError
 from tbr_lightning.serving import transformers_engine
 from tbr_lightning.serving.transformers_engine import (
@@ -46,7 +47,7 @@ def test_forced_prompts_have_the_tokens_of_the_evaluated_arm(
 ) -> None:
     from transformers import AutoTokenizer
 
-    from tbr_lightning.data.think_format import prompt_ids
+    from tbr_lightning.data.chat_template import prompt_ids
 
     weights = prepare((base_folder,), tmp_path / "served")
     assert weights.forcible

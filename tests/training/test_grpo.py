@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from tbr_lightning.data.chat_template import prompt_ids
 from tbr_lightning.data.example import Example
-from tbr_lightning.data.think_format import prompt_ids
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.judge import Case, Verdict, rules
 from tbr_lightning.models.backbone import Backbone

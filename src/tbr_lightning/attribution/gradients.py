@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from captum.attr import IntegratedGradients
 
-from tbr_lightning.data.think_format import prompt_ids
+from tbr_lightning.data.chat_template import prompt_ids
 from tbr_lightning.errors import UserError
 from tbr_lightning.models.backbone import Backbone
 

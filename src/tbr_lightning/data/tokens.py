@@ -14,21 +14,17 @@ import numpy.typing as npt
 from jinja2 import TemplateError
 
 from tbr_lightning.data.cache import built, content_key, file_key
-from tbr_lightning.data.example import Example
-from tbr_lightning.data.table import Examples
-from tbr_lightning.data.think_format import (
-    Span,
-    ThinkFormat,
-    TokenRow,
+from tbr_lightning.data.chat_template import (
     begin_token,
     control_words,
     end_token,
     prompt_end,
     prompt_ids,
-    row_tokens,
-    think_block,
     turn_end,
 )
+from tbr_lightning.data.example import Example
+from tbr_lightning.data.table import Examples
+from tbr_lightning.data.think_format import Span, ThinkFormat, TokenRow, row_tokens, think_block
 from tbr_lightning.errors import UserError
 from tbr_lightning.kinds import KINDS, Kind
 from tbr_lightning.progress import bar

@@ -15,7 +15,7 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from tbr_lightning.data.think_format import rendered
+from tbr_lightning.data.chat_template import rendered
 from tbr_lightning.models.architecture import context_length
 from tbr_lightning.models.backbone import Backbone
 from tbr_lightning.models.generation import generate

@@ -16,7 +16,8 @@ from tbr_lightning.config.evaluation import JudgeConfig
 from tbr_lightning.config.schema import PathsConfig
 from tbr_lightning.config.verbs import EvaluateConfig, GenerationConfig
 from tbr_lightning.data.cache import content_key
-from tbr_lightning.data.think_format import ThinkFormat, prompt_ids
+from tbr_lightning.data.chat_template import prompt_ids
+from tbr_lightning.data.think_format import ThinkFormat
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.hosted import PREFIX, HostedModel, hosted_model, split
 from tbr_lightning.evaluation.judge import make_judge

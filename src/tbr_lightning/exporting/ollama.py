@@ -6,12 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from jinja2 import TemplateError
 
-from tbr_lightning.data.think_format import (
-    begin_token,
-    end_words,
-    rendered,
-    stops_of,
-)
+from tbr_lightning.data.chat_template import begin_token, end_words, rendered, stops_of
 from tbr_lightning.models.architecture import context_length
 from tbr_lightning.models.backbone import Backbone
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
-from tbr_lightning.data.think_format import rendered, with_begin
+from tbr_lightning.data.chat_template import rendered, with_begin
 from tbr_lightning.errors import UserError, within
 from tbr_lightning.mitigations.mitigation import Mitigation
 from tbr_lightning.mitigations.prompts import SAFETY, with_system

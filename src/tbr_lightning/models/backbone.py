@@ -17,14 +17,9 @@ from transformers import AutoConfig, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from tbr_lightning.config.schema import AdapterConfig, ModelConfig
+from tbr_lightning.data.chat_template import FALLBACK_TEMPLATE, begin_token, end_token, prompt_ids
 from tbr_lightning.data.example import Example
-from tbr_lightning.data.think_format import (
-    FALLBACK_TEMPLATE,
-    ThinkFormat,
-    begin_token,
-    end_token,
-    prompt_ids,
-)
+from tbr_lightning.data.think_format import ThinkFormat
 from tbr_lightning.errors import UserError, near
 from tbr_lightning.locate import base_of, located, out_of_reach, weights_problem
 from tbr_lightning.models.adapters import merged_with, quantization

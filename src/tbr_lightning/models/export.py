@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from tbr_lightning.data.think_format import ThinkFormat, stops_of
+from tbr_lightning.data.chat_template import stops_of
+from tbr_lightning.data.think_format import ThinkFormat
 from tbr_lightning.locate import reference_to
 from tbr_lightning.models.backbone import Backbone, load_folder
 from tbr_lightning.models.bases import Base, find_base

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from tbr_lightning.data.think_format import end_words, prompt_ids, stops_of
+from tbr_lightning.data.chat_template import end_words, prompt_ids, stops_of
 from tbr_lightning.errors import UserError
 from tbr_lightning.models.backbone import Backbone
 from tbr_lightning.models.decoding import Guidance, Rules, decode, rows_that_fit, supports

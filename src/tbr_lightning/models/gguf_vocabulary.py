@@ -9,7 +9,7 @@ from typing import Any
 
 from gguf import GGUFWriter, TokenType
 
-from tbr_lightning.data.think_format import begin_token
+from tbr_lightning.data.chat_template import begin_token
 from tbr_lightning.errors import UserError
 
 _WORDS = "t5"

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType
 
-from tbr_lightning.data.think_format import prompt_ids, text_ids
+from tbr_lightning.data.chat_template import prompt_ids, text_ids
 from tbr_lightning.errors import UserError
 from tbr_lightning.models.backbone import Backbone, load_folder
 from tbr_lightning.models.gguf import THINK_FORMAT, folder_of

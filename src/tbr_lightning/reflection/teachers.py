@@ -247,7 +247,7 @@ def internal_teacher(config: ReflectionConfig, backbone: Any, origin: str) -> Te
             return reflection_prefix(backbone, example.prompt)
         text = template.replace("{instruction}", example.prompt)
         if chat:
-            from tbr_lightning.data.think_format import prompt_ids
+            from tbr_lightning.data.chat_template import prompt_ids
 
             return prompt_ids(backbone.tokenizer, text)
         return list(backbone.tokenizer.encode(text.rstrip()))

@@ -266,7 +266,7 @@ class Game:
 
     def ids_of(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Return a prompt's tokens, laid out as in training and evaluation."""
-        from tbr_lightning.data.think_format import prompt_ids
+        from tbr_lightning.data.chat_template import prompt_ids
 
         return prompt_ids(
             self.backbone.tokenizer, messages[-1]["content"], before=list(messages[:-1])
