@@ -172,7 +172,7 @@ def ours(
 
     from tbr_lightning.config.compose import compose_verb
     from tbr_lightning.models.backbone import load_folder
-    from tbr_lightning.tracking.run import start_run
+    from tbr_lightning.tracking.open_run import start_run
     from tbr_lightning.training.fit import Job, fit
 
     with tempfile.TemporaryDirectory() as made:

@@ -18,7 +18,8 @@ from tbr_lightning.ablation.study import CSV, FIGURE, TABLE, grouped, log_groups
 from tbr_lightning.ablation.view import Row, as_table, lines, markdown
 from tbr_lightning.config.schema import TrackingConfig
 from tbr_lightning.evaluation.statistics import Rate
-from tbr_lightning.tracking.run import Run, start_run
+from tbr_lightning.tracking.open_run import start_run
+from tbr_lightning.tracking.run import Run
 from tbr_lightning.tuning.outcome import over_seeds
 from tbr_lightning.tuning.space import active, cells
 from tbr_lightning.tuning.study import Study, read_study

@@ -253,7 +253,7 @@ def test_a_small_arena_ends_in_table_figure_and_verdicts(verb: Verb, tmp_path: P
     assert (tmp_path / "small.png").stat().st_size > 10_000
 
     # Kept as a model, ablated weights are one that every verb reads.
-    from tbr_lightning.tracking.run import find_run
+    from tbr_lightning.tracking.search import find_run
 
     trained = find_run({"tbr.stage": "train", "tbr.arena_rival": "none"})
     small = ["suite=smoke", "suite.lm_eval=[]", "suite.limit=8", "traces=0"]

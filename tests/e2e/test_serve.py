@@ -26,7 +26,8 @@ from tbr_lightning.models.digest import model_digest
 from tbr_lightning.models.logged import find_model
 from tbr_lightning.registry import moves
 from tbr_lightning.registry.alias_sync import open_registry, recover
-from tbr_lightning.tracking.run import Run, find_run
+from tbr_lightning.tracking.run import Run
+from tbr_lightning.tracking.search import find_run
 
 from ..conftest import environment, run_verb
 

@@ -119,7 +119,7 @@ def test_one_label_has_no_kappa() -> None:
 
 def test_labels_of_the_trace_view_are_gold(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from tbr_lightning.config.compose import compose_verb
-    from tbr_lightning.tracking.run import start_run
+    from tbr_lightning.tracking.open_run import start_run
 
     config = compose_verb("evaluate", ["model=-"]).config
     rows = [

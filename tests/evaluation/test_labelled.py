@@ -141,7 +141,8 @@ def test_marks_in_the_trace_view_reach_the_next_training(
     store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from tbr_lightning.config.compose import compose_verb
-    from tbr_lightning.tracking.run import Run, start_run
+    from tbr_lightning.tracking.open_run import start_run
+    from tbr_lightning.tracking.run import Run
 
     config = compose_verb("evaluate", ["model=-"]).config
     made = [

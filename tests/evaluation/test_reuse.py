@@ -16,7 +16,7 @@ from tbr_lightning.evaluation.respond import EvaluatedModel
 from tbr_lightning.evaluation.results import Judged, table_rows
 from tbr_lightning.evaluation.suites import Prompt
 from tbr_lightning.models.logged import LoggedModel
-from tbr_lightning.tracking.run import start_run
+from tbr_lightning.tracking.open_run import start_run
 
 
 @dataclass

@@ -20,7 +20,7 @@ from tbr_lightning.models.backbone import Backbone, load_folder
 from tbr_lightning.models.export import export, load_adapter, merge_into, weights_digest
 from tbr_lightning.models.hf_folder import hf_folder
 from tbr_lightning.models.logged import find_model, log_model
-from tbr_lightning.tracking.run import start_run
+from tbr_lightning.tracking.open_run import start_run
 
 IDS = torch.arange(3, 40)[None]
 

@@ -28,7 +28,7 @@ from tbr_lightning.models.logged import LoggedModel, find_model
 from tbr_lightning.registry import moves
 from tbr_lightning.registry.alias_sync import Registry, open_registry, recover
 from tbr_lightning.registry.entry import weights_of
-from tbr_lightning.tracking.run import start_run
+from tbr_lightning.tracking.open_run import start_run
 from tbr_lightning.tracking.signing import Keys, keys_of
 from tbr_lightning.tracking.store import connect
 

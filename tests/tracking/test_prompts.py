@@ -17,7 +17,8 @@ from tbr_lightning.evaluation.judges.prompts import log_judge_prompt, template_o
 from tbr_lightning.reflection.teachers import prompt_template
 from tbr_lightning.tracking import prompts
 from tbr_lightning.tracking.genai_dataset import DATASET, log_genai_dataset
-from tbr_lightning.tracking.run import Run, start_run
+from tbr_lightning.tracking.open_run import start_run
+from tbr_lightning.tracking.run import Run
 from tbr_lightning.tracking.store import connect
 
 

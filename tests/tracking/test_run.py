@@ -19,7 +19,8 @@ from tbr_lightning.config.schema import TrackingConfig
 from tbr_lightning.data.example import Example
 from tbr_lightning.errors import OutageError, UserError
 from tbr_lightning.tracking.abandoned import close_abandoned
-from tbr_lightning.tracking.run import Run, start_run
+from tbr_lightning.tracking.open_run import start_run
+from tbr_lightning.tracking.run import Run
 from tbr_lightning.tracking.store import address, connect
 
 from ..conftest import run_verb

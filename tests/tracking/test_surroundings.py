@@ -10,7 +10,7 @@ import pytest
 from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.config.schema import TrackingConfig
 from tbr_lightning.errors import UserError
-from tbr_lightning.tracking.run import start_run
+from tbr_lightning.tracking.open_run import start_run
 
 
 def test_a_surrounding_run_is_ignored_and_never_changes(

@@ -16,7 +16,7 @@ from tbr_lightning.data.table import Examples
 from tbr_lightning.data.think_format import ThinkFormat
 from tbr_lightning.data.tokens import TokenRows, tokenise
 from tbr_lightning.models.backbone import Backbone, load_backbone
-from tbr_lightning.tracking.run import start_run
+from tbr_lightning.tracking.open_run import start_run
 from tbr_lightning.training.fit import Fitted, Job, fit
 
 from ..conftest import put_store

@@ -26,7 +26,8 @@ from tbr_lightning.models.logged import find_model
 from tbr_lightning.processes import identity_of
 from tbr_lightning.registry import aliases, moves
 from tbr_lightning.registry import pipeline as registry
-from tbr_lightning.tracking.run import Run, start_run
+from tbr_lightning.tracking.open_run import start_run
+from tbr_lightning.tracking.run import Run
 from tbr_lightning.tracking.store import connect
 from tbr_lightning.training import pipeline as training
 from tbr_lightning.tuning import mlflow_sync, retrain

@@ -33,7 +33,7 @@ HEAD = """
 import sys, time
 from pathlib import Path
 from tbr_lightning.config.compose import compose_verb
-from tbr_lightning.tracking.run import start_run
+from tbr_lightning.tracking.open_run import start_run
 from tbr_lightning.tuning import mlflow_sync
 from tbr_lightning.tuning.storage import open_study
 from tbr_lightning.tuning.study import read_study

@@ -30,7 +30,8 @@ from tbr_lightning.config.sweep import SweepConfig
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation import pipeline as evaluating
 from tbr_lightning.preflight import missing_for
-from tbr_lightning.tracking.run import Run, start_run
+from tbr_lightning.tracking.open_run import start_run
+from tbr_lightning.tracking.run import Run
 from tbr_lightning.tracking.store import connect
 from tbr_lightning.tuning import reuse
 from tbr_lightning.tuning import space as spaces

@@ -26,7 +26,7 @@ def run(config: DemoVerbConfig) -> None:
     from tbr_lightning.evaluation.results import metrics, rates
     from tbr_lightning.registry import aliases
     from tbr_lightning.registry.page import accepted
-    from tbr_lightning.tracking.run import start_run
+    from tbr_lightning.tracking.open_run import start_run
     from tbr_lightning.tracking.store import ui_command
 
     console, demo = Console(), config.demo

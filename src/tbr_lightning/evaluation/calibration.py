@@ -163,7 +163,7 @@ def run(config: EvaluateConfig) -> Calibration:
         UserError: No gold file is given, it cannot be read, or the judge lacks something.
     """
     from tbr_lightning.evaluation.judges.prompts import log_judge_prompt
-    from tbr_lightning.tracking.run import start_run
+    from tbr_lightning.tracking.open_run import start_run
     from tbr_lightning.tracking.store import connect
 
     if config.gold is None:

@@ -18,7 +18,8 @@ from tbr_lightning.models.backbone import Backbone
 from tbr_lightning.models.digest import RECORDED, check_unchanged, record
 from tbr_lightning.models.export import export, weights_digest
 from tbr_lightning.models.logged import LoggedModel, find_model, log_model
-from tbr_lightning.tracking.run import find_run, start_run
+from tbr_lightning.tracking.open_run import start_run
+from tbr_lightning.tracking.search import find_run
 
 _KEY = "tbr.imported_key"
 """Tag: the hash of what was logged, by which it is found again."""

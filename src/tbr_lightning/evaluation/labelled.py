@@ -193,7 +193,8 @@ def run(config: EvaluateConfig) -> Labelled:
     Raises:
         UserError: ``gold`` names no traces, nobody has marked one, or a mark is not known.
     """
-    from tbr_lightning.tracking.run import Run, start_run
+    from tbr_lightning.tracking.open_run import start_run
+    from tbr_lightning.tracking.run import Run
     from tbr_lightning.tracking.store import connect
 
     gold = config.gold or TRACES

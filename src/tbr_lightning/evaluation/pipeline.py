@@ -195,7 +195,8 @@ def _earlier(
     from tbr_lightning.evaluation import shown
     from tbr_lightning.evaluation.results import from_table
     from tbr_lightning.reports.page import FILE
-    from tbr_lightning.tracking.run import Run, find_run
+    from tbr_lightning.tracking.run import Run
+    from tbr_lightning.tracking.search import find_run
 
     if subject.logged is None:
         return None
@@ -234,7 +235,8 @@ def _evaluate(
     from tbr_lightning.evaluation.attestation import attest
     from tbr_lightning.evaluation.respond import open_store, respond
     from tbr_lightning.evaluation.results import HEADLINE, metrics, table_rows
-    from tbr_lightning.tracking.run import Run, start_run
+    from tbr_lightning.tracking.open_run import start_run
+    from tbr_lightning.tracking.run import Run
 
     name = config.run_name or f"evaluate {subject.label} {config.suite.name}/{config.suite.half}"
     model_id = subject.model_id
@@ -339,7 +341,7 @@ def _check_limits(rows: list[Judged], config: EvaluateConfig, limit: int, run: R
 def compare(config: EvaluateConfig, explain: Explain | None = None) -> ComparisonResult:
     """Evaluate several models, each in a run of its own below one that compares them."""
     from tbr_lightning.evaluation import comparison, contamination, shown, suites, traces
-    from tbr_lightning.tracking.run import start_run
+    from tbr_lightning.tracking.open_run import start_run
     from tbr_lightning.tracking.store import connect
 
     digest = suites.digest(suites.load_suite(config.suite))

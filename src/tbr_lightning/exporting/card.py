@@ -11,7 +11,8 @@ from mlflow.tracking import MlflowClient
 from tbr_lightning.data.think_format import ThinkFormat
 from tbr_lightning.evaluation.results import MEASURES
 from tbr_lightning.exporting.source import Source
-from tbr_lightning.tracking.run import Run, newest_runs
+from tbr_lightning.tracking.run import Run
+from tbr_lightning.tracking.search import newest_runs
 
 _MOST = 50  # evaluations of a model that are looked at
 _IDS = {"apache-2.0": "apache-2.0", "mit": "mit"}

@@ -52,7 +52,7 @@ def run(config: ExportConfig) -> ExportResult:
         check_token()
     from tbr_lightning.exporting.card import model_card
     from tbr_lightning.exporting.source import load_source
-    from tbr_lightning.tracking.run import start_run
+    from tbr_lightning.tracking.open_run import start_run
     from tbr_lightning.tracking.store import connect
 
     connect(config.tracking)

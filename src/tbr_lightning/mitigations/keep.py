@@ -15,7 +15,7 @@ from tbr_lightning.evaluation.suites import digest, load_suite
 from tbr_lightning.models.digest import RECORDED, record
 from tbr_lightning.models.export import export, weights_digest
 from tbr_lightning.models.logged import find_model, log_model
-from tbr_lightning.tracking.run import start_run
+from tbr_lightning.tracking.open_run import start_run
 from tbr_lightning.tracking.store import connect
 
 _KEY = "tbr.mitigation_key"

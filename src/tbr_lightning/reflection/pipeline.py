@@ -89,8 +89,8 @@ def collect_in_run(
 ) -> ReflectResult:
     """Collect reflections in an MLflow run of stage ``reflect``."""
     from tbr_lightning.reflection.collect import collect, missing
+    from tbr_lightning.tracking.open_run import start_run
     from tbr_lightning.tracking.prompts import log_prompt
-    from tbr_lightning.tracking.run import start_run
 
     name = f"reflect {config.reflection.teacher} seed {config.seed}"
     tags = {"tbr.teacher": teacher.name, "tbr.prompt_hash": teacher.prompt_hash}

@@ -37,7 +37,9 @@ from tbr_lightning.models.logged import LoggedModel
 from tbr_lightning.models.precision import computed_in
 from tbr_lightning.registry.answers import Answers
 from tbr_lightning.registry.sample_size import Sizes
-from tbr_lightning.tracking.run import Run, find_run, flatten
+from tbr_lightning.tracking.open_run import flatten
+from tbr_lightning.tracking.run import Run
+from tbr_lightning.tracking.search import find_run
 
 
 @dataclass(frozen=True)

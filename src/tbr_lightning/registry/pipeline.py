@@ -67,7 +67,7 @@ def run(config: PromoteConfig, tell: Callable[[str], None] = lambda _: None) -> 
     from tbr_lightning.registry.evidence import exam_of
     from tbr_lightning.registry.ledger import ConflictError
     from tbr_lightning.reports.page import FILE, render
-    from tbr_lightning.tracking.run import start_run
+    from tbr_lightning.tracking.open_run import start_run
 
     exam = exam_of(config)
     registry = open_registry(config.name, config.tracking, config.paths)

@@ -56,7 +56,7 @@ def run(config: TrainConfig, pruning: PruningChannel | None = None) -> TrainResu
 
         check_handed_over(config, prunes=pruning is not None)
     check(config.model, config.data, config.reflection, config.trainer, config.adapter)
-    from tbr_lightning.tracking.run import start_run
+    from tbr_lightning.tracking.open_run import start_run
     from tbr_lightning.training import ranks
     from tbr_lightning.training.apart import check_apart, suite_overlap
     from tbr_lightning.training.precision import settled

@@ -19,7 +19,7 @@ from tbr_lightning.config.targets import restored
 from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.data.cache import contents_key
 from tbr_lightning.errors import UserError
-from tbr_lightning.tracking.run import flatten
+from tbr_lightning.tracking.open_run import flatten
 
 _CONFIG, _FACTS, _FILES, _LOCK = "config.yaml", "run.json", "files.json", "lock"
 _OF_FILES = (

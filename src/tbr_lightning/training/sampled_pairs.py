@@ -32,7 +32,8 @@ from tbr_lightning.objectives.objective import Objective
 from tbr_lightning.reflection.checks import reject_reason
 from tbr_lightning.reflection.pipeline import markers_of
 from tbr_lightning.reflection.record import Draft
-from tbr_lightning.tracking.run import Run, start_run
+from tbr_lightning.tracking.open_run import start_run
+from tbr_lightning.tracking.run import Run
 from tbr_lightning.training.devices import accelerator_of
 from tbr_lightning.training.samples import Sampler, is_labelled, stores_of
 

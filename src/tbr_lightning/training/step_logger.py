@@ -35,7 +35,7 @@ class StepLogger(pl.Callback):
     """Logs loss, gradient norm and learning rate of every step, the rest every few; moves the bar.
 
     Lightning's own MLflow logger writes each metric by itself, cuts params and copies every
-    checkpoint; a run here is opened by :func:`tbr_lightning.tracking.run.start_run`.
+    checkpoint; a run here is opened by :func:`tbr_lightning.tracking.open_run.start_run`.
 
     Args:
         buffer: Metric buffer; ``None`` on all ranks but the first.

@@ -20,7 +20,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tbr_lightning.config.credentials import without_credentials
 from tbr_lightning.config.sweep import SweepConfig
-from tbr_lightning.tracking.run import Point, Run, child_run, runs_beneath, start_run
+from tbr_lightning.tracking.open_run import child_run, start_run
+from tbr_lightning.tracking.run import Point, Run
+from tbr_lightning.tracking.search import runs_beneath
 from tbr_lightning.tracking.store import connect
 from tbr_lightning.tuning import front as fronts
 from tbr_lightning.tuning.storage import Opened

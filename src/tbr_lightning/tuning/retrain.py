@@ -13,7 +13,8 @@ from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.config.sweep import SweepConfig
 from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.errors import UserError
-from tbr_lightning.tracking.run import Run, child_run
+from tbr_lightning.tracking.open_run import child_run
+from tbr_lightning.tracking.run import Run
 from tbr_lightning.tuning.front import train_overrides
 from tbr_lightning.tuning.report import RetrainedModel, told_metrics
 from tbr_lightning.tuning.study import Study

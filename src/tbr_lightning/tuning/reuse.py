@@ -23,7 +23,7 @@ from tbr_lightning.evaluation.attestation import DIGEST
 from tbr_lightning.evaluation.judge import identity
 from tbr_lightning.models.digest import check_unchanged
 from tbr_lightning.models.logged import find_model
-from tbr_lightning.tracking.run import find_run, newest_runs
+from tbr_lightning.tracking.search import find_run, newest_runs
 from tbr_lightning.training.precision import precision_of
 from tbr_lightning.training.pruning_channel import PruningChannel
 from tbr_lightning.training.resume import RunFolder
