@@ -24,8 +24,8 @@ from typing import Any
 import torch
 
 from tbr_lightning.config.evaluation import SuiteConfig
-from tbr_lightning.evaluation.general import Question, prepare
 from tbr_lightning.evaluation.harness import EngineLM
+from tbr_lightning.evaluation.questions import Question, prepare
 from tbr_lightning.models.backbone import Backbone, load_folder
 
 TIE, GOAL = 1e-3, 3.0

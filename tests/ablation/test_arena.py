@@ -25,7 +25,8 @@ from tbr_lightning.config.compose import compose_verb, shipped
 from tbr_lightning.config.sweep import SweepConfig
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.comparison import compare
-from tbr_lightning.evaluation.results import MEASURES, Judged
+from tbr_lightning.evaluation.judged import Judged
+from tbr_lightning.evaluation.results import MEASURES
 from tbr_lightning.evaluation.suites import Prompt
 from tbr_lightning.registry.answers import Answers
 from tbr_lightning.tuning.space import Parameter

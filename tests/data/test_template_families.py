@@ -28,8 +28,7 @@ from tbr_lightning.data.table import Examples
 from tbr_lightning.data.think_format import Span, ThinkFormat, token_row
 from tbr_lightning.data.tokens import tokenise
 from tbr_lightning.errors import UserError
-from tbr_lightning.models.backbone import with_arguments
-from tbr_lightning.models.tokenizers import byte_tokenizer
+from tbr_lightning.models.tokenizers import byte_tokenizer, with_arguments
 
 BOS = "{{ bos_token }}"
 

@@ -21,7 +21,7 @@ from mlflow.tracking import MlflowClient
 
 from tbr_lightning import cli
 from tbr_lightning.config.compose import compose_verb
-from tbr_lightning.evaluation.results import Judged, from_table
+from tbr_lightning.evaluation.judged import Judged, from_table
 from tbr_lightning.models.digest import model_digest
 from tbr_lightning.models.logged import find_model
 from tbr_lightning.registry import moves

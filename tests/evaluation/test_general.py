@@ -14,7 +14,8 @@ import torch
 from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.config.evaluation import SuiteConfig
 from tbr_lightning.errors import UserError
-from tbr_lightning.evaluation.general import Question, chances, identity, measure, prepare
+from tbr_lightning.evaluation.general import chances, measure
+from tbr_lightning.evaluation.questions import Question, identity, prepare
 from tbr_lightning.models.backbone import Backbone, load_backbone, load_folder
 
 TASKS = ("arc_challenge", "gsm8k", "mmlu", "truthfulqa_mc1", "truthfulqa_mc2")

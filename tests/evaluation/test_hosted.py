@@ -17,8 +17,9 @@ from tbr_lightning.config.verbs import GenerationConfig
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation import pipeline
 from tbr_lightning.evaluation.hosted import hosted_model, split
+from tbr_lightning.evaluation.judged import Judged
 from tbr_lightning.evaluation.respond import EvaluatedModel, open_store, respond
-from tbr_lightning.evaluation.results import Judged, metrics
+from tbr_lightning.evaluation.results import metrics
 from tbr_lightning.evaluation.suites import Prompt
 from tbr_lightning.models.generation import Generated
 from tbr_lightning.tracking.run import Run

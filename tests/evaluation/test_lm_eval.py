@@ -14,7 +14,8 @@ from lm_eval.models.huggingface import HFLM
 
 from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.config.evaluation import SuiteConfig
-from tbr_lightning.evaluation.general import measure, prepare
+from tbr_lightning.evaluation.general import measure
+from tbr_lightning.evaluation.questions import prepare
 from tbr_lightning.models.architecture import context_length
 from tbr_lightning.models.backbone import Backbone, load_folder
 

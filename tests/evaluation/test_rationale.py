@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tbr_lightning.data.think_format import ThinkFormat
+from tbr_lightning.evaluation.judged import Judged
 from tbr_lightning.evaluation.rationale import split_plain, with_rationale
-from tbr_lightning.evaluation.results import Judged
 from tbr_lightning.evaluation.suites import Prompt
 
 WHY, SAYS = "The request is about computers, so it is harmless.", "Use `kill`.\n\nThen wait."

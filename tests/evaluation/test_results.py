@@ -9,14 +9,8 @@ from typing import Any
 import pytest
 from mlflow.utils.validation import _validate_metric_name
 
-from tbr_lightning.evaluation.results import (
-    Judged,
-    from_table,
-    metric_name,
-    metrics,
-    rates,
-    table_rows,
-)
+from tbr_lightning.evaluation.judged import Judged, from_table, table_rows
+from tbr_lightning.evaluation.results import metric_name, metrics, rates
 
 
 def judged(number: int, kind: Any, label: Any, right: bool | None = None, **more: Any) -> Judged:

@@ -12,8 +12,8 @@ from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.config.schema import TrackingConfig
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation import pipeline
+from tbr_lightning.evaluation.judged import Judged, table_rows
 from tbr_lightning.evaluation.respond import EvaluatedModel
-from tbr_lightning.evaluation.results import Judged, table_rows
 from tbr_lightning.evaluation.suites import Prompt
 from tbr_lightning.models.logged import LoggedModel
 from tbr_lightning.tracking.open_run import start_run

@@ -21,8 +21,8 @@ from tbr_lightning.config.verbs import PromoteConfig
 from tbr_lightning.data.think_format import ThinkFormat
 from tbr_lightning.evaluation import suites
 from tbr_lightning.evaluation.attestation import attest
+from tbr_lightning.evaluation.judged import Judged, table_rows
 from tbr_lightning.evaluation.key import evaluation_key
-from tbr_lightning.evaluation.results import Judged, table_rows
 from tbr_lightning.models.digest import model_digest
 from tbr_lightning.models.logged import LoggedModel, find_model
 from tbr_lightning.registry import moves

@@ -18,7 +18,7 @@ from tbr_lightning.data.split import split
 from tbr_lightning.data.think_format import Span, ThinkFormat, token_row
 from tbr_lightning.kinds import KINDS
 from tbr_lightning.microworld.plugin import MicroworldData
-from tbr_lightning.models.backbone import load_tokenizer
+from tbr_lightning.models.tokenizers import load_tokenizer
 from tbr_lightning.reflection.teachers import Request
 
 MISTRAL = (

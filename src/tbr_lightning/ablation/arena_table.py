@@ -19,8 +19,10 @@ from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation import comparison, general, pages
 from tbr_lightning.evaluation import pipeline as evaluating
 from tbr_lightning.evaluation.comparison import Difference
+from tbr_lightning.evaluation.judged import Judged
+from tbr_lightning.evaluation.questions import identity
 from tbr_lightning.evaluation.report import probability
-from tbr_lightning.evaluation.results import MEASURES, Judged, Measure
+from tbr_lightning.evaluation.results import MEASURES, Measure
 from tbr_lightning.evaluation.statistics import Estimate, Rate, over_seeds
 from tbr_lightning.registry import gate
 from tbr_lightning.registry.answers import Answers
@@ -151,9 +153,7 @@ def _choices(
     guessed: dict[str, dict[str, float | None]] = {}
     for row in artifact(run_id, general.CHOICES):
         if row["right"] is not None:
-            question = general.identity(
-                row["task"], row["question"], row["options"], row.get("how")
-            )
+            question = identity(row["task"], row["question"], row["options"], row.get("how"))
             found.setdefault(row["task"], {})[question] = bool(row["right"])
             guessed.setdefault(row["task"], {})[question] = row.get("chance")
     return found, guessed

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tbr_lightning.evaluation.judge import LABELLED, Label
-from tbr_lightning.evaluation.results import Judged
+from tbr_lightning.evaluation.judged import Judged
 from tbr_lightning.evaluation.statistics import Rate, clustered_rate
 
 

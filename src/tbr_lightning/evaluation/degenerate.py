@@ -13,9 +13,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
+from tbr_lightning.evaluation.judged import Judged
 from tbr_lightning.evaluation.judges.languages import language
 from tbr_lightning.evaluation.judges.request import is_yes_or_no
-from tbr_lightning.evaluation.results import Judged
 
 _LOOP = 20  # words that tell a loop from a short phrase
 _FRESH = 0.5  # share of an answer's three-word runs that occur once, below which it is a loop

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tbr_lightning.evaluation.judged import Judged
 from tbr_lightning.evaluation.results import (
     FALSE_REFUSAL,
     HARMFUL_COMPLIANCE,
-    Judged,
     Measure,
     Rates,
     by_name,

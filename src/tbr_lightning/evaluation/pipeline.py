@@ -13,9 +13,9 @@ from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.evaluated import ComparisonResult, EvaluateResult
 
 if TYPE_CHECKING:
-    from tbr_lightning.evaluation.general import Question
+    from tbr_lightning.evaluation.judged import Judged
+    from tbr_lightning.evaluation.questions import Question
     from tbr_lightning.evaluation.respond import EvaluatedModel
-    from tbr_lightning.evaluation.results import Judged
     from tbr_lightning.evaluation.suites import Prompt
     from tbr_lightning.reports.page import Drawn
     from tbr_lightning.tracking.run import Run
@@ -41,16 +41,17 @@ COMPARISON = "comparison.json"
 
 def run(config: EvaluateConfig, explain: Explain | None = None) -> EvaluateResult:
     """Evaluate one model on a suite; ``explain`` may add to the run while it is open."""
-    from tbr_lightning.evaluation import general, suites
+    from tbr_lightning.evaluation import suites
     from tbr_lightning.evaluation.hosted import HostedModel
     from tbr_lightning.evaluation.key import cue_of, evaluation_key, other_settings, token_limit
+    from tbr_lightning.evaluation.questions import prepare
     from tbr_lightning.evaluation.respond import load_model, with_mitigation
     from tbr_lightning.evaluation.verdicts import check_judges
     from tbr_lightning.models.precision import name_of
     from tbr_lightning.tracking.store import connect
 
     prompts = suites.load_suite(config.suite)
-    questions = general.prepare(config.suite)
+    questions = prepare(config.suite)
     check_judges([prompt.kind for prompt in prompts], config.judge, config.second_judge)
     _check_mitigation(config)
     connect(config.tracking)
@@ -193,7 +194,7 @@ def _earlier(
             been wider.
     """
     from tbr_lightning.evaluation import shown
-    from tbr_lightning.evaluation.results import from_table
+    from tbr_lightning.evaluation.judged import from_table
     from tbr_lightning.reports.page import FILE
     from tbr_lightning.tracking.run import Run
     from tbr_lightning.tracking.search import find_run
@@ -233,8 +234,9 @@ def _evaluate(
     from tbr_lightning.evaluation import asked, contamination, general, shown, traces
     from tbr_lightning.evaluation.agreement import judges_agree
     from tbr_lightning.evaluation.attestation import attest
+    from tbr_lightning.evaluation.judged import table_rows
     from tbr_lightning.evaluation.respond import open_store, respond
-    from tbr_lightning.evaluation.results import HEADLINE, metrics, table_rows
+    from tbr_lightning.evaluation.results import HEADLINE, metrics
     from tbr_lightning.tracking.open_run import start_run
     from tbr_lightning.tracking.run import Run
 

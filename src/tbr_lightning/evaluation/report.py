@@ -11,12 +11,12 @@ from rich.table import Table
 
 from tbr_lightning.evaluation.benchmarks import benchmarks
 from tbr_lightning.evaluation.comparison import ALL, Difference
+from tbr_lightning.evaluation.judged import Judged
 from tbr_lightning.evaluation.results import (
     DEGENERATE,
     FALSE_REFUSAL,
     HARMFUL_COMPLIANCE,
     MEASURES,
-    Judged,
     by_name,
     metric_name,
     rates,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -12,30 +10,25 @@ from typing import Any, Protocol
 
 import torch
 from huggingface_hub import try_to_load_from_cache
-from jinja2 import Environment, TemplateError, meta
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from tbr_lightning.config.schema import AdapterConfig, ModelConfig
-from tbr_lightning.data.chat_template import FALLBACK_TEMPLATE, begin_token, end_token, prompt_ids
+from tbr_lightning.data.chat_template import end_token
 from tbr_lightning.data.example import Example
 from tbr_lightning.data.think_format import ThinkFormat
-from tbr_lightning.errors import UserError, near
-from tbr_lightning.locate import base_of, located, out_of_reach, weights_problem
+from tbr_lightning.errors import UserError
+from tbr_lightning.locate import base_of, located, weights_problem
 from tbr_lightning.models.adapters import merged_with, quantization
 from tbr_lightning.models.architecture import auto_class, build_config
 from tbr_lightning.models.bases import find_base, tokenizer_place
 from tbr_lightning.models.decoding import Guidance
-from tbr_lightning.models.gguf import folder_of, gguf_tokenizer, is_gguf
+from tbr_lightning.models.gguf import folder_of, is_gguf
 from tbr_lightning.models.planned import adapter_folder, source_of, weights_dtype
-from tbr_lightning.models.tokenizers import byte_tokenizer, trained_tokenizer
+from tbr_lightning.models.tokenizers import complete, read_tokenizer
 from tbr_lightning.preflight import missing_attention
 
 disable_progress_bar()  # of every load and save: ours has its own
-
-
-_JINJA = Environment(extensions=["jinja2.ext.loopcontrols", "jinja2.ext.do"])
-_SET = re.compile(r"\b(\w+) is (?:not )?defined")  # a variable with a default of its own
 
 
 @dataclass(frozen=True)
@@ -115,7 +108,7 @@ def load_backbone(
         return replace(loaded, folder=None)
     if config.init == "random" or (config.hub_id is None and config.path is None):
         ready = None if tokenizer is None else AutoTokenizer.from_pretrained(tokenizer)
-        return _random(config, ready or _tokenizer(config, rows, world=world), seed)
+        return _random(config, ready or read_tokenizer(config, rows, world=world), seed)
     if (found := adapter_folder(config)) is not None:
         return _adapted(config, found, cache, tokenizer, adapter)
     if config.path is not None:
@@ -232,7 +225,7 @@ def load_folder(
     if adapter is not None:
         model = merged_with(model, adapter)
     model.eval()
-    own = _complete(reader, template, template_args)
+    own = complete(reader, template, template_args)
     _within(reader, model)
     think_format = (think_format or ThinkFormat.saved(model.config)).of_template(reader)
     return Backbone(model, reader, think_format, origin, thinks, own, _local(folder, revision))
@@ -275,7 +268,7 @@ def _attention(name: str) -> dict[str, Any]:
 
 
 def _random(config: ModelConfig, tokenizer: Any, seed: int) -> Backbone:
-    own = _complete(tokenizer, config.chat_template, config.template_args)
+    own = complete(tokenizer, config.chat_template, config.template_args)
     names = ("bos_token_id", "eos_token_id", "pad_token_id")
     architecture = build_config(
         config,
@@ -300,113 +293,6 @@ def _random(config: ModelConfig, tokenizer: Any, seed: int) -> Backbone:
     return Backbone(model, tokenizer, think_format, f"random/{seed}", False, own)
 
 
-def load_tokenizer(config: ModelConfig, *, data: str, rows: Iterable[Example]) -> tuple[Any, bool]:
-    """Return a model's tokenizer, and whether the chat template is its own; load no weights."""
-    world = config.made_for(data)
-    tokenizer = _tokenizer(config, rows, world=world)
-    return tokenizer, _complete(tokenizer, config.chat_template, config.template_args)
-
-
-def _tokenizer(config: ModelConfig, rows: Iterable[Example], *, world: bool) -> Any:
-    kind = config.tokenizer
-    if kind == "auto":
-        kind = "own" if world or config.hub_id or config.path else "train"
-    texts: Iterable[str] = (text for row in rows for text in (row.prompt, row.response))
-    if kind == "bytes":
-        return byte_tokenizer(config.max_length)
-    if kind == "train":
-        return trained_tokenizer(texts, config.vocab_size, config.max_length)
-    if world:
-        return source_of(config).tokenizer()
-    source, revision = config.path or config.hub_id, None if config.path else config.revision
-    if source is None:
-        raise UserError(
-            f"model.tokenizer=own: {config.name} has none for this data: use bytes or train"
-        )
-    if config.path is not None:
-        source = str(located(config.path))
-    if (adapter := adapter_folder(config)) is not None:
-        source, revision = str(tokenizer_place(adapter) or ""), None
-        if not source:
-            base = base_of(adapter)
-            assert base is not None
-            source, revision = base.files
-    if is_gguf(source):
-        return gguf_tokenizer(Path(source))
-    try:
-        return AutoTokenizer.from_pretrained(
-            source,
-            revision=revision,
-            trust_remote_code=False,
-            local_files_only=out_of_reach(source, revision),
-        )
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"the tokenizer of {source} cannot be loaded: go online once, or use "
-            "model.tokenizer=bytes"
-        ) from error
-
-
-def _complete(
-    tokenizer: Any, template: str | None = None, args: Mapping[str, Any] | None = None
-) -> bool:
-    """Add what a tokenizer lacks: a pad token, a chat template (or the configured one).
-
-    Values of the template's variables are written into it, so that whoever renders the template
-    later, as a server does, renders it in the same way.
-
-    Returns:
-        Whether the chat template is not the fallback.
-
-    Raises:
-        UserError: The configured template cannot be used.
-    """
-    if tokenizer.pad_token_id is None and tokenizer.eos_token is not None:
-        tokenizer.pad_token = tokenizer.eos_token
-    if template is not None:
-        try:
-            tokenizer.chat_template = Path(template).read_text(encoding="utf-8")
-            prompt_ids(tokenizer, "x")
-        except (OSError, UnicodeDecodeError, TemplateError) as error:
-            raise UserError(
-                f"model.chat_template='{template}' cannot be used: {error}: give a file with a "
-                "Jinja template over messages"
-            ) from error
-    if tokenizer.chat_template:
-        if args:
-            tokenizer.chat_template = with_arguments(tokenizer.chat_template, args)
-        return True
-    # Servers render the template by themselves, so the begin token has to be in it.
-    start = "{{ bos_token }}" if begin_token(tokenizer) is not None else ""
-    tokenizer.chat_template = start + FALLBACK_TEMPLATE
-    return False
-
-
-def with_arguments(template: str, args: Mapping[str, Any]) -> str:
-    """Return a chat template in which variables have values.
-
-    Raises:
-        UserError: The template reads no variable of such a name, or a value is not plain.
-    """
-    free = meta.find_undeclared_variables(_JINJA.parse(template)) | set(_SET.findall(template))
-    head = ""
-    for name, value in args.items():
-        if name not in free:
-            known = sorted(free - {"messages", "add_generation_prompt", "raise_exception"})
-            raise UserError(
-                f"model.template_args.{name} is no variable of the model's chat template"
-                f"{near(name, known)}"
-            )
-        if not isinstance(value, str | bool | int | float | None):
-            raise UserError(f"model.template_args.{name}={value} must be a text, number or boolean")
-        head += f"{{%- set {name} = {_literal(value)} -%}}"
-    return f"{head}{template}"
-
-
-def _literal(value: str | bool | float | None) -> str:
-    return "none" if value is None else json.dumps(value, ensure_ascii=False)
-
-
 def _within(tokenizer: Any, model: Any) -> None:
     """Give a tokenizer a pad token within the model's embeddings.
 
@@ -423,16 +309,6 @@ def _within(tokenizer: Any, model: Any) -> None:
         )
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= size:
         tokenizer.pad_token = tokenizer.eos_token
-
-
-def template_notice(config: ModelConfig, *, has_own_template: bool) -> str | None:
-    """Return the notice that the fallback chat template is used, if it is."""
-    if has_own_template:
-        return None
-    return (
-        f"the tokenizer of {config.name} has no chat template: '### User:' and '### Assistant:' "
-        "before each turn are used; model.chat_template=FILE gives another"
-    )
 
 
 def adapter_notice(config: ModelConfig) -> str | None:

@@ -24,13 +24,14 @@ from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation import general, pipeline, suites
 from tbr_lightning.evaluation.attestation import is_attested
 from tbr_lightning.evaluation.judge import NO_EFFECT_ON_VERDICTS
+from tbr_lightning.evaluation.judged import Judged, from_table
 from tbr_lightning.evaluation.key import (
     NO_EFFECT_ON_ANSWERS,
     cue_of,
     evaluation_key,
     token_limit,
 )
-from tbr_lightning.evaluation.results import Judged, from_table
+from tbr_lightning.evaluation.questions import identity, prepare
 from tbr_lightning.models.digest import check_unchanged
 from tbr_lightning.models.hf_folder import hf_folder
 from tbr_lightning.models.logged import LoggedModel
@@ -93,7 +94,7 @@ def exam_of(config: PromoteConfig) -> Exam:
     """
     prompts = suites.load_suite(config.suite)
     questions: dict[str, dict[str, float | None]] = {}
-    for one in general.prepare(config.suite):
+    for one in prepare(config.suite):
         questions.setdefault(one.task, {})[one.id] = one.chance
     counts: dict[str, dict[str, int]] = {"look_alike": {}, "harmful": {}, "general": {}}
     for prompt in prompts:
@@ -207,7 +208,7 @@ def _read(
         for values in table["data"]:
             row = dict(zip(table["columns"], values, strict=True))
             task, how = row["task"], row.get("how")
-            name = general.identity(task, row["question"], row["options"], how)
+            name = identity(task, row["question"], row["options"], how)
             if name in exam.questions.get(task, {}):
                 asked[task].add(name)
                 if row["right"] is not None:  # it is longer than the context

@@ -19,7 +19,7 @@ from tbr_lightning.training.precision import precision_of
 
 if TYPE_CHECKING:
     from tbr_lightning.data.example import Example
-    from tbr_lightning.evaluation.results import Judged
+    from tbr_lightning.evaluation.judged import Judged
     from tbr_lightning.models.backbone import Backbone
     from tbr_lightning.objectives.grpo import GRPO
     from tbr_lightning.training.fit import Fitted, Job
@@ -333,7 +333,7 @@ class Game:
         ]
 
     def _unseen(self, row: Example, ids: Sequence[int]) -> Judged:
-        from tbr_lightning.evaluation.results import Judged
+        from tbr_lightning.evaluation.judged import Judged
         from tbr_lightning.models.generation import text_of_tokens
         from tbr_lightning.training.samples import prompt_of
 

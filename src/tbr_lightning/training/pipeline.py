@@ -100,7 +100,8 @@ def _train(
     resumed: bool,
     pruning: PruningChannel | None,
 ) -> Outcome:
-    from tbr_lightning.models.backbone import adapter_notice, load_backbone, template_notice
+    from tbr_lightning.models.backbone import adapter_notice, load_backbone
+    from tbr_lightning.models.tokenizers import template_notice
     from tbr_lightning.training import ranks
     from tbr_lightning.training.devices import world_size
     from tbr_lightning.training.finish import (

@@ -21,8 +21,9 @@ from tbr_lightning.data.think_format import Span, ThinkFormat
 from tbr_lightning.data.tokens import TokenRows, tokenise
 from tbr_lightning.errors import UserError
 from tbr_lightning.kinds import KINDS
-from tbr_lightning.models.backbone import adapter_notice, load_tokenizer, template_notice
+from tbr_lightning.models.backbone import adapter_notice
 from tbr_lightning.models.planned import is_own, planned_config, published_config
+from tbr_lightning.models.tokenizers import load_tokenizer, template_notice
 from tbr_lightning.preflight import missing_for
 from tbr_lightning.reflection.checks import REASONS
 from tbr_lightning.reflection.collect import (

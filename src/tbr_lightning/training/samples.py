@@ -13,8 +13,8 @@ from tbr_lightning.config.evaluation import JudgeConfig
 from tbr_lightning.config.verbs import GenerationConfig, PairsConfig, TrainConfig
 from tbr_lightning.data.example import Example
 from tbr_lightning.evaluation.judge import LABELLED, Label, identity, make_judge
+from tbr_lightning.evaluation.judged import Judged
 from tbr_lightning.evaluation.respond import arm_prompts, responses
-from tbr_lightning.evaluation.results import Judged
 from tbr_lightning.evaluation.store import weights_identity
 from tbr_lightning.evaluation.suites import Prompt
 from tbr_lightning.evaluation.verdicts import concludes, leaks, with_verdicts

@@ -14,8 +14,9 @@ from lightning.pytorch.plugins import MixedPrecision
 from tbr_lightning.config.evaluation import JudgeConfig
 from tbr_lightning.config.verbs import GenerationConfig
 from tbr_lightning.data.tokens import TokenRows
+from tbr_lightning.evaluation.judged import table_rows
 from tbr_lightning.evaluation.respond import respond
-from tbr_lightning.evaluation.results import metrics, table_rows
+from tbr_lightning.evaluation.results import metrics
 from tbr_lightning.evaluation.suites import Prompt
 from tbr_lightning.models.backbone import Backbone
 from tbr_lightning.objectives.objective import Floats, Objective, chunks_of

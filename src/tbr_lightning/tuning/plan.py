@@ -268,8 +268,9 @@ def evaluation_names(config: EvaluateConfig) -> list[str]:
     Raises:
         UserError: The suite's prompts or questions are not available.
     """
-    from tbr_lightning.evaluation import general
-    from tbr_lightning.evaluation.results import Judged, metrics
+    from tbr_lightning.evaluation.judged import Judged
+    from tbr_lightning.evaluation.questions import prepare
+    from tbr_lightning.evaluation.results import metrics
     from tbr_lightning.evaluation.suites import load_suite
 
     rows = [
@@ -280,5 +281,5 @@ def evaluation_names(config: EvaluateConfig) -> list[str]:
         for prompt in load_suite(config.suite)
     ]
     names = list(metrics(rows))
-    tasks = [f"general/{task}" for task in {one.task for one in general.prepare(config.suite)}]
+    tasks = [f"general/{task}" for task in {one.task for one in prepare(config.suite)}]
     return names + [f"{task}{end}" for task in tasks for end in ("", "_lo", "_hi", "_n")]
