@@ -285,7 +285,7 @@ def out_of_reach(name: str, revision: str | None) -> bool:
 
     Args:
         name: Hub id of a model, or a path, which needs no hub.
-        revision: Of the repository.
+        revision: Revision of the repository.
     """
     import huggingface_hub as hub
 

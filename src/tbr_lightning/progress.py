@@ -40,9 +40,9 @@ def wrapped(text: str, indent: int = 2, stream: TextIO | None = None) -> list[st
     Where the output is a file it is one line, which programs read more easily.
 
     Args:
-        text: Of one line.
+        text: Text of one line.
         indent: Blanks before further lines.
-        stream: Where it is written; ``None`` is the standard output.
+        stream: Stream that it is written to; ``None`` is the standard output.
     """
     if not (stream or sys.stdout).isatty():
         return [text]

@@ -34,7 +34,7 @@ class Asked:
 
     Attributes:
         before: Scores of the model that refused it.
-        spans: Where its sensitive words stand.
+        spans: Spans of its sensitive words.
         after: Scores of the other model, or ``None``.
         after_refused: The other model refuses it too; ``None`` if that cannot be said.
         swap: The prompt with neutral words, or ``None``.

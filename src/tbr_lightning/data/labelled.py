@@ -66,7 +66,7 @@ def with_labelled(examples: Examples | None, path: str, cache: Path) -> Examples
     """Return rows with those that people labelled, which take the place of the same requests.
 
     Args:
-        examples: Of the data config; ``None`` for the labelled rows alone.
+        examples: Rows of the data config; ``None`` for the labelled rows alone.
         path: File of the labelled rows; of two with one request the later one counts.
         cache: Folder of all caches.
 

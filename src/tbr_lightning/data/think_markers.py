@@ -88,7 +88,7 @@ def of_template(
         source: Its text.
         own: The tokens that were added to the tokenizer's vocabulary, as they are written.
         configured: Markers to use where the template knows none.
-        name: Of the tokenizer, for messages.
+        name: Name of the tokenizer, for messages.
 
     Raises:
         UserError: The template has a think block whose markers cannot be told.

@@ -22,7 +22,7 @@ class TracesNamed:
     """Traces that ``gold=`` names.
 
     Attributes:
-        run_id: Of an evaluation, or ``None`` for all of the experiment.
+        run_id: Run of an evaluation, or ``None`` for all of the experiment.
     """
 
     run_id: str | None

@@ -26,7 +26,7 @@ class Mark:
     """What a person said, under one name.
 
     Attributes:
-        value: As it was given: a text, a number, true or false.
+        value: The value as it was given: a text, a number, true or false.
         by: Who said it, as MLflow has it.
         time: Milliseconds since 1970.
         rationale: Why, in the person's words; or empty.

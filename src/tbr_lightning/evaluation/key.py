@@ -39,14 +39,14 @@ def evaluation_key(
     versions that do not name it have it.
 
     Args:
-        suite_digest: Of the prompts, their kinds and their references.
+        suite_digest: Digest of the prompts, their kinds and their references.
         judge: Counts by its identity.
         generation: Counts but for :data:`NO_EFFECT_ON_ANSWERS`.
-        max_new_tokens: Of an answer, reflection included.
+        max_new_tokens: Token limit of an answer, reflection included.
         mitigation: Its identity; empty for none.
-        dtype: In which the answers are computed.
-        cue: Of :func:`cue_of`.
-        others: Of :func:`other_settings`.
+        dtype: Type in which the answers are computed.
+        cue: Result of :func:`cue_of`.
+        others: Result of :func:`other_settings`.
     """
     settings = asdict(generation)
     settings["max_new_tokens"] = max_new_tokens

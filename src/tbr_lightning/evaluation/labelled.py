@@ -52,7 +52,7 @@ class Labelled:
 
     Attributes:
         run_id: MLflow run that keeps them.
-        rows: In the form that ``data.labelled`` reads, with where each comes from.
+        rows: Rows in the format that ``data.labelled`` reads, each with its origin.
         left_out: Marked answers that give no row, by the reason.
     """
 
@@ -67,7 +67,7 @@ def rows_of(
     """Return rows, and how many marked answers gave none, by the reason.
 
     Args:
-        answers: That people marked.
+        answers: Answers that people marked.
         halves: Half of the suite that each evaluation asked, by its run.
         test_half: Take answers to prompts of a test half, too.
 

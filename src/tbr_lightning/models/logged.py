@@ -128,7 +128,7 @@ def logged_by(run: Run, weights: str) -> str | None:
     """Return the URI of the model that a run logged whole before it was interrupted, or ``None``.
 
     Args:
-        run: Which.
+        run: Run that logs it.
         weights: Digest of the weights that it exported.
     """
     client = MlflowClient()

@@ -23,7 +23,7 @@ def remember(keys: Keys, ledger: str, entry: Entry) -> None:
 
     Args:
         keys: Keys beside whose file it is kept.
-        ledger: Where the ledger is, without user and password.
+        ledger: Address of the ledger, without user and password.
         entry: Entry that was just appended.
     """
     file = _file(keys, ledger, entry.model)

@@ -61,7 +61,7 @@ class Answers:
         """Write a label to MLflow, in place of an earlier one of the same reply.
 
         Args:
-            number: Of a reply that is remembered.
+            number: Id of a reply that is remembered.
             right: The model handled the question rightly.
 
         Returns:

@@ -30,11 +30,11 @@ def log_genai_dataset(
 
     Args:
         run: The evaluation.
-        experiment_id: Whose tab *Datasets* shows it.
-        name: Of the suite and its half.
-        digest: Of the prompts; the same prompts are one dataset, whatever runs use it.
+        experiment_id: Experiment whose tab *Datasets* shows it.
+        name: Name of the suite and its half.
+        digest: Digest of the prompts; the same prompts are one dataset, whatever runs use it.
         records: Each with ``inputs``, ``expectations`` and ``tags``, as MLflow has them.
-        tags: Of the dataset, by which it is searched.
+        tags: Tags of the dataset, by which it is searched.
 
     Returns:
         The dataset's id, or ``None`` where the store keeps no datasets; that is said.

@@ -50,9 +50,9 @@ def log_prompt(run: Run, role: str, name: str, text: str) -> str | None:
     """Register a prompt unless this text is a version of it already, and link it to a run.
 
     Args:
-        run: That uses it.
+        run: Run that uses it.
         role: What it is to the run, as in ``teacher``: names the tag ``tbr.ROLE_prompt``.
-        name: Of the prompt; characters that the registry does not take become ``-``.
+        name: Name of the prompt; characters that the registry does not take become ``-``.
         text: Its template.
 
     Returns:

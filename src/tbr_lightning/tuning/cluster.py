@@ -21,8 +21,8 @@ class Job:
     """A trial.
 
     Attributes:
-        devices: That it holds.
-        hours: That it holds them.
+        devices: Number of devices that it holds.
+        hours: Hours for which it holds them.
     """
 
     devices: int
@@ -34,8 +34,8 @@ class Nodes:
     """A cluster of equal nodes.
 
     Attributes:
-        count: Of nodes.
-        devices: Of each.
+        count: Number of nodes.
+        devices: Devices of each node.
     """
 
     count: int
@@ -52,10 +52,10 @@ class Schedule:
     """What a simulation finds.
 
     Attributes:
-        hours: From the first start to the last end.
+        hours: Hours from the first start to the last end.
         ideal: Hours that no schedule beats: all work spread evenly, or the longest trial.
         starts: When each trial begins, in hours, in the order of the trials.
-        nodes: Where each runs.
+        nodes: Node of each job.
     """
 
     hours: float
@@ -94,8 +94,8 @@ def simulate(jobs: Sequence[Job], nodes: Nodes, workers: int) -> Schedule:
     """Return when each trial runs.
 
     Args:
-        jobs: In the order in which they are handed over.
-        nodes: That are free at the beginning.
+        jobs: Jobs in the order in which they are submitted.
+        nodes: Nodes that are free at the beginning.
         workers: Trials that are handed over at a time, waiting ones among them.
 
     Raises:

@@ -130,8 +130,8 @@ def ends(costs: Sequence[ModelCost], nodes: Nodes, workers: int, seeds: int) -> 
     """Return a line for each kind of device that holds every model: when the study would end.
 
     Args:
-        costs: Of its models.
-        nodes: Of the cluster.
+        costs: Costs of its models.
+        nodes: Nodes of the cluster.
         workers: Trials that are handed over at a time.
         seeds: Training runs of a trial, one after the other.
 

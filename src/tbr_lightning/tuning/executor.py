@@ -13,7 +13,7 @@ def devices_asked(gpus: float | None, ranks: int) -> float:
     """Return the GPUs that a trial asks a scheduler for.
 
     Args:
-        gpus: As ``sweep.gpus`` has it; ``None`` for a study without GPUs.
+        gpus: Value of ``sweep.gpus``; ``None`` for a study without GPUs.
         ranks: Processes of the trial's training; several need a GPU each.
     """
     if not gpus:

@@ -54,8 +54,8 @@ def log_judge_prompt(run: Run, config: JudgeConfig, role: str = "judge") -> None
     """Keep the judge's prompt in the prompt registry, if it reads one, with its version on a run.
 
     Args:
-        run: That the judge works for.
-        config: Of the judge.
+        run: Run that the judge works for.
+        config: Config of the judge.
         role: What it is to the run: ``judge`` or ``second_judge``.
     """
     shipped = resources.files("tbr_lightning.evaluation") / "prompts" / f"{config.name}.txt"
