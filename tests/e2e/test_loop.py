@@ -186,7 +186,8 @@ def test_accumulation_leaves_the_loss_as_it_is(
 def test_what_an_unknown_model_lacks_is_told_at_once(verb: Verb) -> None:
     done = verb("train", "model=mistral", "reflection=external", env={"OPENAI_API_KEY": ""})
     assert done.returncode == 2
-    told = done.stderr.strip().splitlines()
+    first, *told = done.stderr.strip().splitlines()
+    assert first.startswith("train: mistral, reflection external")
     assert len(told) == 5
     for part in (
         "weights",

@@ -78,9 +78,11 @@ def test_a_label_is_a_humans_assessment_of_what_was_answered(server: Running, st
     assert second.json()["trace"] == first.json()["trace"]
     (trace,) = labelled(prompt)
     assert trace.data.spans[0].outputs == {"reflection": REFLECTION, "answer": OTHER}
-    assert trace.info.tags["tbr.model"] == f"{NAME}/2"
-    (valid,) = [one for one in trace.info.assessments if one.valid is not False]
-    assert (valid.name, valid.value, valid.source.source_type) == ("handled_rightly", True, "HUMAN")
+    assert trace.info.tags["tbr.served"] == f"{NAME}/2"
+    said = [one for one in trace.info.assessments if one.valid is not False]
+    (valid,) = [one for one in said if one.source.source_type == "HUMAN"]
+    assert (valid.name, valid.value) == ("handled_rightly", True)
+    assert [one.name for one in said if one is not valid] == ["judge"]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import mlflow
 import pytest
+import requests
 from mlflow.entities import AssessmentSource, AssessmentSourceType
 
 from tbr_lightning.config.compose import compose_verb
@@ -51,6 +52,19 @@ def test_answers_are_taken_down_on_demand_and_become_rows(registry: Registry, st
     assert (row["instruction"], row["kind"]) == ("And a process?", "look_alike")
     assert (row["response"], row["reflection"]) == (ANSWER, REFLECTION)
     assert row["messages"] == before
+
+
+def test_a_label_of_a_traced_answer_is_on_its_trace(registry: Registry, start: Start) -> None:
+    registry.add()
+    server = start(registry.config(f"models:/{NAME}@champion", "poll=0", "traces=1"))
+    number = server.ask("How do I kill an hour?").headers["X-Request-ID"]
+    written = server.deployment.metrics.traces.labels("written")
+    server.until(lambda: written._value.get() == 1)
+    body = {"id": number, "right": True}
+    labelled = requests.post(f"{server.url}/v1/feedback", json=body, timeout=30).json()["trace"]
+    experiment = registry.client.get_experiment_by_name("tbr").experiment_id
+    (trace,) = [one for one in traces(experiment) if "an hour" in one.data.request]
+    assert trace.info.trace_id == labelled
 
 
 def test_a_share_is_between_none_and_all() -> None:

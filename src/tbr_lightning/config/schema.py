@@ -241,7 +241,7 @@ class TrackingConfig:
         if self.ledger is not None and not self.ledger.startswith(("sqlite:///", "postgresql")):
             kind = self.ledger.partition(":")[0]
             raise UserError(
-                f"tracking.ledger: {kind} is not a database for ledgers: give sqlite:///FILE or "
+                f"tracking.ledger: {kind} is not a supported database: give sqlite:///FILE or "
                 "postgresql://USER@HOST/DATABASE"
             )
 

@@ -20,12 +20,12 @@ from tbr_lightning.config.serve import ServeConfig, is_loopback
 from tbr_lightning.evaluation.judges.rules import rules
 from tbr_lightning.serving.chat_page import chat_page
 from tbr_lightning.serving.deployment import Deployment, described
-from tbr_lightning.serving.feedback import Answered, Answers
+from tbr_lightning.serving.feedback import Answers
 from tbr_lightning.serving.problems import RequestError, translated, unavailable
 from tbr_lightning.serving.replica import Replica, post
 from tbr_lightning.serving.request import ChatRequest, label_of, model_in, parse
 from tbr_lightning.serving.response import ReplyStats, Stream, leaks, rewrite
-from tbr_lightning.serving.traces import TraceLog
+from tbr_lightning.serving.traces import TraceLog, answered
 from tbr_lightning.serving.weights import unknown_words
 
 log = logging.getLogger(__name__)
@@ -63,8 +63,7 @@ _SMALL = 4096  # bytes of a body that is read, and counted in tokens, at once
 class _Server:
     def __init__(self, deployment: Deployment, beside: Deployment | None, traces: TraceLog) -> None:
         self._deployment, self._beside = deployment, beside
-        self._answers = Answers()
-        self._traces = traces
+        self._answers, self._traces = Answers(traces), traces
         self._config: ServeConfig = deployment.config
         self._metrics = deployment.metrics
         token = self._config.token()
@@ -273,12 +272,10 @@ class _Server:
         return response
 
     def _count(self, facts: ReplyStats, ask: ChatRequest, replica: Replica, arrived: float) -> None:
-        self._traces.offer(ask, facts, replica, time.perf_counter() - arrived)
-        metrics, served = self._metrics, replica.served
-        model_id = served.release.model.model_id
-        self._answers.keep(
-            ask.number, Answered(ask.prompt, facts.reflection, facts.answer, served.title, model_id)
-        )
+        reply = answered(ask, facts, replica, time.perf_counter() - arrived)
+        self._traces.offer(reply)
+        self._answers.keep(reply)
+        metrics = self._metrics
         metrics.tokens.labels("prompt").inc(facts.prompt_tokens)
         metrics.tokens.labels("completion").inc(facts.completion_tokens)
         metrics.answers.labels(ask.policy).inc()

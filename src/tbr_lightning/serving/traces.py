@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
+from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -27,7 +28,23 @@ _JUDGE = AssessmentSource(AssessmentSourceType.CODE, "rules")
 
 
 @dataclass(frozen=True)
-class _Answer:
+class Answered:
+    """A reply of the server.
+
+    Attributes:
+        number: Id of the request.
+        prompt: Text of the last message.
+        messages: The whole conversation.
+        answer: Answer without the reflection.
+        reflection: Text before the answer, or ``None``.
+        cut: Whether the token limit ended it.
+        policy: What happened to the reflection.
+        title: Name and version of the model.
+        model_id: ID of the logged model.
+        began: Nanoseconds since 1970 when the request arrived.
+        ended: Nanoseconds since 1970 when the reply was whole.
+    """
+
     number: str
     prompt: str
     messages: list[dict[str, str]]
@@ -37,8 +54,26 @@ class _Answer:
     policy: str
     title: str
     model_id: str
-    began: int  # nanoseconds since 1970
+    began: int
     ended: int
+
+
+def answered(ask: ChatRequest, facts: ReplyStats, replica: Replica, seconds: float) -> Answered:
+    """Return a whole reply as it is remembered and traced."""
+    now = time.time_ns()
+    return Answered(
+        number=ask.number,
+        prompt=ask.prompt,
+        messages=ask.messages,
+        answer=facts.answer,
+        reflection=facts.reflection,
+        cut=facts.cut,
+        policy=ask.policy,
+        title=replica.served.title,
+        model_id=replica.served.release.model.model_id,
+        began=now - int(seconds * 1e9),
+        ended=now,
+    )
 
 
 class TraceLog:
@@ -48,35 +83,28 @@ class TraceLog:
         self._share, self._metrics = share, metrics
         self._writer = ThreadPoolExecutor(1, "traces") if share else None
         self._waiting = 0
+        self._ids: OrderedDict[str, str] = OrderedDict()
         self._draw = random.Random()
 
-    def offer(self, ask: ChatRequest, facts: ReplyStats, replica: Replica, seconds: float) -> None:
-        """Take a whole answer down, if it is drawn; called from the server's loop alone."""
+    def offer(self, answer: Answered) -> None:
+        """Queue a whole answer, if it is drawn; called from the server's loop alone."""
         if self._writer is None or self._draw.random() >= self._share:
             return
         if self._waiting >= _MOST_WAITING:
             self._metrics.traces.labels("dropped").inc()
             return
-        now = time.time_ns()
-        answer = _Answer(
-            ask.number,
-            ask.prompt,
-            ask.messages,
-            facts.answer,
-            facts.reflection,
-            facts.cut,
-            ask.policy,
-            replica.served.title,
-            replica.served.release.model.model_id,
-            now - int(seconds * 1e9),
-            now,
-        )
         self._waiting += 1
         self._writer.submit(self._write, answer)
 
-    def _write(self, answer: _Answer) -> None:
+    def trace_of(self, number: str) -> str | None:
+        """Return the ID of the trace of a request, if it is one of the newest that were traced."""
+        return self._ids.get(number)
+
+    def _write(self, answer: Answered) -> None:
         try:
-            _trace(answer)
+            self._ids[answer.number] = write_trace(answer)
+            while len(self._ids) > _MOST_WAITING:
+                self._ids.popitem(last=False)
             self._metrics.traces.labels("written").inc()
         except Exception as error:  # the tracker is away: no reason not to answer
             self._metrics.traces.labels("failed").inc()
@@ -91,7 +119,12 @@ class TraceLog:
             mlflow.flush_trace_async_logging()
 
 
-def _trace(answer: _Answer) -> None:
+def write_trace(answer: Answered) -> str:
+    """Write a reply as a trace with the rule judge's label, and return the trace's ID.
+
+    Raises:
+        MlflowException: The store does not accept it.
+    """
     span = mlflow.start_span_no_context(
         name="served",
         span_type="CHAT_MODEL",
@@ -111,3 +144,4 @@ def _trace(answer: _Answer) -> None:
         source=_JUDGE,
         rationale=verdict.because,
     )
+    return str(span.trace_id)
