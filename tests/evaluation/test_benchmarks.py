@@ -246,7 +246,9 @@ def test_a_prompt_of_two_benchmarks_is_kept_in_the_first(
 
 def told_by(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
     assert cli.main("evaluate", ["model=tiny", *words]) == cli.USAGE_ERROR
-    return capsys.readouterr().err.strip().splitlines()
+    first, *told = capsys.readouterr().err.strip().splitlines()
+    assert first.startswith("evaluate: tiny on ")
+    return told
 
 
 def test_missing_files_are_told_together_before_the_model(

@@ -28,6 +28,7 @@ from tbr_lightning.evaluation.respond import arm_prompts, respond
 from tbr_lightning.evaluation.store import FILE, ResponseStore, weights_identity
 from tbr_lightning.evaluation.suites import Prompt
 from tbr_lightning.models.backbone import Backbone, load_adapted, load_backbone, load_folder
+from tbr_lightning.reflection.pipeline import teacher_of
 from tbr_lightning.tracking.run import Run
 
 from ..conftest import environment
@@ -229,3 +230,13 @@ def stored(file: Path) -> list[tuple[Any, ...]]:
         if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'responses'").fetchone():
             return []
         return db.execute("SELECT rowid, * FROM responses ORDER BY rowid").fetchall()
+
+
+def test_an_internal_teacher_is_named_by_the_weights_that_it_writes_with() -> None:
+    config = compose_verb("train", ["model=tiny", "data=microworld", "reflection=internal"]).config
+    names = set()
+    for change in (0.0, 0.0, 1.0):
+        model = random_backbone()
+        model.model.get_input_embeddings().weight.data[0, 0] += change
+        names.add(teacher_of(replace(config.reflection, prompt=None), config.data, model, 0).name)
+    assert len(names) == 2

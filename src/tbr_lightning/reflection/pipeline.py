@@ -47,11 +47,12 @@ def teacher_of(
             return teachers.run_teacher(config.run_id)
         return teachers.recorded_teacher(config.path) if config.path else teachers.own_teacher()
     if config.teacher == "internal":
+        from tbr_lightning.evaluation.store import weights_identity
+
         assert backbone is not None
-        # The output also depends on the number type that the model computes in.
-        dtype = name_of(backbone.model.dtype)
-        origin = backbone.origin if dtype == "float32" else f"{backbone.origin}/{dtype}"
-        return teachers.internal_teacher(config, backbone, origin)
+        # A name stays when the weights behind it change, or the type that they are computed in.
+        digest = weights_identity(backbone)[:12]
+        return teachers.internal_teacher(config, backbone, f"{backbone.origin}/{digest}")
     return teachers.endpoint_teacher(config)
 
 

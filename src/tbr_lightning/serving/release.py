@@ -98,7 +98,7 @@ def recorded(
         if holder != release.version:
             raise UserError(
                 f"the alias {release.alias} of {release.name} points at version {release.version}, "
-                f"the ledger says {holder or 'nobody'}: see 'promote status'"
+                f"the ledger records {holder or 'nobody'}: see 'promote status'"
             )
     model = models_after(entries).get(release.version, release.model.model_id)
     if model != release.model.model_id:
