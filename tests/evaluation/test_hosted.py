@@ -131,7 +131,7 @@ def test_the_prompted_arm_asks_for_a_think_block(server: TeacherServer) -> None:
     ("name", "arm", "says"),
     [
         ("openai:", "trained", "names no model"),
-        ("openai:m", "forced", "generation.arm=forced sets the first tokens"),
+        ("openai:m", "forced", "generation.arm=forced prefills the response"),
         ("openai:m", "trained", "no OPENAI_API_KEY for model='openai:m'"),
     ],
 )
@@ -167,6 +167,6 @@ def test_it_is_evaluated_and_compared_by_one_command(store: Path, server: Teache
     assert compared.differences
     assert {body["model"] for body in server.seen} == {"teacher", "other"}
     run = Run(compared.models["openai:other"].run_id)
-    assert run.tags()["tbr.subject"] == f"openai:other@{server.url.replace('//', '//***@')}"
+    assert run.tags()["tbr.subject"] == f"openai:other@{server.url}"
     for kept in Path().rglob("*"):
         assert not kept.is_file() or b"me:hidden" not in kept.read_bytes(), kept

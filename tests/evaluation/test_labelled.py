@@ -192,4 +192,4 @@ def test_marks_in_the_trace_view_reach_the_next_training(
     words = ["model=tiny", "data=files", "data.labelled=rows.jsonl", "reflection=none"]
     words += ["dry_run=true", "model.init=random", "model.scale=tiny"]
     assert cli.main("train", words) == 0
-    assert "labelled" in capsys.readouterr().out
+    assert "Use the kill command." in capsys.readouterr().out

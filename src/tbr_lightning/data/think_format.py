@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from enum import IntEnum
 from typing import Any
 
@@ -63,7 +63,7 @@ class ThinkFormat:
     opened: bool = False
     closed: bool = False
     answers: str = ""
-    given: bool = False
+    given: bool = field(default=False, compare=False)
 
     @classmethod
     def of(cls, model: ModelConfig) -> ThinkFormat:

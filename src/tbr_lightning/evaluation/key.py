@@ -73,6 +73,8 @@ NO_EFFECT_ON_AN_EVALUATION = (
     "attribution_prompts",
     "attribution_against",
     "attribution_swaps",
+    "genai_dataset",
+    "labelled",
     "traces",
     "format",
     "gold",

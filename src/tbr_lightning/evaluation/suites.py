@@ -151,9 +151,10 @@ def prompts_of(
             repeated.append(f"{where}: '{text[:80]}'")
         kept.setdefault(prompt.id, prompt)
     if benchmark.repeats is not None and len(repeated) > benchmark.repeats:
+        more = f", as are {len(repeated) - 1} other prompts" if len(repeated) > 1 else ""
         raise UserError(
-            f"{benchmark.name}: {len(repeated)} prompts are listed twice ({benchmark.repeats} in "
-            f"the published file), such as {repeated[-1]}: remove the repeats"
+            f"{benchmark.name}: {repeated[-1]} is listed twice{more} ({benchmark.repeats} in the "
+            "published file): remove the repeats"
         )
     if repeated:
         left_out[f"of {benchmark.name} that are listed twice"] = len(repeated)
