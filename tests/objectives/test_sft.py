@@ -145,7 +145,7 @@ def test_packing_is_refused_where_rows_would_see_each_other(
     if not told:
         check_packing(model, "mine")
         return
-    assert "trainer.batching=packed: tiny would let a row see" in told[0]
+    assert "trainer.batching=packed: tiny would attend across" in told[0]
     # A folder may hold any architecture: what it does decides, not what it is called.
     with pytest.raises(UserError, match=r"trainer\.batching=packed: mine"):
         check_packing(model, "mine")
