@@ -170,8 +170,9 @@ def test_what_a_store_refuses_is_raised_and_logs_no_traceback(
     store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As of a full disk: whoever catches it tells it in a sentence."""
+    experiment_id = connect(tracking(store))
     client = MlflowClient()
-    run_id = client.create_run(connect(tracking(store))).info.run_id
+    run_id = client.create_run(experiment_id).info.run_id
     with closing(sqlite3.connect(store / "mlflow.db")) as db, db:
         db.execute("DROP TABLE tags")
     with pytest.raises(MlflowException, match="no such table"):

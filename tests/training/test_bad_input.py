@@ -75,6 +75,10 @@ def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     """Run ``train`` and return the one sentence with which it refuses."""
     assert cli.main("train", words) == cli.USAGE_ERROR
     told = capsys.readouterr().err.strip()
+    if told.startswith(
+        ("train: a dry run of", "train: the run", "train: tiny", "train: mistral", "train: llama")
+    ):
+        told = told.partition("\n")[2]  # after the first line, on what would run
     assert "Traceback" not in told
     assert "\n" not in told
     return told

@@ -12,6 +12,7 @@ import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from tbr_lightning.data.think_format import ThinkFormat
 from tbr_lightning.errors import UserError, disk_full
 from tbr_lightning.models.logged import find_model
 from tbr_lightning.training import finish, pipeline
@@ -127,4 +128,5 @@ def test_the_card_names_the_hubs_base_where_its_weights_were_taken(
         rows=SimpleNamespace(data_kinds=lambda: {"general": 1}), digest="d", reflections=0
     )
     facts = {"tbr.base": "what it is", "tbr.form": "merged", "tbr.weights_digest": "w"}
-    assert f"\nbase_model: {base}\n" in model_card(config, prepared, facts, {"train/steps": 1})
+    card = model_card(config, prepared, facts, {"train/steps": 1}, ThinkFormat())
+    assert f"\nbase_model: {base}\n" in card

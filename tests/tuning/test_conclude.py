@@ -147,7 +147,7 @@ def test_the_own_model_is_measured_once_and_registered(world: World, two: Study)
     assert aliases.holder(NAME, aliases.CHAMPION) is None
     assert lines[:2] == [
         "Pareto front (dev half, 95% intervals):",
-        "  trial 0: false_refusal_rate 0.200, harmful_compliance_rate 0.050  "
+        "  trial 0: false_refusal_rate 20.0%, harmful_compliance_rate 5.0%  "
         "(reflection=none, data.harmful=100, optimizer.lr=0.0005)",
     ]
     assert "chosen: trial 0, since it is the only trial on the front" in lines
