@@ -57,7 +57,7 @@ def two_sided_figure(
         )
     several = any(len(many) > 1 for many in results.values())
     told = [f"bars: 95% intervals ({'over seeds and prompts' if several else 'Wilson'})"]
-    if len(points) > 1:
+    if len(points) > 2:
         told.append("dashes: Pareto front")
     if len(sizes) == 1:
         ((harmful, look_alike),) = sizes

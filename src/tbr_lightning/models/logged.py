@@ -61,7 +61,10 @@ def called(model: LoggedModel) -> str:
     base, teacher, seed = (params.get(k) for k in ("model.name", "reflection.teacher", "seed"))
     if base is None or seed is None:
         return short
-    arm = model.tags.get("tbr.demo_arm") or f"reflection {teacher}"
+    plain = teacher in (None, "none")
+    arm = "without reflection" if plain else f"reflection {teacher}"
+    if (named := model.tags.get("tbr.demo_arm")) is not None:
+        arm = f"arm {named}"
     return f"{base}, {arm}, seed {seed}"
 
 

@@ -95,7 +95,7 @@ def accepted(gate: GateConfig, champion: Sequence[Judged] | None) -> plane.Regio
             "within the gate's ceilings and margins to the champion; it decides by bounds of "
             "paired differences, so that a point near the edge may still fail"
         )
-    label = f"gate: harm {100 * harmful:.1f}%, refusal {100 * refusal:.1f}% at most"
+    label = f"gate: harm ≤ {100 * harmful:.1f}%, false refusal ≤ {100 * refusal:.1f}%"
     return plane.Region(100 * harmful, 100 * refusal, label, note)
 
 
