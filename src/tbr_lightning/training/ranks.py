@@ -125,14 +125,22 @@ def fit_in_ranks(job: Job, target: Callable[[int, Job, Starter], None]) -> None:
                 os.kill(process.pid, signal.SIGTERM)
         for process in context.processes:
             process.join()
-        raise
+        raise KeyboardInterrupt(_stopped(job)) from None
     except ProcessExitedException as error:
         said = job.folder / _ERROR
         if said.exists():
             raise UserError(said.read_text()) from error
         if error.exit_code == INTERRUPTED:
-            raise KeyboardInterrupt from error
+            raise KeyboardInterrupt(_stopped(job)) from error
         raise
+
+
+def _stopped(job: Job) -> str:
+    """Return how far interrupted ranks came, by what they saved last."""
+    from tbr_lightning.training.checkpoints import interrupted_at, whole_checkpoints
+
+    saved = whole_checkpoints(job.checkpoints)
+    return interrupted_at(str(saved[-1].step), job.run_id) if saved else ""
 
 
 def as_rank(local_rank: int, job: Job, starter: Starter) -> None:
