@@ -40,7 +40,7 @@ def test_the_readmes_commands_end_as_it_says(
 ) -> None:
     after_the_demo(tmp_path, tuned)
     write_rows(tmp_path)
-    words = lines(ROOT / "README.md", "## Your own model", "## The verbs")
+    words = lines(ROOT / "README.md", "## Your own model", "## The commands")
     assert [one[0] for one in words] == ["doctor", "train", "evaluate", "promote", "serve"]
     uri = run(tmp_path, words[:-1], {"FOLDER": str(base_folder)})
     with served(tmp_path, words[-1]) as url:
@@ -53,7 +53,7 @@ def test_the_readmes_commands_end_as_it_says(
 
 def test_the_start_pages_verbs_by_hand_work_after_the_demo(tmp_path: Path, tuned: Tuned) -> None:
     after_the_demo(tmp_path, tuned)
-    words = lines(ROOT / "docs" / "start.md", "## The verbs by hand", "## Your own rows")
+    words = lines(ROOT / "docs" / "start.md", "## The commands by hand", "## Your own rows")
     assert [one[0] for one in words] == ["train", "evaluate", "promote", "serve", "serve"]
     run(tmp_path, words[:3], {})
     with served(tmp_path, words[3]) as url:
