@@ -3,10 +3,10 @@
     python benchmarks/contrastive_decoding.py [--model NAME] [--prompts FILE] [--quick]
 
 Both decode the same prompts in our loop, turn by turn in one process with the same threads; no
-token ends an answer, so that both write the same number. Contrast reads each prompt a second time below a
-safety system prompt, which is longer than most prompts, and then two lines for each row. The ratio
-is the median over the turns; the goal is at most 2.1. `to read` is the time to the first token of
-all rows. Exit code 1 if the goal is missed.
+token ends an answer, so that both write the same number. Contrast reads each prompt a second time
+below a safety system prompt, which is longer than most prompts, and then two lines for each row.
+The ratio is the median over the turns; the goal is at most 2.1. `to read` is the time to the first
+token of all rows. Exit code 1 if the goal is missed.
 """
 
 from __future__ import annotations
