@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
 
@@ -79,11 +80,14 @@ def interrupt(folder: Path, step: int, how: signal.Signals, *words: str) -> tupl
     return process.returncode, err
 
 
-@pytest.mark.parametrize("trainer", ["cpu", "deepspeed_zero3"])
+@pytest.mark.parametrize(
+    ("trainer", "objective"),
+    [("cpu", "sft"), ("deepspeed_zero3", "sft"), ("deepspeed_zero2", "dpo")],
+)
 def test_killed_twice_and_resumed_equals_uninterrupted_bit_by_bit(
-    tmp_path: Path, trainer: str
+    tmp_path: Path, trainer: str, objective: str
 ) -> None:
-    words = [*WORDS, f"trainer={trainer}"]
+    words = [*WORDS, f"trainer={trainer}", f"objective={objective}"]
     if trainer != "cpu":
         words.append("trainer.batch_size=2")
     whole = finished(tmp_path / "whole", start(tmp_path / "whole", *words))
@@ -100,6 +104,26 @@ def test_killed_twice_and_resumed_equals_uninterrupted_bit_by_bit(
     os.truncate(victim, victim.stat().st_size // 2)
     resumed = finished(tmp_path / "cut", start(tmp_path / "cut", "resume=latest"))
     assert resumed == whole
+
+
+def test_a_reference_that_is_not_of_the_start_is_told_before_a_step(tmp_path: Path) -> None:
+    words = [*WORDS, "objective=dpo", "trainer=cpu"]
+    assert interrupt(tmp_path, 4, signal.SIGKILL, *words)[0] == -signal.SIGKILL
+    files = sorted(tmp_path.glob(".tbr/runs/*/reference-*.npy"))
+    assert len(files) == 2  # of the rows, and of those held out
+    for file in files:
+        np.save(file, np.load(file) - 5)  # as of another model
+    steps = sorted(tmp_path.glob(".tbr/runs/*/checkpoints/step-*.json"))
+    refused = start(tmp_path, "resume=latest")
+    _, err = refused.communicate(timeout=200)
+    assert refused.returncode == 2, err
+    (told,) = [line for line in err.splitlines() if "reference log-probabilities" in line]
+    assert told.endswith(
+        "are not those of the model that this run starts from: restore the base model, or start "
+        "a new run"
+    )
+    assert "Traceback" not in err
+    assert sorted(tmp_path.glob(".tbr/runs/*/checkpoints/step-*.json")) == steps
 
 
 def test_resume_says_what_it_cannot_do(tmp_path: Path) -> None:

@@ -96,10 +96,10 @@ def crown(folder: Path, model_id: str) -> None:
 class Server:
     """``python -m tbr_lightning.serve`` in a process of its own."""
 
-    def __init__(self, folder: Path, *words: str) -> None:
-        self.port = free_port()
+    def __init__(self, folder: Path, *words: str, name: str = NAME) -> None:
+        self.port, self.name = free_port(), name
         self.url = f"http://127.0.0.1:{self.port}"
-        self.words = [f"model=models:/{NAME}@champion", f"port={self.port}", *words]
+        self.words = [f"model=models:/{name}@champion", f"port={self.port}", *words]
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tbr_lightning.serve", *self.words],
             cwd=folder,
@@ -123,7 +123,7 @@ class Server:
 
     def ask(self, text: str, **more):
         got = self.client.chat.completions.create(
-            model=NAME, messages=[{"role": "user", "content": text}], **more
+            model=self.name, messages=[{"role": "user", "content": text}], **more
         )
         return got.choices[0].message
 

@@ -354,6 +354,20 @@ def test_what_gives_no_direction_is_told_before_a_model_is_loaded(
     assert not (tmp_path / "mlflow.db").exists()
 
 
+@pytest.mark.parametrize("log", ["true", "false"])
+@pytest.mark.parametrize("name", ["ablation", "merging", "contrast", "system_prompt"])
+def test_a_model_behind_an_endpoint_has_no_states_to_change(
+    name: str, log: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    there = ("model=openai:m", "base_url=http://127.0.0.1:9/v1", "suite=smoke")
+    words = [*there, f"mitigation={name}", *([f"mitigation.log={log}"] * (name != "contrast"))]
+    assert cli.main("evaluate", words) == cli.USAGE_ERROR
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f"is behind an endpoint, and mitigation={name} changes the chat template" in told
+    assert told.endswith("give a model whose weights are here")
+    assert not (tmp_path / ".tbr" / "runs").exists()  # no run was opened
+
+
 def test_a_kept_model_is_found_again_only_where_judge_and_arm_are_the_same() -> None:
     subject = EvaluatedModel(random_model(), None, "digest")
     words = ("mitigation=ablation",)
@@ -362,5 +376,7 @@ def test_a_kept_model_is_found_again_only_where_judge_and_arm_are_the_same() -> 
         for more in ((), (), ("judge.max_unparsed=1",), ("generation.arm=forced",))
     ]
     other = _key(config_of(*words, "judge=llm", "judge.endpoint.model=m"), subject)
+    subject.backbone.model.bfloat16()
+    assert _key(config_of(*words), subject) not in keys
     assert keys[0] == keys[1] != keys[3]
     assert other not in keys

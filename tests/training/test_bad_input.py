@@ -173,6 +173,21 @@ def test_rows_that_are_no_pairs_are_told_before_a_run_is_opened(
     assert not (tmp_path / "mlflow.db").exists()
 
 
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({}, "none of the 9 rows has an undesirable response: objective=kto learns from both"),
+        ({"rejected": "Yes."}, "9 of 9 rows call a response both good and bad, the first is"),
+    ],
+)
+def test_what_kto_cannot_learn_from_is_told_before_a_run_is_opened(
+    more: dict[str, str], says: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = [f"data.general={rows(tmp_path / 'rows.json', 9, **more)}", "objective=kto"]
+    assert says in refused([*FILES, *words], capsys)
+    assert not (tmp_path / "mlflow.db").exists()
+
+
 GRPO = ("model=tiny", "data=microworld", "reflection=none", "objective=grpo")
 
 

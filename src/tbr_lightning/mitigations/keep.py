@@ -10,16 +10,17 @@ from tbr_lightning.data.cache import content_key
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.imported import logged_before
 from tbr_lightning.evaluation.judge import identity
-from tbr_lightning.evaluation.respond import EvaluatedModel, load_model
+from tbr_lightning.evaluation.respond import EvaluatedModel, load_model, with_mitigation
 from tbr_lightning.evaluation.suites import digest, load_suite
 from tbr_lightning.models.digest import RECORDED, record
 from tbr_lightning.models.export import export, weights_digest
 from tbr_lightning.models.logged import find_model, log_model
+from tbr_lightning.models.precision import name_of
 from tbr_lightning.tracking.open_run import start_run
 from tbr_lightning.tracking.store import connect
 
 _KEY = "tbr.mitigation_key"
-"""Tag: the hash of the model's files, the mitigation, and what it is found on and by."""
+"""Tag: the hash of the model's files and type, the mitigation, and what it is found on and by."""
 
 
 def kept(config: EvaluateConfig) -> EvaluateConfig:
@@ -40,7 +41,10 @@ def kept(config: EvaluateConfig) -> EvaluateConfig:
 
 def keep(config: EvaluateConfig, model: str) -> str:
     """Log one model with the mitigation on, unless that was done before; return its URI."""
-    subject, mitigation = load_model(model, config.paths), config.mitigation
+    mitigation, asked = config.mitigation, config.generation
+    # Of the same type as where it is only evaluated.
+    subject = load_model(model, config.paths, config.endpoint, asked.arm, asked.dtype)
+    with_mitigation(subject, config)  # refuses an endpoint
     key = _key(config, subject)
     if subject.logged is not None:
         found = logged_before("mitigate", {_KEY: key})
@@ -67,9 +71,10 @@ def keep(config: EvaluateConfig, model: str) -> str:
 
 
 def _key(config: EvaluateConfig, subject: EvaluatedModel) -> str:
+    dtype = name_of(subject.backbone.model.dtype)
     if not config.mitigation.uses_dev:
-        return content_key(subject.digest, config.mitigation.identity, "")
+        return content_key(subject.digest, config.mitigation.identity, dtype)
     # Who labels the answers, and how the prompts are put, decide which direction is found.
     found_on = digest(load_suite(replace(config.suite, half="dev")))
     how = [identity(config.judge), config.generation.arm]
-    return content_key(subject.digest, config.mitigation.identity, found_on, how)
+    return content_key(subject.digest, config.mitigation.identity, found_on, how, dtype)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 TRAINED = "trained.safetensors"
 """What several ranks leave in the run's folder: the trained tensors, whole."""
 
-_ERROR = "rank-error.txt"
+_ERROR, _STOPPED = "rank-error.txt", "rank-stopped.txt"
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,8 @@ def fit_in_ranks(job: Job, target: Callable[[int, Job, Starter], None]) -> None:
     """
     from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
-    (job.folder / _ERROR).unlink(missing_ok=True)
+    for left in (_ERROR, _STOPPED):
+        (job.folder / left).unlink(missing_ok=True)
     (job.folder / TRAINED).unlink(missing_ok=True)
     me = psutil.Process()
     starter = Starter(me.pid, me.create_time(), dict(os.environ), _free_port())
@@ -118,14 +119,14 @@ def fit_in_ranks(job: Job, target: Callable[[int, Job, Starter], None]) -> None:
     try:
         while not context.join():
             pass
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         # The ranks finish their step and save; Ctrl-C reached them already, SIGTERM did not.
         for process in context.processes:
             if process.is_alive():
                 os.kill(process.pid, signal.SIGTERM)
         for process in context.processes:
             process.join()
-        raise KeyboardInterrupt(_stopped(job)) from None
+        raise KeyboardInterrupt(_stopped(job)) from error
     except ProcessExitedException as error:
         said = job.folder / _ERROR
         if said.exists():
@@ -136,11 +137,9 @@ def fit_in_ranks(job: Job, target: Callable[[int, Job, Starter], None]) -> None:
 
 
 def _stopped(job: Job) -> str:
-    """Return how far interrupted ranks came, by what they saved last."""
-    from tbr_lightning.training.checkpoints import interrupted_at, whole_checkpoints
-
-    saved = whole_checkpoints(job.checkpoints)
-    return interrupted_at(str(saved[-1].step), job.run_id) if saved else ""
+    """Return what the first rank said when it was interrupted: how far the training came."""
+    said = job.folder / _STOPPED
+    return said.read_text() if said.exists() else ""
 
 
 def as_rank(local_rank: int, job: Job, starter: Starter) -> None:
@@ -167,7 +166,9 @@ def as_rank(local_rank: int, job: Job, starter: Starter) -> None:
     except UserError as error:
         (job.folder / _ERROR).write_text(str(error))
         os._exit(USAGE_ERROR)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        if local_rank == 0:
+            (job.folder / _STOPPED).write_text(str(error))
         os._exit(INTERRUPTED)
 
 
