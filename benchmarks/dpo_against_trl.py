@@ -8,8 +8,8 @@ measurement, ours and TRL's in turn. Ours takes `trainer.precision=auto`. TRL ge
 tokenised already, and is measured at the fastest of its settings (float32, and bfloat16 where the
 processor has units for it; padded or grouped by length; with and without gradient checkpointing;
 reference before or beside), which a few steps of each find. Ours computes the log-probabilities
-under the starting weights before the steps that are timed, and so does TRL where its reference comes
-before.
+under the starting weights before the steps that are timed, and so does TRL where its reference
+comes before.
 
 Tokens are those that are no padding, of both responses with their prompts; seconds are those of the
 call that trains, with everything that it does by default, ours a checkpoint and a log in MLflow.

@@ -177,7 +177,8 @@ def prompts(file: str | None) -> tuple[list[str], str]:
 
     place = file or source.shared("xstest", "xstest_prompts.csv")
     if place is not None:
-        return [row["prompt"] for _, row in read_rows(str(place), "--prompts")], "XSTest"
+        origin = "XSTest" if Path(place).name == "xstest_prompts.csv" else Path(place).name
+        return [row["prompt"] for _, row in read_rows(str(place), "--prompts")], origin
     made = evaluation_prompts("test", 150)
     return [one.text for one in made], "the micro-world (xstest/xstest_prompts.csv not found)"
 
@@ -251,8 +252,8 @@ def report(
             goals.append(Goal(f"the same answers as {name} but for ties ({wrong})", wrong == 0))
         print(line, flush=True)
     print(
-        f"ours took {took:.2f} s; least by operations {floors[0]:.2f} s, by bytes (weights, once for "
-        f"each token of the longest answer) {floors[1]:.2f} s"
+        f"ours took {took:.3g} s; least by operations {floors[0]:.3g} s, by bytes (weights, once "
+        f"for each token of the longest answer) {floors[1]:.3g} s"
     )
     return goals
 
