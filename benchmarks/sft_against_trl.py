@@ -78,7 +78,8 @@ def small(machine: Machine, rows: int, repeats: int, seeds: int, *, quick: bool)
         facts = asked("prepare", folder, rows=rows)
         head(machine, facts, "random Llama, full")
         steps = steps_of(facts["rows"])
-        best = best_of_trl(folder, facts, machine, kind="trl", steps=4 if quick else 8, rounds=2)
+        few, rounds = (2, 1) if quick else (8, 2)
+        best = best_of_trl(folder, facts, machine, kind="trl", steps=few, rounds=rounds)
         defaults = Contender("TRL: its defaults", "trl", {"steps": 2 if quick else 6}, repeats=1)
         best.options["steps"] = steps
         found = run(
