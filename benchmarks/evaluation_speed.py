@@ -41,7 +41,7 @@ Answer = Callable[[], list[str]]
 
 
 def ours(backbone: Any, texts: list[str], limit: int) -> Answer:
-    from tbr_lightning.data.think_format import prompt_ids
+    from tbr_lightning.data.chat_template import prompt_ids
     from tbr_lightning.models.generation import generate
 
     def run() -> list[str]:
@@ -68,7 +68,7 @@ def transformers_pipeline(backbone: Any, texts: list[str], limit: int) -> Answer
 def transformers_generate(backbone: Any, texts: list[str], limit: int) -> Answer:
     import torch
 
-    from tbr_lightning.data.think_format import prompt_ids
+    from tbr_lightning.data.chat_template import prompt_ids
 
     tokenizer, model = backbone.tokenizer, backbone.model
 
@@ -126,7 +126,7 @@ def differs(backbone: Any, text: str, one: str, other: str) -> bool:
     """Whether two outputs differ for another reason than a tie."""
     import torch
 
-    from tbr_lightning.data.think_format import prompt_ids
+    from tbr_lightning.data.chat_template import prompt_ids
     from tbr_lightning.models.precision import name_of
 
     one, other = one.strip(), other.strip()
@@ -212,7 +212,7 @@ def report(
     machine: Machine, backbone: Any, texts: list[str], limit: int, found: dict[str, Timed]
 ) -> list[Goal]:
     """Print the table, and return what was met and missed."""
-    from tbr_lightning.data.think_format import prompt_ids
+    from tbr_lightning.data.chat_template import prompt_ids
     from tbr_lightning.models.precision import name_of
 
     tokenizer, auto = backbone.tokenizer, name_of(backbone.model.dtype)

@@ -257,7 +257,7 @@ def ours(
 
     from tbr_lightning.models.backbone import load_folder
     from tbr_lightning.models.precision import name_of
-    from tbr_lightning.tracking.run import start_run
+    from tbr_lightning.tracking.open_run import start_run
     from tbr_lightning.training.fit import Job, fit
     from tbr_lightning.training.precision import precision_of, training_dtype
     from tbr_lightning.training.speed import compute_dtype
