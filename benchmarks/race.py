@@ -8,6 +8,7 @@ weight and token, 4 for a frozen one, attention, and the logits of supervised to
 from __future__ import annotations
 
 import statistics
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,7 @@ def best_of_trl(
 ) -> Contender:
     """Return TRL at the setting at which a few steps are fastest; print them all."""
     tried = settings(facts, units=machine.units, pairs=kind == "trl_dpo")
+    print(f"  trying {len(tried)} settings of TRL", file=sys.stderr, flush=True)
     found = asked("trl_search", folder, kind=kind, steps=steps, rounds=rounds, settings=tried)
     if not machine.units:
         print("TRL, over a few steps (bfloat16 not tried: no units for it):")
@@ -91,6 +93,8 @@ def run(
     for turn in range(repeats):
         for one in contenders:
             if turn < (one.repeats or repeats):
+                said = f"  measuring {one.name}, {turn + 1} of {one.repeats or repeats}"
+                print(said, file=sys.stderr, flush=True)
                 found[one.name].runs.append(asked(one.task, folder, **one.options))
     mine = found[contenders[0].name].runs
     print(
