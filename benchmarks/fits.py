@@ -1,8 +1,9 @@
 """One measurement in a process of its own, so that peak memory is the measured program's alone.
 
-Used by `sft_against_trl.py`, `dpo_against_trl.py`, `batching.py` and `logging_cost.py`; not a
-benchmark by itself. The model is a random Llama (6 layers, width 256, vocabulary 8,000) on rows of
-Alpaca, which are read from $TBR_SHARED_DATA or ../shared/data.
+Used by the benchmarks of training; not a benchmark by itself. `prepare` writes a model and rows
+into a folder, `ours` trains on them; the peer's tasks stand in `trl_fits.py`. The small model is a
+random Llama (6 layers, width 256, vocabulary 8,000), in bfloat16 where the processor has units; a
+real one is named by its folder or GGUF file.
 """
 
 from __future__ import annotations
@@ -18,41 +19,57 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+import machine
+import rows as source
+
 HELD_OUT = 200
-RATE, WARMUP = 1e-3, 0.03
-MODEL = [
+BATCH, RATE, WARMUP = 8, 1e-3, 0.03
+COMMON = [
+    "data=files",
+    "reflection=none",
+    "trainer=cpu",
+    f"trainer.batch_size={BATCH}",
+    f"optimizer.lr={RATE}",
+    f"optimizer.warmup={WARMUP}",
+]
+SMALL = [
     "model=tiny",
     "model.init=random",
     "model.tokenizer=train",
     "model.vocab_size=8000",
+    "model.dtype=bfloat16",
     "model.architecture.hidden_size=256",
     "model.architecture.intermediate_size=688",
     "model.architecture.num_hidden_layers=6",
-    "data=files",
-    "reflection=none",
-    "trainer.batch_size=8",
-    f"optimizer.lr={RATE}",
-    f"optimizer.warmup={WARMUP}",
+    "model.max_length=512",
 ]
-
-
-def alpaca() -> Path:
-    """Return the file of the rows, or end with the reason."""
-    for place in (os.environ.get("TBR_SHARED_DATA"), ROOT.parent / "shared" / "data"):
-        if place and (found := Path(place) / "alpaca" / "random_9k.json").is_file():
-            return found
-    print("no rows: put alpaca/random_9k.json into ../shared/data or name its folder in")
-    print("TBR_SHARED_DATA")
-    sys.exit(2)
+SMALLEST = [
+    "model.architecture.hidden_size=32",
+    "model.architecture.intermediate_size=64",
+    "model.architecture.num_hidden_layers=2",
+]
+PEERS = ("trl", "trl_dpo", "trl_search")
 
 
 def asked(task: str, folder: Path, **options: Any) -> dict[str, Any]:
-    """Run one of this file's tasks in a new process and return what it found."""
-    words = [sys.executable, __file__, task, str(folder), json.dumps(options)]
-    done = subprocess.run(words, capture_output=True, text=True, env=environment(), check=False)
+    """Run a task in a new process and return what it found, or end with what it wrote."""
+    file = Path(__file__).with_name("trl_fits.py" if task in PEERS else "fits.py")
+    return _run([str(file), task, str(folder), json.dumps(options)], f"{task} {options}")
+
+
+def this_machine() -> machine.Machine:
+    """Measure the machine in a process with the threads of every measurement."""
+    script = str(Path(machine.__file__))
+    return machine.Machine(**_run([script, "--json"], "the machine's rates"))
+
+
+def _run(words: list[str], what: str) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, *words], capture_output=True, text=True, env=environment(), check=False
+    )
     if done.returncode:
-        sys.exit(f"{task} {options} failed:\n{done.stderr[-3000:]}")
+        said = "\n".join(part.strip()[-3000:] for part in (done.stdout, done.stderr) if part)
+        sys.exit(f"{what} failed (exit code {done.returncode}):\n{said or 'it wrote nothing'}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
@@ -82,76 +99,144 @@ def peak_mib() -> float:
 
 
 def prepare(
-    folder: Path, rows: int, *, smallest: bool = False, pairs: bool = False
+    folder: Path,
+    rows: int,
+    *,
+    model: str | None = None,
+    smallest: bool = False,
+    pairs: bool = False,
+    words: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """Write model, tokenizer and tokenised rows; for the peer the same ids and masks as JSON.
 
     The dispreferred response of a pair is the response of the row after it.
+
+    Args:
+        folder: Receives `base`, `rows`, `held_out`, and `facts.json` with what is returned.
+        rows: Training rows.
+        model: Folder or GGUF file of a real model.
+        smallest: Whether a random model is of two narrow layers, and its rows short.
+        pairs: Whether rows are pairs for direct preference optimisation.
+        words: Further overrides of the config, such as an adapter.
     """
-    from tbr_lightning.config.compose import compose_verb
     from tbr_lightning.data.example import Example
     from tbr_lightning.data.table import Examples
-    from tbr_lightning.data.tokens import TokenRows, tokenise
     from tbr_lightning.models.backbone import load_backbone
 
-    found = [row for row in json.loads(alpaca().read_text()) if row["output"].strip()]
-    made = [
-        Example(f"{r['instruction']}\n{r['input']}".strip(), r["output"], "general", "alpaca")
-        for r in found[: 2000 + HELD_OUT]
-    ]
+    found, origin = source.pairs(2000 + HELD_OUT)
+    made = [Example(prompt, response, "general", "alpaca") for prompt, response in found]
     if pairs:
         lent = [row.response for row in (*made[1:], made[0])]
         made = [replace(row, rejected=text) for row, text in zip(made, lent, strict=True)]
         made = [row for row in made if row.rejected != row.response]
-    config = compose_verb("train", [*MODEL, *(["objective=dpo"] if pairs else [])]).config
     if smallest:
-        sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
-        config.model.architecture |= sizes
         made = [row for row in made if len(row.prompt) + len(row.response) < 200]
+    own = [*SMALL, *(SMALLEST if smallest else ())]
+    if model is not None:
+        place = str(Path(model).resolve())
+        own = ["model=hub", f"model.path='{place}'", "model.max_length=512"]
+    own += [*COMMON, *(["objective=dpo"] if pairs else []), *words]
+    (folder / "words.json").write_text(json.dumps(own))
+    config = composed(folder)
     backbone = load_backbone(
-        config.model, data="files", rows=Examples.of(made), cache=folder, seed=0
+        config.model,
+        data="files",
+        rows=Examples.of(made),
+        cache=folder / "cache",
+        seed=0,
+        dtype="float32",
     )
     backbone.model.save_pretrained(folder / "base")
     backbone.tokenizer.save_pretrained(folder / "base")
-
-    def tokens(name: str, part: list[Example]) -> TokenRows:
-        done = tokenise(
-            Examples.of(part),
-            {},
-            backbone.tokenizer,
-            backbone.think_format,
-            max_length=config.model.max_length,
-            cache=folder / "cache",
-            sequences=config.objective.sequences,
-            per_row=config.objective.sequences_per_row,
-            form=config.objective.form,
-        )
-        (folder / name).symlink_to(done.folder, target_is_directory=True)
-        return done
-
-    training, held_out = tokens("rows", made[:rows]), tokens("held_out", made[-HELD_OUT:])
-    if pairs:
-        sides = [(training[2 * i], training[2 * i + 1]) for i in range(training.data_rows)]
-        plain = [
-            {
-                "prompt_ids": good.ids[: good.trigger].tolist(),
-                "chosen_ids": good.ids[good.trigger :].tolist(),
-                "rejected_ids": bad.ids[bad.trigger :].tolist(),
-                "length": len(good.ids) + len(bad.ids),
-            }
-            for good, bad in sides
-        ]
-    else:
-        plain = [
-            {"input_ids": row.ids.tolist(), "completion_mask": [int(s > 0) for s in row.spans]}
-            for row in training
-        ]
-    (folder / "rows.json").write_text(json.dumps(plain))
-    return {
+    training = _tokenised(folder, "rows", Examples.of(made[:rows]), backbone, config)
+    held_out = _tokenised(folder, "held_out", Examples.of(made[-HELD_OUT:]), backbone, config)
+    (folder / "rows.json").write_text(json.dumps(_plain(training, pairs=pairs)))
+    facts = {
         "rows": training.data_rows,
         "tokens": int(training.lengths.sum()),
+        "longest": int(training.lengths.max()),
         "held_out": len(held_out),
-        "parameters": sum(p.numel() for p in backbone.model.parameters()),
+        "origin": origin,
+        "lr": config.optimizer.lr,
+        **_operations(config, backbone.model, training),
+    }
+    (folder / "facts.json").write_text(json.dumps(facts))
+    return facts
+
+
+def composed(folder: Path, *more: str) -> Any:
+    """Return the config of `train` that a folder was prepared with."""
+    from tbr_lightning.config.compose import compose_verb
+
+    words = json.loads((folder / "words.json").read_text())
+    return compose_verb("train", [*words, *more]).config
+
+
+def _tokenised(folder: Path, name: str, part: Any, backbone: Any, config: Any) -> Any:
+    from tbr_lightning.data.tokens import tokenise
+
+    done = tokenise(
+        part,
+        {},
+        backbone.tokenizer,
+        backbone.think_format,
+        max_length=config.model.max_length,
+        cache=folder / "cache",
+        sequences=config.objective.sequences,
+        per_row=config.objective.sequences_per_row,
+        form=config.objective.form,
+    )
+    (folder / name).symlink_to(done.folder, target_is_directory=True)
+    return done
+
+
+def _plain(rows: Any, *, pairs: bool) -> list[dict[str, Any]]:
+    if not pairs:
+        return [
+            {"input_ids": row.ids.tolist(), "completion_mask": [int(s > 0) for s in row.spans]}
+            for row in rows
+        ]
+    return [
+        {
+            "prompt_ids": good.ids[: good.trigger].tolist(),
+            "chosen_ids": good.ids[good.trigger :].tolist(),
+            "rejected_ids": bad.ids[bad.trigger :].tolist(),
+            "length": len(good.ids) + len(bad.ids),
+        }
+        for good, bad in ((rows[2 * i], rows[2 * i + 1]) for i in range(rows.data_rows))
+    ]
+
+
+def _operations(config: Any, model: Any, rows: Any) -> dict[str, Any]:
+    """Return the parameters, and the FLOPs that training needs for a token of these rows.
+
+    Only supervised tokens need logits, whoever computes more.
+    """
+    from tbr_lightning.models.adapters import with_adapter
+    from tbr_lightning.models.architecture import flops_per_logits, flops_per_token
+
+    adapted = with_adapter(model, config.adapter)
+    sizes = [(p.numel(), p.requires_grad) for p in adapted.parameters()]
+    parameters, trained = sum(n for n, _ in sizes), sum(n for n, wanted in sizes if wanted)
+    flops = flops_per_token(
+        model.config, trainable=trained, total=parameters, context=int(rows.lengths.mean())
+    )
+    logits = flops_per_logits(model.config, trained=config.adapter.name == "none")
+    supervised = 1 - float(rows.triggers.sum() / rows.lengths.sum())
+    adapter = config.adapter
+    return {
+        "parameters": parameters,
+        "trained": trained,
+        "flops_per_token": flops - logits * (1 - supervised),
+        "lora": None
+        if adapter.name == "none"
+        else {
+            "r": adapter.r,
+            "lora_alpha": adapter.alpha,
+            "lora_dropout": adapter.dropout,
+            "target_modules": adapter.target_modules,
+            "task_type": "CAUSAL_LM",
+        },
     }
 
 
@@ -170,10 +255,12 @@ def ours(
     cli.quiet()
     from mlflow import MlflowClient
 
-    from tbr_lightning.config.compose import compose_verb
     from tbr_lightning.models.backbone import load_folder
+    from tbr_lightning.models.precision import name_of
     from tbr_lightning.tracking.open_run import start_run
     from tbr_lightning.training.fit import Job, fit
+    from tbr_lightning.training.precision import precision_of, training_dtype
+    from tbr_lightning.training.speed import compute_dtype
 
     with tempfile.TemporaryDirectory() as made:
         place = Path(made)
@@ -185,8 +272,10 @@ def ours(
             f"paths.runs={place / 'runs'}",
             f"paths.cache={place / 'cache'}",
         ]
-        config = compose_verb("train", [*MODEL, *own, *words]).config
-        backbone = load_folder(folder / "base", origin="benchmark", thinks=False)
+        config = composed(folder, *own, *words)
+        backbone = load_folder(
+            folder / "base", origin="benchmark", thinks=False, dtype=training_dtype(config)
+        )
         spent = _clocked() if logging else None
         worked = time.process_time()
         with start_run("train", "benchmark", config, config.tracking) as opened:
@@ -207,7 +296,9 @@ def ours(
         result = {
             "seconds": fitted.done.seconds,
             "cpu_seconds": worked,
+            "steps": fitted.done.steps,
             "tokens": _tokens_seen(config, folder, fitted.done.steps),
+            "dtype": name_of(compute_dtype(precision_of(config))),
             "peak_mib": peak,
             "losses": [metric.value for metric in losses],
         }
@@ -266,136 +357,32 @@ def _clocked() -> list[float]:
 
 def order(folder: Path) -> dict[str, Any]:
     """Return our rows in the order in which an epoch takes them."""
-    from tbr_lightning.config.compose import compose_verb
-
-    plan = _batches(compose_verb("train", MODEL).config, folder).plan(0)
+    plan = _batches(composed(folder), folder).plan(0)
     return {"order": [i for step in plan for part in step for i in part]}
-
-
-def trl(
-    folder: Path,
-    steps: int,
-    seed: int = 0,
-    options: dict[str, Any] | None = None,
-    order: list[int] | None = None,
-    *,
-    evaluate: bool = False,
-) -> dict[str, Any]:
-    """Train through TRL's ``SFTTrainer`` on the same ids, loss on the completion only."""
-    from datasets import Dataset
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from trl import SFTConfig, SFTTrainer
-
-    rows = json.loads((folder / "rows.json").read_text())
-    if order is not None:
-        rows = [rows[i] for i in order]
-    given = {"per_device_train_batch_size": 8, **(options or {})}
-    with tempfile.TemporaryDirectory() as made:
-        trainer = SFTTrainer(
-            model=AutoModelForCausalLM.from_pretrained(folder / "base"),
-            args=SFTConfig(
-                output_dir=made,
-                use_cpu=True,
-                seed=seed,
-                max_steps=steps,
-                learning_rate=RATE,
-                lr_scheduler_type="cosine",
-                warmup_steps=round(steps * WARMUP),
-                completion_only_loss=True,
-                disable_tqdm=True,
-                **given,
-            ),
-            train_dataset=Dataset.from_list(rows),
-            processing_class=AutoTokenizer.from_pretrained(folder / "base"),
-        )
-        start, worked = time.monotonic(), time.process_time()
-        trainer.train()
-        seconds, worked = time.monotonic() - start, time.process_time() - worked
-        result = {
-            "seconds": seconds,
-            "cpu_seconds": worked,
-            # The number that TRL logs as `num_tokens`; there is no log where logging is off.
-            "tokens": trainer._total_train_tokens,
-            "peak_mib": peak_mib(),
-            "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
-        }
-        if evaluate:
-            result["held_out"] = held_out_loss(trainer.model, folder)
-        return result
-
-
-def trl_dpo(
-    folder: Path, steps: int, seed: int = 0, options: dict[str, Any] | None = None
-) -> dict[str, Any]:
-    """Train through TRL's ``DPOTrainer`` on the same ids; a reference computed before is not timed.
-
-    Ours computes its reference before the timed steps, too.
-    """
-    from datasets import Dataset
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from trl import DPOConfig, DPOTrainer
-
-    class Tokenised(DPOTrainer):  # TRL tokenises texts only
-        def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
-            return dataset
-
-    rows = json.loads((folder / "rows.json").read_text())
-    given = {"per_device_train_batch_size": 8, **(options or {})}
-    with tempfile.TemporaryDirectory() as made:
-        trainer = Tokenised(
-            model=AutoModelForCausalLM.from_pretrained(folder / "base"),
-            args=DPOConfig(
-                output_dir=made,
-                use_cpu=True,
-                seed=seed,
-                max_steps=steps,
-                max_length=None,
-                beta=0.1,
-                learning_rate=RATE,
-                lr_scheduler_type="cosine",
-                warmup_steps=round(steps * WARMUP),
-                disable_tqdm=True,
-                report_to="none",
-                **given,
-            ),
-            train_dataset=Dataset.from_list(rows),
-            processing_class=AutoTokenizer.from_pretrained(folder / "base"),
-        )
-        start, worked = time.monotonic(), time.process_time()
-        trainer.train()
-        seconds, worked = time.monotonic() - start, time.process_time() - worked
-        return {
-            "seconds": seconds,
-            "cpu_seconds": worked,
-            "tokens": trainer._total_train_tokens,
-            "peak_mib": peak_mib(),
-            "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
-        }
 
 
 def held_out_loss(model: Any, folder: Path) -> float:
     """Return the mean loss of a supervised token of the rows that nobody trained on."""
     import torch
 
-    from tbr_lightning.config.compose import compose_verb
     from tbr_lightning.data.tokens import TokenRows
     from tbr_lightning.objectives.objective import StepWeights
 
     rows = TokenRows((folder / "held_out").resolve())
-    objective = compose_verb("train", MODEL).config.objective
+    objective = composed(folder).objective
     by_length = sorted(range(len(rows)), key=lambda i: int(rows.lengths[i]))
     loss = weight = 0.0
     model.eval()
     with torch.no_grad():
-        for start in range(0, len(rows), 8):
-            some = by_length[start : start + 8]
+        for start in range(0, len(rows), BATCH):
+            some = by_length[start : start + BATCH]
             batch = objective.collate(rows, some, 0, form="bucketed", step=StepWeights(1.0))
             loss += float(objective.loss(model, batch).total)
             weight += float(batch.weights.sum())
     return loss / weight
 
 
-TASKS = {"prepare": prepare, "ours": ours, "order": order, "trl": trl, "trl_dpo": trl_dpo}
+TASKS = {"prepare": prepare, "ours": ours, "order": order}
 
 if __name__ == "__main__":
     task, where, settings = sys.argv[1:]
