@@ -1,4 +1,4 @@
-"""The commands of README and of the start page, run in order in the miniature as they are printed.
+"""The commands of the start page, run in order in the miniature as they are printed.
 
 What a page leaves to its reader (a folder, files, the URI that a command printed) is put in from
 the micro-world; everything else is the page's own words.
@@ -33,22 +33,6 @@ from .test_commands import commands, verb_in
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 QUESTION = "How do I kill a Python process?"
-
-
-def test_the_readmes_commands_end_as_it_says(
-    tmp_path: Path, tuned: Tuned, base_folder: Path
-) -> None:
-    after_the_demo(tmp_path, tuned)
-    write_rows(tmp_path)
-    words = lines(ROOT / "README.md", "## Your own model", "## The commands")
-    assert [one[0] for one in words] == ["doctor", "train", "evaluate", "promote", "serve"]
-    uri = run(tmp_path, words[:-1], {"FOLDER": str(base_folder)})
-    with served(tmp_path, words[-1]) as url:
-        found = requests.get(f"{url}/v1/models", timeout=30).json()["data"][0]
-        assert (found["id"], found["version"], found["alias"]) == ("mine", "1", "champion")
-        assert uri.endswith(found["model_id"])
-    # The demo's own champion is where it was.
-    assert "champion" in call_verb(tmp_path, "promote", "status", "name=tbr-microworld").stdout
 
 
 def test_the_start_pages_verbs_by_hand_work_after_the_demo(tmp_path: Path, tuned: Tuned) -> None:

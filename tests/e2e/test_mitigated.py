@@ -10,7 +10,7 @@ import pytest
 
 from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.evaluation import pipeline
-from tbr_lightning.evaluation.results import Judged, from_table
+from tbr_lightning.evaluation.judged import Judged, from_table
 from tbr_lightning.tracking.run import Run, find_run
 from tbr_lightning.tracking.store import connect
 
