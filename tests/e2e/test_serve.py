@@ -111,7 +111,7 @@ class Server:
         self.client = openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0)
 
     def wait(self) -> None:
-        end = time.monotonic() + 120
+        end = time.monotonic() + 300  # it imports torch twice, on cores that others may share
         while time.monotonic() < end:
             assert self.process.poll() is None, self.process.stdout.read()
             try:
@@ -119,7 +119,8 @@ class Server:
                 return
             except OSError:
                 time.sleep(0.2)
-        raise AssertionError("the server did not come up")
+        self.process.kill()
+        raise AssertionError(f"the server did not come up: {self.process.stdout.read()}")
 
     def ask(self, text: str, **more):
         got = self.client.chat.completions.create(
