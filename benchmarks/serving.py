@@ -106,7 +106,8 @@ def start(peers: list[Peer], folder: Path, uri: str, args: argparse.Namespace) -
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
-    from tbr_lightning.models.logged import find_model, hf_folder
+    from tbr_lightning.models.hf_folder import hf_folder
+    from tbr_lightning.models.logged import find_model
     from tbr_lightning.serving.transformers_engine import cache_words
 
     model = find_model(uri)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import statistics
 import sys
@@ -104,3 +105,13 @@ def test_the_exit_code_tells_what_was_missed_and_not_what_cannot_be_judged(
     assert "not judged b" in capsys.readouterr().out
     assert race.verdict([*goals, race.Goal("c", False)]) == 1
     assert "MISSED     c" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("file", sorted(FOLDER.glob("*.py")), ids=lambda f: f.stem)
+def test_what_a_benchmark_imports_of_the_package_is_there(file: Path) -> None:
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tbr_lightning"):
+            module = importlib.import_module(str(node.module))
+            for name in node.names:
+                if not hasattr(module, name.name):
+                    importlib.import_module(f"{node.module}.{name.name}")

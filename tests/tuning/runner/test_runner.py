@@ -237,7 +237,7 @@ def test_a_silent_runner_loses_its_trial_and_its_result(
     os.kill(silent.pid, signal.SIGCONT)
     found = outcome(silent)
     assert found["counts"] == {"COMPLETE": 1}
-    assert any("another runner has it" in line for line in found["said"])
+    assert any("another runner took it over" in line for line in found["said"])
 
 
 def test_everything_infeasible_ends_like_any_study(
