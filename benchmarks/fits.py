@@ -1,7 +1,7 @@
 """One measurement in a process of its own, so that peak memory is the measured program's alone.
 
 Used by the benchmarks of training; not a benchmark by itself. `prepare` writes a model and rows
-into a folder, `ours` trains on them; the peer's tasks stand in `trl_fits.py`. The small model is a
+into a folder, `ours` trains on them; the tasks of TRL are in `trl_fits.py`. The small model is a
 random Llama (6 layers, width 256, vocabulary 8,000), in bfloat16 where the processor has units; a
 real one is named by its folder or GGUF file.
 """

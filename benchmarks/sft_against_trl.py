@@ -12,9 +12,9 @@ defaults (bfloat16 and checkpointing) take up to half a minute a step on a core 
 so they are measured once, over a few steps. `--model` adds a real model, with LoRA and full.
 
 Seconds are those of the call that trains, with everything that it does by default, ours a
-checkpoint and a log in MLflow. The column of CPU seconds tells the same without what other programs
-took of the cores. Exits with 1 if a goal is missed; a goal that needs bfloat16 units is not judged
-without them.
+checkpoint and a log in MLflow. The column of CPU seconds does not count the time that other
+programs took on the cores. Exits with 1 if a goal is missed; a goal that needs bfloat16 units is
+not judged without them.
 """
 
 from __future__ import annotations

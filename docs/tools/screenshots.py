@@ -324,7 +324,7 @@ def _evaluation_of_champion(folder: Path) -> str:
     where = f"tags.`tbr.stage` = 'evaluate' AND tags.`tbr.subject` = '{model}'"
     found = client.search_runs(["1"], f"{where} AND attributes.status = 'FINISHED'", max_results=1)
     if not found:
-        raise SystemExit(f"no evaluation of {NAME}@champion stands in {store}")
+        raise SystemExit(f"{store} has no evaluation of {NAME}@champion")
     return str(found[0].info.run_id)
 
 

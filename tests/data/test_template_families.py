@@ -60,7 +60,7 @@ class Family:
         begins: The tokenizer puts its begin token before a text.
         opened: Markers of a think block that the template opens at the end of the prompt.
         marks: Markers that the template names or writes, where it does not open the block.
-        answers: What stands before an answer without a reflection.
+        answers: Text before an answer without a reflection.
     """
 
     template: str

@@ -54,7 +54,7 @@ def test_nothing_is_lost_or_doubled(tmp_path: Path, base_folder: Path, verb: str
         assert not cell["traceback"], cell
         assert {key: cell[key] for key in WHOLE[verb]} == WHOLE[verb], cell
         assert cell["ended"] == (-signal.SIGKILL if cell["signal"] == "SIGKILL" else 130), cell
-        # A decision that stands in the ledger is carried out, and not made a second time.
+        # A decision that is in the ledger is carried out, and not made a second time.
         decided = verb == "promote" and cell["phase"] in ("decided", "end")
         assert cell["then"] == (2 if decided else 0), cell
         assert ("is the champion already" in cell.get("said", "")) == decided, cell

@@ -99,7 +99,7 @@ def _short(node: ast.AST) -> str:
 
 
 def _passive(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield what stands in messages, annotations, decorators and class bodies."""
+    """Yield what is in messages, annotations, decorators and class bodies."""
     parts: list[ast.AST | None] = []
     if isinstance(node, ast.JoinedStr | ast.Raise | ast.Import | ast.ImportFrom):
         parts = [node]

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 # A password may hold the sign that ends it: the last one before the path counts.
-# USER@HOST stands in advice on what to give.
+# USER@HOST is the placeholder in messages that say what to give.
 _USER = re.compile(r"://(?!USER@HOST\b)[^/\s'\"]+@")
 _QUERY = re.compile(
     r"([?&][^=&#\s]*(?:key|token|secret|passw|pwd|sig|auth|cred)[^=&#\s]*=)[^&#\s'\"]+", re.I

@@ -31,7 +31,7 @@ COMMON: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
         (
             ("model", "what is tuned: a name below, or hub with model.path=FOLDER"),
             ("data", "the rows: files of your own, or a mix of public ones"),
-            ("reflection", "what stands before a refusal; none is the control"),
+            ("reflection", "what precedes a refusal; none is the control"),
             ("objective", "what is minimised: sft, or one of preferences"),
             ("adapter", "none tunes all weights; lora and others an adapter"),
             ("trainer", "the devices"),
@@ -123,7 +123,7 @@ COMMON: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
             ("demo.name", "the registered model"),
             ("demo.train", "overrides of every training run, as [trainer.epochs=4]"),
             ("demo.evaluate", "overrides of every evaluation"),
-            ("demo.figure", "the figure's file; its numbers stand beside it"),
+            ("demo.figure", "the figure's file; its numbers are written beside it"),
             ("tracking.uri", "where runs are logged: an SQLite file, or a server's URL"),
         ),
     ),

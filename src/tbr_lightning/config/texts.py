@@ -66,7 +66,7 @@ def _setting(node: DictConfig, key: str) -> tuple[Node | None, bool]:
 
 
 def _takes_any_key(node: DictConfig, key: str) -> bool:
-    """Return whether a key stands in a mapping of settings that only another program knows."""
+    """Return whether a key is in a mapping of settings that only another program knows."""
     parent = key.rpartition(".")[0]
     try:
         there = OmegaConf.select(node, parent) if parent else None

@@ -79,7 +79,7 @@ def normal_form(instruction: str, input: str = "") -> str:
     """Return a request in normal form: without what two writings of the same one differ in.
 
     That is case, Unicode's compatibility forms, blanks, invisible characters, punctuation (but
-    within a word or number, as in ``don't`` and ``1.5``), and whether its second part stands in a
+    within a word or number, as in ``don't`` and ``1.5``), and whether its second part is in a
     column of its own.
     """
     text = unicodedata.normalize("NFKC", f"{instruction} {input}").casefold()

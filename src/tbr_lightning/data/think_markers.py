@@ -36,7 +36,7 @@ MARKERS = (
 """Think markers of published models, by which a template or a text that has a block is known."""
 
 _ASKED = {"role": "user", "content": "x"}
-_ANSWER, _REASONING = "\ue001a\ue001", "\ue001r\ue001"  # of private use: stand for texts
+_ANSWER, _REASONING = "\ue001a\ue001", "\ue001r\ue001"  # private use: placeholders
 _FIELDS = ("reasoning_content", "reasoning", "thinking", "thought")  # of a message, by family
 _TAG = re.compile(
     r"(?:<[|/]?|\[|◁)[^<>\[\]\s]*(?:think|thought|reason|reflect|scratchpad|analysis|cot)"
@@ -130,7 +130,7 @@ def of_template(
 def _named(
     source: str, own: Iterable[str], pairs: Iterable[tuple[str, str]]
 ) -> list[tuple[str, str]]:
-    """Return the pairs that stand in the template, or else in the vocabulary."""
+    """Return the pairs that occur in the template, or else in the vocabulary."""
     tokens = set(own)
     in_source = [pair for pair in pairs if all(mark.strip() in source for mark in pair)]
     return in_source or [pair for pair in pairs if {mark.strip() for mark in pair} <= tokens]
@@ -145,12 +145,12 @@ def _rendered_block(render: Render) -> tuple[str, str] | None:
     if not answer or not reasoning:
         return None
     begun = render([_ASKED], True)
-    blank = begun[len(begun.rstrip()) :]  # stands in the prompt already
+    blank = begun[len(begun.rstrip()) :]  # in the prompt already
     return (opens.removeprefix(blank) if blank else opens), closes
 
 
 def _before_answer(render: Render) -> str:
-    """Return what stands before an answer beside an empty think block: a channel's name."""
+    """Return what precedes an answer beside an empty think block: a channel's name."""
     tail = _turn(render, {"role": "assistant", "content": _ANSWER})
     before, answer, _ = tail.partition(_ANSWER)
     before = before.strip()

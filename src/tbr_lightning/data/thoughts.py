@@ -21,10 +21,10 @@ _ENDS = ("<|return|>", "<|im_end|>", "<|eot_id|>", "<end_of_turn>", "</s>")
 
 
 def without_thought(response: str) -> tuple[str, str | None]:
-    """Return a response without its think blocks, and what stood in them.
+    """Return a response without its think blocks, and the text of the blocks.
 
     Blocks of published models are known, also where one stands within another, where the opening
-    marker is missing (it stood in the prompt), and where a block never closes: then there is no
+    marker is missing (it was in the prompt), and where a block never closes: then there is no
     answer.
     """
     for opened, closed in MARKERS:

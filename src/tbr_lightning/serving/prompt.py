@@ -19,7 +19,7 @@ Messages = Sequence[dict[str, Any]]
 Render = Callable[[Messages], str]
 
 _PROBE: Messages = [{"role": "user", "content": "x"}]
-_PLACE = "\ue000"  # of private use: stands for a text
+_PLACE = "\ue000"  # private-use character: placeholder of a text
 
 
 def renderer(template: str, special: dict[str, Any]) -> Render | None:

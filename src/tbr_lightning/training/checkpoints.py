@@ -36,14 +36,6 @@ class Checkpoint:
     loss: float | None
 
 
-def interrupted_at(step: str, run_id: str) -> str:
-    """Return the step at which a training was interrupted, and the command that resumes it."""
-    return (
-        f"at step {step}; from its last checkpoint goes on:\n"
-        f"  python -m tbr_lightning.train resume={run_id}"
-    )
-
-
 def whole_checkpoints(folder: Path) -> list[Checkpoint]:
     """Return the complete checkpoints of a run's folder, oldest first.
 

@@ -31,12 +31,7 @@ from tbr_lightning.tracking.metrics import MetricBuffer, last_logged_steps
 from tbr_lightning.training import strategies
 from tbr_lightning.training.batch_form import form_of, split_of
 from tbr_lightning.training.batches import TrainBatches
-from tbr_lightning.training.checkpoints import (
-    Checkpoints,
-    interrupted_at,
-    trained_mismatch,
-    whole_checkpoints,
-)
+from tbr_lightning.training.checkpoints import Checkpoints, trained_mismatch, whole_checkpoints
 from tbr_lightning.training.devices import accelerator_of
 from tbr_lightning.training.kernels import check_packing, prepare_kernels, release_kernels
 from tbr_lightning.training.module import TbrModule
@@ -244,7 +239,10 @@ def fit(job: Job, backbone: Backbone) -> Fitted:
 def _stopped(trainer: pl.Trainer, run_id: str) -> str:
     """Say how far an interrupted training came, and what goes on from there."""
     steps = trainer.estimated_stepping_batches
-    return interrupted_at(f"{trainer.global_step} of {steps:.0f}", run_id)
+    return (
+        f"at step {trainer.global_step} of {steps:.0f}; to resume from its last checkpoint:\n"
+        f"  python -m tbr_lightning.train resume={run_id}"
+    )
 
 
 @contextmanager

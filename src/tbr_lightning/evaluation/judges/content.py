@@ -107,7 +107,7 @@ def handed_over(text: str, sentences: Sequence[str]) -> str | None:
 
 
 def _told(sentence: str) -> list[str]:
-    """Return a sentence that is not idle, or those parts of one that stand beside its refusal."""
+    """Return a sentence that is not idle, or those parts of one that are no refusal."""
     if not idle(sentence):
         return [sentence]
     if not _refuses(sentence):
