@@ -86,8 +86,8 @@ def test_a_folder_loads_in_transformers_with_its_card(
 @pytest.mark.parametrize("ours", [True, False])
 def test_an_adapter_is_merged(tuned: Path, store: Path, tmp_path: Path, ours: bool) -> None:
     base = load_folder(tuned, origin="base", thinks=False)
-    model = with_adapter(base.model, AdapterConfig(name="lora", r=2))
     torch.manual_seed(0)
+    model = with_adapter(base.model, AdapterConfig(name="lora", r=2))
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.2)
@@ -102,7 +102,9 @@ def test_an_adapter_is_merged(tuned: Path, store: Path, tmp_path: Path, ours: bo
     made = run(model=tmp_path / "adapter", folder=tmp_path / "out").folder
     whole = AutoModelForCausalLM.from_pretrained(made)
     with torch.no_grad():
-        torch.testing.assert_close(whole(ids).logits, expected, rtol=1e-4, atol=1e-4)
+        # merging rounds each weight once, and the random adapter makes large logits
+        scale = float(expected.abs().max())
+        torch.testing.assert_close(whole(ids).logits, expected, rtol=0, atol=1e-4 * scale)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])

@@ -247,7 +247,7 @@ def test_the_state_of_a_study_stands_on_its_run(config: Any) -> None:
         assert found["tbr.trials_finished"] == "2"
         assert (found["tbr.trials_failed"], found["tbr.trials_pruned"]) == ("1", "1")
         assert found["tbr.front"] == "0"
-        assert found["tbr.best"].startswith("trial 0: false_refusal_rate 0.200 [0.100, 0.300]")
+        assert found["tbr.best"].startswith("trial 0: false_refusal_rate 20.0% [10.0%, 30.0%]")
         (row,) = table(run_id)
         assert row["false_refusal_rate_hi"] == 0.3
         assert row["data.harmful"] == 150
