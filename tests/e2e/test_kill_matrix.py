@@ -17,7 +17,8 @@ import pytest
 
 from ..conftest import ROOT, environment
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+# up to 24 commands one after the other, on cores that other tests use too
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(2400)]
 
 # What each leaves when nobody disturbs it.
 WHOLE = {

@@ -16,7 +16,7 @@ import pytest
 from tests.conftest import environment, run_verb
 from tests.docker.conftest import free_port
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(2400)]
 
 REFUSED = [
     {
@@ -51,13 +51,14 @@ def test_from_star1_rows_to_a_reply(tmp_path: Path) -> None:
     general = [{"instruction": f"Add {n} and one.", "output": f"{n + 1}"} for n in range(8)]
     (tmp_path / "general.json").write_text(json.dumps(general), encoding="utf-8")
     (tmp_path / "asked.csv").write_text(ASKED, encoding="utf-8")
+    # in bfloat16 where the processor has units for it: without them a step takes minutes
     trained = run_verb(
         tmp_path,
         "train",
         *("model=smollm2_135m_instruct", "data=files", "data.general=general.json"),
         *("data.harmful=harmful.json", "reflection=recorded", "reflection.unstated=accept"),
         *("reflection.min_accepted=0.5", "adapter=lora", "trainer.max_steps=4"),
-        *("trainer.batch_size=4", "trainer.precision=bf16-mixed", "model.max_length=768"),
+        *("trainer.batch_size=4", "model.max_length=768"),
         timeout=1200,
     )
     assert trained.returncode == 0, trained.stderr[-2000:]

@@ -17,7 +17,8 @@ from mlflow.tracking import MlflowClient
 from ..conftest import call_verb
 from ..support.trajectories import Trajectory, trajectory
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+# the longest trains three times on two ranks, and may have to build DeepSpeed's extension
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(2400)]
 
 # Dropout, two epochs, accumulation, a validation split: all that a restart could get wrong.
 WORDS = [
@@ -55,7 +56,7 @@ def start(folder: Path, *words: str) -> subprocess.Popen[str]:
 
 def finished(folder: Path, process: subprocess.Popen[str]) -> tuple[Trajectory, dict[str, str]]:
     """Wait for the end; return what was logged of each step, and facts of the one run there is."""
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=900)
     assert process.returncode == 0, err
     run_id = re.search(r"^run (\w+)$", out, re.MULTILINE)
     assert run_id is not None
