@@ -6,17 +6,20 @@ import json
 import os
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from mlflow.tracking import MlflowClient
 
 from tbr_lightning.config.schema import OptimizerConfig
 from tbr_lightning.errors import UserError
 from tbr_lightning.objectives.sft import SFT
 from tbr_lightning.training.checkpoints import Checkpoints, trained_mismatch, whole_checkpoints
+from tbr_lightning.training.fit import fit
 from tbr_lightning.training.module import TbrModule
 from tbr_lightning.training.strategies import tensors_alone
 
@@ -288,3 +291,28 @@ def test_another_models_checkpoint_is_told(tmp_path: Path) -> None:
     whole = trained_mismatch(file, module(tmp_path, "model=llama2_7b", "adapter=none"))
     assert whole == "it has no model.model.embed_tokens.weight"
     assert trained_mismatch(tmp_path, module(tmp_path, *words)) is None
+
+
+def test_a_checkpoint_has_the_loss_of_its_own_step(tmp_path: Path) -> None:
+    words = ("model=llama3_2_1b", "trainer.batch_size=4", "trainer.epochs=4", "trainer.max_steps=5")
+    words += ("trainer.eval_every=3", "trainer.checkpoint_every=1", "trainer.save_top_k=5")
+    job, _ = fit_here(tmp_path, *words, "probe.only_for=nothing")
+    measured = replace(job, folder=tmp_path / "measured", validation=job.rows)
+    fit(measured, tiny_model(tmp_path, *words))
+    found = {one.step: one.loss is not None for one in whole_checkpoints(measured.checkpoints)}
+    assert found == {3: True, 4: False, 5: True}
+
+
+def test_an_interval_of_zero_is_refused() -> None:
+    with pytest.raises(UserError, match=r"trainer\.checkpoint_every=0"):
+        config_of("trainer.checkpoint_every=0")
+
+
+def test_the_logged_rate_is_that_of_the_step(tmp_path: Path) -> None:
+    words = ("trainer.max_steps=4", "trainer.epochs=4", "trainer.batch_size=4", "optimizer.lr=0.01")
+    words += ("optimizer.schedule=linear", "optimizer.warmup=0", "trainer.log_every=1")
+    job, _ = fit_here(tmp_path, "model=llama3_2_1b", *words)
+    history = MlflowClient().get_metric_history(job.run_id, "train/lr")
+    assert [(one.step, round(one.value, 6)) for one in history] == [
+        (1, 0.01), (2, 0.0075), (3, 0.005), (4, 0.0025)
+    ]  # fmt: skip

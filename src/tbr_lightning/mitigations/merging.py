@@ -10,6 +10,7 @@ import torch
 from tbr_lightning.errors import UserError, within
 from tbr_lightning.evaluation.respond import load_model
 from tbr_lightning.mitigations.mitigation import Mitigation
+from tbr_lightning.models.adapters import merged
 
 if TYPE_CHECKING:
     from tbr_lightning.config.verbs import EvaluateConfig
@@ -40,10 +41,7 @@ class Merging(Mitigation):
         if not self.other:
             raise UserError("mitigation.other is not set: give the model to merge with")
         other = load_model(self.other, config.paths).backbone.model
-        if hasattr(backbone.model, "merge_and_unload"):
-            backbone = replace(backbone, model=backbone.model.merge_and_unload())
-        if hasattr(other, "merge_and_unload"):
-            other = other.merge_and_unload()
+        backbone, other = replace(backbone, model=merged(backbone.model)), merged(other)
         mine, theirs = dict(backbone.model.named_parameters()), dict(other.named_parameters())
         if {k: v.shape for k, v in mine.items()} != {k: v.shape for k, v in theirs.items()}:
             raise UserError(
