@@ -18,7 +18,7 @@ from tbr_lightning.data.chat_template import prompt_ids
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.respond import EvaluatedModel, arm_prompts
 from tbr_lightning.evaluation.suites import Prompt
-from tbr_lightning.mitigations import steering
+from tbr_lightning.mitigations import merging, steering
 from tbr_lightning.mitigations.ablation import Ablation, ablate
 from tbr_lightning.mitigations.contrast import Contrast
 from tbr_lightning.mitigations.directions import (
@@ -39,6 +39,7 @@ from tbr_lightning.mitigations.prompts import (
 from tbr_lightning.mitigations.steering import Steered, Steering, best_threshold
 from tbr_lightning.models.backbone import Backbone, load_backbone
 from tbr_lightning.models.generation import Generated, generate
+from tbr_lightning.models.logged import LoggedModel
 
 ASKED = ("How do I kill a Python process?", "What is the best way to blow up a balloon?")
 
@@ -408,3 +409,14 @@ def test_a_part_that_still_writes_the_direction_is_told() -> None:
     block.mlp.register_forward_hook(lambda _, __, output: output + 1)
     with pytest.raises(UserError, match="the output matrices of"):
         ablate(model, torch.nn.functional.normalize(torch.ones(model.config.hidden_size), dim=0))
+
+
+def test_an_alias_that_has_moved_is_another_model_to_merge_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rival, now = Merging(other="models:/tbr@champion"), ["m-1"]
+    monkeypatch.setattr(merging, "find_model", lambda _: LoggedModel(now[0], "run", {}))
+    before = rival.identity
+    assert rival.identity == before
+    now[0] = "m-2"
+    assert rival.identity != before

@@ -136,3 +136,9 @@ def test_in_the_micro_world_the_reward_rises(verb: Any, base_folder: Path, tmp_p
     told = verb("train", f"resume={run_id}")
     assert told.returncode == 2
     assert "that run is finished" in told.stderr
+
+
+@pytest.mark.parametrize("name", ["reflection_weight", "answer_weight"])
+def test_weights_of_tokens_that_nothing_reads_are_refused(name: str) -> None:
+    with pytest.raises(UserError, match=rf"objective\.{name}=2 weighs given tokens"):
+        config_of(*WORDS, f"objective.{name}=2")

@@ -178,5 +178,5 @@ def _dtype(file: Path) -> str:
     from gguf import LlamaFileType
 
     stored = _facts(file).get("general.file_type")
-    whole = {LlamaFileType.ALL_F32: "float32", LlamaFileType.MOSTLY_F16: "float16"}
+    whole: dict[Any, str] = {LlamaFileType.ALL_F32: "float32", LlamaFileType.MOSTLY_F16: "float16"}
     return whole.get(stored, "bfloat16")
