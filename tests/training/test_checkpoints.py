@@ -14,16 +14,18 @@ from typing import Any
 import pytest
 import torch
 from mlflow.tracking import MlflowClient
+from safetensors.torch import save_file
 
 from tbr_lightning.config.schema import OptimizerConfig
 from tbr_lightning.errors import UserError
 from tbr_lightning.objectives.sft import SFT
+from tbr_lightning.training import ranks
 from tbr_lightning.training.checkpoints import Checkpoints, trained_mismatch, whole_checkpoints
 from tbr_lightning.training.fit import fit
 from tbr_lightning.training.module import TbrModule
 from tbr_lightning.training.strategies import tensors_alone
 
-from .conftest import config_of, fit_here, tiny_model
+from .conftest import TINY, config_of, fit_here, tiny_model
 
 
 def written(
@@ -316,3 +318,19 @@ def test_the_logged_rate_is_that_of_the_step(tmp_path: Path) -> None:
     assert [(one.step, round(one.value, 6)) for one in history] == [
         (1, 0.01), (2, 0.0075), (3, 0.005), (4, 0.0025)
     ]  # fmt: skip
+
+
+def test_tensors_of_ranks_that_are_not_all_there_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = SimpleNamespace(folder=tmp_path, config=config_of(*TINY))
+    monkeypatch.setattr(ranks, "_backbone", lambda _: tiny_model(tmp_path, "model=llama3_2_1b"))
+    named = tiny_model(tmp_path, "model=llama3_2_1b").model.named_parameters()
+    trained = {name: weight.detach().clone() for name, weight in named}
+    facts = {"steps": "1", "supervised_tokens": "2", "seconds": "3"}
+    save_file(trained, tmp_path / ranks.TRAINED, metadata=facts)
+    assert ranks.collect_trained(job)[1].steps == 1  # type: ignore[arg-type]
+    del trained["model.norm.weight"]
+    save_file(trained, tmp_path / ranks.TRAINED, metadata=facts)
+    with pytest.raises(RuntimeError, match=r"model\.norm\.weight"):
+        ranks.collect_trained(job)  # type: ignore[arg-type]
