@@ -147,6 +147,6 @@ def test_weights_of_tokens_that_nothing_reads_are_refused(name: str) -> None:
 @pytest.mark.parametrize("words", [(), ("trainer.max_steps=3",)])
 def test_fewer_prompts_than_a_step_answers_are_refused(words: Sequence[str]) -> None:
     size = ("trainer.batch_size=8", "objective.generations=2", *words)
-    with pytest.raises(UserError, match="a step answers 4 prompts .* and there are 3"):
+    with pytest.raises(UserError, match=r"a step answers 4 prompts .* and there are 3"):
         _steps(config_of(*WORDS, *size), 3)
     assert _steps(config_of(*WORDS, *size), 4)
