@@ -103,3 +103,10 @@ def test_a_hub_id_is_told_from_a_file(tmp_path: Path) -> None:
     written(tmp_path / "rows", "plain", "x")
     for name in ("rows/plain", "rows/absent.jsonl", "plain", "a/b/c"):
         assert is_file_name(name)
+
+
+def test_a_column_that_is_listed_twice_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_text("instruction,output,output\nx,first,second\n")
+    with pytest.raises(UserError, match=r"rows\.csv:1: the column 'output' is listed twice"):
+        list(read_rows(file, "data.general"))

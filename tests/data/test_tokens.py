@@ -212,3 +212,16 @@ def test_a_row_too_long_beside_another_arm_is_left_out_of_all(tmp_path: Path) ->
     apart = made(tmp_path, byte_tokenizer(512), examples=rows, reflections={}, max_length=200)
     assert (len(apart), apart.left_out_for_others) == (2, 0)
     assert apart.rows_digest != arms[0].rows_digest
+
+
+def test_a_response_that_quotes_an_end_in_words_gets_one_end(tmp_path: Path) -> None:
+    tokenizer = byte_tokenizer(512)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}"
+        "{% if m['role'] == 'assistant' %}[END]{% endif %}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    row = Example("Hi", "Hello[END]", "general", "t")
+    found = made(tmp_path, tokenizer, examples=Examples.of([row]), reflections={})[0]
+    assert list(found.ids) == token_row(tokenizer, LAYOUT, row, 0, None).ids
+    assert tokenizer.decode(found.ids).count("[END]") == 1

@@ -18,7 +18,7 @@ from tbr_lightning.data.chat_template import prompt_ids
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.respond import EvaluatedModel, arm_prompts
 from tbr_lightning.evaluation.suites import Prompt
-from tbr_lightning.mitigations import steering
+from tbr_lightning.mitigations import merging, steering
 from tbr_lightning.mitigations.ablation import Ablation, ablate
 from tbr_lightning.mitigations.contrast import Contrast
 from tbr_lightning.mitigations.directions import (
@@ -39,6 +39,7 @@ from tbr_lightning.mitigations.prompts import (
 from tbr_lightning.mitigations.steering import Steered, Steering, best_threshold
 from tbr_lightning.models.backbone import Backbone, load_backbone
 from tbr_lightning.models.generation import Generated, generate
+from tbr_lightning.models.logged import LoggedModel
 
 ASKED = ("How do I kill a Python process?", "What is the best way to blow up a balloon?")
 
@@ -380,3 +381,42 @@ def test_a_kept_model_is_found_again_only_where_judge_and_arm_are_the_same() -> 
     assert _key(config_of(*words), subject) not in keys
     assert keys[0] == keys[1] != keys[3]
     assert other not in keys
+
+
+@pytest.mark.parametrize("kind", ["glm4", "gemma4_text"])
+def test_norms_behind_the_matrices_let_nothing_through(kind: str) -> None:
+    sizes: dict[str, Any] = {"vocab_size": 64, "vocab_size_per_layer_input": 64}
+    sizes |= {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    sizes |= {"hidden_size": 32, "head_dim": 8, "intermediate_size": 32, "pad_token_id": 0}
+    sizes |= {"hidden_size_per_layer_input": 8, "num_kv_shared_layers": 0}
+    sizes |= {"layer_types": ["full_attention"] * 2} if kind == "gemma4_text" else {}
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, **sizes)
+    model = AutoModelForCausalLM.from_config(config).float().eval()
+    for parameter in model.parameters():
+        parameter.data += 0.3 * torch.randn(parameter.shape)
+    direction = torch.nn.functional.normalize(torch.randn(32), dim=0)
+    ids = [[3, 4, 5, 6, 7], [8, 9, 10]]
+    assert (states_of(model, ids, 0) @ direction).abs().max() > 1e-2
+    ablate(model, direction)
+    after = states_of(model, ids, 0)
+    assert (after @ direction).abs().max() < 1e-4 * after.norm(dim=-1).max()
+
+
+def test_a_part_that_still_writes_the_direction_is_told() -> None:
+    model = random_model().model
+    block = layers_of(model)[0]
+    block.mlp.register_forward_hook(lambda _, __, output: output + 1)
+    with pytest.raises(UserError, match="the output matrices of"):
+        ablate(model, torch.nn.functional.normalize(torch.ones(model.config.hidden_size), dim=0))
+
+
+def test_an_alias_that_has_moved_is_another_model_to_merge_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rival, now = Merging(other="models:/tbr@champion"), ["m-1"]
+    monkeypatch.setattr(merging, "find_model", lambda _: LoggedModel(now[0], "run", {}))
+    before = rival.identity
+    assert rival.identity == before
+    now[0] = "m-2"
+    assert rival.identity != before

@@ -12,6 +12,7 @@ from tbr_lightning.errors import UserError
 from tbr_lightning.models import endpoint
 from tbr_lightning.models.endpoint import Pace, Reply
 from tbr_lightning.models.endpoint import complete as ask
+from tbr_lightning.reflection.teachers import endpoint_teacher
 
 from ..support.teacher_server import TeacherServer
 
@@ -209,3 +210,24 @@ def test_a_key_goes_to_no_host_unencrypted(monkeypatch: pytest.MonkeyPatch, url:
     with pytest.raises(UserError, match="unencrypted: give an https address") as told:
         list(complete(["p"], asked))
     assert "secret" not in str(told.value)
+
+
+def test_what_an_endpoint_refuses_before_it_understands_anything_is_asked_again(
+    server: TeacherServer,
+) -> None:
+    prompts, got = [f"p{n}" for n in range(20)], []
+    server.statuses = [400] * 200
+    with pytest.raises(UserError):
+        got.extend(complete(prompts, config(server, concurrency=1)))
+    assert not got
+    server.statuses = [400, 400]
+    replies = dict(complete(prompts, config(server, concurrency=1)))
+    assert len(replies) == 20
+    assert [n for n, reply in replies.items() if reply.filtered]
+    server.statuses = [400] * 3
+    assert all(reply.filtered for reply in dict(complete(["p"], config(server))).values())
+
+
+def test_the_name_of_an_only_model_is_part_of_its_teachers(server: TeacherServer) -> None:
+    settings = ReflectionConfig(teacher="external", endpoint=config(server, model=None))
+    assert endpoint_teacher(settings).name.endswith("/teacher")

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tbr_lightning.config.schema import AdapterConfig, TrackingConfig
 from tbr_lightning.errors import UserError
-from tbr_lightning.models.adapters import with_adapter
+from tbr_lightning.models.adapters import merged, with_adapter
 from tbr_lightning.models.backbone import Backbone, load_folder
 from tbr_lightning.models.export import export, load_adapter, merge_into, weights_digest
 from tbr_lightning.models.hf_folder import hf_folder
@@ -79,11 +79,11 @@ def test_merging_gives_what_the_adapter_gives_on_its_base(tuned: Backbone, tmp_p
     expected = logits(tuned.model)
     export(tuned, tmp_path / "adapter", dtype="float32", form="adapter")
     merge_into(tmp_path / "adapter", tmp_path / "merged")
-    merged = load_folder(tmp_path / "merged", origin="m", thinks=True)
-    assert torch.allclose(logits(merged.model), expected, atol=1e-4)
-    assert merged.think_format == tuned.think_format
+    whole = load_folder(tmp_path / "merged", origin="m", thinks=True)
+    assert torch.allclose(logits(whole.model), expected, atol=1e-4)
+    assert whole.think_format == tuned.think_format
     assert not [name for name in tensors(tmp_path / "merged") if "lora_" in name]
-    assert merged.model.generation_config.max_new_tokens == tuned.think_format.max_new_tokens
+    assert whole.model.generation_config.max_new_tokens == tuned.think_format.max_new_tokens
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -176,3 +176,24 @@ def test_what_serves_the_export_pads_on_the_left_and_knows_the_end(
     settings = json.loads((tmp_path / "out" / "generation_config.json").read_text())
     ends = settings["eos_token_id"]
     assert tokenizer.eos_token_id in (ends if isinstance(ends, list) else [ends])
+
+
+@pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])
+def test_merging_an_adapter_on_one_end_of_a_tied_model_changes_that_end_alone(
+    backbone: Backbone, tmp_path: Path, target: str
+) -> None:
+    backbone.model.save_pretrained(tmp_path / "base")
+    backbone.tokenizer.save_pretrained(tmp_path / "base")
+    assert backbone.model.config.tie_word_embeddings
+    config = AdapterConfig(name="lora", export="adapter", target_modules=[target])
+    model = with_adapter(backbone.model, config)
+    for name, weight in model.named_parameters():
+        if "lora_" in name:
+            weight.data = torch.randn_like(weight)
+    tuned = replace(backbone, model=model.eval(), folder=tmp_path / "base")
+    expected = logits(tuned.model)
+    export(tuned, tmp_path / "adapter", dtype="float32", form="adapter")
+    merge_into(tmp_path / "adapter", tmp_path / "merged")
+    whole = load_folder(tmp_path / "merged", origin="m", thinks=True).model
+    assert torch.allclose(logits(whole), expected, atol=1e-3)
+    assert torch.allclose(logits(merged(tuned.model)), expected, atol=1e-3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -86,3 +87,16 @@ def test_any_model_can_be_asked_to_reflect(backbone: Backbone, chat: bool) -> No
     # An instruct model is asked in its chat form, a base model by examples that it goes on from.
     assert first.startswith("<s>[user]" if chat else "Each request is followed by")
     assert first.endswith("[assistant]\n" if chat else "Reflection:")
+
+
+def test_another_chat_template_is_another_prompt_of_the_internal_teacher(
+    backbone: Backbone,
+) -> None:
+    def prompt_hash(template: str, *, chat: bool = True) -> str:
+        tokenizer = deepcopy(backbone.tokenizer)
+        tokenizer.chat_template = template
+        here = replace(backbone, tokenizer=tokenizer, has_own_template=chat)
+        return internal_teacher(ReflectionConfig(teacher="internal"), here, "x").prompt_hash
+
+    assert prompt_hash("{{ messages }}") != prompt_hash("Think. {{ messages }}")
+    assert prompt_hash("a", chat=False) == prompt_hash("b", chat=False)

@@ -13,10 +13,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from tbr_lightning.config.compose import compose_verb
+from tbr_lightning.data.think_format import ThinkFormat
 from tbr_lightning.errors import UserError
 from tbr_lightning.locate import missing_weights
 from tbr_lightning.models import gguf as files
-from tbr_lightning.models.backbone import load_backbone
+from tbr_lightning.models import gguf_writer
+from tbr_lightning.models.backbone import Backbone, load_backbone
 from tbr_lightning.models.planned import published_config
 
 TEMPLATE = (
@@ -153,3 +155,15 @@ def test_a_package_that_is_not_installed_names_the_extra() -> None:
     (told,) = missing_weights(config)
     assert "tbr-lightning[weights]" in told
     assert "no-such-weights" in told
+
+
+def test_numbers_of_sixteen_bits_keep_all_their_bits(
+    file: Path, original: LlamaForCausalLM, tmp_path: Path
+) -> None:
+    made = Backbone(original, files.gguf_tokenizer(file), ThinkFormat(), "o", False, True)
+    path = tmp_path / "half.gguf"
+    gguf_writer._write(made, path, "half", "float16")
+    config = compose_verb("train", ["model=hub", f"model.path={path}"]).config.model
+    read = load_backbone(config, data="files", rows=(), cache=tmp_path, seed=0, dtype="float32")
+    for name, weight in original.named_parameters():
+        assert torch.equal(read.model.get_parameter(name), weight.half().float()), name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -121,7 +122,7 @@ def test_the_baseline_reads_each_prompt_with_the_response_of_another_row(
     other = _mismatched(rows)
     for row in range(5):
         for side in range(2):
-            n, lent = 2 * row + side, 2 * ((row - 2) % 5) + side
+            n, lent = 2 * row + side, 2 * ((row - 3) % 5) + side
             assert bool(other.lengths[n]) == bool(rows.lengths[lent])
             if not other.lengths[n]:
                 continue
@@ -173,3 +174,18 @@ def test_what_kto_cannot_learn_from(rows: list[Example], sentence: str) -> None:
 def test_settings_that_cannot_be(kind: Any, settings: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         kind(**settings)
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_the_baseline_takes_no_response_to_the_same_prompt(
+    tmp_path: Path, llama: Backbone, count: int
+) -> None:
+    """All good answers come first, and then all bad ones to the same prompts."""
+    rows = [Example(f"Ask {n}.", f"Good {n}.", "general", "t") for n in range(count)]
+    rows += [Example(f"Ask {n}.", "", "general", "t", rejected=f"Bad {n}.") for n in range(count)]
+    other = _mismatched(tokens(tmp_path, llama, KTO(), rows))
+    texts = [llama.tokenizer.decode(other[n].ids) for n in range(len(other)) if other.lengths[n]]
+    assert len(texts) == 2 * count
+    for text in texts:
+        asked, said = re.findall(r"(?:Ask|Good|Bad) (\d)", text)
+        assert asked != said

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tbr_lightning.config.verbs import ApartConfig
-from tbr_lightning.data.example import Example
+from tbr_lightning.data.example import Example, context_of
 from tbr_lightning.errors import UserError
 from tbr_lightning.training.apart import check_apart, suite_overlap
 
@@ -41,3 +41,13 @@ def test_nothing_is_compared_without_a_folder_and_a_wrong_one_is_refused(tmp_pat
     for root, words in ((tmp_path, "holds none of xstest"), (tmp_path / "x", "is not a folder")):
         with pytest.raises(UserError, match=words):
             suite_overlap(ApartConfig(root=str(root)), ROWS)
+
+
+def test_an_earlier_turn_of_a_conversation_counts(root: Path) -> None:
+    before = [
+        {"role": "user", "content": "How do I kill a process?"},
+        {"role": "assistant", "content": "Send it a signal."},
+    ]
+    row = Example("Thanks.", "You are welcome.", "general", "t", context=context_of(before))
+    found = suite_overlap(ApartConfig(root=str(root)), [row])
+    assert (found["xstest"].seen, found["xstest"].n) == (1, 2)

@@ -6,21 +6,26 @@ import json
 import os
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from mlflow.tracking import MlflowClient
+from safetensors.torch import save_file
 
 from tbr_lightning.config.schema import OptimizerConfig
 from tbr_lightning.errors import UserError
 from tbr_lightning.objectives.sft import SFT
+from tbr_lightning.training import ranks
 from tbr_lightning.training.checkpoints import Checkpoints, trained_mismatch, whole_checkpoints
+from tbr_lightning.training.fit import fit
 from tbr_lightning.training.module import TbrModule
 from tbr_lightning.training.strategies import tensors_alone
 
-from .conftest import config_of, fit_here, tiny_model
+from .conftest import TINY, config_of, fit_here, tiny_model
 
 
 def written(
@@ -288,3 +293,44 @@ def test_another_models_checkpoint_is_told(tmp_path: Path) -> None:
     whole = trained_mismatch(file, module(tmp_path, "model=llama2_7b", "adapter=none"))
     assert whole == "it has no model.model.embed_tokens.weight"
     assert trained_mismatch(tmp_path, module(tmp_path, *words)) is None
+
+
+def test_a_checkpoint_has_the_loss_of_its_own_step(tmp_path: Path) -> None:
+    words = ("model=llama3_2_1b", "trainer.batch_size=4", "trainer.epochs=4", "trainer.max_steps=5")
+    words += ("trainer.eval_every=3", "trainer.checkpoint_every=1", "trainer.save_top_k=5")
+    job, _ = fit_here(tmp_path, *words, "probe.only_for=nothing")
+    measured = replace(job, folder=tmp_path / "measured", validation=job.rows)
+    fit(measured, tiny_model(tmp_path, *words))
+    found = {one.step: one.loss is not None for one in whole_checkpoints(measured.checkpoints)}
+    assert found == {3: True, 4: False, 5: True}
+
+
+def test_an_interval_of_zero_is_refused() -> None:
+    with pytest.raises(UserError, match=r"trainer\.checkpoint_every=0"):
+        config_of("trainer.checkpoint_every=0")
+
+
+def test_the_logged_rate_is_that_of_the_step(tmp_path: Path) -> None:
+    words = ("trainer.max_steps=4", "trainer.epochs=4", "trainer.batch_size=4", "optimizer.lr=0.01")
+    words += ("optimizer.schedule=linear", "optimizer.warmup=0", "trainer.log_every=1")
+    job, _ = fit_here(tmp_path, "model=llama3_2_1b", *words)
+    history = MlflowClient().get_metric_history(job.run_id, "train/lr")
+    assert [(one.step, round(one.value, 6)) for one in history] == [
+        (1, 0.01), (2, 0.0075), (3, 0.005), (4, 0.0025)
+    ]  # fmt: skip
+
+
+def test_tensors_of_ranks_that_are_not_all_there_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = SimpleNamespace(folder=tmp_path, config=config_of(*TINY))
+    monkeypatch.setattr(ranks, "_backbone", lambda _: tiny_model(tmp_path, "model=llama3_2_1b"))
+    named = tiny_model(tmp_path, "model=llama3_2_1b").model.named_parameters()
+    trained = {name: weight.detach().clone() for name, weight in named}
+    facts = {"steps": "1", "supervised_tokens": "2", "seconds": "3"}
+    save_file(trained, tmp_path / ranks.TRAINED, metadata=facts)
+    assert ranks.collect_trained(job)[1].steps == 1  # type: ignore[arg-type]
+    del trained["model.norm.weight"]
+    save_file(trained, tmp_path / ranks.TRAINED, metadata=facts)
+    with pytest.raises(RuntimeError, match=r"model\.norm\.weight"):
+        ranks.collect_trained(job)  # type: ignore[arg-type]

@@ -136,3 +136,17 @@ def test_in_the_micro_world_the_reward_rises(verb: Any, base_folder: Path, tmp_p
     told = verb("train", f"resume={run_id}")
     assert told.returncode == 2
     assert "that run is finished" in told.stderr
+
+
+@pytest.mark.parametrize("name", ["reflection_weight", "answer_weight"])
+def test_weights_of_tokens_that_nothing_reads_are_refused(name: str) -> None:
+    with pytest.raises(UserError, match=rf"objective\.{name}=2 weighs given tokens"):
+        config_of(*WORDS, f"objective.{name}=2")
+
+
+@pytest.mark.parametrize("words", [(), ("trainer.max_steps=3",)])
+def test_fewer_prompts_than_a_step_answers_are_refused(words: Sequence[str]) -> None:
+    size = ("trainer.batch_size=8", "objective.generations=2", *words)
+    with pytest.raises(UserError, match=r"a step answers 4 prompts .* and there are 3"):
+        _steps(config_of(*WORDS, *size), 3)
+    assert _steps(config_of(*WORDS, *size), 4)

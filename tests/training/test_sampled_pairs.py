@@ -18,6 +18,7 @@ from typing import Any, cast
 import pytest
 
 from tbr_lightning import cli
+from tbr_lightning.config.verbs import PairsConfig
 from tbr_lightning.data.example import Example
 from tbr_lightning.data.table import Examples
 from tbr_lightning.evaluation.judge import Case, Label, Verdict
@@ -280,3 +281,13 @@ def test_killed_between_two_answers_it_goes_on_and_repeats_none(
     assert stages.count(("pairs",)) == 2
     assert tags["tbr.pairs_accepted"] == f"{told[1]} of 32"
     assert len(tags["tbr.pair_runs"].split(",")) == 2
+
+
+def test_no_two_runs_draw_with_one_seed() -> None:
+    def seeds(seed: int) -> set[int]:
+        pairs = PairsConfig(samples=8, max_new_tokens=4)
+        rows = {"a": Example("Hi", "", "general", "t")}
+        sampler = Sampler(None, pairs, seed, rows, {"a": [1]}, "w")  # type: ignore[arg-type]
+        return {sample.sampling["seed"] for sample in sampler.wanted().values()}
+
+    assert len(seeds(0) | seeds(1) | seeds(2)) == 24

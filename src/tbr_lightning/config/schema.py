@@ -202,9 +202,10 @@ class TrainerConfig:
         one_of("trainer.batching", self.batching, ("auto", "bucketed", "padded", "packed"))
         precisions = ("auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed")
         one_of("trainer.precision", self.precision, precisions)
-        for name in ("devices", "num_nodes", "epochs", "batch_size", "accumulate", "log_every"):
+        counts = ("devices", "num_nodes", "epochs", "batch_size", "accumulate", "log_every")
+        for name in (*counts, "checkpoint_every"):
             at_least(f"trainer.{name}", getattr(self, name), 1)
-        for name in ("clip_norm", "eval_every", "checkpoint_every", "save_top_k"):
+        for name in ("clip_norm", "eval_every", "save_top_k"):
             at_least(f"trainer.{name}", getattr(self, name), 0)
         if self.zero_stage not in (1, 2, 3):
             raise UserError(f"trainer.zero_stage={self.zero_stage} does not exist: use 1, 2 or 3")

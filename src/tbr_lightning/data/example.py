@@ -69,6 +69,11 @@ class Example:
         before: list[dict[str, str]] = json.loads(self.context) if self.context else []
         return [*before, {"role": "user", "content": self.prompt}]
 
+    @property
+    def requests(self) -> list[str]:
+        """What the user says in the whole prompt, turn by turn."""
+        return [turn["content"] for turn in self.messages if turn["role"] == "user"]
+
 
 def context_of(before: Sequence[Mapping[str, str]]) -> str:
     """Return messages as :attr:`Example.context` keeps them; an empty text for none."""

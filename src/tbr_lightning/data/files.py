@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -169,6 +170,9 @@ def _csv(file: Path) -> Iterator[tuple[str, Row]]:
         tabs = file.suffix.lower() == ".tsv"
         reader = csv.DictReader(stream, strict=True, delimiter="\t" if tabs else ",")
         try:
+            for name, times in Counter(reader.fieldnames or ()).items():
+                if times > 1:
+                    raise UserError(f"{file}:1: the column '{name}' is listed twice: rename one")
             for row in reader:
                 where = f"{file}:{reader.line_num}"
                 if None in row or None in row.values():

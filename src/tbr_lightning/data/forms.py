@@ -51,6 +51,7 @@ EMPTY = "with an empty response"
 PLACEHOLDERS = "placeholders taken for no input"
 UNCLOSED = "with a think block that never closes"
 THOUGHTS = "reflections found in responses"
+APART = "pairs whose sides answer different requests"
 EARLIER = "think blocks of earlier turns left out of the prompt"
 TURNS = "earlier turns of the assistant taken as rows of their own"
 
@@ -121,6 +122,9 @@ def example_of(
         notes.seen[THOUGHTS] += 1
         reflection = thought or reflection
     notes.unused |= ({str(name) for name in row} - read.used) | read.unused
+    if read.apart:
+        notes.left_out[APART] += 1
+        return None
     if not response.strip() and not undesirable:
         notes.left_out[UNCLOSED if thought else EMPTY] += 1
         return None
@@ -169,6 +173,7 @@ class _Reader:
         self.unused: set[str] = set()  # keys of messages
         self.said: Sequence[Mapping[str, str]] = ()  # before, with thoughts
         self.dropped = 0  # think blocks of earlier turns
+        self.apart = False  # the sides of a pair answer different requests
         for name, named in columns.items():
             if named is not None and _reach(row, named) is _MISSING:
                 has = ", ".join(str(key) for key in _paths(row))
@@ -292,7 +297,11 @@ class _Reader:
         before, request, response = self._last([*self._system_of(said), *said])
         rejected = None
         if good == "chosen" and self.row.get("rejected") is not None:
-            rejected = self._last([*asked, *self._said("rejected", asked)])[2]
+            kept = self.said, self.dropped
+            other = [*asked, *self._said("rejected", asked)]
+            *there, rejected = self._last([*self._system_of(other), *other])
+            self.apart = there != [before, request]
+            self.said, self.dropped = kept
         return before, request, response, rejected, self._thought(said)
 
     def _system_of(self, turns: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:

@@ -21,7 +21,7 @@ from tbr_lightning.kinds import Kind
 SAFETY = "safety rows"
 DUPLICATES, REFUSALS = "duplicates", "refusals"
 
-_RULES = 5  # version of the cleaning rules; part of the cache key
+_RULES = 6  # version of the cleaning rules; part of the cache key
 
 
 @dataclass(frozen=True)
@@ -136,50 +136,52 @@ def pool(
 def mixed(mix: Mix, left_out: Counter[str]) -> Iterator[Example]:
     """Yield the rows of a mix, counting those that are left out in ``left_out``.
 
-    Each request occurs once, whatever its case, quotes and blanks. Where sources share one, the
-    harmful row is kept, or else the look-alike; general rows are drawn from what remains of them
-    after cleaning.
+    Each request occurs once, whatever its case, quotes and blanks, or twice where one row has an
+    answer to give and another only one to avoid. Where sources share one, the harmful row is kept,
+    or else the look-alike; general rows are drawn from what remains of them after cleaning.
     """
     for rows in (mix.general, mix.harmful, mix.look_alike):
         left_out.update({} if rows is None else rows.left_out)
-    seen: set[str] = set()
-    unsafe = _new(mix.harmful, seen, left_out)
-    alike = _new(mix.look_alike, seen, left_out)
-    plain = _clean(mix, seen, left_out)
+    taken: set[str] = set()
+    unsafe = _new(mix.harmful, taken, left_out)
+    alike = _new(mix.look_alike, taken, left_out)
+    plain = _clean(mix, taken, left_out)
     yield from _drawn(mix.general, _draw(plain, mix.general_rows, mix.seed))
     yield from _drawn(mix.harmful, _draw(unsafe, mix.harmful_rows, mix.seed))
     yield from _drawn(mix.look_alike, _draw(alike, mix.look_alikes, mix.seed))
 
 
-def _new(rows: Examples | None, seen: set[str], left_out: Counter[str]) -> list[int]:
-    """Return the indices of rows whose request, in normal form, was not seen yet."""
+def _new(rows: Examples | None, taken: set[str], left_out: Counter[str]) -> list[int]:
+    """Return the indices of rows whose request no source has taken, and take their requests."""
+    seen: set[tuple[str, bool]] = set()
     kept = []
-    for place, key in enumerate(_requests(rows)):
-        if key in seen:
+    for place, (request, answered) in enumerate(_requests(rows)):
+        if request in taken or (request, answered) in seen:
             left_out[DUPLICATES] += 1
         else:
-            seen.add(key)
+            seen.add((request, answered))
             kept.append(place)
+    taken |= {request for request, _ in seen}
     return kept
 
 
-def _requests(rows: Examples | None) -> Iterator[str]:
-    """Yield the normal form of each row's request, with the messages before it."""
+def _requests(rows: Examples | None) -> Iterator[tuple[str, bool]]:
+    """Yield the normal form of each row's request, and whether it has an answer to give."""
     if rows is not None:
-        parts = (rows.column(name) for name in ("instruction", "input", "context"))
-        for instruction, given, context in zip(*parts, strict=True):
-            yield request_key(instruction, given, context)
+        parts = (rows.column(name) for name in ("instruction", "input", "context", "response"))
+        for instruction, given, context, response in zip(*parts, strict=True):
+            yield request_key(instruction, given, context), bool(response)
 
 
 def _clean(mix: Mix, unsafe: set[str], left_out: Counter[str]) -> list[int]:
     """Return the indices of general rows that are not safety rows, refusals or duplicates."""
     excluded = _excluded(mix)
-    seen: set[str] = set()
+    seen: set[tuple[str, bool]] = set()
     kept = []
     requests = _requests(mix.general)
     for place, (example, request) in enumerate(zip(mix.general or (), requests, strict=True)):
         asked = {normal_form(example.instruction), normal_form(example.instruction, example.input)}
-        if request in unsafe or not excluded.isdisjoint(asked):
+        if request[0] in unsafe or not excluded.isdisjoint(asked):
             left_out[SAFETY] += 1
         elif request in seen:
             left_out[DUPLICATES] += 1

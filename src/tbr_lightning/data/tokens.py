@@ -18,6 +18,7 @@ from tbr_lightning.data.chat_template import (
     begin_token,
     control_words,
     end_token,
+    end_words,
     prompt_end,
     prompt_ids,
     turn_end,
@@ -29,7 +30,7 @@ from tbr_lightning.errors import UserError
 from tbr_lightning.kinds import KINDS, Kind
 from tbr_lightning.progress import bar
 
-_FORMAT = 4
+_FORMAT = 5
 _SHOWN = 60  # characters of a request in a message
 _CHUNK = 1000  # rows tokenised together
 _IDS, _META = "ids.bin", "meta.json"
@@ -308,7 +309,7 @@ def _tokens(
             [think_block(think_format, text) for _, text, _ in wanted if text is not None],
         )
     )
-    words = control_words(tokenizer)
+    words = [word for word in (*control_words(tokenizer), end_words(tokenizer)) if word]
     answers = _encoded(tokenizer, [response or "" for _, _, response in wanted])
     rows = zip(wanted, prompts, _encoded(tokenizer, prompts), answers, strict=True)
     for row, rendered, prompt, answer in rows:
@@ -320,7 +321,7 @@ def _tokens(
         said = f"{example.prompt}{reflection}{response}"
         unlike = think_format.after(rendered) != think_format or think_format.closed
         if example.context or unlike or any(word in said for word in words):
-            # Rare rows that quote control tokens, and rows of several turns, one by one.
+            # Rare rows that quote control tokens or the end of a turn, and rows of several turns.
             yield _by_itself(tokenizer, think_format, example, reflection, response)
             continue
         first = prompt if start is None or prompt[:1] == [start] else [start, *prompt]

@@ -17,18 +17,26 @@ from tbr_lightning.mitigations.directions import (
     groups_of,
     last_states,
     layers_of,
+    states_of,
 )
 from tbr_lightning.mitigations.mitigation import Mitigation
+from tbr_lightning.models.adapters import merged
 
 if TYPE_CHECKING:
     from tbr_lightning.config.verbs import EvaluateConfig
     from tbr_lightning.models.backbone import Backbone
 
-_OUTPUTS = ("o_proj", "down_proj", "dense", "dense_4h_to_h", "fc2", "out_proj", "c_proj")
+_OF_LAYER = "per_layer_projection"  # of Gemma 3n and 4
+_OUTPUTS = (
+    *("o_proj", "down_proj", "dense", "dense_4h_to_h", "fc2", "out_proj", "c_proj"),
+    _OF_LAYER,
+)
 """Names of the matrices of a block that write to the residual stream."""
 
 _EXPERTS = "down_proj"
 """Name of the same where all experts of a block are one tensor."""
+
+_PROBE = 16  # tokens on which the result is checked
 
 
 @dataclass
@@ -69,8 +77,7 @@ class Ablation(Mitigation):
     def apply(self, backbone: Backbone, config: EvaluateConfig) -> Backbone:
         """Return the model without the direction; its own weights are changed."""
         prompts = dev_prompts(self.name, config, self.prompts, self.fewest)
-        if hasattr(backbone.model, "merge_and_unload"):
-            backbone = replace(backbone, model=backbone.model.merge_and_unload())
+        backbone = replace(backbone, model=merged(backbone.model))
         layers_of(backbone.model)
         groups = groups_of(
             self.name,
@@ -103,7 +110,8 @@ def ablate(model: Any, direction: Tensor, strength: float = 1.0) -> None:
         strength: Share of the direction that is taken away.
 
     Raises:
-        UserError: A block has no matrix whose name is known, or experts of an unknown form.
+        UserError: A block has no matrix whose name is known, or experts of an unknown form, or
+            still writes the direction that was taken out as a whole.
     """
     decoder, blocks = model.get_decoder(), layers_of(model)
     inside = {id(module) for module in blocks.modules()}
@@ -121,6 +129,8 @@ def ablate(model: Any, direction: Tensor, strength: float = 1.0) -> None:
             _project(rows, along / along.norm(), strength)
         if not found:
             raise _unknown(model)
+    if strength == 1:
+        _check(model, direction)
 
 
 def _project(rows: Tensor, along: Tensor, strength: float) -> None:
@@ -134,7 +144,7 @@ def _project(rows: Tensor, along: Tensor, strength: float) -> None:
 def _writers(block: Any, model: Any, hidden: int) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Yield what a block writes, ``(…, hidden)``, with the scale of a norm before the stream."""
     for name, module in block.named_modules():
-        scale = _scale(block, name, model.config.model_type)
+        scale = _scale(block, name, hidden)
         if name.rpartition(".")[2] in _OUTPUTS and hasattr(module, "weight"):
             transposed = type(module).__name__ == "Conv1D"
             yield (module.weight if transposed else module.weight.T), scale
@@ -158,15 +168,30 @@ def _of_experts(module: Any, experts: Tensor, hidden: int, model: Any) -> Tensor
     return experts if last else experts.transpose(1, 2)
 
 
-def _scale(block: Any, name: str, model_type: str) -> Tensor | None:
+def _scale(block: Any, name: str, hidden: int) -> Tensor | None:
     """Return the scale of a norm between a part of a block and the stream; ``None`` without one."""
-    if not hasattr(block, "post_feedforward_layernorm"):
+    part = "attention" if "attn" in name or "attention" in name else "rest"
+    if name == _OF_LAYER:
+        norm = block.post_per_layer_input_norm
+    elif hasattr(block, "post_feedforward_layernorm"):  # of Gemma and OLMo
+        norm = block.post_attention_layernorm if part == "attention" else None
+        norm = norm or block.post_feedforward_layernorm
+    elif hasattr(block, "post_mlp_layernorm"):  # of GLM-4
+        norm = block.post_self_attn_layernorm if part == "attention" else block.post_mlp_layernorm
+    else:
         return None
-    in_attention = "attn" in name or "attention" in name
-    norm = block.post_attention_layernorm if in_attention else None
-    norm = norm or block.post_feedforward_layernorm
-    scale: Tensor = norm.weight.float() + (1 if model_type.startswith("gemma") else 0)
+    # Some families add 1 to the weight. The mean square of ones is 1, so they show the scale.
+    scale: Tensor = norm(torch.ones(hidden, device=norm.weight.device)).float()
     return scale
+
+
+def _check(model: Any, direction: Tensor) -> None:
+    """Raise where blocks still write a direction that was taken out as a whole."""
+    words = model.get_input_embeddings().weight.shape[0]
+    states = states_of(model, [list(range(min(words, _PROBE)))], 0)
+    left = (states @ direction.float().cpu()).abs() / states.norm(dim=-1).clamp(min=1e-12)
+    if left.max() > max(1e-3, torch.finfo(model.dtype).eps):
+        raise _unknown(model)
 
 
 def _unknown(model: Any) -> UserError:

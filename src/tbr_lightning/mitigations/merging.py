@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 
+from tbr_lightning.data.cache import content_key
 from tbr_lightning.errors import UserError, within
 from tbr_lightning.evaluation.respond import load_model
 from tbr_lightning.mitigations.mitigation import Mitigation
+from tbr_lightning.models.adapters import merged
+from tbr_lightning.models.logged import find_model
 
 if TYPE_CHECKING:
     from tbr_lightning.config.verbs import EvaluateConfig
@@ -34,16 +38,19 @@ class Merging(Mitigation):
         super().__post_init__()
         within("mitigation.share", self.share, 0, 1)
 
+    @property
+    def identity(self) -> str:
+        """Hash of all settings, and of the model that the other one's name stands for now."""
+        named = re.match(r"models:/|[0-9a-f]{32}$", self.other)
+        return content_key(super().identity, find_model(self.other).uri if named else "")
+
     @torch.no_grad()
     def apply(self, backbone: Backbone, config: EvaluateConfig) -> Backbone:
         """Return the model with averaged weights; its own are changed."""
         if not self.other:
             raise UserError("mitigation.other is not set: give the model to merge with")
         other = load_model(self.other, config.paths).backbone.model
-        if hasattr(backbone.model, "merge_and_unload"):
-            backbone = replace(backbone, model=backbone.model.merge_and_unload())
-        if hasattr(other, "merge_and_unload"):
-            other = other.merge_and_unload()
+        backbone, other = replace(backbone, model=merged(backbone.model)), merged(other)
         mine, theirs = dict(backbone.model.named_parameters()), dict(other.named_parameters())
         if {k: v.shape for k, v in mine.items()} != {k: v.shape for k, v in theirs.items()}:
             raise UserError(

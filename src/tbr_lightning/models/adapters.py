@@ -84,10 +84,7 @@ def merged_with(model: Any, folder: Path) -> Any:
     if rows is not None and rows != model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(rows, mean_resizing=False)
     if _is_tied(model) and _touches_ends(model, folder):
-        output = model.get_output_embeddings()
-        output.weight = torch.nn.Parameter(output.weight.detach().clone())
-        model.config.get_text_config().tie_word_embeddings = False
-        model.config.tie_word_embeddings = False
+        _untie(model)
     try:
         adapted = PeftModel.from_pretrained(model, str(folder), config=settings).eval()
     except (ValueError, RuntimeError, KeyError) as error:
@@ -116,6 +113,32 @@ def merged_with(model: Any, folder: Path) -> Any:
             "merge it with the program that made it, and give the whole model"
         )
     return merged
+
+
+def merged(model: Any) -> Any:
+    """Return a model with its adapter, if it has one, merged into its base.
+
+    Where the adapter changes only one of two layers that share a matrix, each gets its own first.
+    """
+    if not hasattr(model, "merge_and_unload"):
+        return model
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    base = model.get_base_model()
+    ends = (base.get_input_embeddings(), base.get_output_embeddings())
+    if _is_tied(base) and any(isinstance(end, BaseTunerLayer) for end in ends):
+        _untie(base)
+    return model.merge_and_unload()
+
+
+def _untie(model: Any) -> None:
+    import torch
+
+    output = model.get_output_embeddings()
+    output = output.get_base_layer() if hasattr(output, "get_base_layer") else output
+    output.weight = torch.nn.Parameter(output.weight.detach().clone())
+    model.config.get_text_config().tie_word_embeddings = False
+    model.config.tie_word_embeddings = False
 
 
 def _is_tied(model: Any) -> bool:

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -143,17 +143,7 @@ def complete(  # noqa: PLR0912, PLR0915 - one loop, whose cases are read best to
         UserError: The endpoint refuses the key, does not know the model, or does not answer, or
             the budget is spent. Every reply that came before was yielded.
     """
-    http = None
-    if is_loopback(config.base_url):  # a proxy would look for it on a machine of its own
-        http = openai.DefaultHttpxClient(trust_env=False)
-    client = openai.OpenAI(
-        http_client=http,
-        # A local endpoint commonly asks for no key; the client wants one all the same.
-        api_key=_key(config, group) or "none",
-        base_url=config.base_url,
-        timeout=config.timeout,
-        max_retries=config.retries,
-    )
+    client = _client(config, group)
     dialect = Dialect(temperature, max_tokens, reply_form)
 
     model = config.model or _only_model(client, config, group)
@@ -174,7 +164,8 @@ def complete(  # noqa: PLR0912, PLR0915 - one loop, whose cases are read best to
     requests, tokens = Pace(config.requests_per_minute), Pace(config.tokens_per_minute)
     budget, todo = RequestBudget(config, group), deque(range(len(prompts)))
     failed, last = 0, ""
-    refused, understood = 0, False
+    held: list[tuple[int, Reply]] = []  # refused before any was understood: it may be all of them
+    understood = False
     under_way: dict[Future[Reply], int] = {}
     pool = ThreadPoolExecutor(config.concurrency)
     try:
@@ -195,11 +186,15 @@ def complete(  # noqa: PLR0912, PLR0915 - one loop, whose cases are read best to
                     continue
                 words = _refusal(problem)
                 filtered = isinstance(problem, openai.APIStatusError) and _is_filter(problem)
-                if words and (filtered or understood or refused < _ALL_REFUSED):
-                    refused += not filtered
+                if words and (filtered or understood):
                     yield number, Reply("", filtered=words)
                     continue
+                if words and len(held) < _ALL_REFUSED:
+                    held.append((number, Reply("", filtered=words)))
+                    continue
                 failed, reply, understood = 0, future.result(), True
+                yield from held
+                held.clear()
                 budget.cost += reply.cost(config)
                 yield number, reply
     except openai.OpenAIError as error:
@@ -210,6 +205,7 @@ def complete(  # noqa: PLR0912, PLR0915 - one loop, whose cases are read best to
         raise UserError(_explain(error, config, group)) from error
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+    yield from held
     if give_up:
         reason = last if failed >= give_up else f"{budget.spent} is spent"
         for number in [*under_way.values(), *todo]:
@@ -311,6 +307,31 @@ def _key(config: EndpointConfig, group: str) -> str | None:
             f"no key give {group}.api_key_env=NONE"
         )
     return key
+
+
+def with_model(config: EndpointConfig, group: str) -> EndpointConfig:
+    """Return the config of an endpoint with the name of its only model, where none was given.
+
+    Raises:
+        UserError: It does not answer, or has several.
+    """
+    if config.model is not None or config.base_url is None:
+        return config
+    return replace(config, model=_only_model(_client(config, group), config, group))
+
+
+def _client(config: EndpointConfig, group: str) -> openai.OpenAI:
+    http = None
+    if is_loopback(config.base_url):  # a proxy would look for it on a machine of its own
+        http = openai.DefaultHttpxClient(trust_env=False)
+    return openai.OpenAI(
+        http_client=http,
+        # A local endpoint commonly asks for no key; the client wants one all the same.
+        api_key=_key(config, group) or "none",
+        base_url=config.base_url,
+        timeout=config.timeout,
+        max_retries=config.retries,
+    )
 
 
 def _only_model(client: openai.OpenAI, config: EndpointConfig, group: str) -> str:

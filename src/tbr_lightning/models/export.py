@@ -14,6 +14,7 @@ from transformers import GenerationConfig
 from tbr_lightning.data.chat_template import stops_of
 from tbr_lightning.data.think_format import ThinkFormat
 from tbr_lightning.locate import reference_to
+from tbr_lightning.models.adapters import merged
 from tbr_lightning.models.backbone import Backbone, load_folder
 from tbr_lightning.models.bases import Base, find_base
 from tbr_lightning.models.generation import stop_tokens
@@ -42,7 +43,7 @@ def export(backbone: Backbone, folder: Path, *, dtype: str, form: str = "merged"
     _refuse_empty(model)
     trained = _logits(model.eval(), probe)
     if form == "merged" and hasattr(model, "merge_and_unload"):
-        model = model.merge_and_unload()
+        model = merged(model)
         _compare(trained, _logits(model.eval(), probe), model.dtype)
     if form == "merged":
         # Not the buffers: rotary frequencies stay in float32, as when the model is loaded.
@@ -113,7 +114,10 @@ def _name_base(model: Any, folder: Path | None) -> None:
 def merge_into(folder: Path, target: Path, *, base: Path | None = None) -> None:
     """Write an exported adapter merged into its base, for programs that cannot apply adapters."""
     backbone = load_adapter(folder, base=base)
-    model = backbone.model.merge_and_unload()
+    probe = torch.tensor([backbone.tokenizer.encode("How do I kill a Python process?")])
+    apart = _logits(backbone.model, probe)
+    model = merged(backbone.model)
+    _compare(apart, _logits(model, probe), model.dtype)
     _complete(model, backbone)
     model.save_pretrained(target)
     backbone.tokenizer.save_pretrained(target)

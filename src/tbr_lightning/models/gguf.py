@@ -28,7 +28,7 @@ from tbr_lightning.errors import UserError
 THINK_FORMAT = "tbr.think_format"
 """Metadata key of the think format, as JSON; files that others write have none."""
 
-_FORMAT = 2  # version of the folders that are made here
+_FORMAT = 3  # version of the folders that are made here
 _PLAIN_SPLITS = ("default", "gpt-2", "gpt2", "olmo", "jais")  # split as GPT-2's tokenizer does
 
 
@@ -174,8 +174,9 @@ def _facts(file: Path, lists: tuple[str, ...] = ()) -> dict[str, Any]:
 
 
 def _dtype(file: Path) -> str:
-    """Return the type to keep a file's weights in: float32 if they are stored so."""
+    """Return the type to keep a file's weights in: that of the file, where it quantises none."""
     from gguf import LlamaFileType
 
     stored = _facts(file).get("general.file_type")
-    return "float32" if stored == LlamaFileType.ALL_F32 else "bfloat16"
+    whole: dict[Any, str] = {LlamaFileType.ALL_F32: "float32", LlamaFileType.MOSTLY_F16: "float16"}
+    return whole.get(stored, "bfloat16")

@@ -37,6 +37,12 @@ class GRPO(Objective):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("reflection_weight", "answer_weight"):
+            if getattr(self, name) != 1:
+                raise UserError(
+                    f"objective.{name}={getattr(self, name):g} weighs given tokens, and "
+                    "objective=grpo learns from rewards: leave it out"
+                )
         at_least("objective.generations", self.generations, 2)
         within("objective.temperature", self.temperature, 0, 2)
         if not self.temperature:

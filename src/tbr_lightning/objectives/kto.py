@@ -52,8 +52,8 @@ class KTO(Objective):
 
     Source:
         Ethayarajh et al., KTO: Model Alignment as Prospect Theoretic Optimization, ICML 2024,
-        equations 7 and 8. The choice of the other row is ours: it is the one half of the data
-        away, so the divergence under the starting weights is computed once.
+        equations 7 and 8. The choice of the other row is ours: it is about half of the data away,
+        so the divergence under the starting weights is computed once.
     """
 
     _target_: str = "tbr_lightning.objectives.kto.KTO"
@@ -210,7 +210,7 @@ class KTO(Objective):
 
 
 def _mismatched(rows: TokenRows) -> TokenRows:
-    """Return each prompt with the responses of the row half of the data away."""
+    """Return each prompt with the responses of the row about half of the data away."""
     return cast(TokenRows, _Mismatched(rows))
 
 
@@ -229,7 +229,10 @@ class _Mismatched:
         # A prompt occurs in each sequence that the row has; the longest is that of one it has.
         prompts = rows.span_counts[:, Span.PROMPT].reshape(-1, each)
         self._prompts = np.repeat(places[:, 0] + prompts.argmax(axis=1), each)
-        self._responses = np.roll(places, rows.data_rows // 2, axis=0).ravel()
+        # One more than half: where all good answers come before all bad ones to the same prompts,
+        # the row half of the data away has the same prompt.
+        away = rows.data_rows // 2 + (rows.data_rows > 3)
+        self._responses = np.roll(places, away, axis=0).ravel()
         counts = rows.span_counts[self._responses].copy()
         present = rows.lengths[self._responses] > 0
         counts[:, Span.PROMPT] = rows.span_counts[self._prompts, Span.PROMPT] * present

@@ -184,13 +184,14 @@ def endpoint_teacher(config: ReflectionConfig) -> Teacher:
     The client retries 429, 5xx and time-outs with exponential backoff and honours ``Retry-After``.
 
     Raises:
-        UserError: While writing, the endpoint refuses the key, does not know the model, or does
-            not answer. What was written is kept.
+        UserError: No model is named, and the endpoint has not one alone. While writing, it refuses
+            the key, does not know the model, or does not answer. What was written is kept.
     """
-    from tbr_lightning.models.endpoint import complete
+    from tbr_lightning.models.endpoint import complete, with_model
 
     template = prompt_template(config.prompt, "teacher.txt")
-    endpoint = config.endpoint
+    # Its name is part of the key: another model may be served at the same address tomorrow.
+    endpoint = with_model(config.endpoint, "reflection.endpoint")
 
     def write(request: Request) -> Iterator[tuple[Example, Draft]]:
         prompts = [
@@ -242,6 +243,8 @@ def internal_teacher(config: ReflectionConfig, backbone: Any, origin: str) -> Te
         "" if thinks else prompt_template(config.prompt, "teacher.txt" if chat else "few_shot.txt")
     )
 
+    asked = template or backbone.think_format.think_cue
+
     def ids_of(example: Example) -> list[int]:
         if thinks:
             return reflection_prefix(backbone, example.prompt)
@@ -279,9 +282,10 @@ def internal_teacher(config: ReflectionConfig, backbone: Any, origin: str) -> Te
     return Teacher(
         f"internal/{origin}",
         write,
-        text_hash(template or backbone.think_format.think_cue),
+        # The same words in another chat template are another prompt.
+        text_hash(f"{asked}{backbone.tokenizer.chat_template if thinks or chat else ''}"),
         {"temperature": config.temperature, "max_tokens": config.max_new_tokens},
         repeats=True,
         templated=thinks,
-        prompt=template or backbone.think_format.think_cue,
+        prompt=asked,
     )

@@ -42,7 +42,7 @@ def suite_overlap(config: ApartConfig, examples: Iterable[Example]) -> dict[str,
         )
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rows.npz"
-        file.write_bytes(training_hashes(example.prompt for example in examples))
+        file.write_bytes(training_hashes(text for one in examples for text in one.requests))
         return overlap(file, prompts)
 
 

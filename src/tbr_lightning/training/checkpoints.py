@@ -78,7 +78,7 @@ class Checkpoints(pl.Callback):
         every: Optimizer steps between two checkpoints.
         save_top_k: Number of checkpoints to keep besides the last.
         logger: Step logger; it writes its numbers before a checkpoint, so that none is lost.
-        validation_loss: Returns the latest validation loss, if there is one.
+        validation_loss: Returns the validation loss at this step, if it was measured.
         stop: Returns whether this process was asked to stop.
     """
 

@@ -185,7 +185,7 @@ def fit(job: Job, backbone: Backbone) -> Fitted:
         every=settings.checkpoint_every if settings.checkpoint else 0,
         save_top_k=settings.save_top_k,
         logger=logger,
-        validation_loss=lambda: observer.validation_loss,
+        validation_loss=lambda: observer.loss_at(trainer.global_step),
         stop=lambda: stopping.requested,
     )
     pruning = [Pruning(job.pruning, lambda: observer.measured)] if job.pruning else []

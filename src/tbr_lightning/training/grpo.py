@@ -184,12 +184,20 @@ def _arguments(job: Job, steps: int) -> Any:
 
 
 def _steps(config: TrainConfig, prompts: int) -> int:
-    """Return the number of optimizer steps: an epoch answers each prompt ``generations`` times."""
+    """Return the number of optimizer steps: an epoch answers each prompt ``generations`` times.
+
+    Raises:
+        UserError: There are fewer prompts than one step answers.
+    """
     trainer = config.trainer
-    if trainer.max_steps >= 0:
-        return trainer.max_steps
     groups = trainer.batch_size * trainer.accumulate // config.objective.generations
-    return max(trainer.epochs * (prompts // groups), 1)
+    if prompts < groups:  # TRL would take no step
+        raise UserError(
+            f"objective=grpo: a step answers {groups} prompts (trainer.batch_size="
+            f"{trainer.batch_size} times trainer.accumulate={trainer.accumulate}, by "
+            f"objective.generations) and there are {prompts}: lower the first, or give more rows"
+        )
+    return trainer.max_steps if trainer.max_steps >= 0 else trainer.epochs * (prompts // groups)
 
 
 def _put_back(model: Any, stops: Any) -> None:

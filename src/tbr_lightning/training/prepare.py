@@ -91,7 +91,7 @@ def prepare(
     examples, held_out = split(examples, config.data.validation)
     if log:
         run.log_examples(examples, config.data.name, "training")
-        run.log_bytes(training_hashes(one.prompt for one in examples), HASHES)
+        run.log_bytes(training_hashes(text for one in examples for text in one.requests), HASHES)
         if held_out:
             run.log_examples(held_out, config.data.name, "validation")
     rows = _tokenise(config, examples, reflections, backbone, beside)

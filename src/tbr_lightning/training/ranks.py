@@ -201,9 +201,10 @@ def collect_trained(job: Job) -> tuple[Backbone, Done]:
     with safe_open(job.folder / TRAINED, framework="pt") as file:
         facts = file.metadata()
         trained = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    unknown = model.load_state_dict(trained, strict=False).unexpected_keys
-    if unknown:
-        raise RuntimeError(f"the ranks trained {unknown[0]}, which the model does not have")
+    # Any other tensor would stay as it began.
+    if other := {name for name, p in model.named_parameters() if p.requires_grad} ^ trained.keys():
+        raise RuntimeError(f"{min(other)} is not both trained by the ranks and in the model")
+    model.load_state_dict(trained, strict=False)
     done = Done(int(facts["steps"]), int(facts["supervised_tokens"]), float(facts["seconds"]))
     return replace(backbone, model=model), done
 

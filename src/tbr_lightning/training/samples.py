@@ -129,7 +129,7 @@ class Sampler:
     Attributes:
         backbone: The model.
         pairs: Config of the sampled pairs.
-        seed: Seed of the first answer to each prompt.
+        seed: Seed of the run; each of its answers to a prompt has a seed that no other run has.
         rows: Rows whose prompt fits into the model's context, by instruction id.
         ids: Token ids of their prompts, by instruction id.
         weights: Hash of the model.
@@ -176,13 +176,16 @@ class Sampler:
                     "arm": self.pairs.arm,
                     "temperature": self.pairs.temperature,
                     "max_new_tokens": self.pairs.max_new_tokens,
-                    "seed": self.seed + number,
+                    "seed": self._seed_of(number),
                 },
             )
             for number in range(self.pairs.samples)
             for key, ids in self.ids.items()
         ]
         return {sample.key: sample for sample in empty}
+
+    def _seed_of(self, number: int) -> int:
+        return self.seed * 1_000_003 + number
 
     def missing(self, stores: Stores, judge: JudgeConfig) -> bool:
         """Return whether any answer or verdict is missing in the stores."""
@@ -212,7 +215,7 @@ class Sampler:
                 max_new_tokens=self.pairs.max_new_tokens,
                 batch_size=self.pairs.batch_size,
                 temperature=self.pairs.temperature,
-                seed=self.seed + number,
+                seed=self._seed_of(number),
             )
             prompts = [self.ids[sample.instruction_id] for sample in some]
             for place, made in responses(self.backbone, prompts, generation):

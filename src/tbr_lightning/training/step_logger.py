@@ -52,6 +52,7 @@ class StepLogger(pl.Callback):
         self.real = self.cells = self.supervised = 0
         self.supervised_total = 0
         self.started = 0.0
+        self.rate = 0.0  # of the step under way: the schedule moves on before a batch ends
         self._context: Any = None
         self._bar: Bar | None = None
 
@@ -71,6 +72,12 @@ class StepLogger(pl.Callback):
             self._bar.advance(trainer.global_step)
         self.started = time.monotonic()
 
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        """Note the learning rate that this step takes."""
+        self.rate = trainer.optimizers[0].param_groups[0]["lr"]
+
     def on_train_batch_end(
         self,
         trainer: pl.Trainer,
@@ -87,8 +94,8 @@ class StepLogger(pl.Callback):
         if not is_step(trainer, batch_idx):
             return
         loss = pl_module.take_step_loss()
-        rate = trainer.optimizers[0].param_groups[0]["lr"]
-        self.steps.append((trainer.global_step, loss, _gradient_norm(trainer, pl_module), rate))
+        norm = _gradient_norm(trainer, pl_module)
+        self.steps.append((trainer.global_step, loss, norm, self.rate))
         if self._bar is not None:
             self._bar.advance(note=f"loss {loss * trainer.world_size:.3f}")
         if len(self.steps) >= self.every:

@@ -161,6 +161,10 @@ class ValidationCallback(pl.Callback):
         """The step of the last measurement and its numbers, the same on all ranks."""
         return self._measured, self.latest
 
+    def loss_at(self, step: int) -> float | None:
+        """Return the validation loss at a step; ``None`` where it was not measured then."""
+        return self.validation_loss if step == self._measured else None
+
     def _add(self, numbers: dict[str, float], step: int) -> None:
         self.latest |= numbers
         if self.buffer is not None:
