@@ -7,6 +7,7 @@ import importlib
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from omegaconf import OmegaConf
 
@@ -133,6 +134,8 @@ def _parse(verb: str, argv: Sequence[str]) -> tuple[argparse.Namespace, str | No
             raise UserError(f"{word} is not an option{near(word, flags)}")
     if getattr(args, "format", None) is not None:
         rest.append(f"format={args.format}")
+    if args.config_dir is not None:  # no shell expands --config-dir=~/FOLDER
+        args.config_dir = str(Path(args.config_dir).expanduser())
     action = None
     actions = ACTIONS.get(verb, ())
     if rest and "=" not in rest[0] and not rest[0].startswith("~"):
