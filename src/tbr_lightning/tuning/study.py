@@ -290,8 +290,9 @@ def _keep_texts(space: Any, typed: Any) -> None:
             continue
         _keep_listed(one, "choices", texts, key)
         when = one.get("when")
-        for other in when if isinstance(when, dict) else ():
-            _keep_listed(when, other, texts.get("when"), other)
+        if isinstance(when, dict):
+            for other in when:
+                _keep_listed(when, other, texts.get("when"), other)
 
 
 def _keep_listed(values: dict[Any, Any], name: Any, typed: Any, key: Any) -> None:
