@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import signal
 import sys
 from collections.abc import Sequence
@@ -51,6 +52,9 @@ def main(verb: str, argv: Sequence[str] | None = None) -> int:
     command again once it is over), 130 an interruption; a command may return others (``promote``:
     3 for a refusal).
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal of another encoding lacks signs
+            stream.reconfigure(errors="backslashreplace")
     try:
         args, action, overrides = _parse(verb, sys.argv[1:] if argv is None else argv)
         if args.help:
