@@ -8,6 +8,7 @@ import io
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -54,7 +55,8 @@ def main(verb: str, argv: Sequence[str] | None = None) -> int:
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal of another encoding lacks signs
-            stream.reconfigure(errors="backslashreplace")
+            with suppress(OSError, ValueError):  # a stream that somebody redirected or closed
+                stream.reconfigure(errors="backslashreplace")
     try:
         args, action, overrides = _parse(verb, sys.argv[1:] if argv is None else argv)
         if args.help:
