@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import subprocess
 import sys
 
@@ -169,3 +170,11 @@ def test_no_credential_of_a_url_is_printed(
     told = capsys.readouterr().err
     assert "PLAN" not in told and "TED" not in told
     assert told.count("host") == 2
+
+
+def test_a_terminal_of_another_encoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    assert cli.main("train", ["model=tiny", "--cfg", "job", "run_name=été"]) == 0
+    sys.stdout.flush()
+    assert b"run_name: \\xe9t\\xe9" in written.getvalue()

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 
 from omegaconf import OmegaConf
 
@@ -50,6 +53,10 @@ def main(verb: str, argv: Sequence[str] | None = None) -> int:
     command again once it is over), 130 an interruption; a command may return others (``promote``:
     3 for a refusal).
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal of another encoding lacks signs
+            with suppress(OSError, ValueError):  # a stream that somebody redirected or closed
+                stream.reconfigure(errors="backslashreplace")
     try:
         args, action, overrides = _parse(verb, sys.argv[1:] if argv is None else argv)
         if args.help:
@@ -133,6 +140,8 @@ def _parse(verb: str, argv: Sequence[str]) -> tuple[argparse.Namespace, str | No
             raise UserError(f"{word} is not an option{near(word, flags)}")
     if getattr(args, "format", None) is not None:
         rest.append(f"format={args.format}")
+    if args.config_dir is not None:  # no shell expands --config-dir=~/FOLDER
+        args.config_dir = str(Path(args.config_dir).expanduser())
     action = None
     actions = ACTIONS.get(verb, ())
     if rest and "=" not in rest[0] and not rest[0].startswith("~"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from tbr_lightning import cli
+from tbr_lightning.config.texts import store_words
 from tbr_lightning.config.verbs import TrainConfig
 
 
@@ -27,7 +28,8 @@ def command(config: TrainConfig) -> int:
     result = pipeline.run(config)
     print(f"run {result.run_id}")
     print(f"model {result.model_uri}")
-    print(f"next: python -m tbr_lightning.evaluate model={result.model_uri} {config.data.suite}")
+    suite = f"{config.data.suite}{store_words(config.given)}"
+    print(f"next: python -m tbr_lightning.evaluate model={result.model_uri} {suite}")
     return 0
 
 

@@ -54,3 +54,34 @@ def test_other_names_hold_their_store(
     assert (tmp_path / name / "mlflow.db").is_file()
     assert opened.text("x.txt") == "x"
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_store_whose_making_was_interrupted_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracking = TrackingConfig(uri=f"sqlite:///{tmp_path}/new.db", artifacts=str(tmp_path / "a"))
+
+    def interrupted(engine: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as within:
+        within.setattr("mlflow.store.db.utils._upgrade_db", interrupted)
+        with pytest.raises(KeyboardInterrupt), start_run("train", "x", tracking, tracking):
+            pass
+    assert not (tmp_path / "new.db").exists()
+    with start_run("train", "y", tracking, tracking) as opened:
+        opened.log_text("x", "x.txt")
+    assert opened.text("x.txt") == "x"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "new.db", "new.db.lock"]
+
+
+def test_a_tracking_server_of_the_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "./mlruns")
+    config = compose_verb("train", ["model=tiny"]).config
+    with (
+        pytest.raises(UserError, match=r"'\./mlruns', from the environment variable MLFLOW"),
+        start_run("train", "x", config, config.tracking),
+    ):
+        pass
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    assert compose_verb("train", ["model=tiny"]).config.tracking.uri == "sqlite:///mlflow.db"

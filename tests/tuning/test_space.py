@@ -137,3 +137,21 @@ def test_a_space_without_number_has_no_grid() -> None:
         cells(space_of({"a": {"low": 0.0, "high": 1.0}}))
     with pytest.raises(UserError, match="more than 100000 points"):
         cells(space_of({k: {"low": 1, "high": 400} for k in "abc"}))
+
+
+def test_choices_of_a_text_keep_their_characters() -> None:
+    study = """
+objectives: {r: minimize}
+trials: 1
+space:
+  model.revision: {choices: [83e5123, 1e5, 2024_05_01, 3.10, 007, true, null]}
+  optimizer.lr: {choices: [1e-4, 0.001], when: {model.revision: [1e5, 3.10]}}
+"""
+    space = read_study("s", "s.yaml", study).space
+    typed = ["83e5123", "1e5", "2024_05_01", "3.10", "007", "true", None]
+    assert space["model.revision"].choices == typed
+    assert space["optimizer.lr"].choices == [1e-4, 1e-3]
+    assert space["optimizer.lr"].when == {"model.revision": ["1e5", "3.10"]}
+    for text in typed:
+        words = overrides_of({"model.revision": text})
+        assert compose_verb("train", ["model=mistral", *words]).config.model.revision == text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,9 +23,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tbr_lightning.config.endpoint import NAMES, nested_override
 from tbr_lightning.config.targets import TargetSource
-from tbr_lightning.config.texts import as_text, as_typed
+from tbr_lightning.config.texts import as_text, as_typed, expand_home
 from tbr_lightning.config.verbs import VERBS, TrainConfig
 from tbr_lightning.errors import UserError, near
+
+_PLACES = ("MLFLOW_TRACKING_URI", "TBR_HOME", "TBR_CACHE", "TBR_LEDGER")
+"""Environment variables that ``conf/`` reads."""
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -59,6 +63,8 @@ def compose_verb(
     Raises:
         UserError: Unknown key or group member, wrong type, or a combination that cannot work.
     """
+    for name in [name for name in _PLACES if os.environ.get(name) == ""]:
+        del os.environ[name]  # an empty variable says nothing, as in a shell's ${NAME:-…}
     overrides = [_quoted_id(item) for item in _as_values(verb, overrides)]
     store = ConfigStore.instance()
     for name, node in VERBS.items():
@@ -73,6 +79,7 @@ def compose_verb(
             choices = dict(full.hydra.runtime.choices)
             with open_dict(full):
                 del full["hydra"]
+            expand_home(full)
             config = OmegaConf.to_object(full) if check else None
             if config is not None:
                 _refuse_added_keys(config, verb)
@@ -175,7 +182,7 @@ def _quoted_id(override: str) -> str:
     list of models a name with ``=`` or other signs of the grammar.
     """
     if match := re.fullmatch(r"model_uri=\[([^\[\]'\"]*)\]", override):
-        names = [f"'{name.strip()}'" for name in match[1].split(",") if name.strip()]
+        names = [as_text(name.strip()) for name in match[1].split(",") if name.strip()]
         return f"model_uri=[{','.join(names)}]"
     if match := re.fullmatch(r"model_uri=([^\['\"].*)", override):
         return override if match[1] in ("null", "???") else f"model_uri={as_text(match[1])}"
@@ -220,7 +227,8 @@ def _explain(error: Exception, verb: str, overrides: Sequence[str], config_dir: 
     ):
         return (
             f"the override {_culprit(overrides)} cannot be read: write key=value, and quote a "
-            "value that itself holds = or blanks, as in key='a=b'"
+            "value that itself holds = or blanks, once for the shell and once for the config, as "
+            "in \"key='a=b'\""
         )
     key = getattr(error, "full_key", None) or (getattr(cause, "full_key", None) or "")
     first = text.strip().split("\n")[0].rstrip(".")

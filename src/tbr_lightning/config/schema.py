@@ -13,6 +13,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from tbr_lightning.config.endpoint import EndpointConfig
+from tbr_lightning.config.texts import TEXTS
 from tbr_lightning.errors import UserError, at_least, one_of, within
 from tbr_lightning.kinds import KINDS
 
@@ -39,7 +40,8 @@ class ModelConfig:
     template_args: dict[str, Any] = field(default_factory=dict)
     dtype: str = "float32"  # auto: as the files have it
     attention: str = "auto"  # auto | sdpa | eager | flash_attention_2 | flex_attention
-    adapter_targets: Any = "all-linear"  # of adapter=lora: all-linear, or a list of module names
+    # of adapter=lora: all-linear, or a list of module names
+    adapter_targets: Any = field(default="all-linear", metadata={TEXTS: True})
     max_length: int = 2048  # tokens of prompt, reflection and answer together
     max_new_tokens: int = 512  # generation limit, enough for reflection and answer
     think: str = "auto"  # auto: markers that the chat template has | given: think_open, think_close
@@ -157,7 +159,8 @@ class AdapterConfig:
     rank_stabilized: bool = False  # scale by alpha / sqrt(r) instead of alpha / r
     decompose: bool = False  # magnitude and direction apart (DoRA)
     quantize: bool = False  # the frozen base in 4 bits (QLoRA); needs CUDA and bitsandbytes
-    target_modules: Any = "all-linear"  # all-linear or a list of module names
+    # all-linear, a list of module names, or a pattern that whole names match
+    target_modules: Any = field(default="all-linear", metadata={TEXTS: True})
     export: str = "auto"  # merged | adapter (beside a reference to its base) | auto
 
     def __post_init__(self) -> None:
@@ -165,6 +168,13 @@ class AdapterConfig:
         one_of("adapter.export", self.export, ("auto", "merged", "adapter"))
         at_least("adapter.r", self.r, 1)
         within("adapter.dropout", self.dropout, 0, 0.99)
+        names = self.target_modules
+        listed = isinstance(names, list) and names and all(isinstance(one, str) for one in names)
+        if not listed and (not isinstance(names, str) or not names):
+            raise UserError(
+                f"adapter.target_modules={names} names no modules: give all-linear or a list of "
+                "texts such as [q_proj,v_proj], with quotes where a name looks like a number"
+            )
 
 
 @dataclass

@@ -7,18 +7,27 @@ for mistakes. The type of the setting shows which was meant.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 from omegaconf import DictConfig, ListConfig, OmegaConf, StringNode
 from omegaconf.base import Container, Node
 from omegaconf.errors import OmegaConfBaseException
 
+from tbr_lightning.config.credentials import hidden
+
 _KEY = re.compile(r"(\+{0,2}[\w.@/-]+)=(.*)", re.DOTALL)
 _LIST = re.compile(r"\[([^\[\]{}'\"]*)\]", re.DOTALL)
 _DICT = re.compile(r"\{([^\[\]{}'\"]*)\}", re.DOTALL)
+_HOME = re.compile(r"(sqlite:///)?(~/.*)", re.DOTALL)
 _QUOTED = re.compile(r"\s*(?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")\s*", re.DOTALL)
+
+TEXTS = "texts"
+"""Metadata of a field of any type whose values are texts, alone or in a list."""
 
 
 def as_typed(override: str, node: DictConfig) -> str:
@@ -35,6 +44,9 @@ def as_typed(override: str, node: DictConfig) -> str:
     if found is None:
         return override
     key, value = found.groups()
+    if value != "null" and _names_modules(node, key.lstrip("+")):
+        inside = _LIST.fullmatch(value.strip())
+        return f"{key}=[{_each(inside[1], as_text)}]" if inside else f"{key}={as_text(value)}"
     setting, known = _setting(node, key.lstrip("+"))
     if setting is None and key == key.lstrip("+") and _takes_any_key(node, key):
         return f"++{override}"
@@ -65,6 +77,54 @@ def _setting(node: DictConfig, key: str) -> tuple[Node | None, bool]:
     return (found, True) if isinstance(found, Node) else (None, False)
 
 
+def _names_modules(node: DictConfig, key: str) -> bool:
+    """Return whether a key is a text or a list of texts, which no type of OmegaConf can say."""
+    parent, _, name = key.rpartition(".")
+    try:
+        there = OmegaConf.select(node, parent) if parent else node
+    except OmegaConfBaseException:
+        return False
+    schema = there._metadata.object_type if isinstance(there, DictConfig) else None
+    if not is_dataclass(schema):
+        return False
+    return any(one.name == name and one.metadata.get(TEXTS) for one in fields(schema))
+
+
+def is_text(schema: type, key: str) -> bool:
+    """Return whether a dotted key of a schema is a setting of type text.
+
+    Args:
+        schema: Dataclass of a command.
+        key: Key as overrides have it.
+    """
+    for name in key.lstrip("+").split("."):
+        if not is_dataclass(schema) or name not in (hints := get_type_hints(schema)):
+            return False
+        schema = hints[name]
+    return schema is str or set(get_args(schema)) == {str, type(None)}
+
+
+def expand_home(node: DictConfig | ListConfig) -> None:
+    """Write the home folder for ``~/`` in the texts of a config: paths of files and of SQLite.
+
+    A shell expands it at the beginning of a word alone, and what stands in config files and
+    environment variables never passes through one.
+    """
+    keys: Iterator[Any] | range
+    keys = iter(list(node)) if isinstance(node, DictConfig) else range(len(node))
+    for key in keys:
+        child = node._get_node(key)
+        if isinstance(child, DictConfig | ListConfig):
+            if not (child._is_none() or child._is_missing() or child._is_interpolation()):
+                expand_home(child)
+            continue
+        with suppress(OmegaConfBaseException, RuntimeError):
+            value = node[key]
+            found = _HOME.fullmatch(value) if isinstance(value, str) else None
+            if found is not None:
+                node[key] = f"{found[1] or ''}{Path(found[2]).expanduser()}"
+
+
 def _takes_any_key(node: DictConfig, key: str) -> bool:
     """Return whether a key is in a mapping of settings that only another program knows."""
     parent = key.rpartition(".")[0]
@@ -82,6 +142,20 @@ def _each(items: str, write: Callable[[str], str]) -> str:
 def _pair(item: str) -> str:
     key, colon, value = item.partition(":")
     return f"{key.strip()}{colon}{as_text(value.strip())}" if colon else item
+
+
+def store_words(given: Sequence[str]) -> str:
+    """Return the overrides that say where runs are kept, for a command line that is shown.
+
+    Args:
+        given: Overrides as a config keeps them.
+
+    Returns:
+        The overrides as a shell takes them, each after a blank; without one that holds a password.
+    """
+    words = [item for item in given if re.match(r"\+*(?:tracking|paths)[.=@]", item)]
+    plain = [re.sub(r"='([^'\\]*)'$", r"=\1", item) for item in words if hidden(item) == item]
+    return "".join(f" {shlex.quote(item)}" for item in plain)
 
 
 def as_text(value: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -81,9 +82,9 @@ def run(config: ExportConfig) -> ExportResult:
             url = upload(target, str(config.repo), private=config.private)
             opened.set_tags({"tbr.exported_to": url})
     if config.to == "gguf":
-        step = f"ollama create {title} -f {target / MODELFILE}"
+        step = shlex.join(["ollama", "create", title, "-f", str(target / MODELFILE)])
     else:
-        step = f"vllm serve {config.repo if url else target}"
+        step = shlex.join(["vllm", "serve", str(config.repo if url else target)])
     return ExportResult(opened.id, target, url, step)
 
 

@@ -124,9 +124,11 @@ class Keys:
 def keys_of(paths: PathsConfig) -> Keys:
     """Return the key files of an installation."""
     named, listed = os.environ.get(PRIVATE), os.environ.get(PUBLIC)
-    private = Path(named) if named else Path(paths.runs).absolute().parent / "evidence.key"
+    private = (
+        Path(named).expanduser() if named else Path(paths.runs).absolute().parent / "evidence.key"
+    )
     beside = private.with_name(f"{private.name}.pub")
-    return Keys(private, Path(listed) if listed else beside, required=bool(listed))
+    return Keys(private, Path(listed).expanduser() if listed else beside, required=bool(listed))
 
 
 def _make(file: Path) -> None:

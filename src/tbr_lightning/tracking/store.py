@@ -6,6 +6,7 @@ import fcntl
 import json
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,9 +56,11 @@ def connect(tracking: TrackingConfig) -> str:
         # MLflow keeps stores by their URI: a relative one would mean the first working folder.
         uri = f"{_SQLITE}{file}"
     elif not tracking.uri.startswith(("http://", "https://", "postgresql", "mysql")):
+        inherited = os.environ.get("MLFLOW_TRACKING_URI") == tracking.uri
+        from_there = ", from the environment variable MLFLOW_TRACKING_URI," if inherited else ""
         raise UserError(
-            f"tracking.uri='{hidden(tracking.uri)}' is not supported: give sqlite:///FILE or a "
-            "server's URL"
+            f"tracking.uri='{hidden(tracking.uri)}'{from_there} is not supported: give "
+            "sqlite:///FILE or a server's URL"
         )
     else:
         # MLflow's own default retries an unreachable server for minutes.
@@ -72,6 +75,8 @@ def connect(tracking: TrackingConfig) -> str:
     mlflow.set_registry_uri(uri)
     try:
         with _made_alone(file):
+            if file is not None:
+                _make_tables(file)
             return _experiment(tracking)
     except PermissionError as error:
         raise UserError(
@@ -101,6 +106,25 @@ def _made_alone(file: Path | None) -> Iterator[None]:
     with file.with_name(f"{file.name}.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def _make_tables(file: Path) -> None:
+    """Make the tables of a new store, and give it its name once they are all there.
+
+    MLflow makes them in place, and cannot go on with a store whose making was interrupted.
+    """
+    if file.exists() and file.stat().st_size:
+        return
+    from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine_with_retry
+
+    partial = file.with_name(f"{file.name}.partial")
+    partial.unlink(missing_ok=True)
+    engine = create_sqlalchemy_engine_with_retry(f"{_SQLITE}{partial}")
+    try:
+        _initialize_tables(engine)
+    finally:
+        engine.dispose()
+    partial.replace(file)
 
 
 def _experiment(tracking: TrackingConfig) -> str:
@@ -138,7 +162,8 @@ def ui_command(tracking: TrackingConfig) -> str:
     if Path("Makefile").exists():
         return "make ui"
     there = address("http://127.0.0.1:5000", tracking)
-    return f"mlflow server --backend-store-uri {hidden(tracking.uri)}, then open {there}"
+    uri = shlex.quote(hidden(tracking.uri))
+    return f"mlflow server --backend-store-uri {uri}, then open {there}"
 
 
 def address(server: str, tracking: TrackingConfig) -> str:
@@ -184,7 +209,7 @@ def _explain(uri: str, text: str) -> str:
     if "out-of-date database schema" in text or "Can't locate revision" in text:
         return (
             f"tracking.uri: {uri} was made by another MLflow version: back it up and run "
-            f"'mlflow db upgrade {uri}', or give another file"
+            f"{shlex.join(['mlflow', 'db', 'upgrade', uri])}, or give another file"
         )
     if uri.startswith("http"):
         return (

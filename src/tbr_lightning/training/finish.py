@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from mlflow.exceptions import MlflowException
 
-from tbr_lightning.config.credentials import hidden
+from tbr_lightning.config.texts import store_words
 from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.errors import OutageError, UserError, disk_full, outage
 from tbr_lightning.models.backbone import Backbone, load_folder
@@ -104,8 +103,7 @@ def log_exported(
     except (MlflowException, OSError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         reason = disk_full(error) or f"MLflow does not accept it ({first})"
-        uri = job.config.tracking.uri
-        where = f" tracking.uri={shlex.quote(uri)}" if "://" in uri and uri == hidden(uri) else ""
+        where = store_words(job.config.given)
         kind = OutageError if outage(error) else UserError
         raise kind(
             f"the model is trained, exported and checked in {job.folder / 'model'}, but {reason}: "

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from tbr_lightning.config.evaluation import JudgeConfig
 from tbr_lightning.config.schema import AdapterConfig
+from tbr_lightning.config.texts import store_words
 from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.data.tokens import TokenRows
 from tbr_lightning.errors import UserError
@@ -217,7 +218,7 @@ def fit(job: Job, backbone: Backbone) -> Fitted:
     except SystemExit as error:
         # Lightning turns an interruption into an exit; what is open here must hear of it.
         if trainer.interrupted or trainer.received_sigterm:
-            raise KeyboardInterrupt(_stopped(trainer, job.run_id)) from error
+            raise KeyboardInterrupt(_stopped(trainer, job)) from error
         raise
     except torch.OutOfMemoryError as error:
         raise UserError(
@@ -228,7 +229,7 @@ def fit(job: Job, backbone: Backbone) -> Fitted:
     if any(callback.pruned for callback in pruning):
         raise Pruned(f"pruned at step {trainer.global_step}")
     if checkpoints.stopped and trainer.global_step < trainer.estimated_stepping_batches:
-        raise KeyboardInterrupt(_stopped(trainer, job.run_id))
+        raise KeyboardInterrupt(_stopped(trainer, job))
     trained = whole_trained(module, trainer) if trainer.world_size > 1 else None
     seconds = time.monotonic() - start
     return Fitted(
@@ -236,12 +237,12 @@ def fit(job: Job, backbone: Backbone) -> Fitted:
     )
 
 
-def _stopped(trainer: pl.Trainer, run_id: str) -> str:
+def _stopped(trainer: pl.Trainer, job: Job) -> str:
     """Say how far an interrupted training came, and what goes on from there."""
     steps = trainer.estimated_stepping_batches
     return (
         f"at step {trainer.global_step} of {steps:.0f}; to resume from its last checkpoint:\n"
-        f"  python -m tbr_lightning.train resume={run_id}"
+        f"  python -m tbr_lightning.train resume={job.run_id}{store_words(job.config.given)}"
     )
 
 

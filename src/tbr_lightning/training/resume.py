@@ -107,7 +107,10 @@ class RunFolder:
         """
         with self._told():
             saved = OmegaConf.load(self.path / _CONFIG)
-            return restored(TrainConfig, saved, **{k: getattr(now, k) for k in _IGNORED})
+            made = restored(TrainConfig, saved, **{k: getattr(now, k) for k in _IGNORED})
+        # A command that is shown for the next resume names today's store.
+        made.given += [item for item in now.given if item not in _compared(now.given)]
+        return made
 
     def check_files(self) -> None:
         """Refuse to go on with other rows, reflections or weights than the run began with.

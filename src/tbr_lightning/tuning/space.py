@@ -18,7 +18,8 @@ from typing import Any
 from optuna import Trial, distributions
 from optuna.distributions import BaseDistribution
 
-from tbr_lightning.config.texts import quoted
+from tbr_lightning.config.texts import is_text, quoted
+from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.errors import UserError, near
 
 Value = str | int | float | bool | None
@@ -77,8 +78,9 @@ class Parameter:
 Space = Mapping[str, Parameter]
 
 
-def _choice(value: Any) -> Value:
-    if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
+def _choice(key: str, value: Any) -> Value:
+    number = isinstance(value, str) and not is_text(TrainConfig, key)
+    if number and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
         return float(value)  # YAML 1.1 reads 1e-4 as text
     # Hydra's grammar reads JSON's lists and mappings; Optuna keeps a choice as text.
     return json.dumps(value) if isinstance(value, list | dict) else value
@@ -110,7 +112,7 @@ def check_space(space: Space) -> None:
         if one.choices and given:
             raise UserError(f"{where}: choices and {given[0]} contradict each other: give one")
         if one.choices:
-            one.choices = _check_choices(where, one.choices)
+            one.choices = _check_choices(key, one.choices)
         else:
             _check_range(where, one, given)
         one.when = {
@@ -120,13 +122,13 @@ def check_space(space: Space) -> None:
         before[key] = one
 
 
-def _check_choices(where: str, found: Sequence[Any]) -> list[Value]:
-    choices = [_choice(value) for value in found]
+def _check_choices(key: str, found: Sequence[Any]) -> list[Value]:
+    choices = [_choice(key, value) for value in found]
     for first, second in itertools.combinations(choices, 2):
         # Optuna takes true for 1; and a text that is written as a number is that number.
         if first == second or written(first) == written(second):
             forms = dict.fromkeys(map(json.dumps, (first, second)))
-            raise UserError(f"{where}: {' and '.join(forms)} is one choice: list each once")
+            raise UserError(f"space.{key}: {' and '.join(forms)} is one choice: list each once")
     return choices
 
 
@@ -157,7 +159,7 @@ def _check_condition(
     choices = before[other].choices
     if not choices:
         raise UserError(f"{where} has a range: name one with choices")
-    values = [_choice(value) for value in (found if isinstance(found, list) else [found])]
+    values = [_choice(other, value) for value in (found if isinstance(found, list) else [found])]
     for value in values:
         if value not in choices:
             raise UserError(f"{where} is never {value}{near(str(value), map(str, choices))}")

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from tbr_lightning.config.compose import compose_verb, shipped
+from tbr_lightning.config.texts import is_text
 from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.errors import UserError, at_least, near, one_of
 from tbr_lightning.tuning import space as spaces
@@ -256,10 +257,12 @@ def read_study(name: str, path: str, text: str) -> Study:
     """
     try:
         found = yaml.safe_load(text)
+        typed = yaml.load(text, Loader=yaml.BaseLoader)  # every scalar as a text
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(found, dict):
         raise UserError(f"{path}: not a mapping: see sweeps/smoke.yaml")
+    _keep_texts(found.get("space"), typed.get("space"))
     try:
         node = OmegaConf.merge(OmegaConf.structured(Study), _literal(found))
         study = OmegaConf.to_object(node)
@@ -270,6 +273,40 @@ def read_study(name: str, path: str, text: str) -> Study:
     assert isinstance(study, Study)
     study.name, study.settings = name, found
     return study
+
+
+def _keep_texts(space: Any, typed: Any) -> None:
+    """Give the choices of settings of type text as they were typed: YAML reads 2024_05 as 202405.
+
+    Args:
+        space: Search space as YAML reads it; changed in place.
+        typed: The same with every value as text.
+    """
+    if not isinstance(space, dict) or not isinstance(typed, dict):
+        return
+    for key, one in space.items():
+        texts = typed.get(key)
+        if not isinstance(one, dict) or not isinstance(texts, dict):
+            continue
+        _keep_listed(one, "choices", texts, key)
+        when = one.get("when")
+        if isinstance(when, dict):
+            for other in when:
+                _keep_listed(when, other, texts.get("when"), other)
+
+
+def _keep_listed(values: dict[Any, Any], name: Any, typed: Any, key: Any) -> None:
+    listed, texts = values.get(name), typed.get(name) if isinstance(typed, dict) else None
+    if not isinstance(key, str) or not is_text(TrainConfig, key):
+        return
+    if isinstance(listed, list) and isinstance(texts, list):
+        pairs = zip(listed, texts, strict=True)
+        values[name] = [
+            value if value is None or isinstance(value, list | dict) else text
+            for value, text in pairs
+        ]
+    elif listed is not None and isinstance(texts, str):
+        values[name] = texts
 
 
 def _literal(node: Any) -> Any:
