@@ -187,10 +187,11 @@ def endpoint_teacher(config: ReflectionConfig) -> Teacher:
         UserError: While writing, the endpoint refuses the key, does not know the model, or does
             not answer. What was written is kept.
     """
-    from tbr_lightning.models.endpoint import complete
+    from tbr_lightning.models.endpoint import RequestBudget, complete
 
     template = prompt_template(config.prompt, "teacher.txt")
     endpoint = config.endpoint
+    budget = RequestBudget(endpoint, "reflection.endpoint")  # of all attempts together
 
     def write(request: Request) -> Iterator[tuple[Example, Draft]]:
         prompts = [
@@ -204,6 +205,7 @@ def endpoint_teacher(config: ReflectionConfig) -> Teacher:
             seed=request.seed,
             run_id=request.run_id,
             group="reflection.endpoint",
+            budget=budget,
         ):
             text = without_own_thought(reply.text)
             draft = Draft(
