@@ -57,17 +57,33 @@ def import_all(names: Iterable[str]) -> None:
         import_module(name)
 
 
+def start_of(pid: int | None = None) -> float:
+    """Return what tells a process of this machine from an earlier one of its id; default: this one.
+
+    On Linux it is the start in clock ticks since the boot: a date would move with the clock, and
+    every living process would seem to be another one once the clock is set.
+
+    Raises:
+        psutil.NoSuchProcess: There is none.
+    """
+    pid = os.getpid() if pid is None else pid
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        return float(fields[19])
+    except (OSError, IndexError):  # it is gone, or this is not Linux
+        return psutil.Process(pid).create_time()
+
+
 def is_gone(pid: int, started: float) -> bool:
     """Return whether a process of this machine has ended.
 
     Args:
         pid: Process id.
-        started: Start time, since ids are used again.
+        started: What :func:`start_of` returned for it, since ids are used again.
     """
     try:
-        there = psutil.Process(pid)
         # Who started it may wait for others before it takes note of its end.
-        return there.create_time() != started or there.status() == psutil.STATUS_ZOMBIE
+        return start_of(pid) != started or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
 
@@ -77,7 +93,7 @@ def die_with(pid: int, started: float, end: Callable[[], None]) -> None:
 
     Args:
         pid: Process id of the other process.
-        started: Start time of that process, since ids are used again.
+        started: What :func:`start_of` returned for that process, since ids are used again.
         end: Function that must end this process.
     """
 
@@ -132,7 +148,7 @@ class Owner:
     host: str  # name, for people
     machine: str  # boot and process namespace, within which a process id has one meaning
     pid: int  # process id
-    started: float  # when it started, since ids are used again
+    started: float  # see start_of: ids are used again
 
     def known_dead(self) -> bool:
         """Return whether it is surely gone; of a process on another machine nothing is sure."""
@@ -144,8 +160,8 @@ class Owner:
 
 def identity_of(pid: int | None = None) -> Owner:
     """Return the identity of a process of this machine: this one, or another."""
-    there = psutil.Process(pid)
-    return Owner(platform.node(), _machine(), there.pid, there.create_time())
+    pid = os.getpid() if pid is None else pid
+    return Owner(platform.node(), _machine(), pid, start_of(pid))
 
 
 def read_owner(found: Any) -> Owner | None:

@@ -9,6 +9,7 @@ import pytest
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
+from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.harness import EngineLM
 from tbr_lightning.models.backbone import Backbone, load_folder
 
@@ -120,3 +121,25 @@ def test_what_is_longer_than_the_context_is_not_asked(backbone: Backbone) -> Non
     answers = ours.generate_until(requests("generate_until", (long, until), ("thank", until)))
     assert answers[0] == ""
     assert ours.unasked == {("task", 0)}
+
+
+def test_a_question_that_is_sampled_several_times_gets_several_answers(backbone: Backbone) -> None:
+    """The harness lists the same request as often as its task says (`repeats`)."""
+    ours = EngineLM(backbone, batch_size=4)
+    said = [ours.apply_chat_template([{"role": "user", "content": text}]) for text in ASKED[:2]]
+    how = {"until": [], "max_gen_toks": 12, "do_sample": True, "temperature": 2.0}
+    one, other = requests("generate_until", *((text, how) for text in said))
+    found = ours.generate_until([*[one] * 6, *[other] * 6])
+    assert len(set(found[:6])) > 1
+    assert len(set(found[6:])) > 1
+    assert ours.generate_until([one] * 6) == found[:6]  # whatever else is asked
+    greedy = requests("generate_until", (said[0], {"until": [], "max_gen_toks": 12}))
+    assert len(set(ours.generate_until(greedy * 3))) == 1
+
+
+def test_sampling_that_our_decoder_lacks_is_told(backbone: Backbone) -> None:
+    how = {"until": [], "max_gen_toks": 4, "do_sample": True, "temperature": 0.7, "top_p": 0.9}
+    with pytest.raises(UserError, match=r"task samples with top_p=0\.9"):
+        EngineLM(backbone).generate_until(requests("generate_until", ("Why?", how)))
+    greedy = {**how, "do_sample": False}
+    assert len(EngineLM(backbone).generate_until(requests("generate_until", ("Why?", greedy)))) == 1

@@ -170,3 +170,14 @@ def test_it_is_evaluated_and_compared_by_one_command(store: Path, server: Teache
     assert run.tags()["tbr.subject"] == f"openai:other@{server.url}"
     for kept in Path().rglob("*"):
         assert not kept.is_file() or b"me:hidden" not in kept.read_bytes(), kept
+
+
+def test_repeats_share_one_budget(server: TeacherServer) -> None:
+    settings = EndpointConfig(base_url=server.url, concurrency=1, max_requests=4)
+    model = hosted_model("openai:teacher", settings, "trained")
+    chats = [[{"role": "user", "content": prompt.text}] for prompt in PROMPTS]
+    how = GenerationConfig(max_new_tokens=50, temperature=0.7)
+    assert len(list(model.answers(chats, how, None))) == 3
+    with pytest.raises(UserError, match=r"endpoint\.max_requests=4 is spent after 4 requests"):
+        list(model.answers(chats, replace(how, seed=1), None))
+    assert len(server.seen) == 4

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.local_tasks import local_tasks
+from tbr_lightning.evaluation.questions import prepare
 
 AUTHORS = (
     '{"question": {"stem": "What?", "choices": [{"text": "a", "label": "A"}, '
@@ -84,3 +86,20 @@ def test_a_malformed_row_is_named(tmp_path: Path, line: str, told: str) -> None:
     write(tmp_path, "mmlu/test/x_test.csv", "Fine?,a,b,c,d,A\n" + line)
     with pytest.raises(UserError, match=rf"x_test\.csv:2: .*{told}"):
         list(local_tasks("mmlu", str(tmp_path)))
+
+
+def test_a_limit_takes_of_every_subject(tmp_path: Path) -> None:
+    """The first questions alone would be those of the first subject in the alphabet."""
+    for subject in ("anatomy", "marketing", "virology"):
+        rows = "".join(f"{subject} {n}?,a,b,c,d,C\n" for n in range(9))
+        write(tmp_path, f"mmlu/test/{subject}_test.csv", rows)
+    words = ["model=tiny", "suite.lm_eval=[mmlu]", f"suite.root={tmp_path}", "suite.half=all"]
+
+    def subjects(*more: str) -> list[str]:
+        config = compose_verb("evaluate", [*words, *more]).config.suite
+        return [one.leaf.eval_docs[one.number]["question"].split()[0] for one in prepare(config)]
+
+    assert (
+        subjects("suite.lm_eval_limit=7") == ["anatomy"] * 3 + ["marketing"] * 2 + ["virology"] * 2
+    )
+    assert len(subjects()) == 27

@@ -255,6 +255,21 @@ def test_the_engines_own_errors_stay_inside(server: Running) -> None:
     assert "secret" not in server.ask("break", stream=True).text
 
 
+@pytest.mark.parametrize("policy", ["hide", "show"])
+def test_a_stream_that_breaks_off_is_no_whole_answer(server: Running, policy: str) -> None:
+    """An engine that stops without a reason to finish has not come to the answer's end."""
+
+    def answers() -> list[str]:
+        text = requests.get(f"{server.url}/metrics", timeout=9).text
+        return [line for line in text.splitlines() if line.startswith("tbr_answers_total")]
+
+    before = answers()
+    broken = server.ask("break off", stream=True, reflection=policy).text
+    assert "[DONE]" not in broken
+    assert "broke off in the middle" in broken
+    assert answers() == before
+
+
 def test_models_names_the_version(server: Running) -> None:
     listed = requests.get(f"{server.url}/v1/models", timeout=9).json()["data"]
     assert [(one["id"], one["version"], one["alias"]) for one in listed] == [

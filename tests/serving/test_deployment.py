@@ -5,14 +5,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from mlflow.exceptions import MlflowException
 
 from tbr_lightning.config.serve import ServeConfig
 from tbr_lightning.errors import UserError
 from tbr_lightning.models.digest import folder_digest
 from tbr_lightning.registry.entry import NewEntry
 from tbr_lightning.registry.ledger import Ledger, ledger_url
+from tbr_lightning.serving import files
 from tbr_lightning.tracking.signing import keys_of
 
 from .conftest import NAME, Registry, Running
@@ -169,3 +172,21 @@ def test_one_who_changes_the_ledger_is_noticed(registry: Registry, start: Start)
         db.execute(f"update {table} set why='worse'")
     with pytest.raises(UserError, match="the ledger is not intact"):
         start(config)
+
+
+def test_a_store_that_is_away_for_a_moment_refuses_no_version(
+    registry: Registry, server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[None] = []
+
+    def away(model_id: str) -> None:
+        asked.append(None)
+        raise MlflowException("API request failed: Max retries exceeded: Connection refused")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "MlflowClient", lambda: SimpleNamespace(get_logged_model=away))
+        new = registry.add()
+        server.until(lambda: len(asked) >= 2)
+        assert "does not answer" in str(server.health()["problem"])
+    server.until(lambda: version(server) == new)
+    assert server.health()["problem"] is None

@@ -58,6 +58,8 @@ async def chat(request: web.Request) -> web.StreamResponse:
         if n == 2 and text == "break":
             await response.write(b'data: {"error": "secret of the engine"}\n\n')
             return response
+        if n == 2 and text == "break off":
+            return response
         if n == 2 and text == "die midway":
             await asyncio.sleep(0.1)
             os._exit(3)

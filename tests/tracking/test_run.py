@@ -215,3 +215,13 @@ def test_a_run_whose_process_was_killed_is_closed_by_the_next_command(store: Pat
         (model,) = client.search_logged_models([runs[0].info.experiment_id])
         assert model.status == "FAILED"
         assert close_abandoned(runs[0].info.experiment_id) == []
+
+
+def test_a_failure_is_told_without_its_credentials(store: Path) -> None:
+    words = "no answer of postgresql://u:secret@host/db and https://host/v1?api_key=secret"
+    with pytest.raises(RuntimeError), start_run("train", "x", Config(), tracking(store)) as run:
+        raise RuntimeError(words)
+    told = Run(run.id).tags()["tbr.failure"]
+    assert told.startswith("RuntimeError: no answer of postgresql://***@host/db")
+    Run(run.id).end("FAILED", words)
+    assert "secret" not in told + str(Run(run.id).tags())

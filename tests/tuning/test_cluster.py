@@ -7,7 +7,10 @@ import random
 import pytest
 
 from tbr_lightning.errors import UserError
+from tbr_lightning.training.estimate import RunEstimate
+from tbr_lightning.tuning import dry_run
 from tbr_lightning.tuning.cluster import Job, Nodes, ideal_hours, nodes_of, simulate
+from tbr_lightning.tuning.costs import ModelCost
 from tbr_lightning.tuning.executor import devices_asked
 
 
@@ -73,3 +76,24 @@ def test_what_does_not_fit_is_told() -> None:
 )
 def test_several_ranks_ask_for_a_device_each(gpus: float | None, ranks: int, asked: float) -> None:
     assert devices_asked(gpus, ranks) == asked
+
+
+@pytest.mark.parametrize("trials", [1, 2, 5, 7, 14, 135])
+def test_every_trial_of_a_study_is_in_the_schedule(
+    monkeypatch: pytest.MonkeyPatch, trials: int
+) -> None:
+    """However few there are to a model: of two trials for five models none is rounded away."""
+    run = RunEstimate(10**9, 0, 1e9, 0, 0, 0, 1e18, None)
+    costs = [ModelCost(f"m{n}", run, 1, trials / 5, gated=False) for n in range(5)]
+    seen: list[int] = []
+    monkeypatch.setattr(
+        dry_run,
+        "simulate",
+        lambda jobs, *words: (seen.append(len(jobs)), simulate(jobs, *words))[1],
+    )
+    told = dry_run.ends(costs, Nodes(1, 1), workers=1, seeds=1)
+    assert set(seen) == {trials}
+    assert " 0.0 hours" not in told[0]
+    seeds = [ModelCost(f"m{n}", run, 1, 3 * trials / 5, gated=False) for n in range(5)]
+    dry_run.ends(seeds, Nodes(1, 1), workers=1, seeds=3)
+    assert set(seen) == {trials}

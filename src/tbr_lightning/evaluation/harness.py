@@ -6,8 +6,8 @@ Source:
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lm_eval.api.instance import Instance
@@ -16,6 +16,7 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from tbr_lightning.data.chat_template import rendered
+from tbr_lightning.errors import UserError
 from tbr_lightning.models.architecture import context_length
 from tbr_lightning.models.backbone import Backbone
 from tbr_lightning.models.generation import generate
@@ -130,7 +131,7 @@ class EngineLM(TemplateLM):
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Return what the model answers, without its think block, up to the first stop text."""
         answers = [""] * len(requests)
-        for (limit, temperature, until), numbers in _alike(requests).items():
+        for (limit, temperature, until, seed), numbers in _alike(requests).items():
             prompts = [self.tok_encode(requests[number].args[0]) for number in numbers]
             asked = []
             for number, prompt in zip(numbers, prompts, strict=True):
@@ -144,6 +145,7 @@ class EngineLM(TemplateLM):
                 max_new_tokens=limit,
                 batch_size=self.batch_size,
                 temperature=temperature,
+                seed=seed,
                 ends=self._ends(until),
             )
             for place, response in track(made, "answers", len(asked)):
@@ -176,12 +178,41 @@ class EngineLM(TemplateLM):
         return ends
 
 
-def _alike(requests: Sequence[Instance]) -> dict[tuple[int, float, tuple[str, ...]], list[int]]:
-    """Return the numbers of the requests by token limit, temperature and stop texts."""
-    found: dict[tuple[int, float, tuple[str, ...]], list[int]] = defaultdict(list)
+Settings = tuple[int, float, tuple[str, ...], int]
+"""Token limit, temperature, stop texts and seed of a request."""
+
+_HONOURED = {"until", "max_gen_toks", "temperature", "do_sample", "top_p", "top_k"}
+_WHOLE = {"top_p": (None, 1, 1.0), "top_k": (None, 0, -1)}
+"""Values that cut nothing off the distribution that is sampled from."""
+
+
+def _alike(requests: Sequence[Instance]) -> dict[Settings, list[int]]:
+    """Return the numbers of the requests by their settings.
+
+    A task that samples one question several times lists the same request as often: each time has a
+    seed of its own, or all its samples would be one.
+
+    Raises:
+        UserError: A task samples in a way that our decoder does not.
+    """
+    found: dict[Settings, list[int]] = defaultdict(list)
+    times: Counter[int] = Counter()
     for number, request in enumerate(requests):
-        settings = normalize_gen_kwargs(request.args[1])
+        settings: Any = normalize_gen_kwargs(request.args[1])
+        _check_sampling(request.task_name, settings)
         until = tuple(stop for stop in settings["until"] if stop)
-        key = settings["max_gen_toks"], float(settings.get("temperature") or 0.0), until
-        found[key].append(number)
+        temperature = float(settings.get("temperature") or 0.0)
+        found[settings["max_gen_toks"], temperature, until, times[id(request)]].append(number)
+        times[id(request)] += 1
     return found
+
+
+def _check_sampling(task: str | None, settings: Mapping[str, Any]) -> None:
+    if not settings.get("temperature"):
+        return  # greedy, whatever else is set
+    for name, value in settings.items():
+        if name not in _HONOURED or value not in _WHOLE.get(name, (value,)):
+            raise UserError(
+                f"suite.lm_eval: {task} samples with {name}={value}, which this decoder does not: "
+                "leave it out, or run lm_eval"
+            )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from tbr_lightning.config.endpoint import EndpointConfig
 from tbr_lightning.config.verbs import GenerationConfig
@@ -12,7 +13,7 @@ from tbr_lightning.data.think_format import ThinkFormat
 from tbr_lightning.data.thoughts import without_thought
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.store import ResponseStore
-from tbr_lightning.models.endpoint import complete
+from tbr_lightning.models.endpoint import RequestBudget, complete
 from tbr_lightning.models.generation import Generated
 from tbr_lightning.preflight import is_loopback
 
@@ -36,6 +37,11 @@ class HostedModel:
     def origin(self) -> str:
         """Identity of the model, as far as an endpoint has one: the name and the address."""
         return f"{PREFIX}{self.endpoint.identity}"
+
+    @cached_property
+    def _budget(self) -> RequestBudget:
+        """What all repeats of an evaluation may spend together."""
+        return RequestBudget(self.endpoint, "endpoint")
 
     def answers(
         self,
@@ -79,7 +85,12 @@ class HostedModel:
         seed: int | None,
     ) -> Iterator[tuple[int, Generated]]:
         replies = complete(
-            chats, self.endpoint, max_tokens=max_tokens, temperature=temperature, seed=seed
+            chats,
+            self.endpoint,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            seed=seed,
+            budget=self._budget,
         )
         for number, reply in replies:
             yield (

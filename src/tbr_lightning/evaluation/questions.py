@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 from collections.abc import Iterable, Iterator
@@ -97,13 +98,18 @@ def prepare(config: SuiteConfig) -> list[Question]:
     problems: list[str] = []
     for name in dict.fromkeys(config.lm_eval):
         try:
-            found = list(_questions(name, config))
+            by_leaf = list(_questions(name, config))
         except UserError as error:
             problems.append(str(error))
             continue
+        # A limit takes as many of each subject, not the first subject's alone.
+        turns = itertools.zip_longest(*by_leaf)
+        found = [one for turn in turns for one in turn if one is not None]
+        found = found[: config.lm_eval_limit or config.limit]
         if not found:
             problems.append(f"suite.lm_eval: {name} has no questions in its {config.half} half")
-        questions += found[: config.lm_eval_limit or config.limit]
+        taken = {id(one) for one in found}
+        questions += [one for of_leaf in by_leaf for one in of_leaf if id(one) in taken]
     if problems:
         raise UserError("\n".join(problems))
     return questions
@@ -114,7 +120,8 @@ def metric_of(leaf: ConfigurableTask) -> str:
     return next(metric for metric in _METRICS if metric in leaf.aggregation())
 
 
-def _questions(name: str, config: SuiteConfig) -> Iterator[Question]:
+def _questions(name: str, config: SuiteConfig) -> Iterator[list[Question]]:
+    """Yield the questions of each of a task's parts, e.g. MMLU's subjects."""
     own = name in config.tasks and not config.tasks[name].endswith(".yaml")
     for leaf in _leaves(name, config):
         if not any(metric in leaf.aggregation() for metric in _METRICS):
@@ -130,13 +137,15 @@ def _questions(name: str, config: SuiteConfig) -> Iterator[Question]:
         leaf.set_fewshot_seed(_SHOTS_SEED)
         asked = "chat template" if config.lm_eval_chat else "plain"
         how = f"{shots} shots, {asked}"
+        found = []
         for number, row in enumerate(leaf.eval_docs):
             text = str(leaf.doc_to_text(row))
             # A user's own task has chosen the rows of the half by itself.
             of_half = own or config.half in ("all", _half(str(row.get("question", text))))
             if of_half:
                 options = leaf.doc_to_choice(row) if leaf.OUTPUT_TYPE == "multiple_choice" else ()
-                yield Question(name, text, tuple(options), how, leaf, number)
+                found.append(Question(name, text, tuple(options), how, leaf, number))
+        yield found
 
 
 def _half(text: str) -> str:

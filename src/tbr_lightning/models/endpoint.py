@@ -120,6 +120,7 @@ def complete(  # noqa: PLR0912, PLR0915 - one loop, whose cases are read best to
     group: str = "endpoint",
     reply_form: Any = None,
     give_up: int = 0,
+    budget: RequestBudget | None = None,
 ) -> Iterator[tuple[int, Reply]]:
     """Yield (number of the prompt, reply) as replies come in.
 
@@ -138,6 +139,7 @@ def complete(  # noqa: PLR0912, PLR0915 - one loop, whose cases are read best to
         reply_form: ``response_format`` of the requests; left out once the endpoint refuses it.
         give_up: 0 raises at the first failure. Else a failure is a reply with its ``error``, and
             after this many in a row, or once the budget is spent, the rest are not sent any more.
+        budget: What earlier calls of this run have spent; ``None`` for a run of one call.
 
     Raises:
         UserError: The endpoint refuses the key, does not know the model, or does not answer, or
@@ -162,7 +164,7 @@ def complete(  # noqa: PLR0912, PLR0915 - one loop, whose cases are read best to
         return reply
 
     requests, tokens = Pace(config.requests_per_minute), Pace(config.tokens_per_minute)
-    budget, todo = RequestBudget(config, group), deque(range(len(prompts)))
+    budget, todo = budget or RequestBudget(config, group), deque(range(len(prompts)))
     failed, last = 0, ""
     held: list[tuple[int, Reply]] = []  # refused before any was understood: it may be all of them
     understood = False

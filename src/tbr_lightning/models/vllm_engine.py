@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tbr_lightning.errors import UserError
+from tbr_lightning.models.precision import name_of
 
 if TYPE_CHECKING:
     from tbr_lightning.models.backbone import Backbone
@@ -56,7 +57,9 @@ def decode_by_vllm(
 
     backbone.model.to("cpu")  # vLLM loads the weights itself and wants the memory
     torch.cuda.empty_cache()
-    engine: Any = vllm.LLM(model=str(backbone.folder), seed=rules.seed)
+    engine: Any = vllm.LLM(
+        model=str(backbone.folder), seed=rules.seed, dtype=name_of(backbone.model.dtype)
+    )
     settings = vllm.SamplingParams(
         max_tokens=rules.limit,
         temperature=rules.temperature,

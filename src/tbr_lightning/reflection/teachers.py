@@ -187,11 +187,12 @@ def endpoint_teacher(config: ReflectionConfig) -> Teacher:
         UserError: No model is named, and the endpoint has not one alone. While writing, it refuses
             the key, does not know the model, or does not answer. What was written is kept.
     """
-    from tbr_lightning.models.endpoint import complete, with_model
+    from tbr_lightning.models.endpoint import RequestBudget, complete, with_model
 
     template = prompt_template(config.prompt, "teacher.txt")
     # Its name is part of the key: another model may be served at the same address tomorrow.
     endpoint = with_model(config.endpoint, "reflection.endpoint")
+    budget = RequestBudget(endpoint, "reflection.endpoint")  # of all attempts together
 
     def write(request: Request) -> Iterator[tuple[Example, Draft]]:
         prompts = [
@@ -205,6 +206,7 @@ def endpoint_teacher(config: ReflectionConfig) -> Teacher:
             seed=request.seed,
             run_id=request.run_id,
             group="reflection.endpoint",
+            budget=budget,
         ):
             text = without_own_thought(reply.text)
             draft = Draft(

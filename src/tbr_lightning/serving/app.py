@@ -256,6 +256,8 @@ class _Server:
             if stream.failed is not None:
                 log.error("the engine failed on a request: %s", stream.failed)
                 problem = RequestError(500, "the engine failed on this request")
+            elif not stream.ended:
+                problem = unavailable("the engine broke off in the middle of its answer: try again")
         except TimeoutError:
             seconds = self._config.timeout
             problem = RequestError(504, f"no whole answer within {seconds:g} seconds")

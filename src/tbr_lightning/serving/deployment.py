@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from tbr_lightning.config.serve import POLICIES, ServeConfig
-from tbr_lightning.errors import UserError
+from tbr_lightning.errors import OutageError, UserError
 from tbr_lightning.evaluation.judges.base import Judge
 from tbr_lightning.evaluation.suites import Prompt
 from tbr_lightning.serving.engines import Engine
@@ -98,6 +98,8 @@ class Deployment:
         self._say(f"{release.alias} is {release.title} now: loading it beside {served.title}")
         try:
             replica = await self._fit(release)
+        except OutageError:
+            raise  # of the store, not of this version: the next look tries it again
         except (UnfitError, EngineError, UserError) as error:
             # Not tried again until the alias moves: it would only fail the same way.
             self._refused = release.title

@@ -139,6 +139,7 @@ class Stream:
         self._open = False  # a shown think block
         self._policy, self._weights = policy, weights
         self.failed: str | None = None
+        self.ended = False  # an event has said why the reply ends
         self._parser: Any = None
         if not engine.splits:
             from transformers.utils.chat_parsing import ResponseParser
@@ -155,6 +156,11 @@ class Stream:
         if complete.startswith(b'data: {"error"') or b'\ndata: {"error"' in complete:
             return self._without_error(complete)
         self._seen.append(complete)
+        self.ended = self.ended or any(
+            choice.get("finish_reason") is not None
+            for event in (_events(complete) if b'"finish_reason"' in complete else ())
+            for choice in event.get("choices") or []
+        )
         if not self._rewrites:
             return complete.replace(self._named, self._name)
         return b"".join(

@@ -8,12 +8,11 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-import psutil
 from mlflow.entities import LoggedModelStatus
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from tbr_lightning.processes import is_gone
+from tbr_lightning.processes import is_gone, start_of
 
 PROCESS = "tbr.process"
 """Tag of a run: machine, id and start of the process that has it open."""
@@ -21,7 +20,7 @@ PROCESS = "tbr.process"
 
 def mark() -> str:
     """Return the value of :data:`PROCESS` for this process."""
-    return f"{_machine()} {os.getpid()} {psutil.Process().create_time()!r}"
+    return f"{_machine()} {os.getpid()} {start_of()!r}"
 
 
 def close_abandoned(experiment_id: str) -> list[str]:

@@ -120,7 +120,7 @@ def _true_status(
     except BaseException as error:
         status = "FAILED"
         with _tolerant():
-            mlflow.set_tag("tbr.failure", f"{type(error).__name__}: {error}"[:500])
+            mlflow.set_tag("tbr.failure", hidden(f"{type(error).__name__}: {error}")[:500])
         raise
     finally:
         active = mlflow.active_run()

@@ -28,6 +28,7 @@ from mlflow.utils.mlflow_tags import (
 )
 from mlflow.utils.validation import MAX_METRICS_PER_BATCH
 
+from tbr_lightning.config.credentials import hidden
 from tbr_lightning.data.example import Example
 from tbr_lightning.data.table import Examples
 from tbr_lightning.errors import UserError
@@ -260,7 +261,7 @@ class Run:
             Run(beneath).end("KILLED" if status == "KILLED" else "FAILED", reason)
         if reason:
             key = "tbr.failure" if status == "FAILED" else "tbr.reason"
-            client.set_tag(self.id, key, reason[:500])
+            client.set_tag(self.id, key, hidden(reason)[:500])
         client.set_terminated(self.id, status)
 
     def reopen(self) -> None:

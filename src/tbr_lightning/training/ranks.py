@@ -11,8 +11,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
-
 from tbr_lightning import processes
 from tbr_lightning.config.schema import TrainerConfig
 from tbr_lightning.errors import INTERRUPTED, USAGE_ERROR, UserError
@@ -106,8 +104,7 @@ def fit_in_ranks(job: Job, target: Callable[[int, Job, Starter], None]) -> None:
     for left in (_ERROR, _STOPPED):
         (job.folder / left).unlink(missing_ok=True)
     (job.folder / TRAINED).unlink(missing_ok=True)
-    me = psutil.Process()
-    starter = Starter(me.pid, me.create_time(), dict(os.environ), _free_port())
+    starter = Starter(os.getpid(), processes.start_of(), dict(os.environ), _free_port())
     context = start_processes(
         target,
         args=(job, starter),

@@ -142,12 +142,14 @@ def ends(costs: Sequence[ModelCost], nodes: Nodes, workers: int, seeds: int) -> 
     for kind, (peak, memory) in DEVICES.items():
         if any(one.memory > memory for one in costs):
             continue
-        jobs = [
-            Job(one.devices, one.hours(peak) / one.runs / one.devices * seeds)
-            for one in costs
-            for _ in range(round(one.runs / seeds))
+        kinds = [
+            Job(one.devices, one.hours(peak) / one.runs / one.devices * seeds) for one in costs
         ]
-        random.Random(0).shuffle(jobs)  # which trial comes when is the sampler's
+        draw = random.Random(0)  # which trial comes when is the sampler's
+        draw.shuffle(kinds)
+        trials = round(sum(one.runs for one in costs) / seeds)
+        jobs = [kinds[number % len(kinds)] for number in range(trials)]
+        draw.shuffle(jobs)
         found = simulate(jobs, nodes, workers)
         told.append(
             f"on {nodes.count} nodes of {nodes.devices} {kind}, {workers} trials at the same time: "

@@ -35,6 +35,9 @@ class Worker(Protocol):
     def exit_code(self) -> int | None:
         """Return its exit code (negative: the signal), or ``None`` while it runs or waits."""
 
+    def renew(self) -> None:
+        """Show it, where it is on another machine, that its runner is alive."""
+
     def memory(self) -> float:
         """Return the memory of all its processes in GiB; 0 where a scheduler limits it."""
 

@@ -30,7 +30,7 @@ class Spec:
     parent_run: str | None = None  # MLflow run of the study, if it is mirrored
     ranks: int = 1  # processes of its training
     threads: int | None = None  # threads of the trial on a CPU
-    device: str | None = None  # the GPU it has to itself, as CUDA names it
+    device: str | None = None  # the GPUs it has to itself, as CUDA names them
     reuse: bool = True  # reuse finished runs of the same config and seed
     again: bool = False  # it was started before
 

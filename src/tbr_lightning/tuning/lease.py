@@ -15,7 +15,6 @@ from tbr_lightning.tuning import process
 from tbr_lightning.tuning.trial import TrialContext
 
 _LOOK = 0.1  # seconds between two checks of a trial's process and of its lease
-_RENEW = 2.0  # seconds between two renewals of a lease
 _STOP = "stop"
 
 
@@ -27,17 +26,13 @@ class Lease:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.name = folder, uuid.uuid4().hex
-        self._renewed = time.monotonic()
         self._started: float | None = None
         _write(folder / "lease", self.name)
 
     def renew(self) -> None:
         """Record that the runner is alive."""
-        now = time.monotonic()
-        if now - self._renewed >= _RENEW:
-            self._renewed = now
-            with suppress(OSError):
-                os.utime(self.folder / "lease")
+        with suppress(OSError):
+            os.utime(self.folder / "lease")
 
     def stop(self) -> None:
         """Ask the process to end in order."""

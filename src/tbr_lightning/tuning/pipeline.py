@@ -5,6 +5,7 @@ Run again, the same command finishes what is left of the budget; two at once sha
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tbr_lightning.config.sweep import SweepConfig
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from tbr_lightning.tuning.conclude import Summarise
     from tbr_lightning.tuning.executor import Executor
     from tbr_lightning.tuning.plan import Plan
+    from tbr_lightning.tuning.runner import Limits
     from tbr_lightning.tuning.storage import Opened
     from tbr_lightning.tuning.view import View
 
@@ -57,7 +59,7 @@ def _run(plan: Plan, opened: Opened, view: View, summarise: Summarise | None) ->
 
     config, study, me = plan.config, plan.study, identity_of()
     root = trials_root(config.paths, study.key)
-    executor = _executor(config.sweep, root / "jobs", plan.limits.timeout)
+    executor = _executor(config.sweep, root / "jobs", plan.limits)
     around = TrialContext(config.tracking, config.paths, me.pid, me.started)
     if view.done < plan.trials:
         opened.study.set_user_attr("finished", False)
@@ -85,17 +87,18 @@ def _run(plan: Plan, opened: Opened, view: View, summarise: Summarise | None) ->
             print(line, flush=True)
 
 
-def _executor(settings: SweepSettings, folder: Path, timeout: float | None) -> Executor:
+def _executor(settings: SweepSettings, folder: Path, limits: Limits) -> Executor:
     """Return the executor of a sweep.
 
     Args:
         settings: Sweep settings: the executor, and what a trial asks for.
         folder: Folder for a scheduler's own files.
-        timeout: Maximum duration of a trial, in seconds.
+        limits: Limits of the command line, or else of the study.
 
     Raises:
         UserError: Its package is not installed.
     """
+    settings = replace(settings, memory=limits.memory)
     try:
         if settings.executor == "ray":
             from tbr_lightning.tuning.ray_executor import RayExecutor
@@ -104,7 +107,7 @@ def _executor(settings: SweepSettings, folder: Path, timeout: float | None) -> E
         if settings.executor == "submitit":
             from tbr_lightning.tuning.submitit_executor import SubmititExecutor
 
-            return SubmititExecutor(settings, folder, timeout)
+            return SubmititExecutor(settings, folder, limits.timeout)
     except ModuleNotFoundError as error:
         raise UserError(
             f"sweep.executor={settings.executor} needs the package {error.name}: pip install "

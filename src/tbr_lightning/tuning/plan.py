@@ -180,11 +180,14 @@ def threads_each(workers: int) -> int:
 
 
 def _device(config: TrainConfig, slot: int, workers: int) -> str | None:
-    """Return the GPU of a trial, where trials at the same time would share the first of several."""
-    if workers == 1 or config.trainer.devices > 1 or config.trainer.accelerator == "cpu":
+    """Return the GPUs of a trial, where trials at the same time would share the first of them."""
+    if workers == 1 or config.trainer.accelerator == "cpu":
         return None
-    gpus = _visible_gpus()
-    return gpus[slot % len(gpus)] if len(gpus) > 1 else None
+    gpus, each = _visible_gpus(), config.trainer.devices
+    if len(gpus) <= each:
+        return None
+    first = slot % (len(gpus) // each) * each
+    return ",".join(gpus[first : first + each])
 
 
 def _visible_gpus() -> list[str]:

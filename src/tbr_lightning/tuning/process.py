@@ -39,6 +39,9 @@ class Worker:
         """Return its exit code (negative: the signal), or ``None`` while it runs."""
         return self._exit()
 
+    def renew(self) -> None:
+        """Nothing: it watches the runner's process itself."""
+
     def memory(self) -> float:
         """Return the memory of all its processes in GiB; what they share is counted in each."""
         total = 0

@@ -35,7 +35,6 @@ class RayWorker:
     def exit_code(self) -> int | None:
         """Return its exit code."""
         if self._code is None:
-            self._lease.renew()
             ready, _ = ray.wait([self._task], timeout=0)
             if ready:
                 self._code = self._ended()
@@ -50,6 +49,10 @@ class RayWorker:
             first = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
             self.lost = f"Ray lost it ({first})"
             return -signal.SIGKILL
+
+    def renew(self) -> None:
+        """Renew its lease."""
+        self._lease.renew()
 
     def memory(self) -> float:
         """Return 0: Ray limits memory."""

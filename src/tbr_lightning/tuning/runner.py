@@ -28,6 +28,7 @@ from tbr_lightning.tuning.trial import TrialContext
 
 _TICK = 0.05  # seconds between two checks of the trials
 _MEMORY_EVERY = 1.0
+_RENEW = 2.0  # seconds between two renewals of leases
 _OTHERS_EVERY = 2.0  # seconds between two checks of what other runners do
 _STATUS = {"complete": "FINISHED", "pruned": "KILLED", "interrupted": "KILLED", "failed": "FAILED"}
 
@@ -93,8 +94,10 @@ def run(study: Study, opened: Opened, limits: Limits, around: TrialContext, hook
         KeyboardInterrupt: The process was asked to stop; the trials under way are given back.
     """
     runner = _Runner(study, opened, limits, around, hooks)
-    beats = threading.Thread(target=runner.beat, name="heartbeat", daemon=True)
-    beats.start()
+    # Apart from each other and from the runner: storage and tracker may let one wait.
+    threads = [threading.Thread(target=one, daemon=True) for one in (runner.beat, runner.renew)]
+    for thread in threads:
+        thread.start()
     try:
         runner.run()
     except (SQLAlchemyError, StorageInternalError) as error:
@@ -106,7 +109,8 @@ def run(study: Study, opened: Opened, limits: Limits, around: TrialContext, hook
     finally:
         runner.close()
         hooks.executor.close()
-        beats.join()
+        for thread in threads:
+            thread.join()
 
 
 class _Runner:
@@ -152,6 +156,12 @@ class _Runner:
                     first = str(error).splitlines()[0][:160]
                     print(f"the storage does not take a heartbeat ({first})", file=sys.stderr)
         self.opened.backend.remove_session()
+
+    def renew(self) -> None:
+        """Show the trials under way elsewhere that this runner is alive."""
+        while not self._done.wait(min(self.limits.grace / 6, _RENEW)):
+            for one in list(self.running.values()):
+                one.worker.renew()
 
     def close(self) -> None:
         """Release the trials under way."""

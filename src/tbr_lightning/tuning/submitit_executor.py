@@ -41,7 +41,6 @@ class SubmititWorker:
     def exit_code(self) -> int | None:
         """Return its exit code."""
         if self._code is None:
-            self._lease.renew()
             now = time.monotonic()
             if now >= self._next:
                 self._next = now + _LOOK
@@ -57,6 +56,10 @@ class SubmititWorker:
             first = (lines or [type(error).__name__])[0][:160]
             self.lost = f"job {self._job.job_id} left no result ({first})"
             return -signal.SIGKILL
+
+    def renew(self) -> None:
+        """Renew its lease."""
+        self._lease.renew()
 
     def memory(self) -> float:
         """Return 0: SLURM limits memory."""
@@ -82,6 +85,9 @@ class SubmititExecutor:
     def __init__(self, settings: SweepSettings, folder: Path, timeout: float | None) -> None:
         self._settings = settings
         more = dict(settings.submitit)
+        # What a job is sent holds the runner's environment, keys and all.
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)
         try:
             self._executor = submitit.AutoExecutor(
                 folder=folder / "%j", cluster=more.pop("cluster", None)

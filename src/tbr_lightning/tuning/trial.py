@@ -204,7 +204,7 @@ def answers_as_numbers(run_id: str, metric: str) -> list[float]:
 
 
 def _share_machine(spec: Spec) -> None:
-    """Restrict this trial to its share of the cores, or to its GPU."""
+    """Restrict this trial to its share of the cores, or to its GPUs."""
     if spec.device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = spec.device
     if spec.threads is not None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,8 +18,10 @@ from tbr_lightning.config.schema import PathsConfig, TrackingConfig
 from tbr_lightning.config.sweep import SweepSettings
 from tbr_lightning.errors import UserError
 from tbr_lightning.processes import identity_of
+from tbr_lightning.tuning import runner
 from tbr_lightning.tuning.folder import Spec, TrialFolder
 from tbr_lightning.tuning.lease import Lease, run_trial
+from tbr_lightning.tuning.scheduling import Budget
 from tbr_lightning.tuning.trial import TrialContext
 
 from .conftest import times
@@ -97,6 +100,38 @@ def test_a_process_elsewhere_ends_with_its_lease(folder: TrialFolder, tmp_path: 
         assert not thread.is_alive(), end
         result = folder.result()
         assert (result.state if result else None) == state, end
+
+
+@pytest.mark.slow
+def test_a_lease_is_renewed_while_the_runner_waits_for_others(
+    folder: TrialFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tracker that lets the runner wait, or the shortest grace, ends no trial elsewhere."""
+    lease = Lease(folder.path)
+
+    class Elsewhere:
+        begun = 0.0
+
+        def renew(self) -> None:
+            lease.renew()
+
+    monkeypatch.setenv("CHEAP_SECONDS", "6")
+    nothing: Any = None
+    hooks = runner.Hooks(prepare=nothing)
+    study: Any = SimpleNamespace(key="s")
+    limits = runner.Limits(Budget(1), grace=2)
+    watched = runner._Runner(study, nothing, limits, around(tmp_path), hooks)
+    watched.running[0] = SimpleNamespace(worker=Elsewhere())  # type: ignore[assignment]
+    leases = threading.Thread(target=watched.renew)
+    leases.start()
+    try:
+        assert run(folder, lease, tmp_path, grace=2) == 0  # meanwhile nobody looks at the trial
+    finally:
+        watched._done.set()
+        leases.join()
+    result = folder.result()
+    assert result is not None
+    assert result.state == "complete"
 
 
 @pytest.mark.slow
