@@ -20,7 +20,7 @@ from tbr_lightning.config.schema import PathsConfig, TrackingConfig
 from tbr_lightning.config.verbs import PromoteConfig
 from tbr_lightning.data.think_format import ThinkFormat
 from tbr_lightning.evaluation import suites
-from tbr_lightning.evaluation.attestation import attest
+from tbr_lightning.evaluation.attestation import Subject, attest
 from tbr_lightning.evaluation.judged import Judged, table_rows
 from tbr_lightning.evaluation.key import evaluation_key
 from tbr_lightning.models.digest import model_digest
@@ -172,8 +172,8 @@ def evaluation(
     }
     with start_run("evaluate", "made", settings, settings.tracking, facts) as opened:
         opened.log_table(table_rows(list(rows)), "responses.json")
-        files = ("responses.json", "choices.json")
-        attest(opened, logged.model_id, model_digest(logged), files, settings.paths)
+        subject = Subject(logged.model_id, model_digest(logged), facts["tbr.evaluation_key"])
+        attest(opened, subject, settings.paths)
     return opened.id
 
 

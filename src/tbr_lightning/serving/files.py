@@ -37,14 +37,18 @@ _CLONE = 0x40049409  # Linux' FICLONE: a copy that shares its blocks until one o
 
 
 def stamp_of(folders: Sequence[Path]) -> Stamp:
-    """Return name, size and time of the files in folders; nothing for a missing folder."""
+    """Return name, size and time of the files in folders; nothing for a missing folder.
+
+    The time is that of the last change of the file or of what is known of it: unlike the time of
+    the last change of its contents, whoever writes to it cannot set that.
+    """
     found = set()
     for folder in folders:
         with suppress(OSError):
             for file in folder.rglob("*"):
                 facts = file.stat()
                 if file.is_file():
-                    found.add((str(file), facts.st_size, facts.st_mtime_ns))
+                    found.add((str(file), facts.st_size, facts.st_ctime_ns))
     return frozenset(found)
 
 
@@ -133,6 +137,12 @@ def fetch(model: LoggedModel, cache: Path) -> Path:
             or f"the files of {model.uri} are gone from the artifact store: restore them, or serve "
             "another version"
         ) from error
+
+
+def forget(source: Path, cache: Path) -> None:
+    """Remove a fetched copy that is not what was recorded, so that the next try fetches it anew."""
+    if source.is_relative_to(cache / "artifacts"):
+        shutil.rmtree(source, ignore_errors=True)
 
 
 def _whole(folder: Path) -> Path:

@@ -11,7 +11,7 @@ from mlflow.tracking import MlflowClient
 from tbr_lightning.config.schema import PathsConfig, TrackingConfig
 from tbr_lightning.errors import UserError
 from tbr_lightning.models.logged import LoggedModel, find_model
-from tbr_lightning.tracking.signing import keys_of
+from tbr_lightning.tracking.signing import PUBLIC, keys_of
 
 _ALIAS = re.compile(r"models:/([^/@]+)@([^/@]+)")
 _VERSION = re.compile(r"models:/([^/@]+)/(\d+)")
@@ -37,6 +37,11 @@ class Release:
     def title(self) -> str:
         """Name and version."""
         return f"{self.name}/{self.version}" if self.version else self.name
+
+    def is_same(self, other: Release) -> bool:
+        """Return whether another release is the same version and model, whatever its tags say."""
+        mine = (self.name, self.version, self.alias, self.model.model_id)
+        return mine == (other.name, other.version, other.alias, other.model.model_id)
 
     def answers_to(self, name: str) -> bool:
         """Return whether a request that names ``name`` means this model."""
@@ -81,17 +86,29 @@ def recorded(
 
     Raises:
         UserError: The ledger is broken, or has the alias on another version, or another model
-            behind the version.
+            behind the version; a file of public keys was named, and nothing signed with them says
+            what the release is.
     """
+    keys = keys_of(paths)
+    unnamed = UserError(
+        f"no signed entry of the ledger names {release.title}, and {PUBLIC} is set, so that only "
+        "what is signed counts: promote it, or serve it with verify=false"
+    )
     if release.version is None:
+        if keys.required:
+            raise unnamed
         return None, False
-    from tbr_lightning.registry.aliases import ALIASES
+    from tbr_lightning.registry.alias_sync import followed
+    from tbr_lightning.registry.aliases import ALIASES, registered
     from tbr_lightning.registry.entry import aliases_after, models_after, weights_after
     from tbr_lightning.registry.ledger import Ledger, ledger_url, unsigned
 
-    ledger = Ledger(ledger_url(tracking), keys_of(paths), write=False)
+    ledger = Ledger(ledger_url(tracking), keys, write=False)
+    # The tag first: what is appended meanwhile has not been followed yet.
+    there = registered(release.name)
     entries = ledger.entries(release.name)
-    if problem := ledger.problem(entries) or ledger.put_back(release.name, entries):
+    cut = followed(there, entries)[1] if there is not None else None
+    if problem := ledger.problem(entries) or cut or ledger.put_back(release.name, entries):
         raise UserError(f"the ledger is not intact ({problem}): see 'promote verify'")
     if entries and release.alias in ALIASES:
         holder = aliases_after(entries).get(release.alias)
@@ -107,4 +124,6 @@ def recorded(
             f"decided on models:/{model}: see 'promote status'"
         )
     known = weights_after(entries).get(release.version)
+    if known is None and keys.required:
+        raise unnamed
     return known, unsigned(entries) < len(entries)
