@@ -105,8 +105,8 @@ def check_references(files: Sequence[Path]) -> None:
         for name in named:
             if not isinstance(name, str) or Path(name).name != name:
                 raise UserError(
-                    f"{file} names the file {name!r}, which is not in its folder: put it there, and "
-                    "write its name alone"
+                    f"{file} names the file {name!r}, which is not in its folder: put it there, "
+                    "and write its name alone"
                 )
 
 
