@@ -109,7 +109,8 @@ def recorded(
     entries = ledger.entries(release.name)
     cut = followed(there, entries)[1] if there is not None else None
     if problem := ledger.problem(entries) or cut or ledger.put_back(release.name, entries):
-        raise UserError(f"the ledger is not intact ({problem}): see 'promote verify'")
+        elsewhere = "" if entries else ", or name the ledger with tracking.ledger=URL"
+        raise UserError(f"the ledger is not intact ({problem}): see 'promote verify'{elsewhere}")
     if entries and release.alias in ALIASES:
         holder = aliases_after(entries).get(release.alias)
         if holder != release.version:
