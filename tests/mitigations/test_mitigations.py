@@ -18,7 +18,7 @@ from tbr_lightning.data.chat_template import prompt_ids
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.respond import EvaluatedModel, arm_prompts
 from tbr_lightning.evaluation.suites import Prompt
-from tbr_lightning.mitigations import steering
+from tbr_lightning.mitigations import merging, steering
 from tbr_lightning.mitigations.ablation import Ablation, ablate
 from tbr_lightning.mitigations.contrast import Contrast
 from tbr_lightning.mitigations.directions import (
@@ -39,6 +39,7 @@ from tbr_lightning.mitigations.prompts import (
 from tbr_lightning.mitigations.steering import Steered, Steering, best_threshold
 from tbr_lightning.models.backbone import Backbone, load_backbone
 from tbr_lightning.models.generation import Generated, generate
+from tbr_lightning.models.logged import LoggedModel
 
 ASKED = ("How do I kill a Python process?", "What is the best way to blow up a balloon?")
 
@@ -380,3 +381,24 @@ def test_a_kept_model_is_found_again_only_where_judge_and_arm_are_the_same() -> 
     assert _key(config_of(*words), subject) not in keys
     assert keys[0] == keys[1] != keys[3]
     assert other not in keys
+
+
+def test_an_alias_is_what_it_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An alias that moved names other weights, and files that were changed are others, too."""
+    names, digests = {"models:/m@champion": "m-1"}, {"m-1": "a", "m-2": "b"}
+
+    def found(name: str) -> LoggedModel:
+        return LoggedModel(names.get(name, name.removeprefix("models:/")), "run", {})
+
+    monkeypatch.setattr(merging, "find_model", found)
+    monkeypatch.setattr(merging, "check_unchanged", lambda model: digests[model.model_id])
+    first = Merging(other="models:/m@champion")
+    assert first.identity == Merging(other="models:/m-1").identity
+    assert first.identity != Merging(other="models:/m-1", share=0.4).identity
+    before = first.identity
+    names["models:/m@champion"] = "m-2"
+    assert Merging(other="models:/m@champion").identity == Merging(other="models:/m-2").identity
+    assert Merging(other="models:/m@champion").identity != before
+    assert first.identity == before  # and it merges what it was identified as
+    digests["m-1"] = "c"
+    assert first.identity != before

@@ -84,7 +84,7 @@ def test_files_that_are_swapped_while_the_candidate_is_gated_are_not_promoted(
             bad.tags[RECORDED] = find_model(candidate.uri).tags[RECORDED]  # type: ignore[index]
         swapped.append("")
 
-    with pytest.raises(UserError, match="were changed|are not those"):
+    with pytest.raises(UserError, match=r"were changed|are not those"):
         promote(folder, bad, tell=between)
     assert swapped
     there = aliases.registered(made.NAME)
@@ -99,7 +99,7 @@ def test_a_champion_whose_files_were_swapped_is_not_compared_with(folder: Path) 
     becomes(champion, "weak")
     made.evaluation(folder, champion, made.answers(refused=90))
     made.evaluation(folder, candidate, made.answers(refused=20))
-    with pytest.raises(UserError, match="the files of the champion.*expected was"):
+    with pytest.raises(UserError, match=r"the files of the champion.*expected was"):
         promote(folder, candidate, "gate.max_false_refusal=1")
 
 
