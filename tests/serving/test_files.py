@@ -171,3 +171,10 @@ def test_a_tag_makes_no_other_release(logged: LoggedModel) -> None:
     assert replace(one, model=noted).is_same(one)
     assert not replace(one, model=replace(logged, model_id="m-2")).is_same(one)
     assert not replace(one, version="2").is_same(one)
+
+
+def test_a_version_that_the_gate_refused_is_called_so(tmp_path: Path, logged: LoggedModel) -> None:
+    version = made.crown(made.registry(tmp_path), logged, "refuse")
+    release = Release(logged, made.NAME, version)
+    found = checked(tmp_path, release, "a").by
+    assert found == "verified by the ledger; the gate refused this version"

@@ -189,11 +189,12 @@ def check(
     """
     files = digest_of_copy(artifacts)
     found = files.whole
-    expected, is_signed = recorded(release, tracking, paths)
-    if expected is not None:
-        _same(release, artifacts, found, expected, "the ledger has")
-        how = "verified by the ledger"
-        return Checked(artifacts, found, how if is_signed else f"{how}, which is not signed")
+    known = recorded(release, tracking, paths)
+    if known.digest is not None:
+        _same(release, artifacts, found, known.digest, "the ledger has")
+        how = "verified by the ledger" + ("" if known.is_signed else ", which is not signed")
+        how += "; the gate refused this version" if known.is_refused else ""
+        return Checked(artifacts, found, how)
     if RECORDED in release.model.tags:
         if (told := changed(files, release.model.tags)) is not None:
             raise UserError(

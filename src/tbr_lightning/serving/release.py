@@ -79,10 +79,23 @@ def resolve(uri: str) -> Release:
     return Release(model, model.model_id)
 
 
-def recorded(
-    release: Release, tracking: TrackingConfig, paths: PathsConfig
-) -> tuple[str | None, bool]:
-    """Return the digest that the ledger has of a release, if any, and whether that is signed.
+@dataclass(frozen=True)
+class Recorded:
+    """What the ledger has of a release.
+
+    Attributes:
+        digest: Digest of its files; ``None`` if there is none.
+        is_signed: Whether an entry is signed.
+        is_refused: Whether the gate's last decision on it was to refuse it.
+    """
+
+    digest: str | None = None
+    is_signed: bool = False
+    is_refused: bool = False
+
+
+def recorded(release: Release, tracking: TrackingConfig, paths: PathsConfig) -> Recorded:
+    """Return what the ledger has of a release.
 
     Raises:
         UserError: The ledger is broken, or has the alias on another version, or another model
@@ -97,8 +110,8 @@ def recorded(
     if release.version is None:
         if keys.required:
             raise unnamed
-        return None, False
-    from tbr_lightning.registry.alias_sync import followed
+        return Recorded()
+    from tbr_lightning.registry.alias_sync import DECISIONS, followed
     from tbr_lightning.registry.aliases import ALIASES, registered
     from tbr_lightning.registry.entry import aliases_after, models_after, weights_after
     from tbr_lightning.registry.ledger import Ledger, ledger_url, unsigned
@@ -127,4 +140,5 @@ def recorded(
     known = weights_after(entries).get(release.version)
     if known is None and keys.required:
         raise unnamed
-    return known, unsigned(entries) < len(entries)
+    decided = [e.action for e in entries if e.version == release.version and e.action in DECISIONS]
+    return Recorded(known, unsigned(entries) < len(entries), decided[-1:] == ["refuse"])
