@@ -25,7 +25,7 @@ def shown(table: Table) -> str:
     return out.getvalue()
 
 
-@pytest.mark.parametrize("text", [BAD, "[/]", "[link=x]y[/link]", "a\\[b]", "\\"])
+@pytest.mark.parametrize("text", [BAD, "[/]", "[link=x]y[/link]", "a\\[b]", "a\\ b"])
 def test_a_cell_shows_a_text_as_it_is(text: str) -> None:
     table = Table(cell(text), title=cell(text))
     table.add_row(f"{cell(text)}\n[dim]note[/dim]")
