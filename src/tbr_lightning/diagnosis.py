@@ -13,12 +13,12 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from tbr_lightning.config.credentials import hidden
 from tbr_lightning.config.schema import TrackingConfig
 from tbr_lightning.config.verbs import DoctorConfig
+from tbr_lightning.progress import cell
 from tbr_lightning.tracking.provenance import package_versions
 
 _TIMEOUT = 5.0  # seconds
@@ -59,7 +59,7 @@ def show(findings: list[Finding]) -> None:
     table = Table(box=None, show_header=False, pad_edge=False)
     for one in findings:
         state = f"[{_STYLE[one.state]}]{one.state}[/]"
-        table.add_row(one.part, state, escape(one.detail))
+        table.add_row(cell(one.part), state, cell(one.detail))
     Console().print(table)
 
 

@@ -6,12 +6,14 @@ import shutil
 import sys
 import textwrap
 import time
+import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TextIO, TypeVar
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -26,12 +28,31 @@ from rich.text import Text
 
 T = TypeVar("T")
 
+_TURNS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+
 
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         """Return items per second."""
         speed = task.finished_speed or task.speed
         return Text(f"{speed:.1f}/s" if speed else "")
+
+
+def plain(text: str) -> str:
+    """Return a text without what would control a terminal: what others wrote must not do so.
+
+    Control characters but line feed and tab, and those that turn the direction of writing, become
+    U+FFFD.
+    """
+    return "".join(
+        "\ufffd" if (unicodedata.category(c) == "Cc" and c not in "\n\t") or c in _TURNS else c
+        for c in text
+    )
+
+
+def cell(text: str) -> str:
+    """Return a text for rich's tables and titles, which shows as it is: it is no markup."""
+    return escape(plain(text))
 
 
 def wrapped(text: str, indent: int = 2, stream: TextIO | None = None) -> list[str]:
@@ -104,7 +125,7 @@ def bar(what: str, total: int) -> Iterator[Bar]:
         _Rate(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("[dim]{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", style="dim", markup=False),
         console=console,
         transient=True,
     ) as progress:

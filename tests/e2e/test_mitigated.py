@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tbr_lightning.config.compose import compose_verb
-from tbr_lightning.evaluation import pipeline
+from tbr_lightning.evaluation.evaluated import RESPONSES
 from tbr_lightning.evaluation.judged import Judged, from_table
 from tbr_lightning.tracking.run import Run
 from tbr_lightning.tracking.search import find_run
@@ -53,7 +53,7 @@ def answers(folder: Path, **tags: str) -> dict[str, Judged]:
     connect(compose_verb("promote", [f"tracking.uri=sqlite:///{folder}/mlflow.db"]).config.tracking)
     wanted = {f"tbr.{key}": value for key, value in tags.items()}
     run_id = find_run({"tbr.stage": "evaluate", **wanted})
-    return {row.id: row for row in from_table(Run(run_id).text(pipeline.RESPONSES))}
+    return {row.id: row for row in from_table(Run(run_id).text(RESPONSES))}
 
 
 @pytest.fixture(scope="module")

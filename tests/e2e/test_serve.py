@@ -188,7 +188,7 @@ def test_an_evaluation_through_the_server_gives_the_same_labels(
     server: Server, folder: Path
 ) -> None:
     """Greedily, every answer is the same too, word for word, and so is every reflection."""
-    from tbr_lightning.evaluation import pipeline
+    from tbr_lightning.evaluation.evaluated import RESPONSES
     from tbr_lightning.tracking.store import connect
 
     def rows(*words: str) -> dict[str, Judged]:
@@ -197,7 +197,7 @@ def test_an_evaluation_through_the_server_gives_the_same_labels(
         assert done.returncode == 0, done.stderr[-2000:]
         connect(config_in(folder).tracking)
         run_id = find_run({"tbr.stage": "evaluate", "tbr.subject": subject_of(words)})
-        found = from_table(Run(run_id).text(pipeline.RESPONSES))
+        found = from_table(Run(run_id).text(RESPONSES))
         return {row.id: row for row in found}
 
     def subject_of(words: tuple[str, ...]) -> str:

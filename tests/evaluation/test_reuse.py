@@ -12,11 +12,15 @@ from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.config.schema import TrackingConfig
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation import pipeline
+from tbr_lightning.evaluation.attestation import Subject, attest
+from tbr_lightning.evaluation.evaluated import RESPONSES
 from tbr_lightning.evaluation.judged import Judged, table_rows
 from tbr_lightning.evaluation.respond import EvaluatedModel
 from tbr_lightning.evaluation.suites import Prompt
 from tbr_lightning.models.logged import LoggedModel
 from tbr_lightning.tracking.open_run import start_run
+
+WORDS = ("model=models:/m-1", "suite=smoke")
 
 
 @dataclass
@@ -37,8 +41,10 @@ def stored(store: Path, label: Any) -> EvaluatedModel:
     )
     tags = {"tbr.subject": "m-1", pipeline.ASKED: "asked"}
     with start_run("evaluate", "earlier", Config(), tracking, tags) as opened:
-        opened.log_table(table_rows(rows), pipeline.RESPONSES)
+        opened.log_table(table_rows(rows), RESPONSES)
         opened.log_page("<p>page</p>", "report.html")
+        paths = compose_verb("evaluate", WORDS).config.paths
+        attest(opened, Subject("m-1", "", "key"), paths)
     model: Any = None
     return EvaluatedModel(model, LoggedModel("m-1", "r", {}))
 
@@ -54,10 +60,9 @@ def test_a_wider_limit_of_before_is_not_taken_over(
     store: Path, label: str, limit: str, says: str
 ) -> None:
     subject = stored(store, label)
-    words = ["model=models:/m-1", "suite=smoke"]
-    lenient = compose_verb("evaluate", [*words, f"{limit}=0.3"]).config
-    found = pipeline._earlier(lenient, subject, "asked", 64)
+    lenient = compose_verb("evaluate", [*WORDS, f"{limit}=0.3"]).config
+    found = pipeline._earlier(lenient, subject, "asked", "key", 64)
     assert found is not None and len(found.rows) == 10
-    strict = compose_verb("evaluate", [*words, f"{limit}=0.2"]).config
+    strict = compose_verb("evaluate", [*WORDS, f"{limit}=0.2"]).config
     with pytest.raises(UserError, match=says):
-        pipeline._earlier(strict, subject, "asked", 64)
+        pipeline._earlier(strict, subject, "asked", "key", 64)

@@ -411,12 +411,22 @@ def test_a_part_that_still_writes_the_direction_is_told() -> None:
         ablate(model, torch.nn.functional.normalize(torch.ones(model.config.hidden_size), dim=0))
 
 
-def test_an_alias_that_has_moved_is_another_model_to_merge_with(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    rival, now = Merging(other="models:/tbr@champion"), ["m-1"]
-    monkeypatch.setattr(merging, "find_model", lambda _: LoggedModel(now[0], "run", {}))
-    before = rival.identity
-    assert rival.identity == before
-    now[0] = "m-2"
-    assert rival.identity != before
+def test_an_alias_is_what_it_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An alias that moved names other weights, and files that were changed are others, too."""
+    names, digests = {"models:/m@champion": "m-1"}, {"m-1": "a", "m-2": "b"}
+
+    def found(name: str) -> LoggedModel:
+        return LoggedModel(names.get(name, name.removeprefix("models:/")), "run", {})
+
+    monkeypatch.setattr(merging, "find_model", found)
+    monkeypatch.setattr(merging, "check_unchanged", lambda model: digests[model.model_id])
+    first = Merging(other="models:/m@champion")
+    assert first.identity == Merging(other="models:/m-1").identity
+    assert first.identity != Merging(other="models:/m-1", share=0.4).identity
+    before = first.identity
+    names["models:/m@champion"] = "m-2"
+    assert Merging(other="models:/m@champion").identity == Merging(other="models:/m-2").identity
+    assert Merging(other="models:/m@champion").identity != before
+    assert first.identity == before  # and it merges what it was identified as
+    digests["m-1"] = "c"
+    assert first.identity != before

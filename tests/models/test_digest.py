@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -142,3 +143,35 @@ def test_files_that_change_between_the_check_and_the_copy_are_not_read(store: Pa
     with pytest.raises(UserError, match="were changed while they were read"):
         hf_folder(logged, store / "cache", checked)
     assert not list((store / "cache").iterdir())
+
+
+@pytest.mark.parametrize("shard", ["/elsewhere/w.safetensors", "../w.safetensors", "deep/w", 1])
+def test_an_index_that_leads_out_of_its_folder_is_refused(
+    folder: Path, base: Path, shard: object
+) -> None:
+    """No digest of the folder would change with that file, and whoever loads it reads that file."""
+    for place, digest in ((folder / "deep", folder_digest), (base, base_digest)):
+        index = {"metadata": {}, "weight_map": {"a": "model-1.safetensors", "b": shard}}
+        (place / "model.safetensors.index.json").write_text(json.dumps(index))
+        with pytest.raises(UserError, match=r"index\.json names the file .* not in its folder"):
+            digest(folder if place.parent == folder else place)
+
+
+def test_a_tokenizer_that_leads_out_of_its_folder_is_refused(folder: Path) -> None:
+    settings = {"fast_tokenizer_files": ["tokenizer.json", "/elsewhere/tokenizer.4.0.json"]}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match=r"names the file '/elsewhere/tokenizer\.4\.0\.json'"):
+        folder_digest(folder)
+
+
+def test_a_folder_behind_a_link_is_refused(folder: Path, tmp_path: Path) -> None:
+    """Its files would be loaded and copied, and no digest would hold them."""
+    (folder / "deep").rename(tmp_path / "elsewhere")
+    (folder / "deep").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="deep is a link to a folder"):
+        folder_digest(folder)
+    (folder / "deep").unlink()
+    (folder / "weights").symlink_to(tmp_path / "elsewhere" / "weights")  # as in a hub's cache
+    before = folder_digest(folder)
+    (tmp_path / "elsewhere" / "weights").write_bytes(b"other")
+    assert folder_digest(folder) != before

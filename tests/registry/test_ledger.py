@@ -262,3 +262,16 @@ def test_a_key_is_made_once_for_its_owner_alone_and_a_public_one_is_enough_to_ch
     keys.public.write_text("nonsense\n")
     with pytest.raises(UserError, match="is not 64 hexadecimal digits"):
         ledger.problem(entries)
+
+
+def test_an_entry_that_is_copied_under_another_name_is_told(tmp_path: Path, ledger: Ledger) -> None:
+    """A decision on one registered model is none on another, though a trusted key signed it."""
+    filled(ledger)
+    with sqlite3.connect(tmp_path / "ledger.db") as db:
+        names = [row[1] for row in db.execute("PRAGMA table_info(tbr_ledger)") if row[1] != "model"]
+        columns = ", ".join(names)
+        db.execute(
+            f"INSERT INTO tbr_ledger (model, {columns}) SELECT 'other', {columns} FROM tbr_ledger"
+        )
+    assert ledger.problem(ledger.entries("m")) is None
+    assert "was changed after it was written" in str(ledger.problem(ledger.entries("other")))

@@ -11,7 +11,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from tbr_lightning.errors import UserError
-from tbr_lightning.evaluation.attestation import DIGEST, SIGNATURE, attest
+from tbr_lightning.evaluation.attestation import DIGEST, SIGNATURE, Subject, attest
 from tbr_lightning.models import hf_folder as hf_folders
 from tbr_lightning.models.digest import BASE_RECORDED, RECORDED, model_digest, record
 from tbr_lightning.models.logged import LoggedModel, find_model
@@ -21,7 +21,6 @@ from tbr_lightning.tracking.run import Run
 from ..conftest import put_store
 from ..support import made
 
-FILES = ("responses.json", "choices.json")
 LENIENT = ("gate.max_false_refusal=1", "baseline=true")
 
 
@@ -133,7 +132,9 @@ def _answers_added(run_id: str, bad: LoggedModel, folder: Path) -> str:
 
 def _signed_elsewhere(run_id: str, bad: LoggedModel, folder: Path) -> str:
     """Sign it with a key of one's own."""
-    attest(Run(run_id), bad.model_id, model_digest(bad), FILES, made.paths(folder / "elsewhere"))
+    key = Run(run_id).tags()["tbr.evaluation_key"]
+    subject = Subject(bad.model_id, model_digest(bad), key)
+    attest(Run(run_id), subject, made.paths(folder / "elsewhere"))
     return run_id
 
 

@@ -17,6 +17,7 @@ import pytest
 import requests
 
 from tbr_lightning.config.serve import ServeConfig
+from tbr_lightning.serving import app
 
 from ..conftest import needs_command
 from ..support.fake_engine import ANSWER, REFLECTION
@@ -490,3 +491,24 @@ def test_a_browser_talks_to_the_model_with_its_reflection_folded(server: Running
         assert folded.locator(".text").inner_text() == REFLECTION
         assert said == []
         browser.close()
+
+
+def test_an_engine_that_ends_while_a_request_is_read_is_told(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replica = server.deployment.current
+    read = app.parse
+
+    def meanwhile(*given: object) -> object:
+        replica.process = None
+        return read(*given)
+
+    process = replica.process
+    monkeypatch.setattr(app, "parse", meanwhile)
+    try:
+        refused = server.ask()
+    finally:
+        replica.process = process
+    assert refused.status_code == 503
+    assert refused.headers["Retry-After"]
+    assert refused.json()["error"]["code"] == "engine_unavailable"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,10 @@ from tbr_lightning.errors import UserError
 from tbr_lightning.models.digest import BASE_RECORDED, RECORDED, model_digest, record
 from tbr_lightning.models.logged import LoggedModel, find_model
 from tbr_lightning.registry.alias_sync import recover
-from tbr_lightning.serving.files import BASE, Checked, check, copied, fetch
+from tbr_lightning.registry.entry import TAG
+from tbr_lightning.serving.files import BASE, Checked, check, copied, fetch, forget
 from tbr_lightning.serving.release import Release
+from tbr_lightning.tracking.signing import PUBLIC
 
 from ..conftest import put_store
 from ..support import made
@@ -104,3 +108,73 @@ def test_an_adapter_of_an_earlier_version_is_held_to_its_own_files(
     made.weights_file(old).write_text("other")
     with pytest.raises(UserError, match="are not those that its training run logged"):
         checked(tmp_path, Release(old, old.model_id), "b")
+
+
+def test_a_file_that_is_overwritten_with_its_old_time_is_told(
+    tmp_path: Path, logged: LoggedModel
+) -> None:
+    found = checked(tmp_path, Release(logged, logged.model_id), "a")
+    assert not found.changed
+    file = made.weights_file(logged)
+    before = file.stat()
+    file.write_bytes(bytes(reversed(file.read_bytes())))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert file.stat().st_mtime_ns == before.st_mtime_ns
+    assert file.stat().st_size == before.st_size
+    assert found.changed
+
+
+def test_where_only_signed_entries_count_nothing_else_is_served(
+    tmp_path: Path, logged: LoggedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that only serves has the public keys, and no mark of what it wrote itself."""
+    where = made.registry(tmp_path)
+    version = made.crown(where, logged)
+    public = tmp_path / "trusted.keys"
+    shutil.copy(made.keys(tmp_path).public, public)
+    monkeypatch.setenv(PUBLIC, str(public))
+    release = Release(logged, made.NAME, version, "champion")
+    assert checked(tmp_path, release, "a").by == "verified by the ledger"
+
+    other = Release(find_model(made.model(tmp_path, "bad").uri), made.NAME, "2", "staging")
+    unnamed = Release(other.model, other.model.model_id)
+    for number, one in enumerate((other, unnamed)):
+        with pytest.raises(UserError, match=f"no signed entry of the ledger names {one.title}"):
+            checked(tmp_path, one, f"b{number}")
+
+    # Who can write the ledger's database takes all entries away; the tracker's tag is there.
+    (tmp_path / "ledger.db").unlink()
+    with pytest.raises(UserError, match=r"the ledger is empty.*tracking\.ledger=URL"):
+        checked(tmp_path, release, "c")
+    MlflowClient().delete_registered_model_tag(made.NAME, TAG)  # or that, too
+    with pytest.raises(UserError, match="no signed entry of the ledger names"):
+        checked(tmp_path, release, "d")
+
+
+def test_a_fetched_copy_that_is_not_what_was_recorded_is_fetched_anew(
+    tmp_path: Path, logged: LoggedModel
+) -> None:
+    """Else a store that was restored would not help."""
+    cache = tmp_path / "cache"
+    copy = cache / "artifacts" / logged.model_id
+    shutil.copytree(fetch(logged, cache), copy)
+    forget(fetch(logged, cache), cache)  # the store's own folder, which is not ours to remove
+    assert made.weights_file(logged).is_file()
+    forget(copy, cache)
+    assert not copy.exists()
+
+
+def test_a_tag_makes_no_other_release(logged: LoggedModel) -> None:
+    """What anybody writes on a served model is no reason to load it again."""
+    one = Release(logged, "m", "1", "champion")
+    noted = replace(logged, tags={**logged.tags, "note": "seen"})
+    assert replace(one, model=noted).is_same(one)
+    assert not replace(one, model=replace(logged, model_id="m-2")).is_same(one)
+    assert not replace(one, version="2").is_same(one)
+
+
+def test_a_version_that_the_gate_refused_is_called_so(tmp_path: Path, logged: LoggedModel) -> None:
+    version = made.crown(made.registry(tmp_path), logged, "refuse")
+    release = Release(logged, made.NAME, version)
+    found = checked(tmp_path, release, "a").by
+    assert found == "verified by the ledger; the gate refused this version"

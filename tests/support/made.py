@@ -7,7 +7,7 @@ import json
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,8 @@ from tbr_lightning.config.schema import PathsConfig, TrackingConfig
 from tbr_lightning.config.verbs import PromoteConfig
 from tbr_lightning.data.think_format import ThinkFormat
 from tbr_lightning.evaluation import suites
-from tbr_lightning.evaluation.attestation import attest
+from tbr_lightning.evaluation.attestation import Subject, attest
+from tbr_lightning.evaluation.contamination import OVERLAP, Overlap, as_text
 from tbr_lightning.evaluation.judged import Judged, table_rows
 from tbr_lightning.evaluation.key import evaluation_key
 from tbr_lightning.models.digest import model_digest
@@ -154,9 +155,17 @@ def answers(refused: int = 0, complied: int = 0, wrong: int = 0, **more: Any) ->
 
 
 def evaluation(
-    folder: Path, logged: LoggedModel, rows: Iterable[Judged], *overrides: str, **tags: str
+    folder: Path,
+    logged: LoggedModel,
+    rows: Iterable[Judged],
+    *overrides: str,
+    overlap: Mapping[str, Overlap] | None = None,
+    **tags: str,
 ) -> str:
-    """Log a run that looks as ``evaluate`` leaves it, and return its id."""
+    """Log a run that looks as ``evaluate`` leaves it, and return its id.
+
+    With ``overlap`` it says which prompts the model was trained on.
+    """
     words = [f"model='{logged.uri}'", "suite=smoke", "suite.lm_eval=[]", *overrides]
     settings = replace(
         compose_verb("evaluate", words).config, tracking=tracking(folder), paths=paths(folder)
@@ -172,8 +181,10 @@ def evaluation(
     }
     with start_run("evaluate", "made", settings, settings.tracking, facts) as opened:
         opened.log_table(table_rows(list(rows)), "responses.json")
-        files = ("responses.json", "choices.json")
-        attest(opened, logged.model_id, model_digest(logged), files, settings.paths)
+        if overlap is not None:
+            opened.log_text(as_text(overlap), OVERLAP)
+        subject = Subject(logged.model_id, model_digest(logged), facts["tbr.evaluation_key"])
+        attest(opened, subject, settings.paths)
     return opened.id
 
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 from optuna.trial import TrialState
 
 from tbr_lightning.processes import identity_of
@@ -128,3 +129,35 @@ def test_a_trial_that_is_given_back_may_be_so_without_end(opened: Opened, study:
         release(opened, first)
         again = take(opened, study, Budget(1))
         assert (again.number, again.again) == (first.number, True)
+
+
+def test_the_time_of_an_attempt_whose_runner_was_killed_is_spent(
+    opened: Opened, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to its last heartbeat: until somebody takes the trial over nothing is spent."""
+    clock = [time.time()]
+    monkeypatch.setattr(scheduling.time, "time", lambda: clock[0])
+    budget = Budget(3, seconds=3600)
+    first = take(opened, study, budget)
+    clock[0] += 86_400 + 2000
+    dies(opened, first)
+    monkeypatch.setattr(Opened, "silence", lambda self, trial_id: 86_400.0)  # the night
+    again = take(opened, study, budget)
+    assert opened.study.trials[first.number].user_attrs["earlier_seconds"] == 2000
+    clock[0] += 1000
+    opened.backend.set_trial_user_attr(again.trial_id, "seconds", 1000.0)
+    opened.study.tell(again.number, 0.5)
+    second = take(opened, study, budget)
+    clock[0] += 700  # 3700 with it
+    assert claim(opened, study, budget, ME, (second.number,)) is Next.WAIT
+
+
+def test_silence_is_counted_by_the_storages_clock(opened: Opened, study: Study) -> None:
+    first = take(opened, study, Budget(1))
+    assert 0 <= opened.silence(first.trial_id) < 60
+    with opened.backend.engine.begin() as connection:
+        connection.execute(
+            sqlalchemy.text("UPDATE trial_heartbeats SET heartbeat = datetime('now', '-1 hour')")
+        )
+    assert 3600 <= opened.silence(first.trial_id) < 3700
+    assert opened.silence(first.trial_id + 1) == 0

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from rich import box
 from rich.console import Group
-from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
@@ -19,6 +18,7 @@ from tbr_lightning.evaluation.judged import Judged
 from tbr_lightning.evaluation.report import COLUMNS
 from tbr_lightning.evaluation.results import metrics, rates
 from tbr_lightning.evaluation.statistics import Rate, over_seeds
+from tbr_lightning.progress import cell
 
 _EXAMPLES = (("look_alike", 3), ("harmful", 1), ("general", 1))
 
@@ -30,7 +30,7 @@ def arm_table(outcomes: Mapping[str, Sequence[ArmResult]], demo: DemoConfig) -> 
     """
     several = max(len(many) for many in outcomes.values()) > 1
     table = Table(
-        title=demo.title,
+        title=cell(demo.title),
         title_justify="left",
         caption=(
             f"percent, 95% interval over {'seeds and prompts' if several else 'prompts'}; reflects "
@@ -54,7 +54,7 @@ def arm_table(outcomes: Mapping[str, Sequence[ArmResult]], demo: DemoConfig) -> 
         )
         tokens = int(np.mean([one.supervised_tokens for one in many]))
         table.add_row(
-            f"{name}\n[dim]{escape(textwrap.fill(demo.arms[name].about, 20))}[/dim]",
+            f"{cell(name)}\n[dim]{cell(textwrap.fill(demo.arms[name].about, 20))}[/dim]",
             *cells,
             reflects,
             f"{tokens / 1000:.0f}k" if tokens else "–",
@@ -137,9 +137,9 @@ def examples(outcomes: Mapping[str, Sequence[ArmResult]]) -> Group:
             row = next(row for row in rows if row.id == prompt.id)
             said.setdefault((row.reflection or "", row.answer or "(nothing)"), []).append(name)
         for (reflection, answer), names in said.items():
-            thought = f"[bright_black]{escape(reflection)}[/] " if reflection else ""
-            grid.add_row("\n".join(names), thought + escape(answer))
-        title = f"[bold]{escape(prompt.prompt)}[/bold]  ({prompt.kind.replace('_', '-')})"
+            thought = f"[bright_black]{cell(reflection)}[/] " if reflection else ""
+            grid.add_row(cell("\n".join(names)), thought + cell(answer))
+        title = f"[bold]{cell(prompt.prompt)}[/bold]  ({prompt.kind.replace('_', '-')})"
         panels.append(Panel(grid, title=title, title_align="left"))
     return Group(*panels)
 

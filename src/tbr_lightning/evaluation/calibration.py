@@ -239,11 +239,12 @@ def confusion_figure(found: Calibration, judge: str) -> Any:
 def show(found: Calibration, config: EvaluateConfig) -> None:
     """Print the figures, the confusion matrix and the worst disagreements."""
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
+    from tbr_lightning.progress import cell
+
     console, columns, counts = Console(), _columns(found), found.confusion
-    table = Table("people \\ judge", title=f"{config.judge.name} on {config.gold}")
+    table = Table("people \\ judge", title=cell(f"{config.judge.name} on {config.gold}"))
     for label in columns:
         table.add_column(label.replace("_", " "), justify="right")
     for gold in LABELLED:
@@ -255,8 +256,8 @@ def show(found: Calibration, config: EvaluateConfig) -> None:
     for one, verdict in apart[:SHOWN]:
         console.print(
             f"people [bold]{one.label}[/bold], judge [bold]{verdict.label}[/bold]: "
-            f"{escape(_short(one.case.prompt, 80))}\n  because: "
-            f"{escape(_short(verdict.because, 160))}",
+            f"{cell(_short(one.case.prompt, 80))}\n  because: "
+            f"{cell(_short(verdict.because, 160))}",
             highlight=False,
         )
     print(f"{len(apart)} disagreements; run {found.run_id}, all of them in its verdicts.json")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import re
 import tempfile
 from collections import Counter
@@ -21,11 +22,18 @@ import numpy as np
 import numpy.typing as npt
 
 from tbr_lightning.data.example import normal_form
-from tbr_lightning.models.logged import TRAINED_ROWS, find_model
+from tbr_lightning.errors import UserError
+from tbr_lightning.models.logged import TRAINED_ROWS, LoggedModel, find_model
 from tbr_lightning.tracking.run import Run
 
 HASHES = "training_prompts.npz"
 """Artifact of a training run: hashes of the requests it trained on and of their runs of words."""
+
+ROWS_KEPT = "tbr.training_prompts"
+"""Tag of a logged model: the SHA-256 of its training run's file of hashes."""
+
+OVERLAP = "contamination.json"
+"""Artifact of an evaluation: how many prompts of each benchmark the model was trained on."""
 
 _RUN = 6  # consecutive words
 _NEAR = 0.8  # share of a prompt's runs that occur in the rows
@@ -92,11 +100,63 @@ def sentence(found: Mapping[str, Overlap]) -> str:
     return f"{', '.join(parts)} stand in the rows that the model was trained on, exactly or nearly"
 
 
-def of_run(run: Run, prompts: Sequence[Any]) -> dict[str, Overlap] | None:
-    """Return the overlap with the rows that a training run kept; ``None`` if it kept none."""
+class LostRowsError(UserError):
+    """What a training run kept of its rows is gone, or was changed since."""
+
+
+def of_model(model: LoggedModel, prompts: Sequence[Any]) -> dict[str, Overlap] | None:
+    """Return the overlap with the rows of a model's training run; ``None`` if it kept none.
+
+    Raises:
+        LostRowsError: What it kept is not what is there now.
+    """
+    recorded = model.tags.get(ROWS_KEPT)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Run(model.run_id).download(HASHES, Path(folder))
+        if recorded is not None and (file is None or _file_hash(file) != recorded):
+            raise LostRowsError(
+                f"which rows {model.uri} was trained on is not known any more, since {HASHES} of "
+                f"run {model.run_id} {'is gone' if file is None else 'was changed'}: restore it"
+            )
+        return None if file is None else overlap(file, prompts)
+
+
+def log(run: Run, model: LoggedModel, prompts: Sequence[Any]) -> tuple[dict[str, float], str]:
+    """Write on an evaluation's run how many prompts the model was trained on.
+
+    Returns:
+        The shares as :func:`metrics` has them, and a sentence; nothing where it is not known.
+    """
+    try:
+        found = of_model(model, prompts)
+    except LostRowsError as error:
+        return {}, str(error)
+    if not found:
+        return {}, ""
+    run.log_text(as_text(found), OVERLAP)
+    return metrics(found), sentence(found)
+
+
+def kept_by(run: Run) -> str:
+    """Return the SHA-256 of what a training run kept of its rows; empty if it kept nothing."""
     with tempfile.TemporaryDirectory() as folder:
         file = run.download(HASHES, Path(folder))
-        return None if file is None else overlap(file, prompts)
+        return "" if file is None else _file_hash(file)
+
+
+def _file_hash(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def as_text(found: Mapping[str, Overlap]) -> str:
+    """Return the contents of :data:`OVERLAP`."""
+    counts = {name: {"seen": one.seen, "n": one.n} for name, one in found.items()}
+    return json.dumps(counts, sort_keys=True)
+
+
+def of_text(text: str) -> dict[str, Overlap]:
+    """Return what :func:`as_text` was given."""
+    return {name: Overlap(**counts) for name, counts in json.loads(text).items()}
 
 
 def different_rows(models: Mapping[str, str | None]) -> str | None:

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from tbr_lightning.evaluation.judged import Judged
     from tbr_lightning.reports.page import Drawn
 
+RESPONSES = "responses.json"
+"""Artifact that holds every prompt, reflection, answer and verdict."""
+
 
 @dataclass(frozen=True)
 class EvaluateResult:

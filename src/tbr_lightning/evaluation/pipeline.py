@@ -9,8 +9,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from tbr_lightning.config.verbs import EvaluateConfig
-from tbr_lightning.errors import UserError
-from tbr_lightning.evaluation.evaluated import ComparisonResult, EvaluateResult
+from tbr_lightning.evaluation.evaluated import RESPONSES, ComparisonResult, EvaluateResult
 
 if TYPE_CHECKING:
     from tbr_lightning.evaluation.judged import Judged
@@ -28,9 +27,6 @@ Explain = Callable[
 
 It returns figures for the evaluation's page.
 """
-
-RESPONSES = "responses.json"
-"""Artifact that holds every prompt, reflection, answer and verdict."""
 
 CONTAMINATION = "tbr.contamination"
 """Tag: which prompts stand in the rows that the model was trained on, where those are known."""
@@ -97,7 +93,7 @@ def run(config: EvaluateConfig, explain: Explain | None = None) -> EvaluateResul
     if config.repeats > 1:
         key += f"-{config.repeats}"
     asked = _all_that_is_asked(config, subject, prompts, questions, key)
-    if config.reuse and (found := _earlier(config, subject, asked, limit)) is not None:
+    if config.reuse and (found := _earlier(config, subject, asked, key, limit)) is not None:
         return found
     if config.mitigated:
         subject = replace(subject, model=config.mitigation.apply(subject.backbone, config))
@@ -185,7 +181,7 @@ def _all_that_is_asked(
 
 
 def _earlier(
-    config: EvaluateConfig, subject: EvaluatedModel, asked: str, limit: int
+    config: EvaluateConfig, subject: EvaluatedModel, asked: str, key: str, limit: int
 ) -> EvaluateResult | None:
     """Return the stored evaluation of a logged model; files in a folder may have changed since.
 
@@ -194,7 +190,9 @@ def _earlier(
             been wider.
     """
     from tbr_lightning.evaluation import shown
+    from tbr_lightning.evaluation.attestation import Subject, attested
     from tbr_lightning.evaluation.judged import from_table
+    from tbr_lightning.evaluation.limits import check_limits
     from tbr_lightning.reports.page import FILE
     from tbr_lightning.tracking.run import Run
     from tbr_lightning.tracking.search import find_run
@@ -206,8 +204,16 @@ def _earlier(
     if run_id is None:
         return None
     run = Run(run_id)
-    rows = from_table(run.text(RESPONSES))
-    _check_limits(rows, config, limit, run)
+    signed = attested(run, Subject(subject.logged.model_id, subject.digest, key), config.paths)
+    if signed is None:
+        print(
+            f"evaluate: run {run_id} is not signed by this machine's key as an evaluation of these "
+            f"files, or was changed since: {subject.name} is evaluated anew",
+            file=sys.stderr,
+        )
+        return None
+    rows = from_table(signed[RESPONSES])
+    check_limits(rows, config, limit, run)
     if told := run.tags().get(CONTAMINATION):
         print(f"evaluate: {told}", file=sys.stderr)
     # An earlier version left no page.
@@ -233,12 +239,12 @@ def _evaluate(
 ) -> EvaluateResult:
     from tbr_lightning.evaluation import asked, contamination, general, shown, traces
     from tbr_lightning.evaluation.agreement import judges_agree
-    from tbr_lightning.evaluation.attestation import attest
+    from tbr_lightning.evaluation.attestation import Subject, attest
     from tbr_lightning.evaluation.judged import table_rows
+    from tbr_lightning.evaluation.limits import check_limits
     from tbr_lightning.evaluation.respond import open_store, respond
     from tbr_lightning.evaluation.results import HEADLINE, metrics
     from tbr_lightning.tracking.open_run import start_run
-    from tbr_lightning.tracking.run import Run
 
     name = config.run_name or f"evaluate {subject.label} {config.suite.name}/{config.suite.half}"
     model_id = subject.model_id
@@ -246,9 +252,10 @@ def _evaluate(
     numbers: dict[str, float] = {}
     with start_run("evaluate", name, config, config.tracking, tags) as opened:
         asked.log(opened, config, prompts)
-        if subject.logged and (seen := contamination.of_run(Run(subject.logged.run_id), prompts)):
-            numbers |= contamination.metrics(seen)
-            told = contamination.sentence(seen)
+        if subject.logged is not None:
+            shares, told = contamination.log(opened, subject.logged, prompts)
+            numbers |= shares
+        if told:
             opened.set_tags({CONTAMINATION: told})
             print(f"evaluate: {told}", file=sys.stderr)
         rows: list[Judged] = []
@@ -287,11 +294,12 @@ def _evaluate(
                 model_id=model_id,
             )
         if subject.logged is not None:
-            files = (RESPONSES, general.CHOICES)
-            attest(opened, subject.logged.model_id, subject.digest, files, config.paths)
+            key = tags["tbr.evaluation_key"]
+            of = Subject(subject.logged.model_id, subject.digest, key)
+            attest(opened, of, config.paths)
         drawn = [] if explain is None else explain(subject, prompts, rows, config, opened)
         kept = shown.log_evaluation(opened, config, subject, rows, told=told, drawn=drawn)
-        _check_limits(rows, config, limit, opened)
+        check_limits(rows, config, limit, opened)
         if config.traces:
             picked = traces.chosen([rows], config.traces)
             traced = traces.trace_responses(
@@ -307,37 +315,6 @@ def _evaluate(
         report=kept,
         figures=drawn,
     )
-
-
-def _check_limits(rows: list[Judged], config: EvaluateConfig, limit: int, run: Run) -> None:
-    """Refuse an evaluation in which too few answers have a label.
-
-    Raises:
-        UserError: More answers lack one than ``judge.max_unparsed`` or ``judge.max_errors`` allow.
-    """
-    from tbr_lightning.evaluation.results import rates, worst_part
-
-    judge = config.judge
-    where, of_part, share = worst_part([row for row in rows if row.label != "judge_error"])
-    if share > judge.max_unparsed:
-        lost = sum(not row.parsed for row in of_part)
-        filtered = sum(row.filtered for row in of_part)
-        by_filter = f" ({filtered} are filtered by the endpoint)" if filtered else ""
-        raise UserError(
-            f"{lost} of {len(of_part)} answers{where} are empty or cut off within their "
-            f"reflection{by_filter}, more than judge.max_unparsed={judge.max_unparsed} allows: "
-            f"raise generation.max_new_tokens ({limit}) or judge.max_unparsed; the responses "
-            f"are kept in run {run.id}"
-        )
-    overall = rates(rows)
-    if overall.judge_error.value > judge.max_errors:
-        first = next(row.because for row in rows if row.label == "judge_error")
-        raise UserError(
-            f"judge={judge.name} failed on {overall.judge_error.count} of {len(rows)} "
-            f"answers, more than judge.max_errors={judge.max_errors} allows, the first "
-            f"time with '{first}': fix that or raise the limit; the responses are kept in "
-            f"run {run.id}"
-        )
 
 
 def compare(config: EvaluateConfig, explain: Explain | None = None) -> ComparisonResult:

@@ -22,6 +22,7 @@ from tbr_lightning.evaluation.results import (
     rates,
 )
 from tbr_lightning.evaluation.statistics import Estimate, Rate, macro
+from tbr_lightning.progress import cell
 
 COLUMNS: tuple[tuple[str, str], ...] = (
     ("false refusal", "false_refusal"),
@@ -130,9 +131,9 @@ def terminal_table(title: str, table: Sequence[Line]) -> Table:
     marked = any(line.measure == one.heading for line in table for one in DEGENERATE)
     notes = (NOTE, DEGENERATE_NOTE * marked, PAIRED * several, caveats(table))
     shown = Table(
-        title=title,
+        title=cell(title),
         title_justify="left",
-        caption="; ".join(part for part in notes if part),
+        caption=cell("; ".join(part for part in notes if part)),
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
@@ -152,7 +153,7 @@ def terminal_table(title: str, table: Sequence[Line]) -> Table:
         what = line.measure if line.benchmark == ALL else f"{line.measure}, {line.benchmark}"
         if before and what != before:
             shown.add_section()
-        cells = ["" if what == before else what, *([line.model] if several else [])]
+        cells = ["" if what == before else cell(what), *([cell(line.model)] if several else [])]
         cells += [str(line.rate.n), _two_lines(line.rate)]
         if several:
             cells += _difference_cells(line.difference)

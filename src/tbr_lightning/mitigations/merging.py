@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,7 +14,8 @@ from tbr_lightning.errors import UserError, within
 from tbr_lightning.evaluation.respond import load_model
 from tbr_lightning.mitigations.mitigation import Mitigation
 from tbr_lightning.models.adapters import merged
-from tbr_lightning.models.logged import find_model
+from tbr_lightning.models.digest import check_unchanged
+from tbr_lightning.models.logged import LoggedModel, find_model
 
 if TYPE_CHECKING:
     from tbr_lightning.config.verbs import EvaluateConfig
@@ -38,18 +40,30 @@ class Merging(Mitigation):
         super().__post_init__()
         within("mitigation.share", self.share, 0, 1)
 
+    @cached_property
+    def _logged(self) -> LoggedModel | None:
+        """The logged model that ``other`` names now; ``None`` for a folder or a hub id.
+
+        An alias is read once, so that what is merged is what :attr:`identity` speaks of.
+        """
+        is_run = re.fullmatch("[0-9a-f]{32}", self.other) is not None
+        return find_model(self.other) if is_run or self.other.startswith("models:/") else None
+
     @property
     def identity(self) -> str:
-        """Hash of all settings, and of the model that the other one's name stands for now."""
-        named = re.match(r"models:/|[0-9a-f]{32}$", self.other)
-        return content_key(super().identity, find_model(self.other).uri if named else "")
+        """Hash of the settings and of the other model's files: an alias may come to mean others."""
+        if self._logged is None:
+            return super().identity
+        kept = {k: v for k, v in asdict(self).items() if k not in ("log", "source", "other")}
+        return content_key(kept, self._logged.model_id, check_unchanged(self._logged))
 
     @torch.no_grad()
     def apply(self, backbone: Backbone, config: EvaluateConfig) -> Backbone:
         """Return the model with averaged weights; its own are changed."""
         if not self.other:
             raise UserError("mitigation.other is not set: give the model to merge with")
-        other = load_model(self.other, config.paths).backbone.model
+        named = self.other if self._logged is None else self._logged.uri
+        other = load_model(named, config.paths).backbone.model
         backbone, other = replace(backbone, model=merged(backbone.model)), merged(other)
         mine, theirs = dict(backbone.model.named_parameters()), dict(other.named_parameters())
         if {k: v.shape for k, v in mine.items()} != {k: v.shape for k, v in theirs.items()}:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -55,13 +56,19 @@ class FilesDigest:
 def folder_digest(folder: Path) -> str:
     """Return SHA-256 over the sorted relative paths and the contents of a folder's files.
 
-    Links to files are followed, those to folders are not. Files that MLflow adds on download are
-    left out.
+    Links to files are followed. Files that MLflow adds on download are left out.
 
     Raises:
+        UserError: The files refer to others outside the folder.
         OSError: A file cannot be read.
     """
-    files = ((file.relative_to(folder).as_posix(), file) for file in folder.rglob("*"))
+    found = list(folder.rglob("*"))
+    for place in found:
+        # Whoever copies or loads the folder follows such a link, and the digest would not.
+        if place.is_symlink() and place.is_dir():
+            raise UserError(f"{place} is a link to a folder: put the folder itself there")
+    check_references(found)
+    files = ((file.relative_to(folder).as_posix(), file) for file in found)
     return _digest(folder, [one for one in files if one[0] not in NOT_THE_MODELS])
 
 
@@ -71,10 +78,45 @@ def base_digest(folder: Path) -> str:
     Its folder may be one of a hub's cache, where files of other formats come and go.
 
     Raises:
+        UserError: The files refer to others outside the folder.
         OSError: A file cannot be read.
     """
+    check_references(list(folder.iterdir()))
     files = [(file.name, file) for file in folder.iterdir() if file.suffix in READ_OF_A_BASE]
     return _digest(folder, files)
+
+
+def check_references(files: Sequence[Path]) -> None:
+    """Refuse files that name others in another folder, which no digest of theirs would cover.
+
+    Transformers joins the names of shards in an index, and of versions of a tokenizer, with the
+    folder; an absolute name, or one with ``..``, leads out of it.
+
+    Raises:
+        UserError: There is such a name.
+    """
+    for file in files:
+        if file.name.endswith(".index.json"):
+            named = _values(file, "weight_map")
+        elif file.name == "tokenizer_config.json":
+            named = _values(file, "fast_tokenizer_files")
+        else:
+            continue
+        for name in named:
+            if not isinstance(name, str) or Path(name).name != name:
+                raise UserError(
+                    f"{file} names the file {name!r}, which is not in its folder: put it there, "
+                    "and write its name alone"
+                )
+
+
+def _values(file: Path, key: str) -> list[Any]:
+    """Return the values of a mapping or list in a JSON file; whoever reads a broken one says so."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8")).get(key) or []
+    except (OSError, ValueError, AttributeError):
+        return []
+    return list(found.values() if isinstance(found, dict) else found)
 
 
 def logged_base(artifacts: Path) -> Path | None:

@@ -11,7 +11,7 @@ from mlflow.exceptions import MlflowException
 
 from tbr_lightning.config.schema import PathsConfig, TrackingConfig
 from tbr_lightning.errors import UserError
-from tbr_lightning.models.digest import model_digest
+from tbr_lightning.models.digest import check_unchanged, model_digest
 from tbr_lightning.registry import aliases
 from tbr_lightning.registry.entry import (
     TAG,
@@ -266,12 +266,19 @@ def project(registry: Registry, *, force: bool = False) -> None:
 
 
 def digests_of(name: str, versions: Sequence[str]) -> dict[str, str]:
-    """Return the digest and the model of each version whose artifacts exist."""
+    """Return the digest and the model of each version whose artifacts exist.
+
+    Raises:
+        UserError: The artifacts are not those that the training run logged.
+    """
     found: dict[str, str] = {}
     for version in versions:
-        with suppress(UserError):
+        try:
             model = aliases.model_of(name, version)
-            found |= weights_of(version, model_digest(model), model.model_id)
+            model_digest(model)
+        except UserError:  # its files are gone
+            continue
+        found |= weights_of(version, check_unchanged(model), model.model_id)
     return found
 
 

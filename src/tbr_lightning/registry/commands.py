@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from tbr_lightning.config.verbs import PromoteConfig
 from tbr_lightning.errors import UserError
-from tbr_lightning.progress import wrapped
+from tbr_lightning.progress import cell, plain, wrapped
 from tbr_lightning.registry import aliases, moves, pipeline
 from tbr_lightning.registry.alias_sync import look, open_registry
 from tbr_lightning.registry.audit import audit, chain_problem
@@ -61,10 +60,10 @@ def status(config: PromoteConfig) -> int:
     Console().print(status_table(config.name, rows, entries))
     print(head_line(entries, registry.ledger.shown))
     if standing is not None and standing.drift:
-        print("\n".join(f"drift: {line}" for line in standing.drift))
+        print(plain("\n".join(f"drift: {line}" for line in standing.drift)))
         print(f"  {standing.fix}")
     if problem is not None:
-        print(f"NOT INTACT: {problem}\n  see promote verify")
+        print(plain(f"NOT INTACT: {problem}\n  see promote verify"))
     return BROKEN if problem is not None else 0
 
 
@@ -87,9 +86,9 @@ def verify(config: PromoteConfig) -> int:
     registry = open_registry(config.name, config.tracking, config.paths, write=False)
     found = audit(registry)
     for line in found.sound:
-        print(f"ok      {line}")
+        print(plain(f"ok      {line}"))
     for line in found.problems:
-        print(f"BROKEN  {line}")
+        print(plain(f"BROKEN  {line}"))
     return BROKEN if found.problems else 0
 
 
@@ -152,9 +151,9 @@ def status_table(name: str, rows: Sequence[Mapping[str, str]], entries: Sequence
         entry = last.get(row["version"])
         table.add_row(
             row["version"],
-            f"[bold]{row['aliases']}[/bold]" if row["aliases"] else "",
-            f"{entry.action}\n[dim]{entry.at[:10]}[/dim]" if entry else "",
-            escape(short(entry.why if entry else row["verdict"])),
+            f"[bold]{cell(row['aliases'])}[/bold]" if row["aliases"] else "",
+            f"{cell(entry.action)}\n[dim]{cell(entry.at[:10])}[/dim]" if entry else "",
+            cell(short(entry.why if entry else row["verdict"])),
         )
     return table
 
@@ -167,14 +166,14 @@ def history_table(name: str, entries: Sequence[Entry]) -> Table:
     table.add_column("what", overflow="fold")
     table.add_column("why, run", ratio=1, overflow="fold")
     for entry in entries:
-        when = f"{entry.at[:10]} {entry.at[11:19]}\n[dim]{escape(entry.who)}[/dim]"
-        runs = f"\n[dim]run {entry.evidence[0]}[/dim]" if entry.evidence else ""
+        when = f"{cell(f'{entry.at[:10]} {entry.at[11:19]}')}\n[dim]{cell(entry.who)}[/dim]"
+        runs = f"\n[dim]run {cell(entry.evidence[0])}[/dim]" if entry.evidence else ""
         about = f" v{entry.version}" if entry.version else ""
         table.add_row(
             str(entry.seq),
             when,
-            f"[bold]{entry.action}{about}[/bold]\n{_moved(entry)}",
-            escape(short(entry.why)) + runs,
+            f"[bold]{cell(entry.action + about)}[/bold]\n{cell(_moved(entry))}",
+            cell(short(entry.why)) + runs,
         )
     return table
 
@@ -204,7 +203,7 @@ def short(text: str) -> str:
 
 def _table(title: str) -> Table:
     return Table(
-        title=title,
+        title=cell(title),
         title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,

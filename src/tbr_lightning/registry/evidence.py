@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,8 +21,9 @@ from tbr_lightning.config.credentials import hidden
 from tbr_lightning.config.verbs import EvaluateConfig, PromoteConfig
 from tbr_lightning.data.think_format import ThinkFormat
 from tbr_lightning.errors import UserError
-from tbr_lightning.evaluation import general, pipeline, suites
-from tbr_lightning.evaluation.attestation import is_attested
+from tbr_lightning.evaluation import contamination, general, pipeline, suites
+from tbr_lightning.evaluation.attestation import Subject, attested
+from tbr_lightning.evaluation.evaluated import RESPONSES
 from tbr_lightning.evaluation.judge import NO_EFFECT_ON_VERDICTS
 from tbr_lightning.evaluation.judged import Judged, from_table
 from tbr_lightning.evaluation.key import (
@@ -32,6 +33,7 @@ from tbr_lightning.evaluation.key import (
     token_limit,
 )
 from tbr_lightning.evaluation.questions import identity, prepare
+from tbr_lightning.evaluation.suites import Prompt
 from tbr_lightning.models.digest import check_unchanged
 from tbr_lightning.models.hf_folder import hf_folder
 from tbr_lightning.models.logged import LoggedModel
@@ -69,6 +71,7 @@ class Exam:
 
     Attributes:
         config: Config of the command.
+        prompts: The prompts.
         digest: Digest of the prompts.
         sizes: Numbers of prompts and questions.
         questions: Identities of the questions about general ability, by task, each with the
@@ -76,6 +79,7 @@ class Exam:
     """
 
     config: PromoteConfig
+    prompts: Sequence[Prompt]
     digest: str
     sizes: Sizes
     questions: dict[str, dict[str, float | None]]
@@ -102,10 +106,12 @@ def exam_of(config: PromoteConfig) -> Exam:
         of_kind[prompt.benchmark] = of_kind.get(prompt.benchmark, 0) + 1
     counts["general"] |= {task: len(asked) for task, asked in questions.items()}
     sizes = Sizes(**counts, chances=general.chances(questions))
-    return Exam(config, suites.digest(prompts), sizes, questions)
+    return Exam(config, prompts, suites.digest(prompts), sizes, questions)
 
 
-def evidence_for(exam: Exam, model: LoggedModel, given: str | None, what: str) -> Evidence:
+def evidence_for(
+    exam: Exam, model: LoggedModel, given: str | None, what: str, *, expected: str | None = None
+) -> Evidence:
     """Return a model's evaluation with exactly these prompts, judge and settings.
 
     Args:
@@ -113,38 +119,47 @@ def evidence_for(exam: Exam, model: LoggedModel, given: str | None, what: str) -
         model: The model.
         given: Id of the run to take; ``None`` to look for one, and make it if there is none.
         what: ``candidate`` or ``champion``.
+        expected: Digest of the files that the decision is about; ``None`` for those that are there.
 
     Raises:
-        UserError: The given run is another model's, or differs in prompts, judge or decoding.
+        UserError: The given run is another model's, or differs in prompts, judge or decoding; the
+            model's files are other ones than expected.
     """
     config = exam.config
-    think_format = _layout(model, config)
+    digest = check_unchanged(model)
+    if expected not in (None, digest):
+        raise UserError(
+            f"the files of the {what}, {model.uri}, were changed: their digest is {digest[:16]}…, "
+            f"expected was {str(expected)[:16]}…: restore them"
+        )
+    saved = _saved(model, config, digest)
+    think_format = ThinkFormat.saved(SimpleNamespace(**saved))
     limit = token_limit(think_format, config.generation)
-    dtype = _dtype(exam, model)
+    dtype = _dtype(saved, config)
     cue = cue_of(think_format, config.generation)
     key = evaluation_key(exam.digest, config.judge, config.generation, limit, dtype=dtype, cue=cue)
-    digest, files = check_unchanged(model), (pipeline.RESPONSES, general.CHOICES)
+    subject = Subject(model.model_id, digest, key)
     if given is not None:
-        _check_given(exam, model, given, what, key)
-        if not is_attested(Run(given), model.model_id, digest, files, config.paths):
+        _check_given(exam, model, given, what, key=key, dtype=dtype)
+        signed = attested(Run(given), subject, config.paths)
+        if signed is None:
             raise UserError(
                 f"{what}_evaluation={given} has no valid signature of this machine's key for these "
                 "files: leave it out to have the model evaluated"
             )
-        return _read(exam, model, think_format, given) or _no_choices(given, what)
+        return _read(exam, model, think_format, given, signed) or _no_choices(given, what)
     tags = {"tbr.stage": "evaluate", "tbr.subject": model.model_id, "tbr.evaluation_key": key}
     found = find_run(tags)
-    if found is not None and not is_attested(
-        Run(found), model.model_id, digest, files, config.paths
-    ):
-        print(
-            f"promote: run {found} is not signed by this machine's key as an evaluation of these "
-            f"files, or was changed since: {model.uri} is evaluated anew",
-            file=sys.stderr,
-        )
-        found = None
-    if found is not None and (there := _read(exam, model, think_format, found)) is not None:
-        return there
+    if found is not None:
+        signed = attested(Run(found), subject, config.paths)
+        if signed is None:
+            print(
+                f"promote: run {found} is not signed by this machine's key as an evaluation of "
+                f"these files, or was changed since: {model.uri} is evaluated anew",
+                file=sys.stderr,
+            )
+        elif (there := _read(exam, model, think_format, found, signed)) is not None:
+            return there
     made = pipeline.run(
         EvaluateConfig(
             model_uri=model.uri,
@@ -157,9 +172,17 @@ def evidence_for(exam: Exam, model: LoggedModel, given: str | None, what: str) -
             threads=config.threads,
             traces=0,
             genai_dataset=False,
+            reuse=False,
         )
     )
-    return _read(exam, model, think_format, made.run_id) or _no_choices(made.run_id, what)
+    # Signed for the files that were loaded, which need not be those that were there before.
+    signed = attested(Run(made.run_id), subject, config.paths)
+    if signed is None:
+        raise UserError(
+            f"run {made.run_id} was changed after it was signed, or the files of {model.uri} while "
+            "they were evaluated: find out who writes to the store, and promote again"
+        )
+    return _read(exam, model, think_format, made.run_id, signed) or _no_choices(made.run_id, what)
 
 
 def check_same_limit(exam: Exam, models: Sequence[LoggedModel]) -> None:
@@ -168,7 +191,8 @@ def check_same_limit(exam: Exam, models: Sequence[LoggedModel]) -> None:
     Raises:
         UserError: They were exported with different limits and ``generation`` gives none.
     """
-    limits = [_layout(model, exam.config).max_new_tokens for model in models]
+    saved = [SimpleNamespace(**_saved(model, exam.config)) for model in models]
+    limits = [ThinkFormat.saved(one).max_new_tokens for one in saved]
     if exam.config.generation.max_new_tokens is None and len(set(limits)) > 1:
         raise UserError(
             f"the candidate was exported with a limit of {limits[0]} tokens and the champion with "
@@ -176,35 +200,41 @@ def check_same_limit(exam: Exam, models: Sequence[LoggedModel]) -> None:
         )
 
 
-def _saved(model: LoggedModel, config: PromoteConfig) -> dict[str, Any]:
-    folder = hf_folder(model, Path(config.paths.cache) / "models")
+def _saved(model: LoggedModel, config: PromoteConfig, digest: str | None = None) -> dict[str, Any]:
+    folder = hf_folder(model, Path(config.paths.cache) / "models", digest)
     found: dict[str, Any] = json.loads((folder / "config.json").read_text("utf-8"))
     return found
 
 
-def _layout(model: LoggedModel, config: PromoteConfig) -> ThinkFormat:
-    return ThinkFormat.saved(SimpleNamespace(**_saved(model, config)))
-
-
-def _dtype(exam: Exam, model: LoggedModel) -> str:
+def _dtype(saved: Mapping[str, Any], config: PromoteConfig) -> str:
     """Return the type in which a model computes here."""
-    saved = _saved(model, exam.config)
     own = saved.get("dtype") or saved.get("torch_dtype") or "float32"
-    return computed_in(own, exam.config.generation.dtype)
+    return computed_in(own, config.generation.dtype)
 
 
 def _read(
-    exam: Exam, model: LoggedModel, think_format: ThinkFormat, run_id: str
+    exam: Exam,
+    model: LoggedModel,
+    think_format: ThinkFormat,
+    run_id: str,
+    signed: Mapping[str, str],
 ) -> Evidence | None:
-    """Return an evaluation, or ``None`` where its questions about general ability differ."""
-    rows = from_table(Run(run_id).text(pipeline.RESPONSES))
+    """Return an evaluation, or ``None`` where its questions about general ability differ.
+
+    Args:
+        exam: Prompts and settings.
+        model: The model.
+        think_format: Its think format.
+        run_id: ID of the evaluation's run.
+        signed: Its signed artifacts.
+    """
+    rows = from_table(signed[RESPONSES])
     choices: dict[str, dict[str, bool]] = {task: {} for task in exam.questions}
     asked: dict[str, set[str]] = {task: set() for task in exam.questions}
     if exam.questions:
-        try:
-            table = json.loads(Run(run_id).text(general.CHOICES))
-        except (MlflowException, OSError):
+        if general.CHOICES not in signed:
             return None
+        table = json.loads(signed[general.CHOICES])
         for values in table["data"]:
             row = dict(zip(table["columns"], values, strict=True))
             task, how = row["task"], row.get("how")
@@ -216,8 +246,30 @@ def _read(
         if asked != {task: set(known) for task, known in exam.questions.items()}:
             return None
     markers = (think_format.think_open.strip(), think_format.think_close.strip())
-    seen = Run(run_id).metrics().get("contamination")
+    seen = _contamination(exam, model, signed.get(contamination.OVERLAP))
     return Evidence(run_id, model, Answers(rows, choices, markers, seen, exam.chances))
+
+
+def _contamination(exam: Exam, model: LoggedModel, signed: str | None) -> float | None:
+    """Return the largest share of a benchmark's prompts that a model was trained on.
+
+    It is the larger of what the evaluation has signed and what the training run's rows say now, so
+    that neither can be taken away later; ``None`` where neither is known.
+
+    Raises:
+        UserError: The rows were known once, and the gate's ceiling cannot be checked any more.
+    """
+    found = [] if signed is None else [contamination.of_text(signed)]
+    try:
+        now = contamination.of_model(model, exam.prompts)
+    except contamination.LostRowsError as error:
+        if not found and exam.config.gate.max_contamination < 1:
+            raise UserError(
+                f"{error}, or decide without that rule: gate.max_contamination=1"
+            ) from error
+        now = None
+    found += [] if now is None else [now]
+    return max((contamination.metrics(one)["contamination"] for one in found), default=None)
 
 
 def _no_choices(run_id: str, what: str) -> Evidence:
@@ -227,7 +279,9 @@ def _no_choices(run_id: str, what: str) -> Evidence:
     )
 
 
-def _check_given(exam: Exam, model: LoggedModel, run_id: str, what: str, key: str) -> None:
+def _check_given(
+    exam: Exam, model: LoggedModel, run_id: str, what: str, *, key: str, dtype: str
+) -> None:
     field = f"{what}_evaluation={run_id}"
     try:
         run = MlflowClient().get_run(run_id)
@@ -243,12 +297,12 @@ def _check_given(exam: Exam, model: LoggedModel, run_id: str, what: str, key: st
     if tags["tbr.evaluation_key"] == key:
         return
     raise UserError(
-        f"{field} cannot be compared, since it differs in {_differences(exam, model, run)}: "
+        f"{field} cannot be compared, since it differs in {_differences(exam, run, dtype)}: "
         "evaluate again with these settings, give them to promote, or leave it out"
     )
 
 
-def _differences(exam: Exam, model: LoggedModel, run: entities.Run) -> str:
+def _differences(exam: Exam, run: entities.Run, dtype: str) -> str:
     """Return in words how an evaluation differs from what the gate asks."""
     there, config = run.data.params, exam.config
     found = []
@@ -258,7 +312,7 @@ def _differences(exam: Exam, model: LoggedModel, run: entities.Run) -> str:
             f"{there.get('suite.limit')}; here {config.suite.name}, {config.suite.half}, "
             f"{config.suite.limit})"
         )
-    computed, dtype = run.data.tags.get("tbr.dtype", "float32"), _dtype(exam, model)
+    computed = run.data.tags.get("tbr.dtype", "float32")
     if computed != dtype:
         found.append(f"generation.dtype (computed in {computed}, here {dtype})")
     # The judge's name is clearer than the class that its target names.

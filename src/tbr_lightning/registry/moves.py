@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from tbr_lightning.config.schema import PathsConfig, TrackingConfig
 from tbr_lightning.errors import UserError
-from tbr_lightning.models.digest import model_digest
+from tbr_lightning.models.digest import check_unchanged, model_digest
 from tbr_lightning.models.logged import LoggedModel
 from tbr_lightning.registry import aliases
 from tbr_lightning.registry.alias_sync import (
@@ -59,10 +59,11 @@ def challenge(
     A model that is champion or challenger already keeps its alias.
 
     Raises:
-        UserError: The model's files are gone, an alias was moved outside, or the ledger is broken.
+        UserError: The model's files are gone or were changed since training, an alias was moved
+            outside, or the ledger is broken.
     """
     registry = open_registry(name, tracking, paths)
-    digest = model_digest(model)
+    digest = check_unchanged(model)
     version = register(registry, model)
     while True:
         standing = recover(registry)
@@ -209,7 +210,7 @@ def accept(registry: Registry, reason: str) -> Entry | None:
         weights: dict[str, str] = {}
         for version in sorted(taken):
             model = aliases.model_of(registry.name, version)
-            digest = model_digest(model)
+            digest = check_unchanged(model)
             check_weights(standing, version, digest)
             weights |= weights_of(version, digest, model.model_id)
         draft = replace(draft, weights=weights)  # no others: their files were not checked

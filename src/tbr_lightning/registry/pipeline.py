@@ -161,16 +161,18 @@ def _case(
     exam: Exam, candidate: LoggedModel, version: str, digest: str, standing: Standing
 ) -> DecisionInputs:
     from tbr_lightning.registry import aliases
+    from tbr_lightning.registry.entry import weights_after
     from tbr_lightning.registry.evidence import evidence_for
     from tbr_lightning.registry.record import DecisionInputs
 
     config = exam.config
     champion = _champion(config, standing)
     theirs: Evidence | None = None
-    ours = evidence_for(exam, candidate, config.candidate_evaluation, "candidate")
+    ours = evidence_for(exam, candidate, config.candidate_evaluation, "candidate", expected=digest)
     if champion is not None:
         model = aliases.model_of(config.name, champion)
-        theirs = evidence_for(exam, model, config.champion_evaluation, "champion")
+        known = weights_after(standing.entries).get(champion)
+        theirs = evidence_for(exam, model, config.champion_evaluation, "champion", expected=known)
     return DecisionInputs(version, ours, champion, theirs, digest)
 
 

@@ -190,7 +190,9 @@ class _Server:
         arrived: float,
         deadline: float,
     ) -> web.StreamResponse:
-        assert replica.process is not None
+        process = replica.process
+        if process is None:  # it ended while the request was read
+            raise unavailable("the engine is being started again", 2)
         headers = {
             "X-Request-ID": ask.number,
             "X-TBR-Model": replica.served.title,
@@ -203,7 +205,7 @@ class _Server:
             headers["X-TBR-Ignored"] = ",".join(ask.wishes.labels)
         try:
             async with asyncio.timeout_at(deadline):
-                reply = await post(replica.process, ask.body, ask.number)
+                reply = await post(process, ask.body, ask.number)
                 raw = b"" if ask.stream and reply.status == 200 else await reply.read()
         except (aiohttp.ClientError, OSError) as error:
             if isinstance(error, TimeoutError):

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-import unicodedata
 from collections.abc import Iterator
 from typing import Any, TextIO
 from urllib.parse import urlsplit
 
 from tbr_lightning.config.serve import ServeConfig, is_loopback
 from tbr_lightning.errors import UserError
+from tbr_lightning.progress import plain
 
-_TURNS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 _GREY, _PLAIN = "\033[90m", "\033[0m"
 
 
@@ -61,18 +60,6 @@ def chat(config: ServeConfig) -> int:
             failed = True
             print(f"chat: {plain(str(error.message))}", file=sys.stderr)
     return 1 if failed else 0
-
-
-def plain(text: str) -> str:
-    """Return a text without what would control a terminal: a model's answer must not do so.
-
-    Control characters but line feed and tab, and those that turn the direction of writing, become
-    U+FFFD.
-    """
-    return "".join(
-        "\ufffd" if (unicodedata.category(c) == "Cc" and c not in "\n\t") or c in _TURNS else c
-        for c in text
-    )
 
 
 def _lines(source: TextIO) -> Iterator[str]:

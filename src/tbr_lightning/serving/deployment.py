@@ -52,7 +52,7 @@ class Deployment:
         self.closing = False
         self.problem: str | None = None
         self._engine, self._prompts, self._judge, self._say = engine, prompts, judge, say
-        self._refused: str | None = None
+        self._refused: Release | None = None
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._retiring: set[asyncio.Task[None]] = set()
         self._checks = itertools.count(1)
@@ -90,10 +90,10 @@ class Deployment:
             self._trouble(str(error))
             return
         served = self.current.served
-        if release == served.release:
+        if release.is_same(served.release):
             self._refused = self.problem = None
             return
-        if release.title == self._refused:
+        if self._refused is not None and release.is_same(self._refused):
             return
         self._say(f"{release.alias} is {release.title} now: loading it beside {served.title}")
         try:
@@ -102,7 +102,7 @@ class Deployment:
             raise  # of the store, not of this version: the next look tries it again
         except (UnfitError, EngineError, UserError) as error:
             # Not tried again until the alias moves: it would only fail the same way.
-            self._refused = release.title
+            self._refused = release
             self.metrics.switches.labels("rolled_back").inc()
             self._trouble(f"{release.title} is not served, {served.title} stays: {error}")
             return
@@ -145,15 +145,17 @@ class Deployment:
             self._checking,
             replica.served,
         )
-        assert replica.process is not None
+        process = replica.process
+        if process is None:
+            raise UnfitError(f"the engine was gone before '{text}' was asked")
         try:
             async with asyncio.timeout(self.config.timeout):
-                reply = await post(replica.process, ask.body, ask.number)
+                reply = await post(process, ask.body, ask.number)
                 data = await reply.read()
         except TimeoutError as error:
             raise UnfitError(f"'{text}' got no answer within {self.config.timeout:g} s") from error
         except OSError as error:
-            raise UnfitError(f"'{text}' got no answer{replica.process.last_words()}") from error
+            raise UnfitError(f"'{text}' got no answer{process.last_words()}") from error
         if reply.status != 200:
             raise UnfitError(
                 f"'{text}' got HTTP {reply.status}: {data[:200].decode(errors='replace')}"
@@ -217,7 +219,7 @@ class Deployment:
             release = replica.served.release
             if replica.files.changed:
                 found["problem"] = self.problem or (
-                    f"the files of {release.title} in the store have changed since they were "
+                    f"the files of {release.title} in the store were written to since they were "
                     "loaded: what is served is the copy that was checked, and the next load is "
                     "refused"
                 )

@@ -37,14 +37,18 @@ _CLONE = 0x40049409  # Linux' FICLONE: a copy that shares its blocks until one o
 
 
 def stamp_of(folders: Sequence[Path]) -> Stamp:
-    """Return name, size and time of the files in folders; nothing for a missing folder."""
+    """Return name, size and time of the files in folders; nothing for a missing folder.
+
+    The time is that of the last change of the file or of what is known of it: unlike the time of
+    the last change of its contents, whoever writes to it cannot set that.
+    """
     found = set()
     for folder in folders:
         with suppress(OSError):
             for file in folder.rglob("*"):
                 facts = file.stat()
                 if file.is_file():
-                    found.add((str(file), facts.st_size, facts.st_mtime_ns))
+                    found.add((str(file), facts.st_size, facts.st_ctime_ns))
     return frozenset(found)
 
 
@@ -138,6 +142,12 @@ def fetch(model: LoggedModel, cache: Path) -> Path:
         ) from error
 
 
+def forget(source: Path, cache: Path) -> None:
+    """Remove a fetched copy that is not what was recorded, so that the next try fetches it anew."""
+    if source.is_relative_to(cache / "artifacts"):
+        shutil.rmtree(source, ignore_errors=True)
+
+
 def _whole(folder: Path) -> Path:
     if not (folder / "MLmodel").is_file():
         raise FileNotFoundError(folder)
@@ -182,11 +192,12 @@ def check(
     """
     files = digest_of_copy(artifacts)
     found = files.whole
-    expected, is_signed = recorded(release, tracking, paths)
-    if expected is not None:
-        _same(release, artifacts, found, expected, "the ledger has")
-        how = "verified by the ledger"
-        return Checked(artifacts, found, how if is_signed else f"{how}, which is not signed")
+    known = recorded(release, tracking, paths)
+    if known.digest is not None:
+        _same(release, artifacts, found, known.digest, "the ledger has")
+        how = "verified by the ledger" + ("" if known.is_signed else ", which is not signed")
+        how += "; the gate refused this version" if known.is_refused else ""
+        return Checked(artifacts, found, how)
     if RECORDED in release.model.tags:
         if (told := changed(files, release.model.tags)) is not None:
             raise UserError(

@@ -11,7 +11,7 @@ from mlflow.tracking import MlflowClient
 from tbr_lightning.config.schema import PathsConfig, TrackingConfig
 from tbr_lightning.errors import UserError
 from tbr_lightning.models.logged import LoggedModel, find_model
-from tbr_lightning.tracking.signing import keys_of
+from tbr_lightning.tracking.signing import PUBLIC, keys_of
 
 _ALIAS = re.compile(r"models:/([^/@]+)@([^/@]+)")
 _VERSION = re.compile(r"models:/([^/@]+)/(\d+)")
@@ -37,6 +37,11 @@ class Release:
     def title(self) -> str:
         """Name and version."""
         return f"{self.name}/{self.version}" if self.version else self.name
+
+    def is_same(self, other: Release) -> bool:
+        """Return whether another release is the same version and model, whatever its tags say."""
+        mine = (self.name, self.version, self.alias, self.model.model_id)
+        return mine == (other.name, other.version, other.alias, other.model.model_id)
 
     def answers_to(self, name: str) -> bool:
         """Return whether a request that names ``name`` means this model."""
@@ -74,25 +79,51 @@ def resolve(uri: str) -> Release:
     return Release(model, model.model_id)
 
 
-def recorded(
-    release: Release, tracking: TrackingConfig, paths: PathsConfig
-) -> tuple[str | None, bool]:
-    """Return the digest that the ledger has of a release, if any, and whether that is signed.
+@dataclass(frozen=True)
+class Recorded:
+    """What the ledger has of a release.
+
+    Attributes:
+        digest: Digest of its files; ``None`` if there is none.
+        is_signed: Whether an entry is signed.
+        is_refused: Whether the gate's last decision on it was to refuse it.
+    """
+
+    digest: str | None = None
+    is_signed: bool = False
+    is_refused: bool = False
+
+
+def recorded(release: Release, tracking: TrackingConfig, paths: PathsConfig) -> Recorded:
+    """Return what the ledger has of a release.
 
     Raises:
         UserError: The ledger is broken, or has the alias on another version, or another model
-            behind the version.
+            behind the version; a file of public keys was named, and nothing signed with them says
+            what the release is.
     """
+    keys = keys_of(paths)
+    unnamed = UserError(
+        f"no signed entry of the ledger names {release.title}, and {PUBLIC} is set, so that only "
+        "what is signed counts: promote it, or serve it with verify=false"
+    )
     if release.version is None:
-        return None, False
-    from tbr_lightning.registry.aliases import ALIASES
+        if keys.required:
+            raise unnamed
+        return Recorded()
+    from tbr_lightning.registry.alias_sync import DECISIONS, followed
+    from tbr_lightning.registry.aliases import ALIASES, registered
     from tbr_lightning.registry.entry import aliases_after, models_after, weights_after
     from tbr_lightning.registry.ledger import Ledger, ledger_url, unsigned
 
-    ledger = Ledger(ledger_url(tracking), keys_of(paths), write=False)
+    ledger = Ledger(ledger_url(tracking), keys, write=False)
+    # The tag first: what is appended meanwhile has not been followed yet.
+    there = registered(release.name)
     entries = ledger.entries(release.name)
-    if problem := ledger.problem(entries) or ledger.put_back(release.name, entries):
-        raise UserError(f"the ledger is not intact ({problem}): see 'promote verify'")
+    cut = followed(there, entries)[1] if there is not None else None
+    if problem := ledger.problem(entries) or cut or ledger.put_back(release.name, entries):
+        elsewhere = "" if entries else ", or name the ledger with tracking.ledger=URL"
+        raise UserError(f"the ledger is not intact ({problem}): see 'promote verify'{elsewhere}")
     if entries and release.alias in ALIASES:
         holder = aliases_after(entries).get(release.alias)
         if holder != release.version:
@@ -107,4 +138,7 @@ def recorded(
             f"decided on models:/{model}: see 'promote status'"
         )
     known = weights_after(entries).get(release.version)
-    return known, unsigned(entries) < len(entries)
+    if known is None and keys.required:
+        raise unnamed
+    decided = [e.action for e in entries if e.version == release.version and e.action in DECISIONS]
+    return Recorded(known, unsigned(entries) < len(entries), decided[-1:] == ["refuse"])

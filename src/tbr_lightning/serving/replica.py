@@ -17,6 +17,7 @@ from pathlib import Path
 import aiohttp
 
 from tbr_lightning.config.serve import ServeConfig
+from tbr_lightning.errors import UserError
 from tbr_lightning.serving.engines import Engine, Served
 from tbr_lightning.serving.files import (
     Checked,
@@ -24,6 +25,7 @@ from tbr_lightning.serving.files import (
     copied,
     digest_of_copy,
     fetch,
+    forget,
     lay_out,
     remove_left,
 )
@@ -151,7 +153,11 @@ async def bring_up(release: Release, engine: Engine, config: ServeConfig) -> Rep
         try:
             artifacts, sources, stamp = copied(source, private)
             if config.verify:
-                files = check(release, artifacts, config.tracking, config.paths)
+                try:
+                    files = check(release, artifacts, config.tracking, config.paths)
+                except UserError:
+                    forget(source, Path(config.paths.cache))
+                    raise
             else:
                 files = Checked(
                     artifacts, digest_of_copy(artifacts).whole, "unverified (verify=false)"

@@ -12,6 +12,7 @@ from mlflow.exceptions import MlflowException
 from tbr_lightning.config.texts import store_words
 from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.errors import OutageError, UserError, disk_full, outage
+from tbr_lightning.evaluation.contamination import ROWS_KEPT, kept_by
 from tbr_lightning.models.backbone import Backbone, load_folder
 from tbr_lightning.models.digest import RECORDED, record
 from tbr_lightning.models.export import export, load_adapter, weights_digest
@@ -119,6 +120,7 @@ def _log(job: Job, exported: Exported, prepared: Prepared, *, tags: Mapping[str,
         "tbr.base": exported.model.origin,
         "tbr.dataset_digest": prepared.digest,
         TRAINED_ROWS: prepared.rows.rows_digest,
+        **({ROWS_KEPT: kept} if (kept := kept_by(run)) else {}),
         "tbr.reflection_runs": ",".join(prepared.reflection_runs),
         "tbr.reflections": str(prepared.reflections),
         "tbr.form": exported.form,

@@ -25,6 +25,7 @@ from tbr_lightning.models.backbone import adapter_notice
 from tbr_lightning.models.planned import is_own, planned_config, published_config
 from tbr_lightning.models.tokenizers import load_tokenizer, template_notice
 from tbr_lightning.preflight import missing_for
+from tbr_lightning.progress import cell, plain
 from tbr_lightning.reflection.checks import REASONS
 from tbr_lightning.reflection.collect import (
     apply_rejects,
@@ -255,7 +256,9 @@ def _print_examples(console: Console, config: TrainConfig, rows: TokenRows, toke
             where = np.flatnonzero(spans == span)
             if len(where):
                 text = tokenizer.decode(ids[where].tolist())
-                table.add_row(span.name.lower(), Text(text.rstrip("\n"), style=_STYLES[span]))
+                table.add_row(
+                    span.name.lower(), Text(plain(text.rstrip("\n")), style=_STYLES[span])
+                )
         trained = int((weights > 0).sum())
         console.print(f"\n[bold]{KINDS[row.kind]}[/bold], {len(ids)} tokens, {trained} with loss")
         console.print(table)
@@ -376,7 +379,7 @@ def _print_estimate(console: Console, config: TrainConfig, it: RunEstimate) -> N
             f"model={model.name}.",
             markup=False,
         )
-    table = Table("what", "estimate", title=f"Estimates ({describe_devices(config)})")
+    table = Table("what", "estimate", title=cell(f"Estimates ({describe_devices(config)})"))
     table.add_row("parameters", f"{it.parameters:,}")
     table.add_row("trained", f"{it.trained:,} ({it.trained / it.parameters:.2%})")
     table.add_row("memory a device", f"{(it.weights + it.states + it.activations) / gib:.2f} GiB")

@@ -10,8 +10,8 @@ from mlflow.exceptions import MlflowException
 from optuna.trial import FrozenTrial
 
 from tbr_lightning.evaluation import pages
+from tbr_lightning.evaluation.evaluated import RESPONSES
 from tbr_lightning.evaluation.judged import Judged, from_table
-from tbr_lightning.evaluation.pipeline import RESPONSES
 from tbr_lightning.evaluation.results import MEASURES
 from tbr_lightning.reports import style
 from tbr_lightning.reports.page import Drawn, Listed, Measured, Number, Page

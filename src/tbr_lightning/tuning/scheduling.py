@@ -104,10 +104,13 @@ def owned(opened: Opened, number: int, me: Owner) -> bool:
 def charge(opened: Opened, claim: Claim) -> None:
     """Add the time of a trial's attempt to what it took; another one begins, now or later."""
     attributes = opened.backend.get_trial(claim.trial_id).user_attrs
-    took = max(time.time() - attributes.get(BEGUN, time.time()), 0.0)
-    earlier = attributes.get(EARLIER, 0.0) + took
-    opened.backend.set_trial_user_attr(claim.trial_id, EARLIER, round(earlier, 3))
+    _add(opened, claim.trial_id, time.time() - attributes.get(BEGUN, time.time()))
     opened.backend.set_trial_user_attr(claim.trial_id, BEGUN, time.time())
+
+
+def _add(opened: Opened, trial_id: int, took: float) -> None:
+    earlier = opened.backend.get_trial(trial_id).user_attrs.get(EARLIER, 0.0) + max(took, 0.0)
+    opened.backend.set_trial_user_attr(trial_id, EARLIER, round(earlier, 3))
 
 
 def release(opened: Opened, claim: Claim) -> None:
@@ -140,6 +143,10 @@ def _take_over(
         _fail(opened, trial, f"{lost} runners died under it")
         return None
     backend.set_trial_user_attr(trial._trial_id, LOST, lost)
+    if attributes[OWNER] != "released" and BEGUN in attributes:
+        # Up to its last sign of life: a sweep that was killed may go on only the next day.
+        last = time.time() - opened.silence(trial._trial_id)
+        _add(opened, trial._trial_id, last - attributes[BEGUN])
     _own(opened, trial._trial_id, me)
     return Claim(
         trial.number,

@@ -16,9 +16,11 @@ from typing import Any
 import optuna
 import sqlalchemy
 from optuna.storages import RDBStorage
+from optuna.storages._rdb.models import TrialHeartbeatModel
 from optuna.trial import TrialState
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
+from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
 from tbr_lightning.config.credentials import without_credentials
@@ -56,6 +58,15 @@ class Opened:
             A context that yields whether the lock is held. If its holder dies, it is free at once.
         """
         return _alone(self.url, self.key, what, wait=wait)
+
+    def silence(self, trial_id: int) -> float:
+        """Return the seconds since a trial's last heartbeat, by the storage's clock; 0 if none."""
+        with Session(self.backend.engine) as session:
+            beat = TrialHeartbeatModel.where_trial_id(trial_id, session)
+            now = session.execute(sqlalchemy.func.now()).scalar_one()
+            if beat is None:
+                return 0.0
+            return float((now.replace(tzinfo=None) - beat.heartbeat).total_seconds())
 
     def counts(self) -> dict[str, int]:
         """Return how many trials are in each state."""

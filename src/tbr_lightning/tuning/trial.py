@@ -188,8 +188,8 @@ def answers_as_numbers(run_id: str, metric: str) -> list[float]:
     Raises:
         UserError: The metric is not a rate over prompts.
     """
+    from tbr_lightning.evaluation.evaluated import RESPONSES
     from tbr_lightning.evaluation.judged import from_table
-    from tbr_lightning.evaluation.pipeline import RESPONSES
     from tbr_lightning.evaluation.results import MEASURES
     from tbr_lightning.tracking.run import Run
 

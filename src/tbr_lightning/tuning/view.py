@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from tbr_lightning.progress import cell
 from tbr_lightning.tuning import front as fronts
 from tbr_lightning.tuning.storage import Opened
 from tbr_lightning.tuning.study import Study
@@ -115,9 +116,9 @@ class View:
 
     def _frame(self, running: Mapping[int, float]) -> Group:
         bar = Progress(
-            TextColumn(f"study {self.study.key}"),
+            TextColumn(f"study {self.study.key}", markup=False),
             BarColumn(bar_width=16),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
         )
         left = self.eta(running)
         counts = [
@@ -140,7 +141,7 @@ class View:
         many = len(self.study.objectives) > 1
         table = Table(
             "trial",
-            *self.study.objectives,
+            *map(cell, self.study.objectives),
             "point",
             title="front so far" if many else "best so far",
         )
@@ -149,7 +150,7 @@ class View:
                 fronts.measured(name, value)
                 for name, value in zip(self.study.objectives, trial.values, strict=True)
             ]
-            table.add_row(str(trial.number), *values, fronts.params_text(trial.params))
+            table.add_row(str(trial.number), *values, cell(fronts.params_text(trial.params)))
         return table
 
 
