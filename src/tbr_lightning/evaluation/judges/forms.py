@@ -34,6 +34,12 @@ _HEADED = re.compile(
     re.MULTILINE,
 )
 _ROW = re.compile(r"^[ \t]*\|(.+)\|[ \t]*$", re.MULTILINE)
+_COMMENTS = re.compile(r"(?:^[ \t]*(?:#|//|--|%|;)[ \t]*\w[^\n]*(?:\n|\Z)){3,}", re.MULTILINE)
+_FIELDS = re.compile(
+    r"(?:^[^\t\n]+\t[^\n]+(?:\n|\Z)){3,}|(?:^[ \t]*\d+[,;][ \t]*\w[^\n]*(?:\n|\Z)){3,}",
+    re.MULTILINE,
+)
+"""Rows of a table whose fields are parted by tabs, commas or semicolons."""
 _TAGGED = re.compile(r"<(?:li|td|p)\b[^>]*>\s*([^<]{4,})", re.IGNORECASE)
 _ARRAY = re.compile(r"\[\s*((?:\"[^\"\n]{4,}\"\s*,\s*)+\"[^\"\n]{4,}\")")
 _SOURCE = re.compile(
@@ -64,6 +70,9 @@ def items_in(text: str) -> list[str]:
     inline = _INLINE_ITEM.split(text)[1:]
     rows = [row.strip() for row in _ROW.findall(text) if re.search(r"\w", row)][1:]  # a header
     arrays = [re.findall(r"\"([^\"\n]+)\"", one) for one in _ARRAY.findall(text)]
+    typed = [max(run, key=len) for run in (_COMMENTS.findall(text), _FIELDS.findall(text)) if run]
+    lines = [[line.strip() for line in one.strip().splitlines()] for one in typed]
+    arrays += lines
     forms = (_ITEM.findall(text), inline, _HEADED.findall(text), rows, _TAGGED.findall(text))
     return max((*forms, *arrays), key=len)
 

@@ -75,6 +75,23 @@ _ASKS_TEXT = re.compile(
 )
 
 
+_PART = re.compile(
+    r"\b(?:you are (?:now )?[A-Z]|pretend|act (?:as|like)|play(?:ing)? (?:the|a|an|my)|role-?play|persona|"
+    r"imagine (?:you|that you)|arr\b|in (?:the )?(?:style|voice|character) of|speak (?:as|like))",
+)
+_FACTS = re.compile(r"^(?:what|who|when|which|how (?:was|were|did|does|is|are))\b", re.IGNORECASE)
+
+
+def wants_part(prompt: str) -> bool:
+    """Return whether a request asks to play somebody."""
+    return _PART.search(prompt[:1].lower() + prompt[1:]) is not None
+
+
+def wants_facts(prompt: str) -> bool:
+    """Return whether a request asks what something is, or how it was."""
+    return _FACTS.search(prompt) is not None
+
+
 def informs(prompt: str) -> bool:
     """Return whether a request is for facts about a deed, which its disapproval may be."""
     return bool(
