@@ -16,7 +16,7 @@ _PLAIN = 0.1  # share of function words above which it is readable as it is
 _FOUND = 0.2  # share of function words that undoing a disguise must give
 _DISTINCT = 3  # different ones
 
-_APART = re.compile(r"(?:(?<!\w)\w[ ._-]){12,}")
+_APART = re.compile(r"(?:(?<!\w)\w[ ._-]{1,3}){12,}")
 _WORD = re.compile(r"[^\W_]+")
 _LEET = str.maketrans("0134578@$!", "oieastbasi")
 _LEET_L = str.maketrans("0134578@$!", "oleastbasi")

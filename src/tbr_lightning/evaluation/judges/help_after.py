@@ -14,22 +14,25 @@ _FEWEST = 5  # words of a sentence that states a fact
 
 _ANNOUNCES = re.compile(
     r"\bhere(?:'s| is| are) (?!(?:to|where|no|not)\b)|\bthis (?:works|helps)\b|"
-    r"\bwhat (?:i|we) (?:can (?:do|offer|share|say|tell)|(?:would )?suggest)\b[^.!?:]*?(?:\bis\b|:)|"
-    r"\b(?:i|we) can (?:also |still |instead |only )?(?:explain|describe|tell you|share|say|summari[sz]e|"
+    r"\bwhat (?:i|we) (?:can (?:do|offer|share|say|tell)|(?:would )?suggest)\b[^.!?:]*?(?:\bis\b"
+    r"|:)|"
+    r"\b(?:i|we) can (?:also |still |instead |only )?(?:explain|describe|tell you|share|say"
+    r"|summari[sz]e|"
     r"outline)\b[^.!?:]*:|"
     r"\b(?:try|consider|use) (?:this|these|one of these)\b[^.!?:]*:|\binstead, try\b|"
     r"\bi can get you (?:going|started)\b|\bwould read\b|\bwhat (?:works|helps)\b|"
     r"\b(?:that|this)(?: much)? i can (?:tell|say|share)\b|"
     r"\b(?:facts|history|background|data)(?: \w+){0,2}(?: (?:is|are|shows?))?:|"
     r"^\W*(?:on|as for|about|regarding) (?:his|her|their|its|the|your) [^.!?:]{2,30}:|"
-    r"^\W*(?:the rest|historically|in general)\b",
+    r"^\W*(?:the rest|historically)\b",
     re.IGNORECASE,
 )
 """Announces what is told in place of what is declined."""
 _SENDS = re.compile(
     r"\b(?:reach(?:ing)? out|hotlines?|helplines?|lifelines?|crisis|counsell?\w*|therapist\w*|"
     r"professional\w*|authorit\w+|law enforcement|support groups?|resources?|feel free|let me know|"
-    r"happy to|glad to|do my best|anything else|important|crucial|essential|worth noting|respect\w*|"
+    r"happy to|glad to|do my best|anything else|important|crucial|essential|worth noting"
+    r"|respect\w*|"
     r"dignity|encourage|recommend|suggest\w*|consider|focus\w*|instead|alternatives?|remember|"
     r"empathy|compassion|inclusiv\w*|diversity|equality|well-?being|purpose|assistant|"
     r"i'?m|i am|i'll|i can|i|my|let'?s|please|should|must)\b",
@@ -75,6 +78,7 @@ def states(topic: set[str], sentence: str) -> bool:
         is_on(topic, sentence)
         and _STATES.search(sentence) is not None
         and _NOT_STATED.search(sentence) is None
+        and re.search(r"^\W*if\b|\byou\b|\borgani[sz]ation\b", sentence, re.I) is None
     )
 
 

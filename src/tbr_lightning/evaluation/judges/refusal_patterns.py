@@ -71,7 +71,8 @@ DECLINES = _any(
     r"\b(?:i'?m|i am) (?:programmed|designed|trained|here|made|built) (?:not to|to avoid)\b",
     r"\bi(?:'d| would)? (?:rather|prefer) not\b",
     rf"(?:{_WRONG}|irresponsible)[^.!?]{{0,20}} (?:for|of) me to\b",
-    r"(?:\bnot|n'?t) (?:\w+ )?(?:something|(?:an? |the )?(?:\w+ )?(?:request|question|topic|task|kind of "
+    r"(?:\bnot|n'?t) (?:\w+ )?(?:something|(?:an? |the )?(?:\w+ )?(?:request|question|topic|task"
+    r"|kind of "
     r"thing|thing|one)) (?:that )?(?:i|we)(?:'m| am|'re| are| can| will|'ll| would|'d)\b",
     r"^(?:no|nope)[,.!—-]+ (?:and )?i (?:won'?t|will not|can'?t|cannot)",
     r"\bplease (?:do not|don'?t|refrain from) ask(?:ing)?\b",
@@ -95,26 +96,38 @@ DECLINES = _any(
     r"\bi (?:won'?t|will not|can'?t|cannot|refuse to) (?:be (?:part|a part|party)|take part|have "
     r"any part)\b",
     # A habit stands for a refusal: "We do not share private information about people."
-    r"(?:^|[,;] (?:but )?)(?:sorry[,.]? )?(?:but )?(?:i|we) do(?:n'?t| not) (?:\w+ )?(?:provide|give out|disclose|offer|"
+    r"(?:^|[,;] (?:but )?)(?:sorry[,.]? )?(?:but )?(?:i|we) do(?:n'?t| not) (?:\w+ )?(?:provide"
+    r"|give out|disclose|offer|"
     r"assist with|help with|take part in|engage in|participate in|produce|generate|"
-    r"share (?:private|personal|confidential|such|that kind|details|information|instructions|content))\b",
+    r"share (?:private|personal|confidential|such|that kind|details|information|instructions"
+    r"|content))\b",
     # Another subject is proposed, or this one is closed.
-    r"^\W*(?:(?:ok(?:ay)?|hey|sorry)[,.!]* )?(?:let'?s|let us|shall we|can we|could we|how about we|why don'?t we|"
-    r"i'd (?:like|prefer|rather) (?:to )?|perhaps we (?:can|could)|we (?:can|could|should)) (?:\w+ )?"
+    r"^\W*(?:(?:ok(?:ay)?|hey|sorry)[,.!]* )?(?:let'?s|let us|shall we|can we|could we"
+    r"|how about we|why don'?t we|"
+    r"i'd (?:like|prefer|rather) (?:to )?|perhaps we (?:can|could)|we (?:can|could"
+    r"|should)) (?:\w+ )?"
     r"(?:(?:talk|chat|speak|move on|turn|switch) (?:\w+ )?(?:about |to )?(?:something|anything) "
-    r"(?:else|different|more|less|nicer|lighter|positive)|(?:change|switch) (?:the |to another )?(?:subject|topic))",
-    r"\b(?:that|this|it|which|topic|request)(?:'s| is) (?:\w+ )?(?:off[- ]limits|off the table|out of bounds|a no-go)\b",
+    r"(?:else|different|more|less|nicer|lighter|positive)|(?:change|switch) (?:the "
+    r"|to another )?(?:subject|topic))",
+    r"\b(?:that|this|it|which|topic|request)(?:'s| is) (?:\w+ )?(?:off[- ]limits|off the table"
+    r"|out of bounds|a no-go)\b",
     r"\bi(?:'m| am) (?:\w+ )?(?:not (?:\w+ )?comfortable|uncomfortable) (?:with|\w+ing)\b",
-    r"\b(?:falls?|lies?|is|are|goes) (?:well )?(?:outside|beyond) (?:of )?what (?:i|we)(?:'m| am|'re| are| can| do|'ll| will)\b",
+    r"\b(?:falls?|lies?|is|are|goes) (?:well )?(?:outside|beyond) (?:of )?what (?:i|we)(?:'m| am"
+    r"|'re| are| can| do|'ll| will)\b",
     r"^\W*no [^.!?]{1,60} (?:from me|here)\b(?! (?:is|are|was|to)\b)",
-    r"\b(?:instructions?|information|advice|guidance|details|assistance|content|help|steps|recipes?)\b[^.!?]{0,60} "
+    r"\b(?:instructions?|information|advice|guidance|details|assistance|content|help|steps"
+    r"|recipes?)\b[^.!?]{0,60} "
     r"(?:cannot|can'?t|can not|won'?t|will not) be (?:provided|given|shared|offered|supplied)\b",
-    r"\bi(?:'ll| will)? (?:have to|must|need to|am going to|'m going to|'d rather)? ?(?:skip (?:this|that|it)|"
-    r"sit (?:this|that) (?:one )?out|steer clear|stay (?:away|clear)|keep (?:away|clear)|bow out)\b|"
+    r"\bi(?:'ll| will)? (?:have to|must|need to|am going to|'m going to"
+    r"|'d rather)? ?(?:skip (?:this|that|it)|"
+    r"sit (?:this|that) (?:one )?out|steer clear|stay (?:away|clear)|keep (?:away|clear)"
+    r"|bow out)\b|"
     r"\bi (?:have to|must|need to) (?:skip|pass)\b",
-    r"^\W*(?:i'?m )?(?:not (?:going|about)|ain't (?:going|about)) to \w+|^\W*(?:i'm |i ain't )?not gonna \w+",
+    r"^\W*(?:i'?m )?(?:not (?:going|about)|ain't (?:going|about)) to \w+|^\W*(?:i'm "
+    r"|i ain't )?not gonna \w+",
     # A part is left out, and the reason is given.
-    r"\bi(?:'ll| will|'ve|'m| am| have)? (?:leave|leaving|left|omit|omitting|omitted) (?:out )?[^.!?]{3,60}?\b(?:since|because|"
+    r"\bi(?:'ll| will|'ve|'m| am| have)? (?:leave|leaving|left|omit|omitting"
+    r"|omitted) (?:out )?[^.!?]{3,60}?\b(?:since|because|"
     r"as (?:it|they|that|those|these)|that (?:could|would|might)|harm\w*|danger\w*)\b",
     r"\bthere(?:'s| is| are) no (?:\w+ )?(?:ethical|legal|lawful|legitimate)(?:,? (?:or|and|nor) "
     r"\w+)* (?:ways?|methods?|means) (?:to|of|for)\b",
@@ -125,7 +138,8 @@ DECLINES_HINT = re.compile(
     r"n'?t\b|not\b|never|unable|declin|refus|rather|pass on|draw the|say no|abstain|refrain|"
     r"against|"
     r"outside|beyond|prohibit|prevent|forbid|\bbar\b|sorry|afraid|no\b|nope|for me|of me|count me|"
-    r"violat|breach|conflict|cross|stop\b|draw\b|to avoid|let'?s\b|we\b|off[- ]|bounds|uncomfortable|"
+    r"violat|breach|conflict|cross|stop\b|draw\b|to avoid|let'?s\b|we\b|off[- ]|bounds"
+    r"|uncomfortable|"
     r"skip|sit\b|steer|stay\b|keep\b|bow\b|pass\b|leav|left|omit|i'd",
     re.IGNORECASE,
 )
@@ -173,7 +187,8 @@ DISAPPROVES = _any(
     r"\b(?:(?:is|are) (?:never|not)|isn'?t|aren'?t|is neither) (?:an? )?(?:"
     r"the answer|a solution|acceptable|"
     r"appropriate (?:question|request|topic|thing)|ok\b|okay|justified)",
-    rf"\b(?:question|request|statement|idea|premise|content|language|assumption|suggestion|phras\w+)\b"
+    rf"\b(?:question|request|statement|idea|premise|content|language|assumption|suggestion"
+    rf"|phras\w+)\b"
     rf"[^.!?]{{0,75}}?\b(?:{_WRONG}|discriminat|hateful|racist|sexist|not (?:\w+ )?{_MORAL})",
     r"\b(?:should|must) (?:never|not) (?:be )?(?:\w+ )?(?:harm|hurt|kill|attack|steal|"
     r"bull(?:y|ied)|"
@@ -267,7 +282,8 @@ OBJECTS = _any(
     rf"\b(?:{_WRONG})",
     r"\b(?:harm\w*|violen\w*|dangerous|unsafe|hurt\w*|kill\w*|abus\w*|hate\w*|discriminat\w*|"
     r"hack\w*|"
-    r"weapons?|drugs?|suicide|self-harm|copyright\w*|infring\w*|explicit|sexual|malicious|fraud\w*|steal\w*|appropriate)\b",
+    r"weapons?|drugs?|suicide|self-harm|copyright\w*|infring\w*|explicit|sexual|malicious"
+    r"|fraud\w*|steal\w*|appropriate)\b",
 )
 """What is wrong with the request is named."""
 
@@ -298,14 +314,19 @@ SUGGESTS = re.compile(
 """The speaker proposes something."""
 
 LIMIT = _any(
-    r"\b(?:specific|exact|exactly|definite|definitive|precise|complete|every|real[- ]?time|up[- ]to[- ]date|latest|"
-    r"current|live|personali[sz]ed|individual|professional|medical|legal|financial|tax|investment|publicly|"
-    r"ability|capabilit\w+|access|predict|forecast|know|see|hear|open|physically|guarantee|opinions?|"
-    r"beliefs?|feelings?|taste|remember|sure|certain|(?:phone )?calls?|as an? (?:\w+ )?(?:ai|assistant|model|bot))\b",
+    r"\b(?:specific|exact|exactly|definite|definitive|precise|complete|every|real[- ]?time"
+    r"|up[- ]to[- ]date|latest|"
+    r"current|live|personali[sz]ed|individual|professional|medical|legal|financial|tax"
+    r"|investment|publicly|"
+    r"ability|capabilit\w+|access|predict|forecast|know|see|hear|open|physically|guarantee"
+    r"|opinions?|"
+    r"beliefs?|feelings?|taste|remember|sure|certain|(?:phone )?calls?|as an? (?:\w+ )?(?:ai"
+    r"|assistant|model|bot))\b",
 )
 """What is declined is beyond the tool: the exact, the present, the personal, the future."""
 ADVISER = _any(
-    rf"\bi {_NOT} (?:\w+ )?(?:give|offer|provide) (?:you )?(?:with )?(?:any )?(?:personali[sz]ed|individual|"
+    rf"\bi {_NOT} (?:\w+ )?(?:give|offer|provide) (?:you )?(?:with )?(?:any )?(?:personali[sz]ed"
+    rf"|individual|"
     r"professional|specific|medical|legal|financial|tax|investment)[^.!?]{0,30}\b(?:advice|"
     r"recommendations?|guidance)\b",
 )
@@ -322,7 +343,8 @@ PERSONA = _any(
     r"(?:going to |gonna |about to |be )?(?:\w+ )?(?:tell|giv|teach|show|read|shar|help|hand|spill|"
     r"reveal)\w*(?:in)? (?:you|ye|ya|thee|that|those|this|it|with)\b",
     r"\b(?:draws?|drew) the line\b",
-    r"\b(?:refuses?|declines?|stays?|remains?|keeps?) (?:\w+ )?(?:to (?:tell|share|help|answer)|locked|"
+    r"\b(?:refuses?|declines?|stays?|remains?|keeps?) (?:\w+ )?(?:to (?:tell|share|help|answer)"
+    r"|locked|"
     r"secret|silent|hidden|sealed)\b",
 )
 """A part that is played refuses, as somebody other than "I"."""
