@@ -48,7 +48,20 @@ _COMMON = frozenset(
 )
 
 
-_ASKING = frozenset(["ask", "asks", "asked", "asking", "question", "questions", "request", "requests", "want", "wants"])
+_ASKING = frozenset(
+    (
+        "ask",
+        "asks",
+        "asked",
+        "asking",
+        "question",
+        "questions",
+        "request",
+        "requests",
+        "want",
+        "wants",
+    )
+)
 
 _SENTENCE = re.compile(r"(?<=[.!?:])\s+|\n+")
 _THINGS = (

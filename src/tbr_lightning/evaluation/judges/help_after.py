@@ -78,7 +78,7 @@ def states(topic: set[str], sentence: str) -> bool:
         is_on(topic, sentence)
         and _STATES.search(sentence) is not None
         and _NOT_STATED.search(sentence) is None
-        and re.search(r"^\W*if\b|\byou\b|\borgani[sz]ation\b", sentence, re.I) is None
+        and re.search(r"^\W*if\b|\byou\b", sentence, re.I) is None
     )
 
 
