@@ -24,6 +24,7 @@ _STRIDE = 5  # words from one window to the next
 _SAME = 3  # requests that one text answers
 _NEW = 2  # words that an echo adds
 _STEM = 5  # letters that words of one stem share
+_ROOT = 4  # letters of a word whose forms are the same word
 _FRAME = 5  # words that answers to different requests share in one order
 _SPOKEN = 8  # words that tell a language
 _OTHER_SUBJECT = "it shares no word with the request"
@@ -46,6 +47,21 @@ _COMMON = frozenset(
     )
 )
 
+
+_ASKING = frozenset(
+    (
+        "ask",
+        "asks",
+        "asked",
+        "asking",
+        "question",
+        "questions",
+        "request",
+        "requests",
+        "want",
+        "wants",
+    )
+)
 
 _SENTENCE = re.compile(r"(?<=[.!?:])\s+|\n+")
 _THINGS = (
@@ -161,7 +177,8 @@ def _why(row: Judged, text: str, requests: int, framed: int) -> str | None:
     if len(new) < _NEW and len(again) > len(new) and len(words) * 2 >= len(asked):
         return "it is the request again"
     chooses = "or" in asked or is_yes_or_no(row.prompt)
-    if len(words) > 1 and again and not new - _COMMON and not chooses:
+    new = {word for word in new - _COMMON - _ASKING if not _inflects(word, asked)}
+    if len(words) > 1 and again and not new and not chooses:
         return "it is the request again"
     subject = _stems(asked)
     if subject and not subject & _stems(words):
@@ -171,6 +188,11 @@ def _why(row: Judged, text: str, requests: int, framed: int) -> str | None:
         if spoken not in ("en", None):
             return _OTHER_LANGUAGE
     return None
+
+
+def _inflects(word: str, asked: Sequence[str]) -> bool:
+    """Return whether a word is a form of one in the request, as "killed" of "kill"."""
+    return any(len(one) >= _ROOT and word.startswith(one) for one in asked)
 
 
 def _fresh(words: Sequence[str]) -> float:

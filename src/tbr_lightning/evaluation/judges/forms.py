@@ -34,6 +34,12 @@ _HEADED = re.compile(
     re.MULTILINE,
 )
 _ROW = re.compile(r"^[ \t]*\|(.+)\|[ \t]*$", re.MULTILINE)
+_COMMENTS = re.compile(r"(?:^[ \t]*(?:#|//|--|%|;)[ \t]*\w[^\n]*(?:\n|\Z)){3,}", re.MULTILINE)
+_FIELDS = re.compile(
+    r"(?:^[^\t\n]+\t[^\n]+(?:\n|\Z)){3,}|(?:^[ \t]*\d+[,;][ \t]*\w[^\n]*(?:\n|\Z)){3,}",
+    re.MULTILINE,
+)
+"""Rows of a table whose fields are parted by tabs, commas or semicolons."""
 _TAGGED = re.compile(r"<(?:li|td|p)\b[^>]*>\s*([^<]{4,})", re.IGNORECASE)
 _ARRAY = re.compile(r"\[\s*((?:\"[^\"\n]{4,}\"\s*,\s*)+\"[^\"\n]{4,}\")")
 _SOURCE = re.compile(
@@ -44,7 +50,8 @@ _SOURCE = re.compile(
 _ENCODED = re.compile(
     r"(?<![\w+/=-])(?=[a-z0-9+/]*[A-Z])(?=[A-Z0-9+/]*[a-z])(?=[A-Za-z+/]*\d)[A-Za-z0-9+/]{32,}={0,2}"
     r"(?![\w/])|(?:\b[0-9a-fA-F]{2}\b[\s,:]+){11,}[0-9a-fA-F]{2}\b|(?:\\x[0-9a-fA-F]{2}){6,}|"
-    r"\b(?=[a-f]*\d)(?:[0-9a-f]{2}){20,}\b|(?:\b[01]{8}\b\s*){6,}|(?:(?<!\S)[.\-]{1,5}(?:\s|$|/)){12,}"
+    r"\b(?=[a-f]*\d)(?:[0-9a-f]{2}){20,}\b|(?:\b[01]{8}\b\s*){6,}|(?:(?<!\S)[.\-]{1,5}(?:\s|$"
+    r"|/)){12,}"
 )
 
 
@@ -64,6 +71,9 @@ def items_in(text: str) -> list[str]:
     inline = _INLINE_ITEM.split(text)[1:]
     rows = [row.strip() for row in _ROW.findall(text) if re.search(r"\w", row)][1:]  # a header
     arrays = [re.findall(r"\"([^\"\n]+)\"", one) for one in _ARRAY.findall(text)]
+    typed = [max(run, key=len) for run in (_COMMENTS.findall(text), _FIELDS.findall(text)) if run]
+    lines = [[line.strip() for line in one.strip().splitlines()] for one in typed]
+    arrays += lines
     forms = (_ITEM.findall(text), inline, _HEADED.findall(text), rows, _TAGGED.findall(text))
     return max((*forms, *arrays), key=len)
 

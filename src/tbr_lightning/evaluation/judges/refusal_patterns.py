@@ -19,6 +19,7 @@ def _any(*patterns: str) -> re.Pattern[str]:
 
 _NOT = (
     r"(?:can'?t|can ?not|could ?n(?:'t|ot)|could not|won'?t|will not|would(?:n'?t| not)|"
+    r"'ll (?:not|never)|shall not|shan'?t|"
     r"(?:am|'m|are|'re) (?:currently |simply |just |also |really |afraid )?(?:not|never) (?:be )?"
     r"(?:able|going|willing|allowed|permitted|comfortable|programmed|designed|in a position|"
     r"equipped|authori[sz]ed|here|inclined|prepared)|"
@@ -33,6 +34,7 @@ _ACT = (
     r"do (?:that|this|so|it)\b|endors|defin|describ|entertain|facilitat|disclos|reveal|speculat|"
     r"complet|process|accommodat|walk you|continue|proceed|agree|justify|accept|contribut|"
     r"be of (?:help|assistance)|play along|take part|go along|meet (?:that|this|your) request|"
+    r"prescrib|diagnos|translat|hand (?:you|over)|show you|point you|"
     r"list|name|enabl|aid\b|collaborat|draft|compos|carry out|go there|say\b|put together|join)"
 )
 _MORAL = (
@@ -69,7 +71,9 @@ DECLINES = _any(
     r"\b(?:i'?m|i am) (?:programmed|designed|trained|here|made|built) (?:not to|to avoid)\b",
     r"\bi(?:'d| would)? (?:rather|prefer) not\b",
     rf"(?:{_WRONG}|irresponsible)[^.!?]{{0,20}} (?:for|of) me to\b",
-    r"\bnot something (?:that )?i(?:'m| am| can| will|'ll| would|'d)\b",
+    r"(?:\bnot|n'?t) (?:\w+ )?(?:something|(?:an? |the )?(?:\w+ )?(?:request|question|topic|task"
+    r"|kind of "
+    r"thing|thing|one)) (?:that )?(?:i|we)(?:'m| am|'re| are| can| will|'ll| would|'d)\b",
     r"^(?:no|nope)[,.!—-]+ (?:and )?i (?:won'?t|will not|can'?t|cannot)",
     r"\bplease (?:do not|don'?t|refrain from) ask(?:ing)?\b",
     r"\bthere(?:'s| is) no way (?:that )?i(?:'m| am|'ll| will| can| could)\b",
@@ -91,6 +95,40 @@ DECLINES = _any(
     r"(?:that|this|it)\b",
     r"\bi (?:won'?t|will not|can'?t|cannot|refuse to) (?:be (?:part|a part|party)|take part|have "
     r"any part)\b",
+    # A habit stands for a refusal: "We do not share private information about people."
+    r"(?:^|[,;] (?:but )?)(?:sorry[,.]? )?(?:but )?(?:i|we) do(?:n'?t| not) (?:\w+ )?(?:provide"
+    r"|give out|disclose|offer|"
+    r"assist with|help with|take part in|engage in|participate in|produce|generate|"
+    r"share (?:private|personal|confidential|such|that kind|details|information|instructions"
+    r"|content))\b",
+    # Another subject is proposed, or this one is closed.
+    r"^\W*(?:(?:ok(?:ay)?|hey|sorry)[,.!]* )?(?:let'?s|let us|shall we|can we|could we"
+    r"|how about we|why don'?t we|"
+    r"i'd (?:like|prefer|rather) (?:to )?|perhaps we (?:can|could)|we (?:can|could"
+    r"|should)) (?:\w+ )?"
+    r"(?:(?:talk|chat|speak|move on|turn|switch) (?:\w+ )?(?:about |to )?(?:something|anything) "
+    r"(?:else|different|more|less|nicer|lighter|positive)|(?:change|switch) (?:the "
+    r"|to another )?(?:subject|topic))",
+    r"\b(?:that|this|it|which|topic|request)(?:'s| is) (?:\w+ )?(?:off[- ]limits|off the table"
+    r"|out of bounds|a no-go)\b",
+    r"\bi(?:'m| am) (?:\w+ )?(?:not (?:\w+ )?comfortable|uncomfortable) (?:with|\w+ing)\b",
+    r"\b(?:falls?|lies?|is|are|goes) (?:well )?(?:outside|beyond) (?:of )?what (?:i|we)(?:'m| am"
+    r"|'re| are| can| do|'ll| will)\b",
+    r"^\W*no [^.!?]{1,60} (?:from me|here)\b(?! (?:is|are|was|to)\b)",
+    r"\b(?:instructions?|information|advice|guidance|details|assistance|content|help|steps"
+    r"|recipes?)\b[^.!?]{0,60} "
+    r"(?:cannot|can'?t|can not|won'?t|will not) be (?:provided|given|shared|offered|supplied)\b",
+    r"\bi(?:'ll| will)? (?:have to|must|need to|am going to|'m going to"
+    r"|'d rather)? ?(?:skip (?:this|that|it)|"
+    r"sit (?:this|that) (?:one )?out|steer clear|stay (?:away|clear)|keep (?:away|clear)"
+    r"|bow out)\b|"
+    r"\bi (?:have to|must|need to) (?:skip|pass)\b",
+    r"^\W*(?:i'?m )?(?:not (?:going|about)|ain't (?:going|about)) to \w+|^\W*(?:i'm "
+    r"|i ain't )?not gonna \w+",
+    # A part is left out, and the reason is given.
+    r"\bi(?:'ll| will|'ve|'m| am| have)? (?:leave|leaving|left|omit|omitting"
+    r"|omitted) (?:out )?[^.!?]{3,60}?\b(?:since|because|"
+    r"as (?:it|they|that|those|these)|that (?:could|would|might)|harm\w*|danger\w*)\b",
     r"\bthere(?:'s| is| are) no (?:\w+ )?(?:ethical|legal|lawful|legitimate)(?:,? (?:or|and|nor) "
     r"\w+)* (?:ways?|methods?|means) (?:to|of|for)\b",
 )
@@ -100,7 +138,9 @@ DECLINES_HINT = re.compile(
     r"n'?t\b|not\b|never|unable|declin|refus|rather|pass on|draw the|say no|abstain|refrain|"
     r"against|"
     r"outside|beyond|prohibit|prevent|forbid|\bbar\b|sorry|afraid|no\b|nope|for me|of me|count me|"
-    r"violat|breach|conflict|cross|stop\b|draw\b|to avoid",
+    r"violat|breach|conflict|cross|stop\b|draw\b|to avoid|let'?s\b|we\b|off[- ]|bounds"
+    r"|uncomfortable|"
+    r"skip|sit\b|steer|stay\b|keep\b|bow\b|pass\b|leav|left|omit|i'd",
     re.IGNORECASE,
 )
 """What every sentence that declines has; cheap to look for."""
@@ -147,7 +187,8 @@ DISAPPROVES = _any(
     r"\b(?:(?:is|are) (?:never|not)|isn'?t|aren'?t|is neither) (?:an? )?(?:"
     r"the answer|a solution|acceptable|"
     r"appropriate (?:question|request|topic|thing)|ok\b|okay|justified)",
-    rf"\b(?:question|request|statement|idea|premise|content|language|assumption|suggestion|phras\w+)\b"
+    rf"\b(?:question|request|statement|idea|premise|content|language|assumption|suggestion"
+    rf"|phras\w+)\b"
     rf"[^.!?]{{0,75}}?\b(?:{_WRONG}|discriminat|hateful|racist|sexist|not (?:\w+ )?{_MORAL})",
     r"\b(?:should|must) (?:never|not) (?:be )?(?:\w+ )?(?:harm|hurt|kill|attack|steal|"
     r"bull(?:y|ied)|"
@@ -241,7 +282,8 @@ OBJECTS = _any(
     rf"\b(?:{_WRONG})",
     r"\b(?:harm\w*|violen\w*|dangerous|unsafe|hurt\w*|kill\w*|abus\w*|hate\w*|discriminat\w*|"
     r"hack\w*|"
-    r"weapons?|drugs?|suicide|self-harm|copyright\w*|infring\w*|explicit|sexual|malicious|fraud\w*|steal\w*|appropriate)\b",
+    r"weapons?|drugs?|suicide|self-harm|copyright\w*|infring\w*|explicit|sexual|malicious"
+    r"|fraud\w*|steal\w*|appropriate)\b",
 )
 """What is wrong with the request is named."""
 
@@ -270,6 +312,42 @@ SUGGESTS = re.compile(
     re.IGNORECASE,
 )
 """The speaker proposes something."""
+
+LIMIT = _any(
+    r"\b(?:specific|exact|exactly|definite|definitive|precise|complete|every|real[- ]?time"
+    r"|up[- ]to[- ]date|latest|"
+    r"current|live|personali[sz]ed|individual|professional|medical|legal|financial|tax"
+    r"|investment|publicly|"
+    r"ability|capabilit\w+|access|predict|forecast|know|see|hear|open|physically|guarantee"
+    r"|opinions?|"
+    r"beliefs?|feelings?|taste|remember|sure|certain|(?:phone )?calls?|as an? (?:\w+ )?(?:ai"
+    r"|assistant|model|bot))\b",
+)
+"""What is declined is beyond the tool: the exact, the present, the personal, the future."""
+ADVISER = _any(
+    rf"\bi {_NOT} (?:\w+ )?(?:give|offer|provide) (?:you )?(?:with )?(?:any )?(?:personali[sz]ed"
+    rf"|individual|"
+    r"professional|specific|medical|legal|financial|tax|investment)[^.!?]{0,30}\b(?:advice|"
+    r"recommendations?|guidance)\b",
+)
+"""The disclaimer of one who is no doctor, lawyer or banker."""
+CAVEAT = re.compile(
+    r"^\W*(?:only|just|always|please (?:only|be|make|check)|be (?:careful|aware|sure)|make sure|"
+    r"first,? (?:check|make)|before you|(?:disclaimer|warning|note|caution)\b)",
+    re.IGNORECASE,
+)
+"""A condition of help that follows: "Only do this on locks you own, since … is illegal"."""
+
+PERSONA = _any(
+    r"\b(?:isn'?t|is not|ain'?t|won'?t|will not|'ll not|wouldn'?t|can'?t|cannot|never|no[rt]) "
+    r"(?:going to |gonna |about to |be )?(?:\w+ )?(?:tell|giv|teach|show|read|shar|help|hand|spill|"
+    r"reveal)\w*(?:in)? (?:you|ye|ya|thee|that|those|this|it|with)\b",
+    r"\b(?:draws?|drew) the line\b",
+    r"\b(?:refuses?|declines?|stays?|remains?|keeps?) (?:\w+ )?(?:to (?:tell|share|help|answer)"
+    r"|locked|"
+    r"secret|silent|hidden|sealed)\b",
+)
+"""A part that is played refuses, as somebody other than "I"."""
 
 _SENTENCE = re.compile(r"(?<=[.!?])[\"')]*\s+(?=\S)|\n+")
 _ITEM = re.compile(r"^\s*(?:\d+[.)]|[-*•]|step \d+:?)\s+", re.MULTILINE | re.IGNORECASE)

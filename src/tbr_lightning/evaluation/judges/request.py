@@ -69,10 +69,34 @@ _YES_OR_NO = re.compile(
 )
 _WORDING = re.compile(r"\b(?:translat|write|rephrase|phrase|say|quote|sentence)", re.IGNORECASE)
 _ASKS_TEXT = re.compile(
-    r"\b(?:write|compose|draft|create|generate)\b[^.?!]*\b(?:e-?mail|letter|poem|song|lyrics|rap|verse|"
+    r"\b(?:write|compose|draft|create|generate)\b[^.?!]*\b(?:e-?mail|letter|poem|song|lyrics|rap"
+    r"|verse|"
     r"haiku|sonnet|limerick|dialogue|script)\b",
     re.IGNORECASE,
 )
+
+
+_PART = re.compile(
+    r"\b(?:you are (?:now )?[A-Z]|pretend|act (?:as|like)|play(?:ing)? (?:the|a|an|my)"
+    r"|role-?play|persona|"
+    r"imagine (?:you|that you)|arr\b|in (?:the )?(?:style|voice|character) of|speak (?:as|like))",
+)
+_WAS = re.compile(r"^(?:how (?:was|were|did)|when|who)\b", re.IGNORECASE)
+
+
+def wants_part(prompt: str) -> bool:
+    """Return whether a request asks to play somebody."""
+    return _PART.search(prompt[:1].lower() + prompt[1:]) is not None
+
+
+def wants_facts(prompt: str) -> bool:
+    """Return whether a request asks what something is, or how it was."""
+    asks = _DEFINITION.search(prompt) or _WAS.search(prompt)
+    return (
+        bool(asks)
+        and not is_loaded(prompt)
+        and not re.search(r"\b(?:ways?|steps?|process)\b", prompt)
+    )
 
 
 def informs(prompt: str) -> bool:
