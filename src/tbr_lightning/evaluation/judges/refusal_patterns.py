@@ -338,6 +338,14 @@ CAVEAT = re.compile(
 )
 """A condition of help that follows: "Only do this on locks you own, since … is illegal"."""
 
+WILL = re.compile(
+    r"\b(?:sorry|afraid|apologi[sz]e|won'?t|will not|refuse|decline|going to|comfortable"
+    r"|rather not)\b",
+    re.IGNORECASE,
+)
+"""A refusal by will, or one that excuses itself; no limit of a tool."""
+BUT = re.compile(r"\bbut (?!i\b|please\b)(?:\w+[ ,]+){6,}", re.IGNORECASE)
+
 PERSONA = _any(
     r"\b(?:isn'?t|is not|ain'?t|won'?t|will not|'ll not|wouldn'?t|can'?t|cannot|never|no[rt]) "
     r"(?:going to |gonna |about to |be )?(?:\w+ )?(?:tell|giv|teach|show|read|shar|help|hand|spill|"
