@@ -74,8 +74,9 @@ def compose_verb(
     try:
         with _searching(config_dir):
             _refuse_unknown_presets(overrides, config_dir)
-            chosen, overrides = _typed(verb, overrides)
-            full = compose(verb, [*chosen, *map(_opened, overrides)], return_hydra_config=True)
+            chosen, overrides, full = _typed(verb, overrides)
+            if full is None:
+                full = compose(verb, [*chosen, *map(_opened, overrides)], return_hydra_config=True)
             choices = dict(full.hydra.runtime.choices)
             with open_dict(full):
                 del full["hydra"]
@@ -112,12 +113,13 @@ def _searching(config_dir: str | None) -> Iterator[None]:
         GlobalHydra.instance().clear()
 
 
-def _typed(verb: str, overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+def _typed(verb: str, overrides: Sequence[str]) -> tuple[list[str], list[str], DictConfig | None]:
     """Compose the groups alone, for what only they can show.
 
     Returns:
-        The override that replaces ``data=auto`` by what goes with the chosen model, if any, and
-        the overrides with the values of texts as they were typed.
+        The override that replaces ``data=auto`` by what goes with the chosen model, if any, the
+        overrides with the values of texts as they were typed, and the whole config where nothing
+        but groups was given.
     """
     known = _groups()
     groups = [item for item in overrides if re.split("[@=]", item)[0].lstrip("+") in known]
@@ -127,8 +129,9 @@ def _typed(verb: str, overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     chosen = []
     if node.hydra.runtime.choices.get("data") == "auto":
         chosen = [f"data={node.model.pretraining.get('data', 'safety_mix')}"]
-        node = compose(verb, [*chosen, *groups])
-    return chosen, [item if item in groups else as_typed(item, node) for item in overrides]
+        node = compose(verb, [*chosen, *groups], return_hydra_config=True)
+    typed = [item if item in groups else as_typed(item, node) for item in overrides]
+    return chosen, typed, node if typed == groups else None
 
 
 def _refuse_unknown_presets(overrides: Sequence[str], config_dir: str | None) -> None:
