@@ -131,6 +131,24 @@ def test_a_broken_first_version_is_told(registry: Registry, start: Start) -> Non
         start(registry.config(f"models:/{NAME}/{gone}"))
 
 
+def test_a_store_that_is_away_for_a_moment_refuses_no_version(
+    registry: Registry, server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[None] = []
+
+    def away(model_id: str) -> None:
+        asked.append(None)
+        raise MlflowException("API request failed: Max retries exceeded: Connection refused")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "MlflowClient", lambda: SimpleNamespace(get_logged_model=away))
+        new = registry.add()
+        server.until(lambda: len(asked) >= 2)
+        assert "does not answer" in str(server.health()["problem"])
+    server.until(lambda: version(server) == new)
+    assert server.health()["problem"] is None
+
+
 def test_the_ledger_has_the_last_word(registry: Registry, start: Start, server: Running) -> None:
     old, good = version(server), registry.add(alias=None)
     config = registry.config()
@@ -172,21 +190,3 @@ def test_one_who_changes_the_ledger_is_noticed(registry: Registry, start: Start)
         db.execute(f"update {table} set why='worse'")
     with pytest.raises(UserError, match="the ledger is not intact"):
         start(config)
-
-
-def test_a_store_that_is_away_for_a_moment_refuses_no_version(
-    registry: Registry, server: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[None] = []
-
-    def away(model_id: str) -> None:
-        asked.append(None)
-        raise MlflowException("API request failed: Max retries exceeded: Connection refused")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(files, "MlflowClient", lambda: SimpleNamespace(get_logged_model=away))
-        new = registry.add()
-        server.until(lambda: len(asked) >= 2)
-        assert "does not answer" in str(server.health()["problem"])
-    server.until(lambda: version(server) == new)
-    assert server.health()["problem"] is None
