@@ -178,3 +178,19 @@ def test_a_terminal_of_another_encoding(monkeypatch: pytest.MonkeyPatch) -> None
     assert cli.main("train", ["model=tiny", "--cfg", "job", "run_name=été"]) == 0
     sys.stdout.flush()
     assert b"run_name: \\xe9t\\xe9" in written.getvalue()
+
+
+def test_words_in_utf8_are_read_in_a_locale_without_it(capsys: pytest.CaptureFixture[str]) -> None:
+    # As Python hands over what it took for ASCII.
+    assert cli.main("train", ["--cfg", "job", "run_name=\udcc3\udca9t\udcc3\udca9"]) == 0
+    assert "run_name: été" in capsys.readouterr().out
+    assert cli.main("train", ["--cfg", "job", "run_name=\udcff"]) == cli.USAGE_ERROR
+    assert "is not UTF-8" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["${", "a${b"])
+def test_a_reference_without_its_end_is_told(
+    value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main("train", ["--cfg", "job", f"run_name={value}"]) == cli.USAGE_ERROR
+    assert "begins a reference with ${ that has no end" in capsys.readouterr().err

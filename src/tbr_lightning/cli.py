@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import io
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -58,7 +59,8 @@ def main(verb: str, argv: Sequence[str] | None = None) -> int:
             with suppress(OSError, ValueError):  # a stream that somebody redirected or closed
                 stream.reconfigure(errors="backslashreplace")
     try:
-        args, action, overrides = _parse(verb, sys.argv[1:] if argv is None else argv)
+        words = list(map(_as_typed, sys.argv[1:] if argv is None else argv))
+        args, action, overrides = _parse(verb, words)
         if args.help:
             print(_help(verb, overrides, args.config_dir))
             return 0
@@ -118,6 +120,14 @@ def _run(verb: str, composed: Composed, action: str | None) -> int:
 def _interrupt(*_: object) -> None:
     """End a terminated process as an interrupted one, so that its run is marked KILLED."""
     raise KeyboardInterrupt
+
+
+def _as_typed(word: str) -> str:
+    """Return a word of the command line in UTF-8, also where Python took it for ASCII."""
+    try:
+        return os.fsencode(word).decode()
+    except UnicodeError:
+        raise UserError(f"{word!r} is not UTF-8: give it in this encoding") from None
 
 
 def _parse(verb: str, argv: Sequence[str]) -> tuple[argparse.Namespace, str | None, list[str]]:

@@ -225,6 +225,12 @@ def _explain(error: Exception, verb: str, overrides: Sequence[str], config_dir: 
         key = getattr(error, "full_key", None) or match[1]
         key = key.replace("model_uri", "model")
         return f"{key} is not set: give {key}=VALUE"
+    if begun := [item for item in overrides if re.search(r"\$\{[^}]*$", item)]:
+        key, _, value = begun[0].partition("=")
+        return (
+            f"{key}={value} begins a reference with ${{ that has no end: end it with }}, or write "
+            "\\${ where the two characters are meant"
+        )
     if re.search(
         r"LexerNoViable|no viable alternative|mismatched input|extraneous|token rec", text
     ):
