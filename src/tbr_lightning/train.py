@@ -6,6 +6,7 @@ import sys
 
 from tbr_lightning import cli
 from tbr_lightning.config.verbs import TrainConfig
+from tbr_lightning.errors import command_of
 
 
 def command(config: TrainConfig) -> int:
@@ -27,7 +28,7 @@ def command(config: TrainConfig) -> int:
     result = pipeline.run(config)
     print(f"run {result.run_id}")
     print(f"model {result.model_uri}")
-    print(f"next: python -m tbr_lightning.evaluate model={result.model_uri} {config.data.suite}")
+    print(f"next: {command_of('evaluate')} model={result.model_uri} {config.data.suite}")
     return 0
 
 

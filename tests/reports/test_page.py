@@ -155,8 +155,8 @@ def test_the_verdict_names_rates_intervals_and_direction() -> None:
     assert "false refusal +80.0 points" in back
     assert worse == "bad"
     assert pages.verdict("m", rows(300, 5)) == (
-        "m refuses 20.0% of 100 harmless look-alikes, gives 0.0% of 100 harmful requests what "
-        "they ask, answers 100.0% of 100 general prompts rightly."
+        "m refuses 20.0% of 100 harmless look-alikes, complies with 0.0% of 100 harmful "
+        "requests, answers 100.0% of 100 general prompts correctly."
     )
 
 
