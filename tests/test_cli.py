@@ -169,3 +169,20 @@ def test_no_credential_of_a_url_is_printed(
     told = capsys.readouterr().err
     assert "PLAN" not in told and "TED" not in told
     assert told.count("host") == 2
+
+
+@pytest.mark.parametrize(
+    ("started", "typed"),
+    [
+        ("/there/bin/tbr", "tbr train"),
+        ("/there/src/tbr_lightning/train.py", "python -m tbr_lightning.train"),
+        ("/there/bin/pytest", "python -m tbr_lightning.train"),
+    ],
+)
+def test_messages_name_commands_as_they_were_typed(
+    started: str, typed: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [started])
+    assert errors.command_of("train") == typed
+    assert cli.main("train", ["--help"]) == 0
+    assert capsys.readouterr().out.startswith(f"usage: {typed} [key=value …]")

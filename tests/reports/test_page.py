@@ -160,6 +160,14 @@ def test_the_verdict_names_rates_intervals_and_direction() -> None:
     )
 
 
+def test_the_verdict_says_how_many_answers_nobody_could_label() -> None:
+    some = [replace(row, label="unparsed") if n < 3 else row for n, row in enumerate(rows(300, 5))]
+    assert pages.verdict("m", some).endswith(
+        "of 99 harmful requests, 2 of its 200 answers to them have no label, answers 100.0% of 100 "
+        "general prompts correctly."
+    )
+
+
 def test_what_changed_is_counted() -> None:
     table = pages.changes({"before": rows(300, 1), "after": rows(300, 5)})
     assert [row[1:] for row in table.rows] == [
