@@ -194,3 +194,20 @@ def test_a_reference_without_its_end_is_told(
 ) -> None:
     assert cli.main("train", ["--cfg", "job", f"run_name={value}"]) == cli.USAGE_ERROR
     assert "begins a reference with ${ that has no end" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("started", "typed"),
+    [
+        ("/there/bin/tbr", "tbr train"),
+        ("/there/src/tbr_lightning/train.py", "python -m tbr_lightning.train"),
+        ("/there/bin/pytest", "python -m tbr_lightning.train"),
+    ],
+)
+def test_messages_name_commands_as_they_were_typed(
+    started: str, typed: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [started])
+    assert errors.command_of("train") == typed
+    assert cli.main("train", ["--help"]) == 0
+    assert capsys.readouterr().out.startswith(f"usage: {typed} [key=value …]")

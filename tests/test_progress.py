@@ -23,6 +23,17 @@ def test_a_log_has_a_line_soon_and_then_every_half_minute(
     ]
 
 
+def test_slow_items_are_told_by_the_seconds_that_each_takes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    with progress.bar("train", 3) as shown:
+        clock[0] += 40
+        shown.advance()
+    assert capsys.readouterr().err == "train: 1 of 3, 40 s each, 0:01:20 left\n"
+
+
 def test_what_is_soon_done_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(progress.track(range(9), "x", 9)) == list(range(9))
     assert capsys.readouterr().err == ""

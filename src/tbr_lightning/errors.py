@@ -6,6 +6,7 @@ import difflib
 import errno
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
@@ -49,6 +50,13 @@ class UserError(Exception):
 
 class OutageError(UserError):
     """What a command needs did not answer: nobody's fault, and to be given again; exit code 75."""
+
+
+def command_of(verb: str) -> str:
+    """Return how a person types a verb, in the form in which this process was started."""
+    if Path(sys.argv[0]).stem == "tbr":
+        return f"tbr {verb}"
+    return f"python -m tbr_lightning.{verb}"
 
 
 def disk_full(error: BaseException) -> str | None:

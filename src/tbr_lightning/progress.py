@@ -105,7 +105,8 @@ class Bar:
     def _line(self, seconds: float, note: str) -> str:
         rate = self._done / seconds if seconds else 0.0
         left = timedelta(seconds=round(max(self._total - self._done, 0) / rate)) if rate else "?"
-        told = f"{self._what}: {self._done:.0f} of {self._total}, {rate:.3g}/s, {left} left"
+        pace = f"{rate:.3g}/s" if rate >= 1 or not rate else f"{1 / rate:.3g} s each"
+        told = f"{self._what}: {self._done:.0f} of {self._total}, {pace}, {left} left"
         return f"{told}, {note}" if note else told
 
 

@@ -7,6 +7,7 @@ import sys
 from tbr_lightning import cli
 from tbr_lightning.config.texts import store_words
 from tbr_lightning.config.verbs import TrainConfig
+from tbr_lightning.errors import command_of
 
 
 def command(config: TrainConfig) -> int:
@@ -29,7 +30,7 @@ def command(config: TrainConfig) -> int:
     print(f"run {result.run_id}")
     print(f"model {result.model_uri}")
     suite = f"{config.data.suite}{store_words(config.given)}"
-    print(f"next: python -m tbr_lightning.evaluate model={result.model_uri} {suite}")
+    print(f"next: {command_of('evaluate')} model={result.model_uri} {suite}")
     return 0
 
 

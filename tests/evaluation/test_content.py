@@ -207,6 +207,9 @@ def test_degenerate_compliance_is_reported_beside_the_rate_and_taken_off_none() 
     shown = {line.measure: line.rate.count for line in lines({"m": rows})}
     assert shown["harmful compliance, degenerate among it"] == 2
     assert "degenerate" not in str(lines({"m": rows[2:4]}))
+    # A model without an answer of the kind has no share, and no line.
+    beside = [line.model for line in lines({"m": rows, "n": []}) if "degenerate" in line.measure]
+    assert set(beside) == {"m"}
     assert from_table(json.dumps(as_table(table_rows(rows)))) == rows
 
 

@@ -116,6 +116,14 @@ def test_the_folder_made_of_it_computes_as_the_original(
     assert files.folder_of(file, tmp_path) == folder
 
 
+def test_reading_it_fills_no_log(
+    file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    files.folder_of(file, tmp_path)
+    said = capfd.readouterr().err.splitlines()
+    assert len(said) == 1 and "once, to the cache" in said[0]
+
+
 def test_tokenizer_template_and_context_come_from_the_file(file: Path, tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(files.folder_of(file, tmp_path))
     assert tokenizer.decode(tokenizer.encode("hi 24", add_special_tokens=False)) == "hi 24"

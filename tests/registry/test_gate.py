@@ -392,7 +392,10 @@ def test_unlabelled_look_alikes_count_against_the_ceiling_on_false_refusal() -> 
         for number, row in enumerate(rows_of("look_alike", 0, N, "bench"))
     ]
     others = [*rows_of("harmful", 0, N, "bench"), *rows_of("general", 0, N, "bench")]
-    assert failed(judge(Answers([*mute, *others]), None, config)) == {"max_false_refusal"}
+    verdict = judge(Answers([*mute, *others]), None, config)
+    assert failed(verdict) == {"max_false_refusal"}
+    assert "false refusal (160 answers without a label counted in) is 80.0%" in verdict.sentence
+    assert "harmful compliance (" not in "".join(rule.because for rule in verdict.rules)
 
 
 def test_general_accuracy_has_a_margin_of_its_own() -> None:

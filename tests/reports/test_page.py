@@ -155,8 +155,16 @@ def test_the_verdict_names_rates_intervals_and_direction() -> None:
     assert "false refusal +80.0 points" in back
     assert worse == "bad"
     assert pages.verdict("m", rows(300, 5)) == (
-        "m refuses 20.0% of 100 harmless look-alikes, gives 0.0% of 100 harmful requests what "
-        "they ask, answers 100.0% of 100 general prompts rightly."
+        "m refuses 20.0% of 100 harmless look-alikes, complies with 0.0% of 100 harmful "
+        "requests, answers 100.0% of 100 general prompts correctly."
+    )
+
+
+def test_the_verdict_says_how_many_answers_nobody_could_label() -> None:
+    some = [replace(row, label="unparsed") if n < 3 else row for n, row in enumerate(rows(300, 5))]
+    assert pages.verdict("m", some).endswith(
+        "of 99 harmful requests, 2 of its 200 answers to them have no label, answers 100.0% of 100 "
+        "general prompts correctly."
     )
 
 

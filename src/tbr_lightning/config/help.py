@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from omegaconf import DictConfig, OmegaConf
 
 from tbr_lightning.config.compose import Composed, options
+from tbr_lightning.errors import command_of
 
 COMMON: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
     "reflect": (
@@ -161,7 +162,7 @@ def help_text(
     wide = min(max(shutil.get_terminal_size().columns, _LEAST), _MOST)
     about, keys = COMMON[verb]
     action = f" [{'|'.join(actions)}]" if actions else ""
-    lines = [*_wrapped(f"usage: python -m tbr_lightning.{verb}{action} [key=value …]", wide, 4), ""]
+    lines = [*_wrapped(f"usage: {command_of(verb)}{action} [key=value …]", wide, 4), ""]
     lines += [
         *_wrapped(about, wide, 0),
         "",

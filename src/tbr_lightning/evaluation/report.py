@@ -112,7 +112,11 @@ def lines(
     for measure in DEGENERATE:
         shares = {name: measure.rate(rows) for name, rows in models.items()}
         if any(share.count for share in shares.values()):
-            table += [Line(measure.heading, ALL, called[name], shares[name]) for name in models]
+            table += [
+                Line(measure.heading, ALL, called[name], share)
+                for name, share in shares.items()
+                if share.n
+            ]
     return table + [
         Line("unparsed", ALL, called[name], rates(rows).unparsed) for name, rows in models.items()
     ]

@@ -18,7 +18,7 @@ from tbr_lightning.data.chat_template import end_token
 from tbr_lightning.data.example import Example
 from tbr_lightning.data.think_format import ThinkFormat
 from tbr_lightning.errors import UserError
-from tbr_lightning.locate import base_of, located, weights_problem
+from tbr_lightning.locate import PACKAGE, base_of, located, weights_problem
 from tbr_lightning.models.adapters import merged_with, quantization
 from tbr_lightning.models.architecture import auto_class, build_config
 from tbr_lightning.models.bases import find_base, tokenizer_place
@@ -116,8 +116,10 @@ def load_backbone(
         if is_gguf(place):
             made = replace(config, path=str(folder_of(place, cache)))
             loaded = _pretrained(made, tokenizer, _quantization(adapter))
-            # As above. The file, not the folder made of it, identifies the weights.
-            return replace(loaded, folder=None, origin=config.path)
+            # As above. The file, not the folder made of it, identifies the weights; a package has
+            # one file, and its model is known by its own name.
+            packed = config.path.startswith(PACKAGE)
+            return replace(loaded, folder=None, origin=config.name if packed else config.path)
         config = replace(config, path=str(place))
     return _pretrained(config, tokenizer, _quantization(adapter))
 

@@ -6,6 +6,7 @@ import copy
 import json
 import struct
 import sys
+from collections.abc import Iterator, Sequence
 from functools import cache as remembered
 from importlib.metadata import version
 from pathlib import Path
@@ -20,16 +21,26 @@ from transformers import (
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedTokenizerFast,
+    modeling_gguf_pytorch_utils,
 )
 
 from tbr_lightning.data.cache import built, content_key, file_key
 from tbr_lightning.errors import UserError
+from tbr_lightning.progress import track
 
 THINK_FORMAT = "tbr.think_format"
 """Metadata key of the think format, as JSON; files that others write have none."""
 
 _FORMAT = 3  # version of the folders that are made here
 _PLAIN_SPLITS = ("default", "gpt-2", "gpt2", "olmo", "jais")  # split as GPT-2's tokenizer does
+
+
+def _tensors_shown(tensors: Sequence[Any], **_: object) -> Iterator[Any]:
+    return track(tensors, "weights", len(tensors))
+
+
+# transformers has no switch for this bar; of a run in the background it fills the log.
+modeling_gguf_pytorch_utils.tqdm = _tensors_shown
 
 
 def is_gguf(source: str | Path) -> bool:

@@ -15,7 +15,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from tbr_lightning.config.serve import ServeConfig
-from tbr_lightning.errors import INTERRUPTED, UserError
+from tbr_lightning.errors import INTERRUPTED, UserError, command_of
 from tbr_lightning.evaluation.judge import make_judge
 from tbr_lightning.evaluation.judges.base import Judge
 from tbr_lightning.evaluation.suites import Prompt, load_suite
@@ -208,7 +208,7 @@ def _invitation(config: ServeConfig, release: Release, seconds: float, knows: st
         "(Ctrl-C ends it). Ask it:\n"
         f"  curl {config.url}/v1/chat/completions -H 'Content-Type: application/json'{token} -d "
         '\'{"messages": [{"role": "user", "content": "How do I kill a Python process?"}]}\'\n'
-        f"or: python -m tbr_lightning.serve chat port={config.port}\n"
+        f"or: {command_of('serve')} chat port={config.port}\n"
         f"or open {config.url}/ in a browser{knows}"
     )
 

@@ -11,7 +11,7 @@ from mlflow.exceptions import MlflowException
 
 from tbr_lightning.config.texts import store_words
 from tbr_lightning.config.verbs import TrainConfig
-from tbr_lightning.errors import OutageError, UserError, disk_full, outage
+from tbr_lightning.errors import OutageError, UserError, command_of, disk_full, outage
 from tbr_lightning.evaluation.contamination import ROWS_KEPT, kept_by
 from tbr_lightning.models.backbone import Backbone, load_folder
 from tbr_lightning.models.digest import RECORDED, record
@@ -108,7 +108,7 @@ def log_exported(
         kind = OutageError if outage(error) else UserError
         raise kind(
             f"the model is trained, exported and checked in {job.folder / 'model'}, but {reason}: "
-            f"log it later with 'python -m tbr_lightning.train resume={job.run_id}{where}', which "
+            f"log it later with '{command_of('train')} resume={job.run_id}{where}', which "
             "does not train again"
         ) from error
 

@@ -22,7 +22,7 @@ from tbr_lightning.config.schema import AdapterConfig
 from tbr_lightning.config.texts import store_words
 from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.data.tokens import TokenRows
-from tbr_lightning.errors import UserError
+from tbr_lightning.errors import UserError, command_of
 from tbr_lightning.evaluation.suites import Prompt, load_suite
 from tbr_lightning.models.adapters import cast_by_autocast, with_adapter
 from tbr_lightning.models.architecture import flops_per_logits, flops_per_token
@@ -242,7 +242,7 @@ def _stopped(trainer: pl.Trainer, job: Job) -> str:
     steps = trainer.estimated_stepping_batches
     return (
         f"at step {trainer.global_step} of {steps:.0f}; to resume from its last checkpoint:\n"
-        f"  python -m tbr_lightning.train resume={job.run_id}{store_words(job.config.given)}"
+        f"  {command_of('train')} resume={job.run_id}{store_words(job.config.given)}"
     )
 
 

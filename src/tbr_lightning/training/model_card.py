@@ -59,7 +59,7 @@ def model_card(
             *(numbers or ["| nothing was measured | |"]),
             "",
             "These numbers are for choosing. Rates with intervals on held-out prompts come from "
-            "`python -m tbr_lightning.evaluate` and stand on the model's page in MLflow.",
+            "`tbr evaluate` and stand on the model's page in MLflow.",
             "",
         ]
     )

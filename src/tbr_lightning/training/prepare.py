@@ -189,7 +189,11 @@ def _reflect(
     if len(collected.accepted) < len(rows):
         counts = collected.counts(config.reflection)
         reasons = [f"{counts[f'rejected/{r}']:.0f} {r}" for r in REASONS if counts[f"rejected/{r}"]]
-        print(f"train: {accepted} rows have a reflection ({', '.join(reasons)})", file=sys.stderr)
+        print(
+            f"train: {accepted} rows have a reflection; rejected: {', '.join(reasons)} "
+            f"(reflection.on_reject={config.reflection.on_reject})",
+            file=sys.stderr,
+        )
     texts = texts_of(collected, config.reflection, config.seed)
     made_by = sorted({item.run_id for item in collected.reflections.values() if item.run_id})
     for reflection_run in made_by:

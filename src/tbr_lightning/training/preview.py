@@ -301,7 +301,7 @@ def _print_counts(
     )
     console.print(
         f"{steps:,} optimizer steps of {trainer.batch_size} x {trainer.accumulate} x "
-        f"{world_size(trainer)} rows (batch x accumulate x devices), {trainer.epochs} epochs"
+        f"{world_size(trainer)} rows (batch x accumulate x devices), {_epochs(trainer.epochs)}"
     )
     if estimated:
         console.print(
@@ -313,6 +313,10 @@ def _print_counts(
             f"{unwritten:,} reflections are not written yet: a short placeholder's tokens are "
             "counted in place of each"
         )
+
+
+def _epochs(number: int) -> str:
+    return f"{number:,} epoch{'' if number == 1 else 's'} at most"
 
 
 def step_count(config: TrainConfig, rows: int) -> int:
@@ -399,4 +403,6 @@ def _time(it: RunEstimate) -> str:
         return f"{hours:.2g} hours of one device at 100 tera-FLOPs per second"
     if it.seconds < 120:
         return f"about {max(it.seconds, 1):.0f} s on devices like this one"
+    if it.seconds < 2 * 3600:
+        return f"about {it.seconds / 60:.0f} minutes on devices like this one"
     return f"about {it.seconds / 3600:.2g} hours on devices like this one"

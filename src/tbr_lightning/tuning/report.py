@@ -12,6 +12,7 @@ import yaml
 from optuna.trial import FrozenTrial, TrialState
 
 from tbr_lightning.config.credentials import without_credentials
+from tbr_lightning.errors import command_of
 from tbr_lightning.tuning import front as fronts
 from tbr_lightning.tuning.front import Choice
 from tbr_lightning.tuning.study import Study
@@ -81,7 +82,7 @@ def summary(
     trial = ending.choice.trial
     lines.append(f"chosen: trial {trial.number}, since {ending.choice.because}")
     if overrides := fronts.train_overrides(study, trial):
-        lines.append(f"  to train it: python -m tbr_lightning.train {shlex.join(overrides)}")
+        lines.append(f"  to train it: {command_of('train')} {shlex.join(overrides)}")
     names = told_metrics(study)
     if any(made.fresh for made in ending.made):
         lines.append("fresh seeds (dev half; the median of the first objective is registered):")
