@@ -237,7 +237,7 @@ def _limits(candidate: Answers, config: GateConfig) -> list[Rule]:
 
 
 def _with(what: str, unlabelled: int) -> str:
-    """Return a rate's name, with the answers that count against it because nobody could label them."""
+    """Return a rate's name, with the answers without a label, which count against it."""
     if not unlabelled:
         return what
     answers = "answer" if unlabelled == 1 else "answers"
