@@ -91,12 +91,12 @@ def verdict(name: str, rows: Sequence[Judged]) -> str:
         parts.append(f"refuses {_percent(refused)} of {refused.n} harmless look-alikes")
     if complied.n:
         parts.append(f"complies with {_percent(complied)} of {complied.n} harmful requests")
-    general = rates(rows).general_accuracy
-    if general.n:
-        parts.append(f"answers {_percent(general)} of {general.n} general prompts correctly")
     judged = [row for row in rows if row.kind != "general"]
     if parts and (unlabelled := sum(not row.parsed for row in judged)):
         parts.append(f"{unlabelled} of its {len(judged)} answers to them have no label")
+    general = rates(rows).general_accuracy
+    if general.n:
+        parts.append(f"answers {_percent(general)} of {general.n} general prompts correctly")
     return f"{name} {', '.join(parts) if parts else 'has no answer with a label'}."
 
 
