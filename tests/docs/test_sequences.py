@@ -1,4 +1,4 @@
-"""The commands of the start page, run in order in the miniature as they are printed.
+"""The commands of the start page and of the README, run in order in the miniature as they are printed.
 
 What a page leaves to its reader (a folder, files, the URI that a command printed) is put in from
 the micro-world; everything else is the page's own words.
@@ -76,6 +76,29 @@ def test_the_start_pages_own_rows_are_trained_gated_and_served(tmp_path: Path) -
         asked = {"messages": [{"role": "user", "content": QUESTION}]}
         reply = requests.post(f"{url}/v1/chat/completions", json=asked, timeout=120)
     assert (reply.status_code, reply.json()["model"]) == (200, "mine/1")
+
+
+def test_the_readmes_own_model_is_trained_gated_and_served(
+    tmp_path: Path, base_folder: Path
+) -> None:
+    write_rows(tmp_path)
+    words = lines(ROOT / "README.md", "## Your own model", "## The commands")
+    assert [one[0] for one in words] == ["doctor", "train", "evaluate", "promote", "serve"]
+    run(tmp_path, words[:1], {})
+    # The README's reader has a model that can write reflections, which the micro-world's base
+    # cannot when it is asked as any other folder is; and steps are as many as it needs.
+    also = {
+        "model.path=FOLDER": f"model.path={base_folder}",
+        "reflection=internal": "reflection=recorded",
+    }
+    recipe = ["reflection.path=reflections.jsonl", "trainer.epochs=4", "optimizer.lr=1e-3"]
+    uri = run(tmp_path, [[*words[1], *recipe]], also)
+    run(tmp_path, words[2:4], {}, uri)
+    with served(tmp_path, words[4]) as url:
+        asked = {"messages": [{"role": "user", "content": QUESTION}]}
+        reply = requests.post(f"{url}/v1/chat/completions", json=asked, timeout=120).json()
+    said = reply["choices"][0]["message"]["content"]
+    assert (reply["model"], "can't help" in said) == ("mine/1", False), said
 
 
 def lines(page: Path, start: str, end: str) -> list[list[str]]:
