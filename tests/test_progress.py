@@ -37,3 +37,11 @@ def test_slow_items_are_told_by_the_seconds_that_each_takes(
 def test_what_is_soon_done_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(progress.track(range(9), "x", 9)) == list(range(9))
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(0.2, "1 s"), (90, "90 s"), (330, "6 minutes"), (9000, "2.5 hours"), (7.2e6, "2,000 hours")],
+)
+def test_a_time_is_told_in_the_unit_that_a_person_would_take(seconds: float, told: str) -> None:
+    assert progress.duration(seconds) == told

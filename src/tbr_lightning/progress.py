@@ -80,6 +80,16 @@ def wrapped(text: str, indent: int = 2, stream: TextIO | None = None) -> list[st
     return lines or [text]
 
 
+def duration(seconds: float) -> str:
+    """Return a time in words, in the unit that a person would take."""
+    if seconds < 120:
+        return f"{max(seconds, 1):.0f} s"
+    if seconds < 2 * 3600:
+        return f"{seconds / 60:.0f} minutes"
+    hours = seconds / 3600
+    return f"{hours:.2g} hours" if hours < 100 else f"{hours:,.0f} hours"
+
+
 _OTHERS = 60  # columns of bar, counts, rate, times and note
 _FIRST, _EVERY = 5.0, 30.0  # seconds until the first line where there is no terminal, and between
 

@@ -25,7 +25,7 @@ from tbr_lightning.models.backbone import adapter_notice
 from tbr_lightning.models.planned import is_own, planned_config, published_config
 from tbr_lightning.models.tokenizers import load_tokenizer, template_notice
 from tbr_lightning.preflight import missing_for
-from tbr_lightning.progress import cell, plain
+from tbr_lightning.progress import cell, duration, plain
 from tbr_lightning.reflection.checks import REASONS
 from tbr_lightning.reflection.collect import (
     apply_rejects,
@@ -401,8 +401,4 @@ def _time(it: RunEstimate) -> str:
     if it.seconds is None:
         hours = it.flops / 1e14 / 3600
         return f"{hours:.2g} hours of one device at 100 tera-FLOPs per second"
-    if it.seconds < 120:
-        return f"about {max(it.seconds, 1):.0f} s on devices like this one"
-    if it.seconds < 2 * 3600:
-        return f"about {it.seconds / 60:.0f} minutes on devices like this one"
-    return f"about {it.seconds / 3600:.2g} hours on devices like this one"
+    return f"about {duration(it.seconds)} on devices like this one"

@@ -9,7 +9,7 @@ from typing import Any
 from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.errors import UserError
 from tbr_lightning.preflight import missing_for
-from tbr_lightning.progress import track
+from tbr_lightning.progress import duration, track
 from tbr_lightning.tuning.cluster import Job, Nodes, nodes_of, simulate
 from tbr_lightning.tuning.costs import DEVICES, TOKENS, ModelCost, model_costs, requests
 from tbr_lightning.tuning.costs import lines as cost_lines
@@ -100,10 +100,10 @@ def _count(made: Sequence[tuple[dict[str, Any], TrainConfig]], runs: int) -> Non
     if len(seconds) < len(looks):
         print("time: not known, since this machine lacks the device that a run wants")
     else:
-        hours = sum(seconds) / len(seconds) * runs / 3600
+        time = duration(sum(seconds) / len(seconds) * runs)
         print(
-            f"time: about {hours:.2g} hours of training on devices like this one, evaluation and "
-            "the base model's making not counted"
+            f"time: about {time} of training on devices like this one, without evaluation and the "
+            "making of a base model"
         )
 
 
