@@ -118,7 +118,7 @@ class Deployment:
         """Bring up a release and check it; return its replica."""
         replica = await bring_up(release, self._engine, self.config)
         try:
-            told = "it answers"
+            told = "it answers; check.enabled=false leaves out the check"
             if self._judge is not None:
                 told = await smoke_test(
                     lambda text: self._ask(replica, text),
@@ -132,7 +132,7 @@ class Deployment:
         except BaseException:
             await replica.close()
             raise
-        self._say(f"{release.title} is fit to serve ({replica.files.by}): {told}")
+        self._say(f"{release.title} is ready ({replica.files.by}): {told}")
         return replica
 
     async def _ask(self, replica: Replica, text: str) -> ReplyStats:
