@@ -407,3 +407,8 @@ def test_a_changed_champion_is_found(registry: Registry) -> None:
     made.weights_file(aliases.model_of(made.NAME, "2")).write_text("tampered")
     (problem,) = audit(registry).problems
     assert problem.startswith("champion: the files of version 2 were changed")
+
+
+def test_a_name_that_is_not_registered_is_told_with_those_that_are(registry: Registry) -> None:
+    with pytest.raises(UserError, match=f"promote a model first, or give one of {made.NAME}$"):
+        audit(replace(registry, name="absent"))

@@ -152,7 +152,7 @@ def test_the_own_model_is_measured_once_and_registered(world: World, two: Study)
     ]
     assert "chosen: trial 0, since it is the only trial on the front" in lines
     assert f"registered: {NAME} version 1, challenger ({chosen})" in lines
-    assert any("test half, seed 0: false_refusal_rate 0.300 [0.200, 0.400]" in one for one in lines)
+    assert any("test half, seed 0: false_refusal_rate 30.0% [20.0%, 40.0%]" in one for one in lines)
     assert {"report.md", "front.json", "study.yaml", "figures"} <= artifacts(run_id)
     assert artifacts(run_id, "figures") == {"figures/pareto.png"}
     assert metrics(run_id)["test/false_refusal_rate"] == 0.3
@@ -198,9 +198,9 @@ def test_fresh_seeds_are_trained_and_the_median_on_dev_is_taken(world: World, tw
     assert world.seeds[uri] == 7
     assert [half for half, _ in world.measured] == ["dev", "test"] * 3
     (of_five,) = [one for one in lines if one.startswith("  seed 5: ")]
-    dev = "false_refusal_rate 0.100 [0.000, 0.200], harmful_compliance_rate 0.050; test half: "
+    dev = "false_refusal_rate 10.0% [0.0%, 20.0%], harmful_compliance_rate 5.0%; test half: "
     assert of_five.startswith(f"  seed 5: {dev}false_refusal_rate ")
-    assert any(one.startswith("test half, seed 7: false_refusal_rate 0.600") for one in lines)
+    assert any(one.startswith("test half, seed 7: false_refusal_rate 60.0%") for one in lines)
     report = Run(run_id).text("report.md")
     assert "  - seed 6: " in report
     client = MlflowClient()
@@ -329,7 +329,7 @@ def test_a_model_that_breaks_a_constraint_with_a_fresh_seed_is_told(world: World
     there, _ = filled(study, [with_model(world, config, [0.2, 0.05], excess=[-0.05])])
     world.rates[1] = (0.4, 0.4)
     lines, _ = end(study, config, there)
-    assert "  on the dev half it breaks false_refusal_rate <= 0.25, with 0.400" in lines
+    assert "  on the dev half it breaks false_refusal_rate <= 0.25, with 40.0%" in lines
 
 
 def test_the_gate_is_asked_once_and_with_the_studys_suite(

@@ -294,7 +294,7 @@ def moves_between(before: dict[str, str], after: dict[str, str]) -> dict[str, Mo
 def _registered(registry: Registry) -> aliases.Registered:
     there = aliases.registered(registry.name)
     if there is None:
-        raise UserError(f"name='{registry.name}' is not registered: promote a model first")
+        raise aliases.unknown(registry.name)
     return there
 
 

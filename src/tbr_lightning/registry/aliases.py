@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from tbr_lightning.errors import UserError
 from tbr_lightning.models.logged import LoggedModel, find_model, registered_model_id
 
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
@@ -44,6 +45,13 @@ def registered(name: str) -> Registered | None:
         {alias: holders[alias] for alias in ALIASES if alias in holders},
         dict(found.tags),
     )
+
+
+def unknown(name: str) -> UserError:
+    """Return the error that no model of this name is registered, with the names that there are."""
+    names = [one.name for one in MlflowClient().search_registered_models(max_results=10)]
+    others = f", or give one of {', '.join(names)}" if names else ""
+    return UserError(f"name='{name}' is not registered: promote a model first{others}")
 
 
 def holder(name: str, alias: str) -> str | None:

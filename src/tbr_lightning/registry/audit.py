@@ -56,7 +56,7 @@ def audit(registry: Registry) -> Audit:
     name, entries = registry.name, registry.ledger.entries(registry.name)
     there = aliases.registered(name)
     if there is None:
-        raise UserError(f"name='{name}' is not registered: promote a model first")
+        raise aliases.unknown(name)
     sound: list[str] = []
     if problem := chain_problem(registry, entries):
         problems = [problem]

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tbr_lightning.config.verbs import PromoteConfig
-from tbr_lightning.errors import UserError
+from tbr_lightning.errors import UserError, command_of
 from tbr_lightning.progress import cell, plain, wrapped
 from tbr_lightning.registry import aliases, moves, pipeline
 from tbr_lightning.registry.alias_sync import look, open_registry
@@ -39,6 +39,9 @@ def gate(config: PromoteConfig) -> int:
         print("\n".join(f"  {line}" for line in verdict.table))
     more = "" if config.details else "; details=true prints every rule"
     print(f"run {result.run_id}, ledger entry {result.entry.seq}{more}")
+    if verdict.promoted:
+        served = f"{command_of('serve')} model=models:/{config.name}@{aliases.CHAMPION}"
+        print(f"next: {served} (and the same suite)")
     print(f"report: {result.report or f'the artifact {FILE}'}")
     return 0 if verdict.promoted else REFUSED
 
@@ -53,7 +56,7 @@ def status(config: PromoteConfig) -> int:
     registry = open_registry(config.name, config.tracking, config.paths, write=False)
     rows = aliases.versions(config.name)
     if aliases.registered(config.name) is None:
-        raise UserError(f"name='{config.name}' is not registered: promote a model first")
+        raise aliases.unknown(config.name)
     entries = registry.ledger.entries(config.name)
     problem = chain_problem(registry, entries)
     standing = look(registry) if problem is None else None

@@ -96,13 +96,17 @@ def summary(
         taken = ending.taken
         lines.append(f"test half, seed {taken.seed}: {measured(names, taken.test)}")
         lines += [
-            f"  on the dev half it breaks {bound}, with {taken.dev[bound.metric]:.3f}"
+            f"  on the dev half it breaks {bound}, with "
+            f"{fronts.measured(bound.metric, taken.dev[bound.metric])}"
             for bound in study.bounds
             if bound.metric in taken.dev and bound.excess(taken.dev[bound.metric]) > 0
         ]
         lines.append(
             f"registered: {ending.name} version {ending.version}, challenger ({taken.model_uri})"
         )
+        if not ending.gate:
+            gate = f"{command_of('promote')} model={taken.model_uri} name={ending.name}"
+            lines.append(f"next: {gate} (and the study's suite)")
     if ending.gate:
         lines.append(f"gate: {ending.gate[0]}")
         lines += [f"  {line}" for line in ending.gate[1:]]
@@ -168,8 +172,9 @@ def measured(names: Iterable[str], metrics: Mapping[str, float]) -> str:
         if name not in metrics:
             continue
         low, high = metrics.get(f"{name}_lo"), metrics.get(f"{name}_hi")
-        interval = f" [{low:.3f}, {high:.3f}]" if low is not None and high is not None else ""
-        told.append(f"{name} {metrics[name]:.3f}{interval}")
+        ends = [fronts.measured(name, end) for end in (low, high) if end is not None]
+        interval = f" [{', '.join(ends)}]" if len(ends) == 2 else ""
+        told.append(f"{name} {fronts.measured(name, metrics[name])}{interval}")
     return ", ".join(told)
 
 
@@ -190,8 +195,9 @@ def _front(study: Study, front: Sequence[FrozenTrial], ending: StudyResult) -> l
         intervals = trial.user_attrs.get("intervals", {})
         cells = [f"**{trial.number}**" if trial.number == chosen else str(trial.number)]
         for name, value in zip(study.objectives, trial.values, strict=True):
-            ends = intervals.get(name)
-            cells.append(f"{value:.3f}" + (f" [{ends[0]:.3f}, {ends[1]:.3f}]" if ends else ""))
+            ends = [fronts.measured(name, end) for end in intervals.get(name) or ()]
+            shown = f" [{', '.join(ends)}]" if ends else ""
+            cells.append(fronts.measured(name, value) + shown)
         rows.append([*cells, *(_short(trial.params.get(key, "")) for key in params)])
     more = len(front) - _FRONT_ROWS
     told = [_table(["trial", *study.objectives, *params], rows)]
