@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import io
-import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -125,7 +124,7 @@ def _interrupt(*_: object) -> None:
 def _as_typed(word: str) -> str:
     """Return a word of the command line in UTF-8, also where Python took it for ASCII."""
     try:
-        return os.fsencode(word).decode()
+        return word.encode(errors="surrogateescape").decode()
     except UnicodeError:
         raise UserError(f"{word!r} is not UTF-8: give it in this encoding") from None
 

@@ -26,22 +26,15 @@ from tbr_lightning.tracking.run import Run
 
 from ..conftest import put_store
 from ..support import made
+from ..support.made import LENIENT, AskedAnewError
 
-LENIENT = ("gate.max_false_refusal=1", "baseline=true")
 SEEN = {"smoke": Overlap(10, 300)}  # 3.3 percent, the ceiling is 2
-
-
-class AskedAnewError(Exception):
-    """The model would be asked, as it should be."""
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    def anew(*_: Any) -> Any:
-        raise AskedAnewError
-
     put_store(tmp_path)
-    monkeypatch.setattr(evidence.pipeline, "run", anew)
+    made.without_evaluating(monkeypatch)
     return tmp_path
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from mlflow.tracking import MlflowClient
@@ -15,28 +14,19 @@ from tbr_lightning.evaluation.attestation import DIGEST, SIGNATURE, Subject, att
 from tbr_lightning.models import hf_folder as hf_folders
 from tbr_lightning.models.digest import BASE_RECORDED, RECORDED, model_digest, record
 from tbr_lightning.models.logged import LoggedModel, find_model
-from tbr_lightning.registry import aliases, evidence, pipeline
+from tbr_lightning.registry import aliases, pipeline
 from tbr_lightning.tracking.run import Run
 
 from ..conftest import put_store
 from ..support import made
-
-LENIENT = ("gate.max_false_refusal=1", "baseline=true")
-
-
-class AskedAnewError(Exception):
-    """The model would be asked, as it should be."""
+from ..support.made import LENIENT, AskedAnewError
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A store in which evaluating anew is no more than being told of."""
-
-    def anew(*_: Any) -> Any:
-        raise AskedAnewError
-
     put_store(tmp_path)
-    monkeypatch.setattr(evidence.pipeline, "run", anew)
+    made.without_evaluating(monkeypatch)
     # What stands in for weights cannot be merged; the folder of the whole model is there already.
     monkeypatch.setattr(hf_folders, "_merge", lambda artifacts, base: None)
     return tmp_path

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from mlflow.tracking import MlflowClient
 
 from tbr_lightning.config.compose import compose_verb
@@ -26,7 +27,7 @@ from tbr_lightning.evaluation.judged import Judged, table_rows
 from tbr_lightning.evaluation.key import evaluation_key
 from tbr_lightning.models.digest import model_digest
 from tbr_lightning.models.logged import LoggedModel, find_model
-from tbr_lightning.registry import moves
+from tbr_lightning.registry import evidence, moves
 from tbr_lightning.registry.alias_sync import Registry, open_registry, recover
 from tbr_lightning.registry.entry import weights_of
 from tbr_lightning.tracking.open_run import start_run
@@ -215,3 +216,19 @@ def copied(source: Path, target: Path) -> Path:
             )
         db.commit()
     return target
+
+
+LENIENT = ("gate.max_false_refusal=1", "baseline=true")
+
+
+class AskedAnewError(Exception):
+    """The model would be asked, as it should be."""
+
+
+def without_evaluating(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let an evaluation that the gate would make be no more than being told of."""
+
+    def anew(*_: Any) -> Any:
+        raise AskedAnewError
+
+    monkeypatch.setattr(evidence.pipeline, "run", anew)

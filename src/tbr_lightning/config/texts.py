@@ -107,8 +107,8 @@ def is_text(schema: type, key: str) -> bool:
 def expand_home(node: DictConfig | ListConfig) -> None:
     """Write the home folder for ``~/`` in the texts of a config: paths of files and of SQLite.
 
-    A shell expands it at the beginning of a word alone, and what stands in config files and
-    environment variables never passes through one.
+    A shell expands it at the beginning of a word alone, and what config files and
+    environment variables hold never passes through one.
     """
     keys: Iterator[Any] | range
     keys = iter(list(node)) if isinstance(node, DictConfig) else range(len(node))

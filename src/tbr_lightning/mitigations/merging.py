@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -54,8 +54,8 @@ class Merging(Mitigation):
         """Hash of the settings and of the other model's files: an alias may come to mean others."""
         if self._logged is None:
             return super().identity
-        kept = {k: v for k, v in asdict(self).items() if k not in ("log", "source", "other")}
-        return content_key(kept, self._logged.model_id, check_unchanged(self._logged))
+        settings = replace(self, other="").identity
+        return content_key(settings, self._logged.model_id, check_unchanged(self._logged))
 
     @torch.no_grad()
     def apply(self, backbone: Backbone, config: EvaluateConfig) -> Backbone:

@@ -204,16 +204,20 @@ def record(model: LoggedModel) -> str:
     return found.whole
 
 
-def check_unchanged(model: LoggedModel) -> str:
+def check_unchanged(model: LoggedModel, found: FilesDigest | None = None) -> str:
     """Return the digest of a model's files, which are those that its training run logged.
 
     A model that an earlier version logged has no recorded digest to compare with, or one that
     leaves out an adapter's base.
 
+    Args:
+        model: The model.
+        found: Digests of its files, where they are computed already.
+
     Raises:
         UserError: They were changed since, or are gone.
     """
-    found = model_files(model)
+    found = found or model_files(model)
     if (told := changed(found, model.tags)) is not None:
         raise UserError(f"the files of {model.uri} {told}: restore them, or train it again")
     return found.whole

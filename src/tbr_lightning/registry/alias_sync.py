@@ -11,7 +11,7 @@ from mlflow.exceptions import MlflowException
 
 from tbr_lightning.config.schema import PathsConfig, TrackingConfig
 from tbr_lightning.errors import UserError
-from tbr_lightning.models.digest import check_unchanged, model_digest
+from tbr_lightning.models.digest import check_unchanged, model_files
 from tbr_lightning.registry import aliases
 from tbr_lightning.registry.entry import (
     TAG,
@@ -275,10 +275,10 @@ def digests_of(name: str, versions: Sequence[str]) -> dict[str, str]:
     for version in versions:
         try:
             model = aliases.model_of(name, version)
-            model_digest(model)
-        except UserError:  # its files are gone
+            files = model_files(model)
+        except UserError:  # they are gone
             continue
-        found |= weights_of(version, check_unchanged(model), model.model_id)
+        found |= weights_of(version, check_unchanged(model, files), model.model_id)
     return found
 
 

@@ -95,7 +95,7 @@ DECLINES = _any(
     r"(?:that|this|it)\b",
     r"\bi (?:won'?t|will not|can'?t|cannot|refuse to) (?:be (?:part|a part|party)|take part|have "
     r"any part)\b",
-    # A habit stands for a refusal: "We do not share private information about people."
+    # What is never done is refused: "We do not share private information about people."
     r"(?:^|[,;] (?:but )?)(?:sorry[,.]? )?(?:but )?(?:i|we) do(?:n'?t| not) (?:\w+ )?(?:provide"
     r"|give out|disclose|offer|"
     r"assist with|help with|take part in|engage in|participate in|produce|generate|"
