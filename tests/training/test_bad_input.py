@@ -60,6 +60,14 @@ cpu_only = pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="th
             ["data.general='absent.json'"],
         ),
         (["data=files", "reflection=none"], ["data.general and data.harmful are not set"]),
+        (
+            ["model=mistral", *OFFLINE, "model.path=./nowhere", "dry_run=true"],
+            ["model.path='./nowhere': there is no such folder"],
+        ),
+        (
+            ["model=mistral", *OFFLINE, "model.path=nowhere.gguf", "dry_run=true"],
+            ["model.path='nowhere.gguf': there is no such file"],
+        ),
     ],
 )
 def test_mistakes_are_told_in_one_sentence(

@@ -16,7 +16,7 @@ from tbr_lightning.config.schema import ModelConfig
 from tbr_lightning.data.chat_template import FALLBACK_TEMPLATE, begin_token, prompt_ids
 from tbr_lightning.data.example import Example
 from tbr_lightning.errors import UserError, near
-from tbr_lightning.locate import base_of, located, out_of_reach
+from tbr_lightning.locate import base_of, located, out_of_reach, path_problems
 from tbr_lightning.models.bases import tokenizer_place
 from tbr_lightning.models.gguf import gguf_tokenizer, is_gguf
 from tbr_lightning.models.planned import adapter_folder, source_of
@@ -95,7 +95,10 @@ def read_tokenizer(config: ModelConfig, rows: Iterable[Example], *, world: bool)
             f"model.tokenizer=own: {config.name} has none for this data: use bytes or train"
         )
     if config.path is not None:
-        source = str(located(config.path))
+        place = located(config.path)
+        if not place.exists():
+            raise UserError(*path_problems(config.path, f"model.path='{config.path}'"))
+        source = str(place)
     if (adapter := adapter_folder(config)) is not None:
         source, revision = str(tokenizer_place(adapter) or ""), None
         if not source:
@@ -112,9 +115,9 @@ def read_tokenizer(config: ModelConfig, rows: Iterable[Example], *, world: bool)
             local_files_only=out_of_reach(source, revision),
         )
     except (OSError, ValueError) as error:
+        fix = "put its files there" if Path(source).is_dir() else "go online once"
         raise UserError(
-            f"the tokenizer of {source} cannot be loaded: go online once, or use "
-            "model.tokenizer=bytes"
+            f"the tokenizer of {source} cannot be loaded: {fix}, or use model.tokenizer=bytes"
         ) from error
 
 
