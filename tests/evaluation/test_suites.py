@@ -30,6 +30,19 @@ def test_a_limit_is_per_kind() -> None:
     assert len(load_suite(suite("suite=smoke", "suite.limit=5"))) == 15
 
 
+def test_a_limit_takes_of_all_categories_and_a_part_of_what_a_larger_one_takes(
+    shared_data: Path,
+) -> None:
+    words = ("suite=xstest", f"suite.root={shared_data}")
+    every, many, few = (
+        load_suite(suite(*words, *limit))
+        for limit in ((), ("suite.limit=60",), ("suite.limit=20",))
+    )
+    assert {p.category for p in many} == {p.category for p in every}
+    assert {p.id for p in few} < {p.id for p in many}
+    assert [p for p in every if p in many] == many
+
+
 def written(folder: Path, *rows: str) -> str:
     path = folder / "x.csv"
     path.write_text("prompt,type,label\n" + "\n".join(rows) + "\n")

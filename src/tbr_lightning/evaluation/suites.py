@@ -71,7 +71,7 @@ class Prompt:
 
 
 def load_suite(config: SuiteConfig) -> list[Prompt]:
-    """Return the prompts of a suite's chosen half, each once.
+    """Return the prompts of a suite's chosen half, each once, at most ``suite.limit`` of a kind.
 
     Raises:
         UserError: A file is missing or malformed, a prompt is listed twice, or none is left.
@@ -79,7 +79,7 @@ def load_suite(config: SuiteConfig) -> list[Prompt]:
     prompts: list[Prompt] = get_method(config._target_)(config)
     if not prompts:
         raise UserError(f"suite={config.name} has no prompts in its {config.half} half")
-    return [p for group in _grouped(prompts) for p in group[: config.limit]]
+    return [p for group in _grouped(prompts) for p in _sampled(group, config.limit)]
 
 
 def digest(prompts: Iterable[Prompt]) -> str:
@@ -225,3 +225,15 @@ def _grouped(prompts: Sequence[Prompt]) -> list[list[Prompt]]:
     for prompt in sorted(prompts, key=lambda p: KINDS.index(p.kind)):
         groups.setdefault((prompt.kind, prompt.benchmark), []).append(prompt)
     return list(groups.values())
+
+
+def _sampled(group: list[Prompt], limit: int | None) -> list[Prompt]:
+    """Return at most so many prompts, in their order; a smaller limit takes a part of a larger's.
+
+    Benchmarks list their prompts by category, so the first ones would be of one category alone:
+    the hashes of the prompts choose.
+    """
+    if limit is None or len(group) <= limit:
+        return group
+    chosen = set(sorted(prompt.id for prompt in group)[:limit])
+    return [prompt for prompt in group if prompt.id in chosen]
