@@ -282,6 +282,7 @@ def _reference(job: Job, backbone: Backbone, model: Any, rows: TokenRows | None)
     finally:
         model.train()
     if found is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_suffix(f".{os.getpid()}")
         with partial.open("wb") as stream:
             np.save(stream, found)
