@@ -29,7 +29,6 @@ from tbr_lightning.reflection.collect import (
 from tbr_lightning.reflection.known import Beside, known_beside
 from tbr_lightning.reflection.pipeline import collect_in_run, markers_of, store_of, teacher_of
 from tbr_lightning.tracking.run import Run
-from tbr_lightning.training.sampled_pairs import check_sampling
 
 
 @dataclass(frozen=True)
@@ -61,6 +60,8 @@ def load_examples(config: TrainConfig) -> Examples:
     """
     examples = load(config.data, config.seed, Path(config.paths.cache))
     if config.data.pairs == "sampled":  # the rows become pairs once the model is there
+        from tbr_lightning.training.sampled_pairs import check_sampling  # a judge's packages, too
+
         check_sampling(config, examples)
     else:
         config.objective.check_rows(examples)
