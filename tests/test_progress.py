@@ -7,31 +7,35 @@ import pytest
 from tbr_lightning import progress
 
 
-def test_a_log_has_a_line_soon_and_then_every_half_minute(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("done", "seconds", "told"),
+    [
+        (35, 35, "train: 35 of 100, 1/s, 0:01:05 left, loss 1.5"),
+        (1, 40, "train: 1 of 100, 40 s each, 1:06:00 left, loss 1.5"),
+        (0, 30, "train: 0 of 100 after 30 s"),
+    ],
+)
+def test_a_line_has_count_pace_and_time_left(
+    monkeypatch: pytest.MonkeyPatch, done: int, seconds: float, told: str
 ) -> None:
     clock = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
-    with progress.bar("train", 100) as shown:
-        for _ in range(100):
-            clock[0] += 1
-            shown.advance(note="loss 1.5")
-    lines = capsys.readouterr().err.splitlines()
-    assert lines == [
-        f"train: {n} of 100, 1/s, 0:0{left // 60}:{left % 60:02} left, loss 1.5"
-        for n, left in ((5, 95), (35, 65), (65, 35), (95, 5))
-    ]
+    shown = progress.Bar("train", 100)
+    clock[0] += seconds
+    for _ in range(done):
+        shown.advance(note="loss 1.5")
+    assert shown.line() == told
 
 
-def test_slow_items_are_told_by_the_seconds_that_each_takes(
+def test_a_log_has_lines_while_nothing_is_done(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    clock = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
-    with progress.bar("train", 3) as shown:
-        clock[0] += 40
-        shown.advance()
-    assert capsys.readouterr().err == "train: 1 of 3, 40 s each, 0:01:20 left\n"
+    monkeypatch.setattr(progress, "_FIRST", 0.01)
+    monkeypatch.setattr(progress, "_EVERY", 0.01)
+    told = ""
+    with progress.bar("train", 100):
+        while told.count("train: 0 of 100 after 1 s\n") < 2:
+            told += capsys.readouterr().err
 
 
 def test_what_is_soon_done_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:

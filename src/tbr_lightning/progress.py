@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import textwrap
+import threading
 import time
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -97,34 +98,49 @@ _FIRST, _EVERY = 5.0, 30.0  # seconds until the first line where there is no ter
 class Bar:
     """A bar under way; where there is no terminal, a line every half minute."""
 
-    def __init__(self, what: str, total: int, progress: Progress | None) -> None:
+    def __init__(self, what: str, total: int, progress: Progress | None = None) -> None:
         self._what, self._total, self._progress = what, total, progress
         self._task = progress.add_task(what, total=total, note="") if progress else None
-        self._done, self._began = 0.0, time.monotonic()
-        self._next = self._began + _FIRST
+        self._done, self._note, self._began = 0.0, "", time.monotonic()
 
     def advance(self, steps: float = 1, note: str = "") -> None:
         """Move the bar on, and show a note such as the loss behind it."""
-        self._done += steps
+        self._done, self._note = self._done + steps, note
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, advance=steps, note=note)
-        elif (now := time.monotonic()) >= self._next:
-            self._next = now + _EVERY
-            print(self._line(now - self._began, note), file=sys.stderr, flush=True)
 
-    def _line(self, seconds: float, note: str) -> str:
-        rate = self._done / seconds if seconds else 0.0
-        left = timedelta(seconds=round(max(self._total - self._done, 0) / rate)) if rate else "?"
-        pace = f"{rate:.3g}/s" if rate >= 1 or not rate else f"{1 / rate:.3g} s each"
-        told = f"{self._what}: {self._done:.0f} of {self._total}, {pace}, {left} left"
-        return f"{told}, {note}" if note else told
+    def line(self) -> str:
+        """Return in words how far it is, how fast it goes, and the time that is left."""
+        seconds = time.monotonic() - self._began
+        told = f"{self._what}: {self._done:.0f} of {self._total}"
+        if not self._done:
+            return f"{told} after {duration(seconds)}"
+        rate = self._done / max(seconds, 1e-9)
+        left = timedelta(seconds=round(max(self._total - self._done, 0) / rate))
+        pace = f"{rate:.3g}/s" if rate >= 1 else f"{1 / rate:.3g} s each"
+        return ", ".join(filter(None, (told, pace, f"{left} left", self._note)))
+
+    def tell(self, ended: threading.Event) -> None:
+        """Print lines until it has ended, whether or not an item is done meanwhile."""
+        wait = _FIRST
+        while not ended.wait(wait):
+            wait = _EVERY
+            print(self.line(), file=sys.stderr, flush=True)
 
 
 @contextmanager
 def bar(what: str, total: int) -> Iterator[Bar]:
     """Show a progress bar on standard error; lines with rate and time left where it is a file."""
     if not sys.stderr.isatty():
-        yield Bar(what, total, None)
+        shown, ended = Bar(what, total), threading.Event()
+        # A thread: a batch of items may take minutes and then be done all at once.
+        teller = threading.Thread(target=shown.tell, args=(ended,), daemon=True)
+        teller.start()
+        try:
+            yield shown
+        finally:
+            ended.set()
+            teller.join()
         return
     console = Console(stderr=True)
     room = max(console.width - _OTHERS, 12)  # for what it is: numbers are not to be cut
