@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import is_dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
@@ -12,6 +13,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from tbr_lightning.config.endpoint import HOLDERS, nested
+from tbr_lightning.config.reading import read_yaml
 from tbr_lightning.config.saved_targets import check_saved
 from tbr_lightning.errors import UserError
 
@@ -41,8 +43,11 @@ class TargetSource(FileConfigSource):
 
     def load_config(self, config_path: str) -> ConfigResult:
         """Return a config file, its values merged into the schema of its target."""
-        found = super().load_config(config_path)
-        node = found.config
+        file = Path(self.path, self._normalize_file_name(config_path))
+        text = file.read_text(encoding="utf-8")
+        node = read_yaml(text)
+        header = self._get_header_dict(text)
+        found = ConfigResult(self.provider, f"{self.scheme()}://{self.path}", node, header)
         if not isinstance(node, DictConfig):
             return found
         if config_path.split("/", maxsplit=1)[0] in HOLDERS:
