@@ -90,11 +90,12 @@ def _composed(
     known = _groups(config_dir)
     groups = [item for item in overrides if _chooses(item, known)]
     members = [_member(item) for item in groups]
-    node, choices = composed(verb, members, config_dir)
+    node, choices = composed(verb, members, shipped("conf"), config_dir)
     if choices.get("data") == "auto":
         # Only the model shows what goes with it.
         data = node.model.pretraining.get("data", "safety_mix")
-        node, choices = composed(verb, [f"data={data}", *members], config_dir)
+        members = [f"data={data}", *members]
+        node, choices = composed(verb, members, shipped("conf"), config_dir)
     typed = [_member(item) if item in groups else as_typed(item, node) for item in overrides]
     rest = [word for word, item in zip(typed, overrides, strict=True) if item not in groups]
     override(node, [_opened(word) for word in rest])

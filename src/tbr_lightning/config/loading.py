@@ -64,9 +64,15 @@ class _Repository(CachingConfigRepository):
 
 
 def composed(
-    verb: str, overrides: Sequence[str], config_dir: str | None
+    verb: str, overrides: Sequence[str], shipped: Path, config_dir: str | None
 ) -> tuple[DictConfig, dict[str, str]]:
     """Compose a command's config within :func:`searching`, as ``hydra.compose`` does.
+
+    Args:
+        verb: Command.
+        overrides: Overrides in Hydra's grammar.
+        shipped: Folder that is searched.
+        config_dir: Folder of the user's own configs, if any.
 
     Returns:
         The config, and the chosen member of each group.
@@ -76,8 +82,7 @@ def composed(
     """
     if config_dir is not None:  # its targets may be classes that a notebook loads anew
         return _compose(verb, overrides)
-    root = Path(GlobalHydra.instance().config_loader().get_sources()[0].path)
-    state = tuple((path, path.stat().st_mtime_ns) for path in root.rglob("*.yaml"))
+    state = tuple((path, path.stat().st_mtime_ns) for path in shipped.rglob("*.yaml"))
     node, choices = _kept(verb, tuple(overrides), state)
     return deepcopy(node), dict(choices)
 

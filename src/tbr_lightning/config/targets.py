@@ -6,6 +6,7 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra.errors import HydraException
 from hydra.plugins.config_source import ConfigResult
@@ -42,10 +43,18 @@ class TargetSource(FileConfigSource):
         return "targets"
 
     def load_config(self, config_path: str) -> ConfigResult:
-        """Return a config file, its values merged into the schema of its target."""
+        """Return a config file, its values merged into the schema of its target.
+
+        Raises:
+            UserError: It is not YAML, has a key twice, or names a target that is not there.
+        """
         file = Path(self.path, self._normalize_file_name(config_path))
         text = file.read_text(encoding="utf-8")
-        node = read_yaml(text)
+        try:
+            node = read_yaml(text)
+        except yaml.MarkedYAMLError as error:
+            line = error.problem_mark.line + 1 if error.problem_mark else 1
+            raise UserError(f"{file}:{line}: {error.problem}: correct the YAML") from error
         header = self._get_header_dict(text)
         found = ConfigResult(self.provider, f"{self.scheme()}://{self.path}", node, header)
         if not isinstance(node, DictConfig):
