@@ -296,6 +296,7 @@ def _terminate_once_it_trains(process: subprocess.Popen[bytes], store: Path) -> 
     assert b"Traceback" not in process.stderr.read()
 
 
+@pytest.mark.slow
 def test_real_rows_train_and_the_real_xstest_evaluates(
     verb: Verb, shared_data: Path, tmp_path: Path
 ) -> None:

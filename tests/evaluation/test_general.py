@@ -76,6 +76,7 @@ def test_the_base_model_knows_the_micro_world(base_folder: Path) -> None:
     assert len(row["scores"]) == 4
 
 
+@pytest.mark.slow  # a process of its own
 def test_the_harness_is_imported_where_it_is_used_alone() -> None:
     code = (
         "import sys, tbr_lightning.evaluation.pipeline, tbr_lightning.registry.evidence, "
