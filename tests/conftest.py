@@ -114,6 +114,7 @@ def _tables_are_made_once() -> Iterator[None]:
     made, template = store._make_tables, list[bytes]()
 
     def copied(file: Path) -> None:
+        _know_the_newest_tables()
         if template and not (file.exists() and file.stat().st_size):
             file.write_bytes(template[0])
             return
@@ -201,6 +202,14 @@ def needs_command(name: str) -> str:
             pytest.fail(message)
         pytest.skip(message)
     return path
+
+
+@lru_cache
+def _know_the_newest_tables() -> None:
+    """Let MLflow read its migrations once, not again for every store that is opened."""
+    from mlflow.store.db import utils
+
+    utils._get_latest_schema_revision = lru_cache(utils._get_latest_schema_revision)
 
 
 @lru_cache
