@@ -38,7 +38,7 @@ class Composed:
 
     node: DictConfig
     config: Any
-    choices: dict[str, str] = field(default_factory=dict)
+    choices: dict[str, str | None] = field(default_factory=dict)
 
 
 def compose_verb(
@@ -80,7 +80,7 @@ def compose_verb(
 
 def _composed(
     verb: str, overrides: Sequence[str], config_dir: str | None
-) -> tuple[DictConfig, dict[str, str], list[str]]:
+) -> tuple[DictConfig, dict[str, str | None], list[str]]:
     """Compose the groups, and write the other overrides into what they give.
 
     Returns:

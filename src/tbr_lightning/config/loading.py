@@ -9,6 +9,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 
 from hydra import version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import CachingConfigRepository, IConfigRepository
 from hydra._internal.defaults_list import create_defaults_list
 from hydra._internal.hydra import Hydra
@@ -65,7 +66,7 @@ class _Repository(CachingConfigRepository):
 
 def composed(
     verb: str, overrides: Sequence[str], shipped: Path, config_dir: str | None
-) -> tuple[DictConfig, dict[str, str]]:
+) -> tuple[DictConfig, dict[str, str | None]]:
     """Compose a command's config within :func:`searching`, as ``hydra.compose`` does.
 
     Args:
@@ -90,13 +91,13 @@ def composed(
 @lru_cache(maxsize=64)
 def _kept(
     verb: str, overrides: tuple[str, ...], state: tuple[tuple[Path, int], ...]
-) -> tuple[DictConfig, dict[str, str]]:
+) -> tuple[DictConfig, dict[str, str | None]]:
     """Compose the same groups once: trials, arms and tests differ in a few values."""
     return _compose(verb, overrides)
 
 
-def _compose(verb: str, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
-    loader = GlobalHydra.instance().config_loader()
+def _compose(verb: str, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str | None]]:
+    loader = _loader()
     try:
         parsed = _parsed(overrides)
         repository = _Repository(loader.repository)
@@ -114,13 +115,18 @@ def _compose(verb: str, overrides: Sequence[str]) -> tuple[DictConfig, dict[str,
 def override(node: DictConfig, overrides: Sequence[str]) -> None:
     """Write the values of overrides that choose no member of a group into a composed config."""
     try:
-        GlobalHydra.instance().config_loader()._apply_overrides_to_config(_parsed(overrides), node)
+        _loader()._apply_overrides_to_config(_parsed(overrides), node)
     except OmegaConfBaseException as error:
         raise ConfigCompositionException from error
 
 
+def _loader() -> ConfigLoaderImpl:
+    found = GlobalHydra.instance().config_loader()
+    assert isinstance(found, ConfigLoaderImpl)
+    return found
+
+
 def _parsed(overrides: Sequence[str]) -> list[Override]:
     parsed = OverridesParser.create().parse_overrides(list(overrides))
-    loader = GlobalHydra.instance().config_loader()
-    loader.validate_sweep_overrides_legal(parsed, run_mode=RunMode.RUN, from_shell=False)
+    _loader().validate_sweep_overrides_legal(parsed, run_mode=RunMode.RUN, from_shell=False)
     return parsed

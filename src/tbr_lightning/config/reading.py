@@ -29,11 +29,11 @@ def _loader() -> Any:
     by_omegaconf = get_yaml_loader()
     if not yaml.__with_libyaml__:
         return by_omegaconf
+    parser: Any = vars(yaml.cyaml)["CParser"]
 
-    class Loader(yaml.cyaml.CParser, by_omegaconf):  # type: ignore[misc]
-        def __init__(self, stream: str) -> None:
-            yaml.cyaml.CParser.__init__(self, stream)
-            yaml.constructor.SafeConstructor.__init__(self)
-            yaml.resolver.Resolver.__init__(self)
+    def begin(self: Any, stream: str) -> None:
+        parser.__init__(self, stream)
+        yaml.constructor.SafeConstructor.__init__(self)
+        yaml.resolver.Resolver.__init__(self)
 
-    return Loader
+    return type("Loader", (parser, by_omegaconf), {"__init__": begin})
