@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import re
@@ -43,6 +44,12 @@ _LONG = ("e2e", "invariant", "docker")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start long files first: at the end no worker is left alone with one."""
     items.sort(key=lambda item: item.path.parent.name not in _LONG)
+
+
+def pytest_collection_finish() -> None:
+    """Keep what was imported out of every search for garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -97,6 +104,28 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     # MLflow exports the store that an earlier test of this process has used.
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _tables_are_made_once() -> Iterator[None]:
+    """Let MLflow make the tables of a new store once: it takes seconds; later ones are copies."""
+    from tbr_lightning.tracking import store
+
+    made, template = store._make_tables, list[bytes]()
+
+    def copied(file: Path) -> None:
+        _know_the_newest_tables()
+        if template and not (file.exists() and file.stat().st_size):
+            file.write_bytes(template[0])
+            return
+        new = not file.exists()
+        made(file)
+        if new:
+            template.append(file.read_bytes())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "_make_tables", copied)
+        yield
 
 
 @pytest.fixture
@@ -173,6 +202,14 @@ def needs_command(name: str) -> str:
             pytest.fail(message)
         pytest.skip(message)
     return path
+
+
+@lru_cache
+def _know_the_newest_tables() -> None:
+    """Let MLflow read its migrations once, not again for every store that is opened."""
+    from mlflow.store.db import utils
+
+    utils._get_latest_schema_revision = lru_cache(utils._get_latest_schema_revision)
 
 
 @lru_cache

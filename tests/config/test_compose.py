@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from hydra.utils import get_method
 from omegaconf import OmegaConf
 
 from tbr_lightning.config.compose import compose_verb, options, shipped
+from tbr_lightning.config.reading import read_yaml
 from tbr_lightning.config.targets import restored
 from tbr_lightning.config.verbs import VERBS, EvaluateConfig, TrainConfig
 from tbr_lightning.data.sources import SafetyMixData
@@ -86,6 +89,9 @@ def test_hyper_parameters_go_with_the_data_and_can_be_overridden() -> None:
         ("train", ["optimizer.lrr=1"], ["optimizer.lrr", "did you mean 'optimizer.lr'"]),
         ("train", ["optimzer.lr=1"], ["optimzer.lr", "did you mean 'optimizer.lr'"]),
         ("train", ["+optimizer.momentum=1"], ["optimizer.momentum", "not a key"]),
+        ("train", ["hydra.run.dir=x"], ["'hydra.run.dir' is not a key of train"]),
+        ("train", ["hydra/launcher=x"], ["'hydra/launcher' is not a config group of train"]),
+        ("train", ["trainer.epochs=1,2"], ["trainer.epochs=1,2"]),
         ("train", ["model=mistrall"], ["mistrall", "did you mean 'mistral'"]),
         ("train", ["optimizer.lr=fast"], ["optimizer.lr", "fast"]),
         ("train", ["optimizer.lr=-1"], ["optimizer.lr=-1", "above 0"]),
@@ -195,6 +201,45 @@ def test_a_class_of_ones_own_is_checked_like_ours(own_rows: str, word: str, sent
     with pytest.raises(UserError) as error:
         compose_verb("train", ["data=mine", "reflection=none", word], own_rows)
     assert str(error.value).startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("name: a\nvocab_size: 3\nname: b\n", r"mine\.yaml:3: found duplicate key name"),
+        ("name: [a\nb: c\n", r"mine\.yaml:2: "),
+    ],
+)
+def test_yaml_of_ones_own_that_cannot_be_read_is_told_with_its_line(
+    text: str, says: str, tmp_path: Path
+) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.yaml").write_text(text)
+    with pytest.raises(UserError, match=says) as told:
+        compose_verb("train", ["model=mine"], str(tmp_path))
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("typed", "value"),
+    [("1e-3", 1e-3), ("yes", True), ("2024-05-01", "2024-05-01"), ("0x10", 16), ("1_000", 1000)],
+)
+def test_yaml_means_what_it_means_to_omegaconf(typed: str, value: object) -> None:
+    assert read_yaml(f"a: {typed}").a == OmegaConf.create(f"a: {typed}").a == value
+
+
+def test_a_shipped_config_that_was_changed_is_read_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied = tmp_path / "conf"
+    shutil.copytree(CONF, copied)
+    monkeypatch.setattr("tbr_lightning.config.compose.shipped", lambda folder: tmp_path / folder)
+    assert compose_verb("promote").config.gate.max_false_refusal != 0.123
+    file = copied / "gate" / "default.yaml"
+    file.write_text(re.sub(r"max_false_refusal: \S+", "max_false_refusal: 0.123", file.read_text()))
+    assert compose_verb("promote").config.gate.max_false_refusal == 0.123
+    compose_verb("promote").config.gate.max_false_refusal = 1  # no other caller's
+    assert compose_verb("promote").config.gate.max_false_refusal == 0.123
 
 
 def test_a_target_that_is_not_there_is_named(tmp_path: Path) -> None:

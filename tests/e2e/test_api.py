@@ -18,7 +18,8 @@ from tbr_lightning import Model, compare, evaluate, train
 from tbr_lightning.errors import UserError
 
 tuned = train(
-    "optimizer.lr=1e-3", data="microworld", model="tiny", reflection="external",
+    "optimizer.lr=1e-3", "data.harmful=8", "data.general=16", "data.look_alikes=8",
+    data="microworld", model="tiny", reflection="external",
     trainer={"max_steps": 2}, seed=3, run_name="2024_05_01",
 )
 assert tuned.model_uri.startswith("models:/"), tuned
@@ -68,7 +69,7 @@ import tbr_lightning.reflect, tbr_lightning.train
 """
 COMMANDED = """
 from tbr_lightning import cli
-assert cli.main("train", ["data=microworld", "dry_run=true"]) == 0
+assert cli.main("train", ["data=files", "data.general=absent.json", "reflection=none"]) == 2
 """
 
 

@@ -67,6 +67,7 @@ def test_an_endpoint_reflects_and_training_links_to_its_run(
     assert (wrong.returncode, "stage train, not reflect" in wrong.stderr) == (2, True)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_repeats_nothing(
     verb: Verb, teacher: TeacherServer, tmp_path: Path
 ) -> None:

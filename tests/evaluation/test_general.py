@@ -14,6 +14,7 @@ import torch
 from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.config.evaluation import SuiteConfig
 from tbr_lightning.errors import UserError
+from tbr_lightning.evaluation import questions
 from tbr_lightning.evaluation.general import chances, measure
 from tbr_lightning.evaluation.questions import Question, identity, prepare
 from tbr_lightning.models.backbone import Backbone, load_backbone, load_folder
@@ -75,6 +76,7 @@ def test_the_base_model_knows_the_micro_world(base_folder: Path) -> None:
     assert len(row["scores"]) == 4
 
 
+@pytest.mark.slow  # a process of its own
 def test_the_harness_is_imported_where_it_is_used_alone() -> None:
     code = (
         "import sys, tbr_lightning.evaluation.pipeline, tbr_lightning.registry.evidence, "
@@ -149,10 +151,9 @@ def test_the_earlier_name_of_the_tasks_is_read() -> None:
 def test_the_real_files(shared_data: Path, task: str) -> None:
     words = ("suite=standard", f"suite.root={shared_data}", f"suite.lm_eval=[{task}]")
     halves = [prepare(suite(*words, f"suite.half={half}")) for half in ("dev", "test")]
-    whole = prepare(suite(*words, "suite.half=all"))
-    assert sum(map(len, halves)) == len(whole) == COUNTS[task]
+    assert sum(map(len, halves)) == COUNTS[task]
     assert not {q.text for q in halves[0]} & {q.text for q in halves[1]}
-    assert all(0.45 < len(half) / len(whole) < 0.55 for half in halves)
+    assert all(0.45 < len(half) / COUNTS[task] < 0.55 for half in halves)
 
 
 def test_real_files_on_a_tiny_model(shared_data: Path, tmp_path: Path) -> None:
@@ -216,10 +217,20 @@ def test_a_task_file_of_ones_own(tmp_path: Path) -> None:
         prepare(suite("suite=smoke", "suite.tasks={mine: absent.yaml}", "suite.lm_eval=[mine]"))
 
 
-def test_what_is_missing_is_reported_together(tmp_path: Path) -> None:
+def test_what_is_missing_is_reported_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = ("suite=standard", f"suite.root={tmp_path}", "suite.lm_eval=[mmlu,arc_challenge]")
     with pytest.raises(UserError) as told:
         prepare(suite(*words))
     assert len(str(told.value).splitlines()) == 2
+    known = questions._known_tasks
+    monkeypatch.setattr(questions, "_known_tasks", lambda *, every: known(every=False))
     with pytest.raises(UserError, match="did you mean 'arc_challenge'"):
         prepare(suite("suite=standard", "suite.lm_eval=[arc_chalenge]"))
+
+
+@pytest.mark.slow  # the harness reads thousands of files
+def test_every_task_of_the_harness_is_known() -> None:
+    with pytest.raises(UserError, match=r"'hellasvag' is not known.*did you mean 'hellaswag'"):
+        prepare(suite("suite=standard", "suite.lm_eval=[hellasvag]"))

@@ -34,6 +34,7 @@ def test_the_deciding_sentence_is_kept() -> None:
     assert verdict.because == "I can't help with that."
 
 
+@pytest.mark.slow  # tests/evaluation/test_rules.py asks more of the same answers
 def test_agreement_with_people_on_xstest(shared_data: Path) -> None:
     # A floor, not a calibration: the benchmark's own string matcher agrees in 0.884 of rows over
     # five models, of which two are here.

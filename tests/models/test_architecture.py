@@ -9,11 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import yaml
 from peft import LoraConfig, get_peft_model
 
 from tbr_lightning import locate, preflight
-from tbr_lightning.config.compose import compose_verb, options, shipped
+from tbr_lightning.config.compose import compose_verb, options
 from tbr_lightning.config.schema import TINY_CONTEXT, ModelConfig
 from tbr_lightning.errors import UserError
 from tbr_lightning.models import backbone
@@ -26,6 +25,7 @@ from tbr_lightning.models.architecture import (
 )
 from tbr_lightning.models.backbone import load_backbone
 
+from ..support.families import families
 from .conftest import ROWS, tiny
 
 # Millions of parameters as the model cards or the weight files give them, tied matrices once.
@@ -111,12 +111,17 @@ def test_a_shipped_model_has_the_published_size_and_says_what_it_is(name: str) -
 def test_many_families_and_sizes_are_shipped() -> None:
     assert set(REAL) == set(PUBLISHED)
     assert len(REAL) >= 18
-    files = [yaml.safe_load((shipped("conf") / f"model/{name}.yaml").read_text()) for name in REAL]
-    assert len({file["architecture"]["model_type"] for file in files}) >= 6
+    assert len(families()) >= 6
     assert len({round(size, -3) for size in PUBLISHED.values()}) >= 5
 
 
-@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in families().values() else pytest.mark.slow)
+        for name in REAL
+    ],
+)
 def test_a_tiny_form_runs_and_takes_its_adapters(name: str, tmp_path: Path) -> None:
     config = model(name, *TINY)
     made = load_backbone(config, data="files", rows=ROWS, cache=tmp_path, seed=0)

@@ -8,10 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from torch.nn import functional
 
-from tbr_lightning.config.compose import options, shipped
 from tbr_lightning.data.think_format import Span
 from tbr_lightning.data.tokens import TokenRows
 from tbr_lightning.errors import UserError
@@ -25,6 +23,7 @@ from tbr_lightning.training.batch_form import form_of
 from tbr_lightning.training.batches import TrainBatches
 from tbr_lightning.training.kernels import attend_by_row, check_packing, release_kernels
 
+from ..support.families import families
 from ..training.conftest import TINY, config_of, tiny_model, token_rows
 
 MIXING = (*UNPACKABLE, "qwen3_5_text")  # layers that go from row to row: never packed
@@ -32,16 +31,7 @@ EAGER = ("gemma2",)  # its capped scores are beyond torch's own kernel
 WEIGHTED = SFT(reflection_weight=0.5, answer_weight=2.0, trigger_weight=4.0)
 
 
-def _one_of_each_family() -> dict[str, str]:
-    """Return a shipped model of every ``model_type``."""
-    names = [name for name in options("model") if not name.startswith("tiny")]
-    files = {name: shipped("conf") / "model" / f"{name}.yaml" for name in names}
-    found = {name: yaml.safe_load(file.read_text()) for name, file in files.items()}
-    stated = {name: file["architecture"] for name, file in found.items() if file["architecture"]}
-    return {architecture["model_type"]: name for name, architecture in stated.items()}
-
-
-FAMILIES = _one_of_each_family()
+FAMILIES = families()
 family = pytest.mark.parametrize("family", FAMILIES)
 FALCON = ("model.architecture.model_type=falcon",)
 

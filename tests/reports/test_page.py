@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import fields, replace
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,6 +91,7 @@ def judged_again(data: dict[str, Any], place: int) -> list[Judged]:
     ]
 
 
+@cache
 def compared(count: int = 30) -> str:
     models = {f"before {HOSTILE}": rows(count, 1), "after": rows(count, 5)}
     found = comparison.compare(models)

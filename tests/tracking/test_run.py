@@ -23,7 +23,7 @@ from tbr_lightning.tracking.open_run import start_run
 from tbr_lightning.tracking.run import Run
 from tbr_lightning.tracking.store import address, connect
 
-from ..conftest import run_verb
+from ..conftest import call_verb
 
 
 @dataclass
@@ -184,8 +184,9 @@ def test_a_store_of_another_mlflow_version_is_told_and_left_alone(tmp_path: Path
     connect(tracking(tmp_path))
     with sqlite3.connect(tmp_path / "mlflow.db") as db:
         db.execute("UPDATE alembic_version SET version_num = '000000000000'")
-    # A process of its own, since MLflow keeps the stores that it has opened.
-    done = run_verb(tmp_path, "promote", "status")
+    # MLflow keeps the stores that it has opened, by their URI.
+    anew = f"tracking.uri=sqlite:///{tmp_path}/../{tmp_path.name}/mlflow.db"
+    done = call_verb(tmp_path, "promote", "status", anew)
     assert done.returncode == 2
     assert "made by another MLflow version" in done.stderr
     assert "Traceback" not in done.stderr

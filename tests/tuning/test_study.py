@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tbr_lightning.config.compose import compose_verb, shipped
+from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.errors import UserError
 from tbr_lightning.tuning.plan import check_names, evaluation_names
 from tbr_lightning.tuning.study import Constraint, load_study, read_study
@@ -26,19 +26,6 @@ trials: 3
 
 def read(text: str) -> object:
     return read_study("s", "s.yaml", text)
-
-
-# An arena is no study: tests/ablation/test_arena.py composes it.
-SHIPPED = sorted(
-    file for file in shipped("sweeps").glob("*.yaml") if "rivals:" not in file.read_text()
-)
-
-
-@pytest.mark.parametrize("file", SHIPPED, ids=lambda f: f.stem)
-def test_every_shipped_study_composes(file: Path) -> None:
-    study, _ = load_study(file.stem)
-    assert study.about
-    assert any("half=dev" in word for word in study.evaluate)
 
 
 def test_what_it_says() -> None:

@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, version
-from hydra._internal.hydra import Hydra
-from hydra._internal.sources_registry import SourcesRegistry
-from hydra._internal.utils import create_config_search_path
-from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tbr_lightning.config.endpoint import NAMES, nested_override
-from tbr_lightning.config.targets import TargetSource
+from tbr_lightning.config.loading import composed, override, searching
 from tbr_lightning.config.texts import as_text, as_typed, expand_home
 from tbr_lightning.config.verbs import VERBS, TrainConfig
 from tbr_lightning.errors import UserError, near
@@ -45,7 +38,7 @@ class Composed:
 
     node: DictConfig
     config: Any
-    choices: dict[str, str] = field(default_factory=dict)
+    choices: dict[str, str | None] = field(default_factory=dict)
 
 
 def compose_verb(
@@ -66,20 +59,12 @@ def compose_verb(
     for name in [name for name in _PLACES if os.environ.get(name) == ""]:
         del os.environ[name]  # an empty variable says nothing, as in a shell's ${NAME:-…}
     overrides = [_quoted_id(item) for item in _as_values(verb, overrides)]
-    store = ConfigStore.instance()
-    for name, node in VERBS.items():
-        store.store(name=name, node=node, group="schema")
     if config_dir is not None and not Path(config_dir).is_dir():
         raise UserError(f"--config-dir {config_dir} is not a folder: give one that exists")
     try:
-        with _searching(config_dir):
+        with searching(shipped("conf"), config_dir):
             _refuse_unknown_presets(overrides, config_dir)
-            chosen, overrides, full = _typed(verb, overrides)
-            if full is None:
-                full = compose(verb, [*chosen, *map(_opened, overrides)], return_hydra_config=True)
-            choices = dict(full.hydra.runtime.choices)
-            with open_dict(full):
-                del full["hydra"]
+            full, choices, overrides = _composed(verb, overrides, config_dir)
             expand_home(full)
             config = OmegaConf.to_object(full) if check else None
             if config is not None:
@@ -93,45 +78,35 @@ def compose_verb(
     return Composed(full, config, choices)
 
 
-@contextmanager
-def _searching(config_dir: str | None) -> Iterator[None]:
-    """Let Hydra search the shipped configs, and before them a user's own.
-
-    Hydra's public ``initialize_config_dir`` cannot put one folder before another that holds the
-    primary config.
-    """
-    SourcesRegistry.instance().register(TargetSource)
-    path = create_config_search_path(f"targets://{shipped('conf')}")
-    if config_dir is not None:
-        path.prepend("user", f"targets://{Path(config_dir).resolve()}")
-    GlobalHydra.instance().clear()
-    try:
-        version.setbase("1.3")
-        Hydra.create_main_hydra2("tbr_lightning", path)
-        yield
-    finally:
-        GlobalHydra.instance().clear()
-
-
-def _typed(verb: str, overrides: Sequence[str]) -> tuple[list[str], list[str], DictConfig | None]:
-    """Compose the groups alone, for what only they can show.
+def _composed(
+    verb: str, overrides: Sequence[str], config_dir: str | None
+) -> tuple[DictConfig, dict[str, str | None], list[str]]:
+    """Compose the groups, and write the other overrides into what they give.
 
     Returns:
-        The override that replaces ``data=auto`` by what goes with the chosen model, if any, the
-        overrides with the values of texts as they were typed, and the whole config where nothing
-        but groups was given.
+        The config, the chosen members, and the overrides with the values of texts as they were
+        typed.
     """
-    known = _groups()
-    groups = [item for item in overrides if re.split("[@=]", item)[0].lstrip("+") in known]
-    overrides = [_member(item) if item in groups else item for item in overrides]
-    groups = [_member(item) for item in groups]
-    node = compose(verb, groups, return_hydra_config=True)
-    chosen = []
-    if node.hydra.runtime.choices.get("data") == "auto":
-        chosen = [f"data={node.model.pretraining.get('data', 'safety_mix')}"]
-        node = compose(verb, [*chosen, *groups], return_hydra_config=True)
-    typed = [item if item in groups else as_typed(item, node) for item in overrides]
-    return chosen, typed, node if typed == groups else None
+    known = _groups(config_dir)
+    groups = [item for item in overrides if _chooses(item, known)]
+    members = [_member(item) for item in groups]
+    node, choices = composed(verb, members, shipped("conf"), config_dir)
+    if choices.get("data") == "auto":
+        # Only the model shows what goes with it.
+        data = node.model.pretraining.get("data", "safety_mix")
+        members = [f"data={data}", *members]
+        node, choices = composed(verb, members, shipped("conf"), config_dir)
+    typed = [_member(item) if item in groups else as_typed(item, node) for item in overrides]
+    rest = [word for word, item in zip(typed, overrides, strict=True) if item not in groups]
+    override(node, [_opened(word) for word in rest])
+    return node, choices, typed
+
+
+def _chooses(override: str, known: Sequence[str]) -> bool:
+    """Return whether an override chooses a member of a group, rather than a value."""
+    key, _, value = override.partition("=")
+    key = key.partition("@")[0].lstrip("+~")
+    return (key in known or "/" in key) and not value.startswith("{")
 
 
 def _refuse_unknown_presets(overrides: Sequence[str], config_dir: str | None) -> None:
@@ -211,7 +186,7 @@ def _explain(error: Exception, verb: str, overrides: Sequence[str], config_dir: 
     if match := re.search(r"Could not override '([^']+)'", text):
         key = match[1]
         if "No match in the defaults list" in text:
-            others = [group for group in _groups() if group != key]
+            others = [group for group in _groups(config_dir) if group != key]
             return f"'{key}' is not a config group of {verb}{near(key, others)}"
         return _unknown_key(key, verb, overrides, config_dir)
     if match := re.search(r"Could not find '([^']+)'\s*\n\s*\n?Available options", text):
@@ -286,8 +261,9 @@ def keys_of(node: DictConfig, prefix: str = "") -> list[str]:
     return names
 
 
-def _groups() -> list[str]:
-    return [path.name for path in shipped("conf").iterdir() if path.is_dir()]
+def _groups(config_dir: str | None = None) -> list[str]:
+    roots = [shipped("conf")] + ([Path(config_dir)] if config_dir else [])
+    return sorted({path.name for root in roots for path in root.iterdir() if path.is_dir()})
 
 
 def options(group: str, config_dir: str | None = None) -> list[str]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import is_dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra.errors import HydraException
 from hydra.plugins.config_source import ConfigResult
@@ -12,6 +14,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from tbr_lightning.config.endpoint import HOLDERS, nested
+from tbr_lightning.config.reading import read_yaml
 from tbr_lightning.config.saved_targets import check_saved
 from tbr_lightning.errors import UserError
 
@@ -40,9 +43,20 @@ class TargetSource(FileConfigSource):
         return "targets"
 
     def load_config(self, config_path: str) -> ConfigResult:
-        """Return a config file, its values merged into the schema of its target."""
-        found = super().load_config(config_path)
-        node = found.config
+        """Return a config file, its values merged into the schema of its target.
+
+        Raises:
+            UserError: It is not YAML, has a key twice, or names a target that is not there.
+        """
+        file = Path(self.path, self._normalize_file_name(config_path))
+        text = file.read_text(encoding="utf-8")
+        try:
+            node = read_yaml(text)
+        except yaml.MarkedYAMLError as error:
+            line = error.problem_mark.line + 1 if error.problem_mark else 1
+            raise UserError(f"{file}:{line}: {error.problem}: correct the YAML") from error
+        header = self._get_header_dict(text)
+        found = ConfigResult(self.provider, f"{self.scheme()}://{self.path}", node, header)
         if not isinstance(node, DictConfig):
             return found
         if config_path.split("/", maxsplit=1)[0] in HOLDERS:

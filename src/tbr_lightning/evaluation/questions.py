@@ -160,6 +160,7 @@ def _leaves(name: str, config: SuiteConfig) -> list[ConfigurableTask]:
 
     from tbr_lightning.evaluation.local_tasks import LOCAL_TASKS, local_tasks
 
+    _keep_templates()
     shipped = Path(tasks.__file__).parent
     if name in config.tasks:
         target = config.tasks[name]
@@ -185,6 +186,14 @@ def _leaves(name: str, config: SuiteConfig) -> list[ConfigurableTask]:
             f"suite.lm_eval: the rows of {name} are not available ({type(error).__name__}: "
             f"{reason}): go online once, or give suite.root=DIR"
         ) from error
+
+
+@cache
+def _keep_templates() -> None:
+    """Compile each of the harness' templates once: it would for every row, which takes longest."""
+    from lm_eval import utils
+
+    utils.env.from_string = cache(utils.env.from_string)
 
 
 @cache

@@ -9,7 +9,6 @@ import huggingface_hub as hub
 
 from tbr_lightning.errors import UserError
 from tbr_lightning.locate import BaseReference, base_of, folder_problems, weights_problem
-from tbr_lightning.models.gguf import folder_of, is_gguf
 
 _FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
 _TWICE = ["original/*", "consolidated*"]  # the same weights in another format
@@ -43,6 +42,9 @@ def find_base(adapter: Path, cache: Path | None = None) -> Base:
     base = base_of(adapter)
     if base is None:
         raise UserError(f"'{adapter}' is not an adapter: give a folder with adapter_config.json")
+    # It imports transformers: who asks the registry for its state needs no base.
+    from tbr_lightning.models.gguf import folder_of, is_gguf
+
     source, revision = base.files
     if is_gguf(source) and cache is not None:
         return Base(str(folder_of(Path(source), cache)))
