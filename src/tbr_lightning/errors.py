@@ -59,6 +59,16 @@ def command_of(verb: str) -> str:
     return f"python -m tbr_lightning.{verb}"
 
 
+def first_line(error: BaseException, most: int | None = 160) -> str:
+    """Return the first line of an error's text, or its type's name where it has no text.
+
+    Args:
+        error: Error of any library.
+        most: Characters that are kept; ``None`` for all.
+    """
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:most]
+
+
 def disk_full(error: BaseException) -> str | None:
     """Return a sentence if the cause of an error is a full disk, else ``None``.
 
@@ -95,9 +105,7 @@ def outage(error: BaseException) -> str | None:
     while cause is not None:
         library = type(cause).__module__.partition(".")[0]
         if library in _CLIENTS and any(word in str(cause) for word in _GONE):
-            first = _USER.sub(
-                "://***@", next(iter(str(error).strip().splitlines()), type(error).__name__)
-            )
+            first = _USER.sub("://***@", first_line(error, None))
             return (
                 f"MLflow or its database does not answer ({first[:200]}): nothing that was "
                 "finished before is lost; make it reachable and give the same command again, "

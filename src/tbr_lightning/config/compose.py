@@ -25,7 +25,7 @@ from tbr_lightning.config.endpoint import NAMES, nested_override
 from tbr_lightning.config.targets import TargetSource
 from tbr_lightning.config.texts import as_text, as_typed, expand_home
 from tbr_lightning.config.verbs import VERBS, TrainConfig
-from tbr_lightning.errors import UserError, near
+from tbr_lightning.errors import UserError, first_line, near
 
 _PLACES = ("MLFLOW_TRACKING_URI", "TBR_HOME", "TBR_CACHE", "TBR_LEDGER")
 """Environment variables that ``conf/`` reads."""
@@ -244,7 +244,7 @@ def _explain(error: Exception, verb: str, overrides: Sequence[str], config_dir: 
     first = re.sub(r"^Error merging override (\S+)$", r"\1", first)
     detail = str(cause).strip().split("\n")[0] if cause is not None and key not in first else ""
     if "Error merging override" in text and cause is not None:
-        return f"{first}: {str(cause).strip().splitlines()[0]}"
+        return f"{first}: {first_line(cause, None)}"
     return (
         f"{key}: {first}"
         if key and key not in first

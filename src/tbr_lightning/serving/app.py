@@ -17,6 +17,7 @@ from aiohttp import web
 from mlflow.exceptions import MlflowException
 
 from tbr_lightning.config.serve import ServeConfig, is_loopback
+from tbr_lightning.errors import first_line
 from tbr_lightning.evaluation.judges.rules import rules
 from tbr_lightning.serving.chat_page import chat_page
 from tbr_lightning.serving.deployment import Deployment, described
@@ -300,7 +301,7 @@ class _Server:
         try:
             trace = await self._answers.label(number, right=right)
         except (MlflowException, OSError) as error:
-            log.error("a label was not written: %s", str(error).strip().splitlines()[0])
+            log.error("a label was not written: %s", first_line(error))
             raise unavailable("MLflow did not take the label: try again", 10) from error
         return web.json_response({"id": number, "right": right, "trace": trace})
 

@@ -16,7 +16,7 @@ from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH
 
 from tbr_lightning.config.credentials import hidden, without_credentials
 from tbr_lightning.config.schema import TrackingConfig
-from tbr_lightning.errors import UserError, disk_full
+from tbr_lightning.errors import UserError, disk_full, first_line
 from tbr_lightning.tracking.abandoned import PROCESS, close_abandoned, fail_pending, mark
 from tbr_lightning.tracking.provenance import git_state, hardware, package_versions
 from tbr_lightning.tracking.run import Run
@@ -138,7 +138,7 @@ def _tolerant() -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        first = (str(error).strip() or "no answer").splitlines()[0][:160]
+        first = first_line(error)
         why = disk_full(error) or f"the tracker does not take it ({first})"
         print(f"a run's status stays open: {hidden(why)}", file=sys.stderr)
 

@@ -13,7 +13,7 @@ import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError, UncompletedJobError
 
 from tbr_lightning.config.sweep import SweepSettings
-from tbr_lightning.errors import UserError
+from tbr_lightning.errors import UserError, first_line
 from tbr_lightning.tuning.executor import devices_asked
 from tbr_lightning.tuning.folder import Spec
 from tbr_lightning.tuning.lease import Lease, environment_of_runner, run_trial
@@ -52,9 +52,7 @@ class SubmititWorker:
         try:
             return int(self._job.result())
         except (UncompletedJobError, FailedJobError) as error:
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            first = (lines or [type(error).__name__])[0][:160]
-            self.lost = f"job {self._job.job_id} left no result ({first})"
+            self.lost = f"job {self._job.job_id} left no result ({first_line(error)})"
             return -signal.SIGKILL
 
     def renew(self) -> None:

@@ -134,6 +134,30 @@ def test_a_lease_is_renewed_while_the_runner_waits_for_others(
     assert result.state == "complete"
 
 
+def test_an_error_without_a_text_ends_no_heartbeat(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    beats: list[int] = []
+    nothing: Any = None
+
+    def failing(trial_id: int) -> None:
+        beats.append(trial_id)
+        if len(beats) == 2:
+            beating._done.set()
+        raise TimeoutError
+
+    backend = SimpleNamespace(record_heartbeat=failing, remove_session=lambda: None)
+    opened: Any = SimpleNamespace(backend=backend)
+    study: Any = SimpleNamespace(key="s")
+    limits = runner.Limits(Budget(1), grace=0.06)
+    hooks = runner.Hooks(prepare=nothing)
+    beating = runner._Runner(study, opened, limits, around(tmp_path), hooks)
+    beating.running[0] = SimpleNamespace(claim=SimpleNamespace(trial_id=7))  # type: ignore[assignment]
+    beating.beat()
+    assert beats == [7, 7]
+    assert "does not take a heartbeat (TimeoutError)" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_submitit_jobs_end_with_exactly_the_budget(
     cheap: Any, write: Write, storage: str, tmp_path: Path
