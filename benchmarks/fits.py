@@ -366,7 +366,7 @@ def held_out_loss(model: Any, folder: Path) -> float:
     import torch
 
     from tbr_lightning.data.tokens import TokenRows
-    from tbr_lightning.objectives.objective import StepWeights
+    from tbr_lightning.objectives.batch import StepWeights
 
     rows = TokenRows((folder / "held_out").resolve())
     objective = composed(folder).objective

@@ -13,15 +13,8 @@ from tbr_lightning.data.table import Examples
 from tbr_lightning.data.think_format import Span, TokenRow
 from tbr_lightning.data.tokens import TokenRows
 from tbr_lightning.errors import UserError, at_least, one_of
-from tbr_lightning.objectives.objective import (
-    Batch,
-    Floats,
-    Loss,
-    Objective,
-    StepWeights,
-    chunks_of,
-    require,
-)
+from tbr_lightning.objectives.batch import Batch, StepWeights
+from tbr_lightning.objectives.objective import Floats, Loss, Objective, chunks_of, require
 from tbr_lightning.objectives.pairs import reference_sums, sequence_scores, sums_agree
 
 if TYPE_CHECKING:

@@ -12,15 +12,8 @@ from tbr_lightning.data.example import Example
 from tbr_lightning.data.table import Examples
 from tbr_lightning.data.tokens import TokenRows
 from tbr_lightning.errors import UserError, one_of, within
-from tbr_lightning.objectives.objective import (
-    Batch,
-    Floats,
-    Loss,
-    Objective,
-    StepWeights,
-    require,
-    token_losses,
-)
+from tbr_lightning.objectives.batch import Batch, StepWeights
+from tbr_lightning.objectives.objective import Floats, Loss, Objective, require, token_losses
 
 if TYPE_CHECKING:
     from torch import Tensor
