@@ -85,7 +85,7 @@ def dry_run(plan: Plan) -> None:
 
 def _count(made: Sequence[tuple[dict[str, Any], TrainConfig]], runs: int) -> None:
     """Print rows, tokens and, where this machine has the device that is wanted, the time."""
-    from tbr_lightning.training.preview import outlook
+    from tbr_lightning.training.run_size import outlook
 
     step = max(1, len(made) // _MOST_COUNTED)
     counted = made[::step][:_MOST_COUNTED]
