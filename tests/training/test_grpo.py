@@ -12,7 +12,8 @@ import pytest
 from tbr_lightning.data.chat_template import prompt_ids
 from tbr_lightning.data.example import Example
 from tbr_lightning.errors import UserError
-from tbr_lightning.evaluation.judge import Case, Verdict, rules
+from tbr_lightning.evaluation.judges.base import Case, Verdict
+from tbr_lightning.evaluation.judges.rules import rules
 from tbr_lightning.models.backbone import Backbone
 from tbr_lightning.training.grpo import _steps
 from tbr_lightning.training.rollouts import Rollouts, _request

@@ -21,8 +21,8 @@ from tbr_lightning import cli
 from tbr_lightning.config.verbs import PairsConfig
 from tbr_lightning.data.example import Example
 from tbr_lightning.data.table import Examples
-from tbr_lightning.evaluation.judge import Case, Label, Verdict
 from tbr_lightning.evaluation.judged import Judged
+from tbr_lightning.evaluation.judges.base import Case, Label, Verdict
 from tbr_lightning.models.backbone import Backbone
 from tbr_lightning.training import sampled_pairs
 from tbr_lightning.training.sampled_pairs import choose, is_right

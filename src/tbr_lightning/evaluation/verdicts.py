@@ -11,8 +11,8 @@ from tbr_lightning.config.evaluation import JudgeConfig
 from tbr_lightning.data.conclusions import stated_conclusion
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.degenerate import marked
-from tbr_lightning.evaluation.judge import Case, Judge, Verdict
 from tbr_lightning.evaluation.judged import Judged
+from tbr_lightning.evaluation.judges.base import Case, Judge, Verdict
 from tbr_lightning.evaluation.judges.content import step_in
 from tbr_lightning.evaluation.judges.refusal_patterns import list_items
 from tbr_lightning.kinds import Kind

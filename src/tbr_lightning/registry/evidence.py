@@ -24,8 +24,8 @@ from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation import contamination, general, pipeline, suites
 from tbr_lightning.evaluation.attestation import Subject, attested
 from tbr_lightning.evaluation.evaluated import RESPONSES
-from tbr_lightning.evaluation.judge import NO_EFFECT_ON_VERDICTS
 from tbr_lightning.evaluation.judged import Judged, from_table
+from tbr_lightning.evaluation.judges.loading import NO_EFFECT_ON_VERDICTS
 from tbr_lightning.evaluation.key import (
     NO_EFFECT_ON_ANSWERS,
     cue_of,

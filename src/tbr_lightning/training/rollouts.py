@@ -45,7 +45,7 @@ class Rollouts:
         Raises:
             UserError: No prompt does, or the judge lacks something or cannot label these rows.
         """
-        from tbr_lightning.evaluation.judge import make_judge
+        from tbr_lightning.evaluation.judges.loading import make_judge
         from tbr_lightning.evaluation.verdicts import check_judges
 
         check_judges(sorted({example.kind for example in examples}), config.judge)

@@ -12,8 +12,9 @@ from typing import Any, cast
 from tbr_lightning.config.evaluation import JudgeConfig
 from tbr_lightning.config.verbs import GenerationConfig, PairsConfig, TrainConfig
 from tbr_lightning.data.example import Example
-from tbr_lightning.evaluation.judge import LABELLED, Label, identity, make_judge
 from tbr_lightning.evaluation.judged import Judged
+from tbr_lightning.evaluation.judges.base import LABELLED, Label
+from tbr_lightning.evaluation.judges.loading import identity, make_judge
 from tbr_lightning.evaluation.respond import arm_prompts, responses
 from tbr_lightning.evaluation.store import weights_identity
 from tbr_lightning.evaluation.suites import Prompt
@@ -74,7 +75,7 @@ class SampleVerdict:
     Attributes:
         sample: Key of the sample.
         judge: Identity of the judge.
-        label: Label, as in :class:`tbr_lightning.evaluation.judge.Verdict`, like those below.
+        label: Label, as in :class:`tbr_lightning.evaluation.judges.base.Verdict`, like those below.
         because: Reason for the label.
         content: Whether the answer hands over what was asked.
         helpful: How far the answer helps, from 0 to 2.

@@ -20,7 +20,7 @@ from tbr_lightning.config.verbs import EvaluateConfig, TrainConfig
 from tbr_lightning.data.cache import content_key, contents_key
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.attestation import DIGEST
-from tbr_lightning.evaluation.judge import identity
+from tbr_lightning.evaluation.judges.loading import identity
 from tbr_lightning.models.digest import check_unchanged
 from tbr_lightning.models.logged import find_model
 from tbr_lightning.tracking.search import find_run, newest_runs
