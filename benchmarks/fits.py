@@ -333,7 +333,7 @@ def _batches(config: Any, folder: Path) -> Any:
 
 def _clocked() -> list[float]:
     """Count the seconds inside the metric buffer."""
-    from tbr_lightning.tracking.metrics import MetricBuffer
+    from tbr_lightning.tracking.metric_spool import MetricBuffer
 
     spent, depth = [0.0], [0]
 

@@ -18,7 +18,7 @@ from tbr_lightning.models.digest import RECORDED, record
 from tbr_lightning.models.export import export, load_adapter, weights_digest
 from tbr_lightning.models.logged import TRAINED_ROWS, find_model, log_model, logged_by
 from tbr_lightning.models.planned import weights_dtype
-from tbr_lightning.tracking.metrics import MetricBuffer
+from tbr_lightning.tracking.metric_spool import MetricBuffer
 from tbr_lightning.tracking.run import Run
 from tbr_lightning.training.fit import Done, Job
 from tbr_lightning.training.model_card import model_card

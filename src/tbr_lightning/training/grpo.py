@@ -99,7 +99,7 @@ def fit_with_trl(job: Job, backbone: Backbone, examples: Sequence[Example]) -> F
 
     from tbr_lightning.models.adapters import with_adapter
     from tbr_lightning.models.generation import stop_tokens
-    from tbr_lightning.tracking.metrics import MetricBuffer
+    from tbr_lightning.tracking.metric_spool import MetricBuffer
     from tbr_lightning.training.fit import Done, Fitted
     from tbr_lightning.training.rollouts import Rollouts
 
