@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tbr_lightning.processes import identity_of
-from tbr_lightning.tuning import process
+from tbr_lightning.tuning import local_executor
 from tbr_lightning.tuning.trial import TrialContext
 
 _LOOK = 0.1  # seconds between two checks of a trial's process and of its lease
@@ -79,7 +79,7 @@ def run_trial(
         Exit code of the trial's process; negative: the signal.
     """
     me, path = identity_of(), Path(folder)
-    worker = process.spawn(
+    worker = local_executor.spawn(
         path,
         replace(TrialContext.from_json(around), runner=me.pid, runner_started=me.started),
         threads,
@@ -93,7 +93,7 @@ def run_trial(
             time.sleep(_LOOK)
             held = _read(path / "lease")
             if held == _STOP:
-                process.stop_all([worker])
+                local_executor.stop_all([worker])
             elif held not in (lease, None):
                 worker.kill()  # another runner has the trial
             with suppress(OSError):
@@ -101,7 +101,7 @@ def run_trial(
                 if changed != seen:
                     seen, since = changed, time.monotonic()
             if time.monotonic() - since > grace:
-                process.stop_all([worker])
+                local_executor.stop_all([worker])
         return code
     finally:
         worker.kill()

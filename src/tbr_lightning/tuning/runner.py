@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from tbr_lightning.errors import UserError, first_line
 from tbr_lightning.processes import identity_of
 from tbr_lightning.training.pruning_channel import PruningChannel
-from tbr_lightning.tuning import process, scheduling
+from tbr_lightning.tuning import local_executor, scheduling
 from tbr_lightning.tuning.executor import Executor, Worker
 from tbr_lightning.tuning.folder import Spec, TrialFolder, TrialResult, trials_root
 from tbr_lightning.tuning.outcome import constraints_of, kept, values_of
@@ -59,7 +59,7 @@ class Hooks:
     # Called often, with the trials under way.
     tick: Callable[[Mapping[int, float], bool], None] = lambda running, changed: None
     said: Callable[[str], None] = print  # takes a line for people
-    executor: Executor = field(default_factory=process.LocalExecutor)  # starts the trials
+    executor: Executor = field(default_factory=local_executor.LocalExecutor)  # starts the trials
 
 
 @dataclass
@@ -168,7 +168,7 @@ class _Runner:
     def close(self) -> None:
         """Release the trials under way."""
         left = list(self.running.values())
-        process.stop_all([one.worker for one in left])
+        local_executor.stop_all([one.worker for one in left])
         for one in left:
             result = one.folder.result()
             if result is not None and result.state in ("complete", "pruned"):
@@ -256,7 +256,7 @@ class _Runner:
         if one.killed:
             result = TrialResult("failed", one.killed)
         elif result is None and code is not None:
-            reason = one.worker.lost or process.death(code, one.folder)
+            reason = one.worker.lost or local_executor.death(code, one.folder)
             if claim.deaths < self.limits.retries:
                 self._again(one, reason)
                 return
