@@ -20,12 +20,12 @@ from tbr_lightning.config.serve import ServeConfig, is_loopback
 from tbr_lightning.errors import first_line
 from tbr_lightning.evaluation.judges.rules import rules
 from tbr_lightning.serving.chat_page import chat_page
-from tbr_lightning.serving.deployment import Deployment, described
 from tbr_lightning.serving.feedback import Answers
 from tbr_lightning.serving.problems import RequestError, translated, unavailable
 from tbr_lightning.serving.replica import Replica, post
 from tbr_lightning.serving.request import ChatRequest, label_of, model_in, parse
 from tbr_lightning.serving.response import ReplyStats, Stream, leaks, rewrite
+from tbr_lightning.serving.rollout import Deployment, described
 from tbr_lightning.serving.traces import TraceLog, answered
 from tbr_lightning.serving.weights import unknown_words
 

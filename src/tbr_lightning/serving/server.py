@@ -21,10 +21,10 @@ from tbr_lightning.evaluation.judges.loading import make_judge
 from tbr_lightning.evaluation.suites import Prompt, load_suite
 from tbr_lightning.serving.app import make_app
 from tbr_lightning.serving.connections import BACKLOG, Limiter, most_connections
-from tbr_lightning.serving.deployment import Deployment
 from tbr_lightning.serving.engines import choose
 from tbr_lightning.serving.metrics import Metrics
 from tbr_lightning.serving.release import Release, resolve
+from tbr_lightning.serving.rollout import Deployment
 from tbr_lightning.serving.traces import TraceLog
 from tbr_lightning.serving.weights import vocabulary
 

@@ -15,7 +15,7 @@ from tbr_lightning.errors import UserError
 from tbr_lightning.models.digest import folder_digest
 from tbr_lightning.registry.entry import NewEntry
 from tbr_lightning.registry.ledger import Ledger, ledger_url
-from tbr_lightning.serving import deployment, files
+from tbr_lightning.serving import files, rollout
 from tbr_lightning.tracking.signing import keys_of
 
 from .conftest import NAME, Registry, Running
@@ -157,7 +157,7 @@ def test_an_error_without_a_text_ends_no_following(
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(deployment, "resolve", failing)
+        patch.setattr(rollout, "resolve", failing)
         server.until(lambda: type(error).__name__ in (server.health()["problem"] or ""))
     server.until(lambda: server.health()["problem"] is None)
 
