@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
 
 from tbr_lightning.config.compose import compose_verb, options
-from tbr_lightning.config.texts import as_text
+from tbr_lightning.config.quoting import as_text
 from tbr_lightning.config.verbs import EvaluateConfig
 from tbr_lightning.processes import quiet
 

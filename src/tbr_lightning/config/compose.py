@@ -22,8 +22,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from tbr_lightning.config.endpoint import NAMES, nested_override
+from tbr_lightning.config.quoting import as_text, as_typed, expand_home
 from tbr_lightning.config.targets import TargetSource
-from tbr_lightning.config.texts import as_text, as_typed, expand_home
 from tbr_lightning.config.verbs import VERBS, TrainConfig
 from tbr_lightning.errors import UserError, first_line, near
 

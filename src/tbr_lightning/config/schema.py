@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from tbr_lightning.config.endpoint import EndpointConfig
-from tbr_lightning.config.texts import TEXTS
+from tbr_lightning.config.quoting import TEXTS
 from tbr_lightning.errors import UserError, at_least, one_of, within
 from tbr_lightning.kinds import KINDS
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mlflow.exceptions import MlflowException
 
-from tbr_lightning.config.texts import store_words
+from tbr_lightning.config.quoting import store_words
 from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.errors import OutageError, UserError, command_of, disk_full, first_line, outage
 from tbr_lightning.evaluation.contamination import ROWS_KEPT, kept_by

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from tbr_lightning.config.evaluation import JudgeConfig
+from tbr_lightning.config.quoting import store_words
 from tbr_lightning.config.schema import AdapterConfig
-from tbr_lightning.config.texts import store_words
 from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.data.tokens import TokenRows
 from tbr_lightning.errors import UserError, command_of

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from tbr_lightning.config.compose import compose_verb, shipped
-from tbr_lightning.config.texts import is_text
+from tbr_lightning.config.quoting import is_text
 from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.errors import UserError, at_least, first_line, near, one_of
 from tbr_lightning.tuning import space as spaces
