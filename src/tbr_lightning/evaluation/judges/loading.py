@@ -2,7 +2,7 @@
 
 To add one, write a function from :class:`~tbr_lightning.config.evaluation.JudgeConfig` to a
 :data:`~tbr_lightning.evaluation.judges.base.Judge`, and name it as ``_target_`` in
-``judge/NAME.yaml`` of a folder that ``--config-dir`` gives. A module of your own counts for its identity as ours do.
+``judge/NAME.yaml`` of a folder that ``--config-dir`` gives. Its module is part of its identity.
 """
 
 from __future__ import annotations
