@@ -13,7 +13,8 @@ import yaml
 from peft import LoraConfig, get_peft_model
 
 from tbr_lightning import locate, preflight
-from tbr_lightning.config.compose import compose_verb, options, shipped
+from tbr_lightning.config.compose import compose_verb
+from tbr_lightning.config.groups import options, shipped
 from tbr_lightning.config.schema import TINY_CONTEXT, ModelConfig
 from tbr_lightning.errors import UserError
 from tbr_lightning.models import backbone

@@ -11,7 +11,7 @@ import torch
 import yaml
 from torch.nn import functional
 
-from tbr_lightning.config.compose import options, shipped
+from tbr_lightning.config.groups import options, shipped
 from tbr_lightning.data.think_format import Span
 from tbr_lightning.data.tokens import TokenRows
 from tbr_lightning.errors import UserError

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tbr_lightning.config.compose import compose_verb, shipped
+from tbr_lightning.config.compose import compose_verb
+from tbr_lightning.config.groups import shipped
 from tbr_lightning.errors import UserError
 from tbr_lightning.tuning.plan import check_names, evaluation_names
 from tbr_lightning.tuning.study import Constraint, load_study, read_study

@@ -10,7 +10,8 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from tbr_lightning.config.compose import compose_verb, options, shipped
+from tbr_lightning.config.compose import compose_verb
+from tbr_lightning.config.groups import options, shipped
 from tbr_lightning.config.sweep import SweepConfig
 from tbr_lightning.config.verbs import EvaluateConfig, TrainConfig
 from tbr_lightning.errors import UserError, at_least, first_line, near

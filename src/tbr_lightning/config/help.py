@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 
 from omegaconf import DictConfig, OmegaConf
 
-from tbr_lightning.config.compose import Composed, options
+from tbr_lightning.config.compose import Composed
+from tbr_lightning.config.groups import options
 from tbr_lightning.errors import command_of
 
 COMMON: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {

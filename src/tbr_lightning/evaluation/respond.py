@@ -114,7 +114,8 @@ def load_model(
         folder = hf_folder(logged, Path(paths.cache) / "models", digest)
         loaded = load_folder(folder, origin=logged.model_id, thinks=True)
         return _placed(loaded, logged, dtype, digest)
-    from tbr_lightning.config.compose import compose_verb, options
+    from tbr_lightning.config.compose import compose_verb
+    from tbr_lightning.config.groups import options
 
     if Path(name).is_dir() or name.startswith((".", "/", "~")) or name.endswith(".gguf"):
         return _placed(_load_local(name, Path(paths.cache)), None, dtype)

@@ -15,7 +15,8 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
-from tbr_lightning.config.compose import compose_verb, shipped
+from tbr_lightning.config.compose import compose_verb
+from tbr_lightning.config.groups import shipped
 from tbr_lightning.config.quoting import is_text
 from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.errors import UserError, at_least, first_line, near, one_of
