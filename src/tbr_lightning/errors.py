@@ -49,7 +49,10 @@ class UserError(Exception):
 
 
 class OutageError(UserError):
-    """What a command needs did not answer: nobody's fault, and to be given again; exit code 75."""
+    """A service that the command needs did not respond; exit code 75.
+
+    Running the same command again later may succeed.
+    """
 
 
 def command_of(verb: str) -> str:
@@ -107,9 +110,8 @@ def outage(error: BaseException) -> str | None:
         if library in _CLIENTS and any(word in str(cause) for word in _GONE):
             first = _USER.sub("://***@", first_line(error, None))
             return (
-                f"MLflow or its database does not answer ({first[:200]}): nothing that was "
-                "finished before is lost; make it reachable and give the same command again, "
-                "train with resume=latest"
+                f"MLflow or its database does not answer ({first[:200]}): finished work is kept; "
+                "once it is reachable, run the same command again (for train, add resume=latest)"
             )
         cause = cause.__cause__ or cause.__context__
     return None

@@ -90,7 +90,7 @@ COMMON: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
         ),
     ),
     "sweep": (
-        "Runs an Optuna study of training and evaluation; again, and it goes on.",
+        "Runs an Optuna study of training and evaluation; run it again to resume.",
         (
             ("study", "a file in sweeps/, or a path to one of yours"),
             ("model", "of study=arena: the model that its arms are made of"),

@@ -74,7 +74,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class World:
-    """Everything there is."""
+    """All categories, rules and pairs of the lexicon."""
 
     categories: tuple[Category, ...]
     rules: tuple[Rule, ...]

@@ -176,7 +176,7 @@ class _Server:
         ):
             replica = second
         if self._deployment.closing:
-            raise unavailable("the server is ending", 10)
+            raise unavailable("the server is shutting down", 10)
         if replica is None:
             raise unavailable("the model is being loaded", 5)
         if replica.process is None:
@@ -260,7 +260,7 @@ class _Server:
                 log.error("the engine failed on a request: %s", stream.failed)
                 problem = RequestError(500, "the engine failed on this request")
             elif not stream.ended:
-                problem = unavailable("the engine broke off in the middle of its answer: try again")
+                problem = unavailable("the engine stopped in the middle of its answer: try again")
         except TimeoutError:
             seconds = self._config.timeout
             problem = RequestError(504, f"no whole answer within {seconds:g} seconds")

@@ -91,7 +91,7 @@ class MetricBuffer:
             print(f"the table {file} could not be logged ({first_line(error)})", file=sys.stderr)
 
     def close(self) -> None:
-        """Send the rest."""
+        """Flush the buffer; report if the tracker is down."""
         if not self.flush():
             print(
                 f"the tracker does not answer: the last numbers of run {self.run_id} are in "

@@ -138,9 +138,8 @@ def _tolerant() -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        first = first_line(error)
-        why = disk_full(error) or f"the tracker does not take it ({first})"
-        print(f"a run's status stays open: {hidden(why)}", file=sys.stderr)
+        why = disk_full(error) or f"the tracker rejected it or is down ({first_line(error)})"
+        print(f"the run's final status could not be saved: {hidden(why)}", file=sys.stderr)
 
 
 def _continue(run_id: str, *, nested: bool, system_metrics: bool) -> Any:

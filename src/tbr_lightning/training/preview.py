@@ -141,7 +141,7 @@ def _print_counts(
     if estimated:
         console.print(
             "token counts are estimates: model.tokenizer=bytes stands in for the model's own, "
-            "which makes some four times fewer tokens of English"
+            "which needs about a quarter as many tokens for English"
         )
     if unwritten:
         console.print(

@@ -62,7 +62,7 @@ def dry_run(plan: Plan) -> None:
     made = corners(plan)
     print(f"study {study.key}: {study.about or study.name}")
     whole = len(corners_of(study.space, MOST_CORNERS)) > len(cover(study.space))
-    which = "" if whole else " (every choice and both ends of every range stand in one)"
+    which = "" if whole else " (together they cover every choice and both ends of every range)"
     print(f"{len(made)} distinct configs at the corners of the space compose{which}")
     print(
         f"{trials} trials of {study.seeds} training run{'s' if study.seeds > 1 else ''}, "

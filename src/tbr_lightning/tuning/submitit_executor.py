@@ -133,4 +133,4 @@ class SubmititExecutor:
         return SubmititWorker(job, lease)
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: there is no connection to close."""
