@@ -64,8 +64,8 @@ def enter(path: str, around: TrialContext) -> None:
     folder = TrialFolder(Path(path))
     _write_to(folder.log)
     processes.die_with(around.runner, around.runner_started, _end_all)
-    signal.signal(signal.SIGTERM, _interrupt)
-    signal.signal(signal.SIGINT, _interrupt)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     from tbr_lightning.processes import quiet
 
     quiet()
@@ -226,10 +226,6 @@ def _write_to(log: Path) -> None:
 def _end_all() -> None:
     """End this process and all that it started."""
     os.killpg(os.getpgid(0), signal.SIGKILL)
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _reason(error: BaseException) -> str:
