@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-import optuna
 import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
@@ -22,6 +21,7 @@ from optuna.trial import TrialState
 from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.tracking.run import Run
 from tbr_lightning.tracking.store import connect
+from tbr_lightning.training.pruning_channel import Pruned
 from tbr_lightning.tuning import front as fronts
 from tbr_lightning.tuning import mlflow_sync
 from tbr_lightning.tuning.storage import open_study
@@ -180,7 +180,7 @@ with mlflow_sync.trial_run(sys.argv[1], 7, {"optimizer.lr": 0.001}, config) as r
     ("error", "ends"),
     [
         (None, "FINISHED"),
-        (optuna.TrialPruned("pruned at step 4"), "KILLED"),
+        (Pruned("pruned at step 4"), "KILLED"),
         (KeyboardInterrupt(), "KILLED"),
         (FloatingPointError("the loss is NaN"), "FAILED"),
     ],

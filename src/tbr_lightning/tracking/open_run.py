@@ -78,12 +78,11 @@ def child_run(
     *,
     params: Mapping[str, Any],
     tags: Mapping[str, str],
-    killed_by: tuple[type[BaseException], ...] = (KeyboardInterrupt,),
 ) -> Iterator[Run]:
     """Open a run beneath another that may be open in another process.
 
-    What is opened within nests beneath it. It ends as FINISHED, as KILLED after one of the errors
-    ``killed_by``, or as FAILED with the error's words in the tag ``tbr.failure``.
+    What is opened within nests beneath it. It ends as FINISHED, as KILLED after an interruption, or
+    as FAILED with the error's words in the tag ``tbr.failure``.
     """
     experiment_id = connect(tracking)
     active = mlflow.start_run(
@@ -95,17 +94,13 @@ def child_run(
     )
     # A forked process takes over which run is open from the process that it was forked from.
     mlflow.set_tag(MLFLOW_PARENT_RUN_ID, parent.id)
-    with _true_status(killed_by):
+    with _true_status():
         mlflow.log_params({k: str(value)[:MAX_PARAM_VAL_LENGTH] for k, value in params.items()})
         yield Run(active.info.run_id, name)
 
 
 @contextmanager
-def _true_status(
-    killed_by: tuple[type[BaseException], ...] = (KeyboardInterrupt,),
-    *,
-    must_finish: bool = False,
-) -> Iterator[None]:
+def _true_status(*, must_finish: bool = False) -> Iterator[None]:
     """End the open run with the block, with a status that tells the truth.
 
     With ``must_finish`` a run that cannot be ended as finished is an error. Else it stays open,
@@ -114,7 +109,7 @@ def _true_status(
     status = "FINISHED"
     try:
         yield
-    except killed_by:
+    except KeyboardInterrupt:
         status = "KILLED"
         raise
     except BaseException as error:

@@ -112,7 +112,6 @@ def trial_run(
         config.tracking,
         params=params,
         tags=tags,
-        killed_by=(KeyboardInterrupt, optuna.TrialPruned),
     ) as run:
         yield run.id
 
