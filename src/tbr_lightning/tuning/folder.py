@@ -27,7 +27,7 @@ class Spec:
     metrics: list[str] = field(default_factory=list)  # metrics that must exist at the end
     metric: str | None = None  # metric that training reports to a pruner, if there is one
     blocks: bool = False  # report each seed to a pruner prompt by prompt
-    parent_run: str | None = None  # MLflow run of the study, if it is mirrored
+    parent_run: str = ""  # MLflow run of the study; empty where a trial has none of its own
     ranks: int = 1  # processes of its training
     threads: int | None = None  # threads of the trial on a CPU
     device: str | None = None  # the GPUs it has to itself, as CUDA names them

@@ -89,12 +89,13 @@ def _end_orphans(run_id: str, experiment_id: str, storage_study: optuna.Study) -
 
 @contextmanager
 def trial_run(
-    parent_run_id: str, number: int, params: Mapping[str, Any], config: Any
+    parent_run_id: str, study: str, number: int, params: Mapping[str, Any], config: Any
 ) -> Iterator[str]:
     """Open the run of a trial, in the process that runs it.
 
     Args:
         parent_run_id: ID of the study's run, open in the runner's process.
+        study: Key of the study.
         number: Number of the trial.
         params: Parameters that the trial tries.
         config: Config of any command, whose ``tracking`` names the store.
@@ -102,9 +103,7 @@ def trial_run(
     Yields:
         The run's id. Runs that are started within nest beneath it.
     """
-    connect(config.tracking)
-    key = Run(parent_run_id).tags().get("tbr.study", "")
-    tags = {"tbr.study": key, "tbr.trial": str(number)}
+    tags = {"tbr.study": study, "tbr.trial": str(number)}
     with child_run(
         Run(parent_run_id),
         "trial",

@@ -110,7 +110,7 @@ def train_and_evaluate(spec: Spec, folder: TrialFolder, around: TrialContext) ->
     keys: list[str] = []
     numbers: list[dict[str, float]] = []
     runs: list[reuse.SeedRun] = []
-    with trial_run(spec.parent_run or "", spec.number, spec.point, trains[0]):
+    with trial_run(spec.parent_run, spec.study, spec.number, spec.point, trains[0]):
         for train in trains:
             key = reuse.train_key(train)
             keys.append(reuse.evaluate_key(evaluation, key))

@@ -49,9 +49,7 @@ def folder(cheap: Any, tmp_path: Path) -> TrialFolder:
 
 def spec(how: str) -> Spec:
     point = {"how": how, "x": 0.5}
-    return Spec(
-        "cheap_trials:trial", "s", 0, point, [], [0], metric=None, parent_run=None, again=False
-    )
+    return Spec("cheap_trials:trial", "s", 0, point, [], [0], metric=None, again=False)
 
 
 def around(tmp_path: Path) -> TrialContext:
