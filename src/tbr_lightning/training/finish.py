@@ -11,6 +11,7 @@ from mlflow.exceptions import MlflowException
 
 from tbr_lightning.config.quoting import store_words
 from tbr_lightning.config.verbs import TrainConfig
+from tbr_lightning.data.cache import write_whole
 from tbr_lightning.errors import OutageError, UserError, command_of, disk_full, first_line, outage
 from tbr_lightning.evaluation.contamination import ROWS_KEPT, kept_by
 from tbr_lightning.models.backbone import Backbone, load_folder
@@ -69,9 +70,7 @@ def export_and_keep(job: Job, tuned: Backbone, done: Done) -> Exported:
         "done": asdict(done),
         "weights": weights_digest(job.folder / "model"),
     }
-    partial = job.folder / f"{_EXPORTED}.partial"
-    partial.write_text(json.dumps(kept))
-    partial.replace(job.folder / _EXPORTED)
+    write_whole(job.folder / _EXPORTED, json.dumps(kept))
     return Exported(model, form, done)
 
 

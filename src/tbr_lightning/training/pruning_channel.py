@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tbr_lightning.data.cache import write_whole
+
 _LOOK = 0.02  # seconds between two checks for an answer
 
 
@@ -77,6 +79,4 @@ class PruningChannel:
 
     def answer(self, number: int, *, stop: bool) -> None:
         """Answer a question."""
-        partial = self._answers / f".{number}"
-        partial.write_text("stop" if stop else "go on")
-        partial.replace(self._answers / str(number))
+        write_whole(self._answers / str(number), "stop" if stop else "go on")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from tbr_lightning.config.verbs import TrainConfig
-from tbr_lightning.data.cache import alone
+from tbr_lightning.data.cache import alone, write_whole
 from tbr_lightning.data.conclusions import stated_conclusion
 from tbr_lightning.data.example import Example
 from tbr_lightning.data.table import Examples
@@ -137,9 +137,7 @@ def with_pairs(
             f"data.pairs=sampled: {pairs.told()}: raise pairs.samples or pairs.temperature, try "
             "pairs.arm=prompted, or give rows with pairs of their own"
         )
-    partial = kept.with_suffix(".partial")
-    partial.write_text(json.dumps([asdict(row) for row in pairs.rows]), "utf-8")
-    partial.replace(kept)
+    write_whole(kept, json.dumps([asdict(row) for row in pairs.rows]))
     return Examples.of(pairs.rows)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tbr_lightning.config.schema import PathsConfig
+from tbr_lightning.data.cache import write_whole
 from tbr_lightning.tuning.space import Value
 
 _SPEC, _RESULT, _LOG = "trial.json", "result.json", "log.txt"
@@ -72,7 +73,7 @@ class TrialFolder:
 
     def spec(self) -> Spec:
         """Return what :meth:`begin` wrote."""
-        return Spec(**json.loads((self.path / _SPEC).read_text()))
+        return Spec(**json.loads((self.path / _SPEC).read_text("utf-8")))
 
     def finish(self, result: TrialResult) -> None:
         """Write the result."""
@@ -81,7 +82,7 @@ class TrialFolder:
     def result(self) -> TrialResult | None:
         """Return the result, or ``None`` if there is none."""
         try:
-            return TrialResult(**json.loads((self.path / _RESULT).read_text()))
+            return TrialResult(**json.loads((self.path / _RESULT).read_text("utf-8")))
         except (OSError, ValueError, TypeError):
             return None
 
@@ -98,6 +99,4 @@ class TrialFolder:
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, ensure_ascii=False, indent=1, default=str))
-    partial.replace(path)
+    write_whole(path, json.dumps(content, ensure_ascii=False, indent=1, default=str))

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from tbr_lightning.data.cache import write_whole
 from tbr_lightning.processes import identity_of
 from tbr_lightning.tuning import local_executor
 from tbr_lightning.tuning.trial import TrialContext
@@ -27,7 +28,7 @@ class Lease:
     def __init__(self, folder: Path) -> None:
         self.folder, self.name = folder, uuid.uuid4().hex
         self._started: float | None = None
-        _write(folder / "lease", self.name)
+        write_whole(folder / "lease", self.name)
 
     def renew(self) -> None:
         """Record that the runner is alive."""
@@ -36,7 +37,7 @@ class Lease:
 
     def stop(self) -> None:
         """Ask the process to end in order."""
-        _write(self.folder / "lease", _STOP)
+        write_whole(self.folder / "lease", _STOP)
 
     @property
     def started(self) -> bool:
@@ -86,7 +87,7 @@ def run_trial(
         cwd=cwd,
         environment={**environment, **os.environ},
     )
-    _write(path / "started", lease)
+    write_whole(path / "started", lease)
     seen, since = 0.0, time.monotonic()
     try:
         while (code := worker.exit_code()) is None:
@@ -110,12 +111,6 @@ def run_trial(
 def environment_of_runner() -> dict[str, str]:
     """Return the environment to fill up that of trials elsewhere; no devices of this machine."""
     return {k: v for k, v in os.environ.items() if not k.endswith("_VISIBLE_DEVICES")}
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text)
-    partial.replace(path)
 
 
 def _read(path: Path) -> str | None:
