@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tbr_lightning.errors import first_line
+from tbr_lightning.errors import UserError, above, at_least, first_line
 
 
 @pytest.mark.parametrize(
@@ -23,3 +23,14 @@ def test_an_error_in_one_line(error: Exception, line: str) -> None:
 
 def test_a_whole_line() -> None:
     assert first_line(ValueError("x" * 500), None) == "x" * 500
+
+
+def test_bounds_hold_for_what_is_given() -> None:
+    at_least("a", None, 1)
+    at_least("a", 1, 1)
+    above("a", None, 0)
+    above("a", 0.1, 0)
+    with pytest.raises(UserError, match="a=0 is too small: give at least 1"):
+        at_least("a", 0, 1)
+    with pytest.raises(UserError, match="a=0 is too small: give a value above 0"):
+        above("a", 0, 0)

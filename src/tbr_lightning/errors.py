@@ -133,10 +133,16 @@ def one_of(field: str, value: str, known: Iterable[str]) -> None:
         raise UserError(f"{field}='{value}' is not known{near(value, known)}")
 
 
-def at_least(field: str, value: float, low: float) -> None:
-    """Raise :class:`UserError` if ``value`` is below ``low``."""
-    if value < low:
+def at_least(field: str, value: float | None, low: float) -> None:
+    """Raise :class:`UserError` if ``value`` is given and below ``low``."""
+    if value is not None and value < low:
         raise UserError(f"{field}={value} is too small: give at least {low}")
+
+
+def above(field: str, value: float | None, low: float) -> None:
+    """Raise :class:`UserError` if ``value`` is given and not above ``low``."""
+    if value is not None and value <= low:
+        raise UserError(f"{field}={value} is too small: give a value above {low}")
 
 
 def within(field: str, value: float, low: float, high: float) -> None:

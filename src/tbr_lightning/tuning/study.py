@@ -19,7 +19,7 @@ from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.config.groups import shipped
 from tbr_lightning.config.quoting import is_text
 from tbr_lightning.config.verbs import TrainConfig
-from tbr_lightning.errors import UserError, at_least, first_line, near, one_of
+from tbr_lightning.errors import UserError, above, at_least, first_line, near, one_of
 from tbr_lightning.tuning import space as spaces
 from tbr_lightning.tuning.sampling import check_pruner, check_sampler
 from tbr_lightning.tuning.space import Parameter, overrides_of
@@ -142,9 +142,7 @@ class Study:
             at_least(key, getattr(self, key), 1)
         at_least("seed", self.seed, 0)
         for key in ("hours", "timeout", "memory"):
-            value = getattr(self, key)
-            if value is not None and value <= 0:
-                raise UserError(f"{key}={value} is too small: give a value above 0")
+            above(key, getattr(self, key), 0)
         self._check_what_names_the_space()
         if self.seeds > 1 and "seed" in self.space:
             raise UserError(f"seeds={self.seeds} and space.seed contradict each other: give one")
