@@ -8,7 +8,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -72,13 +72,19 @@ def first_line(error: BaseException, most: int | None = 160) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:most]
 
 
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error, what it was raised from, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
 def disk_full(error: BaseException) -> str | None:
     """Return a sentence if the cause of an error is a full disk, else ``None``.
 
     Libraries wrap the system's error, or pass on its text alone.
     """
-    cause: BaseException | None = error
-    while cause is not None:
+    for cause in causes(error):
         text = str(cause)
         by_number = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
         if by_number or any(word in text for word in _FULL):
@@ -88,7 +94,6 @@ def disk_full(error: BaseException) -> str | None:
                 f"the disk is full{f' at {where}' if where else ''}: free some space and give the "
                 "same command again; what was written before is kept"
             )
-        cause = cause.__cause__ or cause.__context__
     return None
 
 
@@ -104,8 +109,7 @@ def _fullest() -> str | None:
 
 def outage(error: BaseException) -> str | None:
     """Return a sentence if tracker or database did not answer, else ``None``."""
-    cause: BaseException | None = error
-    while cause is not None:
+    for cause in causes(error):
         library = type(cause).__module__.partition(".")[0]
         if library in _CLIENTS and any(word in str(cause) for word in _GONE):
             first = _USER.sub("://***@", first_line(error, None))
@@ -113,7 +117,6 @@ def outage(error: BaseException) -> str | None:
                 f"MLflow or its database does not answer ({first[:200]}): finished work is kept; "
                 "once it is reachable, run the same command again (for train, add resume=latest)"
             )
-        cause = cause.__cause__ or cause.__context__
     return None
 
 

@@ -6,7 +6,6 @@ and another judge labels the same responses for free.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import sqlite3
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 
 from tbr_lightning.data.cache import private
-from tbr_lightning.errors import UserError
+from tbr_lightning.errors import UserError, disk_full
 from tbr_lightning.models.backbone import Backbone
 from tbr_lightning.models.generation import Generated
 
@@ -119,8 +118,7 @@ class ResponseStore:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            full = getattr(error, "errno", None) == errno.ENOSPC or "is full" in str(error)
-            if full:
+            if disk_full(error):
                 raise UserError(
                     f"the disk is full, so that responses cannot be stored in {self.file}: free "
                     "some of it and run again (what was generated is kept and used again), or "
