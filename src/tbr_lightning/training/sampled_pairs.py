@@ -35,7 +35,7 @@ from tbr_lightning.reflection.record import Draft
 from tbr_lightning.tracking.open_run import start_run
 from tbr_lightning.tracking.run import Run
 from tbr_lightning.training.devices import accelerator_of
-from tbr_lightning.training.samples import Sampler, is_labelled, stores_of
+from tbr_lightning.training.samples import Sampler, stores_of
 
 Reason = Literal["all_right", "all_wrong", "cut", "unlabelled", "too_long"]
 REASONS: dict[Reason, str] = {
@@ -222,7 +222,7 @@ def _pair(
     example: Example, answers: Sequence[Judged], worthless: Sequence[bool], config: TrainConfig
 ) -> Example | Reason:
     """Return a row with the best right answer over the worst wrong one, or why there is none."""
-    known = [(row, dead) for row, dead in zip(answers, worthless, strict=True) if is_labelled(row)]
+    known = [(row, dead) for row, dead in zip(answers, worthless, strict=True) if row.parsed]
     right = [row for row, dead in known if is_right(row, worthless=dead)]
     wrong = [(row, dead) for row, dead in known if not is_right(row, worthless=dead)]
     # A judge that calls one text both right and wrong has not labelled it.
