@@ -63,19 +63,14 @@ class HostedModel:
             generation.temperature,
             generation.seed if generation.temperature else None,
         )
-        missing = list(range(len(chats)))
-        keys: list[str] = []
-        if store is not None:
-            said = [[part for turn in chat for part in turn.values()] for chat in chats]
-            keys = [store.key(parts, settings) for parts in said]
-            found = store.get(keys)
-            yield from ((n, found[key]) for n, key in enumerate(keys) if key in found)
-            missing = [n for n in missing if keys[n] not in found]
-        made = self._asked([chats[n] for n in missing], *settings)
-        if store is not None:
-            made = store.keep(made, [keys[n] for n in missing])
-        for line, response in made:
-            yield missing[line], response
+        if store is None:
+            yield from self._asked(chats, *settings)
+            return
+        said = [[part for turn in chat for part in turn.values()] for chat in chats]
+        yield from store.through(
+            [store.key(parts, settings) for parts in said],
+            lambda missing: self._asked([chats[n] for n in missing], *settings),
+        )
 
     def _asked(
         self,

@@ -17,7 +17,6 @@ from tbr_lightning.config.schema import PathsConfig
 from tbr_lightning.config.verbs import EvaluateConfig, GenerationConfig
 from tbr_lightning.data.cache import content_key
 from tbr_lightning.data.chat_template import prompt_ids
-from tbr_lightning.data.think_format import ThinkFormat
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.hosted import PREFIX, HostedModel, hosted_model, split
 from tbr_lightning.evaluation.judged import Judged
@@ -255,7 +254,8 @@ def _generated(
     made = responses(backbone, [ids[number] for number in fits], generation, store)
     for number, response in track(made, what, len(fits)):
         place = fits[number]
-        written = _written(prompts[place], forced, response, think_format)
+        parts = think_format.split(forced + response.text)  # an arm may have written its beginning
+        written = _unseen(prompts[place], *parts, response)
         rows[place] = with_rationale(written, generation.arm)
     if len(fits) < len(prompts):
         print(
@@ -319,20 +319,18 @@ def responses(
         "seed": generation.seed,
         "engine": choose_engine(generation.engine, backbone, suppresses=suppressed),
     }
+
+    def made(numbers: Sequence[int]) -> Iterator[tuple[int, Generated]]:
+        some = [ids[n] for n in numbers]
+        return generate(backbone, some, batch_size=generation.batch_size, **settings)
+
     if store is None:
-        yield from generate(backbone, ids, batch_size=generation.batch_size, **settings)
+        yield from made(range(len(ids)))
         return
     says = [generation.arm, stop_tokens(backbone), *settings.values()]
     if backbone.guide is not None:
         says.append(backbone.guide.identity)
-    keys = [store.key(prompt, says) for prompt in ids]
-    found = store.get(keys)
-    yield from ((n, found[key]) for n, key in enumerate(keys) if key in found)
-    missing = [n for n, key in enumerate(keys) if key not in found]
-    rest = [ids[n] for n in missing]
-    made = generate(backbone, rest, batch_size=generation.batch_size, **settings)
-    for line, response in store.keep(made, [keys[n] for n in missing]):
-        yield missing[line], response
+    yield from store.through([store.key(prompt, says) for prompt in ids], made)
 
 
 def arm_prompts(
@@ -366,11 +364,6 @@ def arm_prompts(
             f"the chat template of {backbone.origin} cannot be used ({reason}): save a working "
             "chat_template.jinja beside its tokenizer, or give model.chat_template=FILE in training"
         ) from error
-
-
-def _written(prompt: Prompt, forced: str, response: Generated, think_format: ThinkFormat) -> Judged:
-    """Return a response whose beginning an arm has written."""
-    return _unseen(prompt, *think_format.split(forced + response.text), response)
 
 
 def _unseen(prompt: Prompt, reflection: str | None, answer: str, response: Generated) -> Judged:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,21 @@ class ResponseStore:
                     found[key] = Generated(text, new_tokens, bool(cut), *of_endpoint)
         self.reused += len(found)
         return found
+
+    def through(
+        self, keys: Sequence[str], make: Callable[[list[int]], Iterator[tuple[int, Generated]]]
+    ) -> Iterator[tuple[int, Generated]]:
+        """Yield (number, response) of every key, stored ones first, each one once.
+
+        Args:
+            keys: Key of each response.
+            make: Yields (place, response) for a list of numbers: those that are not stored.
+        """
+        found = self.get(keys)
+        yield from ((n, found[key]) for n, key in enumerate(keys) if key in found)
+        missing = [n for n, key in enumerate(keys) if key not in found]
+        for place, response in self.keep(make(missing), [keys[n] for n in missing]):
+            yield missing[place], response
 
     def keep(
         self, responses: Iterator[tuple[int, Generated]], keys: Sequence[str]

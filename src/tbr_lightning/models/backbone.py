@@ -111,17 +111,18 @@ def load_backbone(
         return _random(config, ready or read_tokenizer(config, rows, world=world), seed)
     if (found := adapter_folder(config)) is not None:
         return _adapted(config, found, cache, tokenizer, adapter)
+    quantized = None if adapter is None else quantization(adapter)
     if config.path is not None:
         place = located(config.path)
         if is_gguf(place):
             made = replace(config, path=str(folder_of(place, cache)))
-            loaded = _pretrained(made, tokenizer, _quantization(adapter))
+            loaded = _pretrained(made, tokenizer, quantized)
             # As above. The file, not the folder made of it, identifies the weights; a package has
             # one file, and its model is known by its own name.
             packed = config.path.startswith(PACKAGE)
             return replace(loaded, folder=None, origin=config.name if packed else config.path)
         config = replace(config, path=str(place))
-    return _pretrained(config, tokenizer, _quantization(adapter))
+    return _pretrained(config, tokenizer, quantized)
 
 
 def _adapted(
@@ -192,10 +193,6 @@ def load_adapted(
     )
     # No folder holds both together, so there is none to load them from again.
     return replace(loaded, folder=None)
-
-
-def _quantization(adapter: AdapterConfig | None) -> Any:
-    return None if adapter is None else quantization(adapter)
 
 
 def load_folder(
