@@ -61,7 +61,7 @@ def keep(config: EvaluateConfig, model: str) -> str:
     }
     with start_run("mitigate", title, config, config.tracking, facts) as opened:
         folder = Path(config.paths.runs).absolute() / opened.id / "model"
-        dtype = str(changed.model.dtype).removeprefix("torch.")
+        dtype = name_of(changed.model.dtype)
         exported = export(changed, folder, dtype=dtype)
         facts["tbr.weights_digest"] = weights_digest(folder)
         uri = log_model(exported, f"{mitigation.name}", facts)

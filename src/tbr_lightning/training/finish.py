@@ -19,6 +19,7 @@ from tbr_lightning.models.digest import RECORDED, record
 from tbr_lightning.models.export import export, load_adapter, weights_digest
 from tbr_lightning.models.logged import TRAINED_ROWS, find_model, log_model, logged_by
 from tbr_lightning.models.planned import weights_dtype
+from tbr_lightning.models.precision import name_of
 from tbr_lightning.tracking.metric_spool import MetricBuffer
 from tbr_lightning.tracking.run import Run
 from tbr_lightning.training.fit import Done, Job
@@ -60,7 +61,7 @@ def export_and_keep(job: Job, tuned: Backbone, done: Done) -> Exported:
     form = export_form(config, tuned)
     if form == "adapter" and tuned.folder is None:
         tuned = replace(tuned, folder=job.folder / _BASE)
-    dtype = str(tuned.model.dtype).removeprefix("torch.")
+    dtype = name_of(tuned.model.dtype)
     model = export(tuned, job.folder / "model", dtype=weights_dtype(config.model), form=form)
     kept = {
         "form": form,
