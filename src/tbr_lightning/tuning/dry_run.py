@@ -109,7 +109,7 @@ def _count(made: Sequence[tuple[dict[str, Any], TrainConfig]], runs: int) -> Non
 
 def _cost(plan: Plan, made: Sequence[tuple[dict[str, Any], TrainConfig]], runs: int) -> None:
     """Print hours and memory by kind of device, requests to the teacher, and when it would end."""
-    costs = model_costs(made, runs, {})
+    costs = model_costs(made, runs)
     if not costs:
         return
     print(
