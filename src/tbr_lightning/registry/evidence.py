@@ -84,11 +84,6 @@ class Exam:
     sizes: Sizes
     questions: dict[str, dict[str, float | None]]
 
-    @property
-    def chances(self) -> dict[str, float]:
-        """Accuracy of guessing for each task with options."""
-        return general.chances(self.questions)
-
 
 def exam_of(config: PromoteConfig) -> Exam:
     """Return what the suite asks; nothing is generated.
@@ -247,7 +242,7 @@ def _read(
             return None
     markers = (think_format.think_open.strip(), think_format.think_close.strip())
     seen = _contamination(exam, model, signed.get(contamination.OVERLAP))
-    return Evidence(run_id, model, Answers(rows, choices, markers, seen, exam.chances))
+    return Evidence(run_id, model, Answers(rows, choices, markers, seen, exam.sizes.chances))
 
 
 def _contamination(exam: Exam, model: LoggedModel, signed: str | None) -> float | None:
