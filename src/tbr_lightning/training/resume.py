@@ -49,6 +49,11 @@ class RunFolder:
         self.path = path
         self._lock: TextIO | None = None
 
+    @classmethod
+    def of(cls, config: TrainConfig, run_id: str) -> RunFolder:
+        """Return the folder of a run in the place that a config names."""
+        return cls(Path(config.paths.runs).absolute() / run_id)
+
     def begin(self, config: TrainConfig) -> None:
         """Write what a later resume needs, and claim the folder."""
         self.path.mkdir(parents=True, exist_ok=True)

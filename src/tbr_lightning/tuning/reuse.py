@@ -147,7 +147,7 @@ def find_interrupted(config: TrainConfig, tags: Mapping[str, str]) -> str | None
     """Return the training run that an earlier attempt at this trial began, if it can be resumed."""
     wanted = {"tbr.stage": "train", "tbr.seed": str(config.seed), **tags}
     for run_id in newest_runs("!= 'FINISHED'", wanted, most=5):
-        folder = RunFolder(Path(config.paths.runs).absolute() / run_id)
+        folder = RunFolder.of(config, run_id)
         try:
             if (folder.path / "config.yaml").is_file() and folder.finished is None:
                 folder.claim()
