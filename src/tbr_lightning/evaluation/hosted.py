@@ -15,7 +15,7 @@ from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.store import ResponseStore
 from tbr_lightning.models.endpoint import RequestBudget, complete
 from tbr_lightning.models.generation import Generated
-from tbr_lightning.preflight import is_loopback
+from tbr_lightning.preflight import is_local
 
 PREFIX = "openai:"
 """What ``model=`` of ``evaluate`` begins with for such a model."""
@@ -114,7 +114,7 @@ def hosted_model(name: str, endpoint: EndpointConfig, arm: str) -> HostedModel:
             f"generation.arm={arm} prefills the response, which model='{name}' does not support: "
             "use trained or prompted"
         )
-    if not os.environ.get(endpoint.api_key_env) and not is_loopback(endpoint.base_url):
+    if not os.environ.get(endpoint.api_key_env) and not is_local(endpoint.base_url):
         raise UserError(
             f"the environment has no {endpoint.api_key_env} for model='{name}': export it, name "
             "another variable with endpoint.api_key_env, or give a local endpoint with base_url=URL"

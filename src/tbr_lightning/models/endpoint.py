@@ -23,7 +23,7 @@ from tbr_lightning.models.endpoint_errors import (
     is_filter,
     refusal_of_prompt,
 )
-from tbr_lightning.preflight import is_loopback
+from tbr_lightning.preflight import is_local
 from tbr_lightning.tracking.traces import traced_call
 
 _MILLION = 1_000_000
@@ -285,7 +285,7 @@ def _created(
 def _key(config: EndpointConfig, group: str) -> str | None:
     """Return the endpoint's key; raise :class:`UserError` where it would go unencrypted."""
     key, parts = os.environ.get(config.api_key_env), urlsplit(config.base_url or "")
-    if (key or parts.password) and parts.scheme == "http" and not is_loopback(config.base_url):
+    if (key or parts.password) and parts.scheme == "http" and not is_local(config.base_url):
         what = f"the key in {config.api_key_env}" if key else "a password"
         raise UserError(
             f"{group}.base_url={shown_url(config.base_url or '')} would send {what} unencrypted: "
@@ -308,7 +308,7 @@ def with_model(config: EndpointConfig, group: str) -> EndpointConfig:
 
 def _client(config: EndpointConfig, group: str) -> openai.OpenAI:
     http = None
-    if is_loopback(config.base_url):  # a proxy would look for it on a machine of its own
+    if is_local(config.base_url):  # a proxy would look for it on a machine of its own
         http = openai.DefaultHttpxClient(trust_env=False)
     return openai.OpenAI(
         http_client=http,

@@ -9,7 +9,7 @@ import openai
 
 from tbr_lightning.config.credentials import hidden, shown_url
 from tbr_lightning.config.endpoint import EndpointConfig
-from tbr_lightning.preflight import is_loopback
+from tbr_lightning.preflight import is_local
 
 _OF_PROMPT = (413, 451)  # too long, and unavailable for legal reasons: of one prompt alone
 
@@ -55,7 +55,7 @@ def explain(error: openai.OpenAIError, config: EndpointConfig, group: str) -> st
             f"{config.retries + 1} tries: raise it, or run again to go on from here"
         )
     if isinstance(error, openai.APIConnectionError):
-        proxy = "" if is_loopback(config.base_url) else _proxy()
+        proxy = "" if is_local(config.base_url) else _proxy()
         return f"{group}.base_url: {where} does not answer{proxy}: start it or give another"
     if isinstance(error, openai.BadRequestError | openai.UnprocessableEntityError):
         return (
