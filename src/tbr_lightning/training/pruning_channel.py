@@ -23,12 +23,12 @@ class PruningChannel:
 
     Attributes:
         folder: Folder shared with the side that answers.
-        metric: Name of the metric that is reported.
+        metric: Name of the metric that training reports; empty where others ask, or only look.
         patience: Seconds to wait for an answer; without one the run goes on.
     """
 
     folder: Path
-    metric: str
+    metric: str = ""
     patience: float = 60.0
 
     @property

@@ -201,7 +201,7 @@ class _Runner:
 
     def _start(self, claim: Claim, slot: int, folder: TrialFolder, spec: Spec) -> None:
         folder.begin(spec)
-        PruningChannel(folder.path, "").clear()
+        PruningChannel(folder.path).clear()
         worker = self.hooks.executor.start(folder.path, self.around, spec)
         self.running[claim.number] = _Running(claim, slot, folder, worker, spec)
 
@@ -239,7 +239,7 @@ class _Runner:
         """Pass what a trial reports to the pruner, and its decision back."""
         if one.spec.metric is None and not one.spec.blocks:
             return
-        channel = PruningChannel(one.folder.path, "")
+        channel = PruningChannel(one.folder.path)
         for number, values in channel.reports(one.answered):
             for step, value in values.items():
                 told = value * self.study.reported_sign

@@ -77,7 +77,7 @@ def enter(path: str, around: TrialContext) -> None:
         result: TrialResult = getattr(import_module(module), function)(spec, folder, around)
     except KeyboardInterrupt as error:
         # Those whom a pruner stopped end in the same way as those who were killed.
-        pruned = (folder.path / "pruned").exists()
+        pruned = PruningChannel(folder.path).pruned
         words = str(error) or "pruned"
         result = (
             TrialResult("pruned", words) if pruned else TrialResult("interrupted", "it was stopped")
