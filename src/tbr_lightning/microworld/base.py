@@ -212,7 +212,8 @@ def _packed_rows(
     Positions start anew with each document, from which transformers derives a mask that keeps
     documents apart.
     """
-    texts = [_text(document) for document in _documents(settings)]
+    source = documents(settings.seed, settings.documents, settings.thoughts, settings.rules)
+    texts = [_text(document) for document in source]
     encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
     ids = torch.tensor([token for document in encoded for token in document])
     positions = torch.tensor([k for document in encoded for k in range(len(document))])
@@ -221,10 +222,6 @@ def _packed_rows(
         ids[: count * settings.row].view(count, settings.row),
         positions[: count * settings.row].view(count, settings.row),
     )
-
-
-def _documents(settings: BaseSettings) -> Iterator[Document]:
-    return documents(settings.seed, settings.documents, settings.thoughts, settings.rules)
 
 
 def _text(document: Document) -> str:
