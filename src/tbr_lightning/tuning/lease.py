@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -52,6 +52,55 @@ class Lease:
                 return time.monotonic()
             self._started = time.monotonic()
         return self._started
+
+
+class LeasedWorker:
+    """A trial that a scheduler runs, see :class:`tbr_lightning.tuning.executor.Worker`.
+
+    Args:
+        lease: The runner's lease on it.
+        ended: Returns its exit code and, where its own process did not give that, the reason;
+            ``None`` while it runs or waits for its turn.
+        cancel: Takes it back from the scheduler: with ``waiting=True`` only while it waits for its
+            turn, since it would be cut off before its checkpoint.
+    """
+
+    def __init__(
+        self, lease: Lease, ended: Callable[[], tuple[int, str] | None], cancel: Callable[..., None]
+    ) -> None:
+        self._lease, self._ended, self._cancel = lease, ended, cancel
+        self._code: int | None = None
+        self.lost = ""
+
+    @property
+    def begun(self) -> float:
+        """Start time; the current time, while it waits for its turn."""
+        return self._lease.begun
+
+    def exit_code(self) -> int | None:
+        """Return its exit code."""
+        if self._code is None and (found := self._ended()) is not None:
+            self._code, self.lost = found
+        return self._code
+
+    def renew(self) -> None:
+        """Renew its lease."""
+        self._lease.renew()
+
+    def memory(self) -> float:
+        """Return 0: the scheduler limits memory."""
+        return 0.0
+
+    def ask_to_stop(self) -> None:
+        """Ask it to end in order; one that waits for its turn is cancelled."""
+        self._lease.stop()
+        self._cancel(waiting=True)
+
+    def kill(self) -> None:
+        """End it; its process dies with what the scheduler started."""
+        if self._code is None:
+            self._lease.stop()
+            self._cancel(waiting=False)
 
 
 def run_trial(
