@@ -72,6 +72,16 @@ def first_line(error: BaseException, most: int | None = 160) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:most]
 
 
+def in_one_line(error: BaseException, most: int | None = None) -> str:
+    """Return the whole text of an error without its line breaks, or its type's name if it has none.
+
+    Args:
+        error: Error of any library.
+        most: Characters that are kept; ``None`` for all.
+    """
+    return (" ".join(str(error).split()) or type(error).__name__)[:most]
+
+
 def causes(error: BaseException | None) -> Iterator[BaseException]:
     """Yield an error, what it was raised from, and so on."""
     while error is not None:

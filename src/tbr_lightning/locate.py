@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tbr_lightning.config.schema import ModelConfig
-from tbr_lightning.errors import UserError, causes, disk_full
+from tbr_lightning.errors import UserError, causes, disk_full, in_one_line
 
 PACKAGE = "package:"
 """In ``model.path``, before the name of a Python package that is a folder with one GGUF file."""
@@ -345,4 +345,4 @@ def weights_problem(source: str, error: BaseException, revision: str | None) -> 
     problem = hub_problem(error, revision)
     if problem:
         return f"the weights of {source} {problem}: {_WEIGHTS_FIX}"
-    return f"the weights of {source} cannot be loaded: {' '.join(str(error).split())}"
+    return f"the weights of {source} cannot be loaded: {in_one_line(error)}"

@@ -27,7 +27,7 @@ from tbr_lightning.data.chat_template import (
 from tbr_lightning.data.example import Example
 from tbr_lightning.data.table import Examples
 from tbr_lightning.data.think_format import Span, ThinkFormat, TokenRow, row_tokens, think_block
-from tbr_lightning.errors import UserError
+from tbr_lightning.errors import UserError, in_one_line
 from tbr_lightning.kinds import KINDS, Kind
 from tbr_lightning.progress import bar
 
@@ -338,12 +338,11 @@ def _by_itself(
     try:
         first = prompt_ids(tokenizer, example.prompt, before=example.messages[:-1])
     except TemplateError as error:
-        words = " ".join(str(error).split())
         asked = example.prompt if len(example.prompt) <= _SHOWN else f"{example.prompt[:_SHOWN]}…"
         roles = ", ".join(message["role"] for message in example.messages)
         raise UserError(
             f"the row '{asked}' has the turns {roles}, which the model's chat template refuses "
-            f"({words}): fix or remove the row, or give model.chat_template=FILE"
+            f"({in_one_line(error)}): fix or remove the row, or give model.chat_template=FILE"
         ) from error
     here = think_format.after(prompt_end(tokenizer, first))
     return first, *row_tokens(tokenizer, here, response, reflection)

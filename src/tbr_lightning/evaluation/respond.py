@@ -17,7 +17,7 @@ from tbr_lightning.config.schema import PathsConfig
 from tbr_lightning.config.verbs import EvaluateConfig, GenerationConfig
 from tbr_lightning.data.cache import content_key
 from tbr_lightning.data.chat_template import prompt_ids
-from tbr_lightning.errors import UserError
+from tbr_lightning.errors import UserError, in_one_line
 from tbr_lightning.evaluation.hosted import PREFIX, HostedModel, hosted_model, split
 from tbr_lightning.evaluation.judged import Judged
 from tbr_lightning.evaluation.judges.loading import make_judge
@@ -359,10 +359,10 @@ def arm_prompts(
         pairs = zip(texts, before, strict=True)
         return [prompt_ids(tokenizer, text, cue, turns) + end for text, turns in pairs]
     except (TemplateError, ValueError) as error:
-        reason = " ".join(str(error).split())
         raise UserError(
-            f"the chat template of {backbone.origin} cannot be used ({reason}): save a working "
-            "chat_template.jinja beside its tokenizer, or give model.chat_template=FILE in training"
+            f"the chat template of {backbone.origin} cannot be used ({in_one_line(error)}): save a "
+            "working chat_template.jinja beside its tokenizer, or give model.chat_template=FILE in "
+            "training"
         ) from error
 
 

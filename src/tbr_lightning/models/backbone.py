@@ -17,7 +17,7 @@ from tbr_lightning.config.schema import AdapterConfig, ModelConfig
 from tbr_lightning.data.chat_template import end_token
 from tbr_lightning.data.example import Example
 from tbr_lightning.data.think_format import ThinkFormat
-from tbr_lightning.errors import UserError
+from tbr_lightning.errors import UserError, in_one_line
 from tbr_lightning.locate import PACKAGE, base_of, located, weights_problem
 from tbr_lightning.models.adapters import merged_with, quantization
 from tbr_lightning.models.architecture import auto_class, build_config
@@ -285,7 +285,7 @@ def _random(config: ModelConfig, tokenizer: Any, seed: int) -> Backbone:
                 **how,
             )
         except (ValueError, ImportError) as error:
-            reason = " ".join(str(error).split())
+            reason = in_one_line(error)
             raise UserError(f"model={config.name} cannot be built: {reason}") from error
     model.eval()
     think_format = ThinkFormat.of(config).of_template(tokenizer)

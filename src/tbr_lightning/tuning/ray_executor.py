@@ -12,7 +12,7 @@ import ray
 from ray.exceptions import RayError, TaskCancelledError
 
 from tbr_lightning.config.sweep import SweepSettings
-from tbr_lightning.errors import UserError, first_line
+from tbr_lightning.errors import UserError, first_line, in_one_line
 from tbr_lightning.tuning.executor import devices_asked
 from tbr_lightning.tuning.folder import Spec
 from tbr_lightning.tuning.lease import Lease, LeasedWorker, environment_of_runner, run_trial
@@ -29,7 +29,7 @@ class RayExecutor:
             try:
                 ray.init(log_to_driver=False, configure_logging=False)
             except (ConnectionError, RuntimeError) as error:
-                first = " ".join(str(error).split())[:200]
+                first = in_one_line(error, 200)
                 raise UserError(
                     f"no Ray cluster at RAY_ADDRESS={os.environ.get('RAY_ADDRESS', '')} ({first}): "
                     "start one with 'ray start --head', or unset it for this machine alone"

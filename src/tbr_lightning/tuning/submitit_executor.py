@@ -13,7 +13,7 @@ import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError, UncompletedJobError
 
 from tbr_lightning.config.sweep import SweepSettings
-from tbr_lightning.errors import UserError, first_line
+from tbr_lightning.errors import UserError, first_line, in_one_line
 from tbr_lightning.tuning.executor import devices_asked
 from tbr_lightning.tuning.folder import Spec
 from tbr_lightning.tuning.lease import Lease, LeasedWorker, environment_of_runner, run_trial
@@ -39,7 +39,7 @@ class SubmititExecutor:
             )
             self._executor.update_parameters(**self._asked(timeout) | more)
         except (ValueError, TypeError, NameError, FailedSubmissionError) as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = in_one_line(error, 200)
             given = settings.submitit
             raise UserError(f"sweep.submitit={given} cannot be used: {reason}") from error
 
@@ -75,7 +75,7 @@ class SubmititExecutor:
                 grace=self._settings.grace,
             )
         except FailedSubmissionError as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = in_one_line(error, 200)
             raise UserError(f"SLURM does not take trial {spec.number}: {reason}") from error
         looked = 0.0
 

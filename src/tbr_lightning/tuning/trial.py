@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from tbr_lightning import processes
 from tbr_lightning.config.schema import PathsConfig, TrackingConfig
-from tbr_lightning.errors import UserError
+from tbr_lightning.errors import UserError, in_one_line
 from tbr_lightning.training.pruning_channel import Pruned, PruningChannel
 from tbr_lightning.tuning.folder import Spec, TrialFolder, TrialResult
 
@@ -231,7 +231,7 @@ def _end_all() -> None:
 def _reason(error: BaseException) -> str:
     """Return an error in one line; of a rank's, what the rank itself raised."""
     if isinstance(error, UserError):
-        return " ".join(str(error).split())
+        return in_one_line(error)
     if isinstance(error, MemoryError):
         return "out of memory"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
