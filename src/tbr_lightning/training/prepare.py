@@ -150,17 +150,18 @@ def log_counts(run: Run, prepared: Prepared, rows: int) -> None:
     if left_out:
         print(
             f"train: {left_out} of {rows} rows are longer than model.max_length tokens and were "
-            f"left out{_cost(prepared.rows)}",
+            f"left out{reflections_cost(prepared.rows)}: raise model.max_length",
             file=sys.stderr,
         )
 
 
-def _cost(rows: TokenRows) -> str:
+def reflections_cost(rows: TokenRows) -> str:
+    """Return how many rows were left out for their reflection, for the end of a sentence."""
     if not rows.left_out_for_reflection:
         return ""
     return (
-        f", {rows.left_out_for_reflection} of them for their reflection: an arm without it that "
-        "does not know these reflections trains on them: raise model.max_length"
+        f", {rows.left_out_for_reflection:,} of them for their reflection: an arm without it "
+        "that does not know these reflections trains on them"
     )
 
 

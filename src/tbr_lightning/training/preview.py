@@ -23,6 +23,7 @@ from tbr_lightning.training.apart import check_apart, suite_overlap
 from tbr_lightning.training.devices import world_size
 from tbr_lightning.training.estimate import RunEstimate, describe_devices
 from tbr_lightning.training.grpo import check_handed_over
+from tbr_lightning.training.prepare import reflections_cost
 from tbr_lightning.training.run_size import count_rows, estimate_run, rows_to_count, step_count
 
 _STYLES = {Span.PROMPT: "dim", Span.REFLECTION: "cyan", Span.ANSWER: "green"}
@@ -131,7 +132,7 @@ def _print_counts(
     tokens = int(rows.lengths.sum())
     console.print(
         f"{rows.data_rows:,} training rows ({rows.left_out:,} left out as longer than "
-        f"model.max_length{_cost(rows)}{_others(rows)}), {held_out:,} for validation; "
+        f"model.max_length{reflections_cost(rows)}{_others(rows)}), {held_out:,} for validation; "
         f"{tokens:,} tokens an epoch, longest row {int(rows.lengths.max()):,}"
     )
     console.print(
@@ -158,15 +159,6 @@ def _others(rows: TokenRows) -> str:
     if not rows.left_out_for_others:
         return ""
     return f"; {rows.left_out_for_others:,} more with the reflection of another arm"
-
-
-def _cost(rows: TokenRows) -> str:
-    if not rows.left_out_for_reflection:
-        return ""
-    return (
-        f", {rows.left_out_for_reflection:,} of them for their reflection: an arm without it "
-        "that does not know these reflections trains on them"
-    )
 
 
 def _print_estimate(console: Console, config: TrainConfig, it: RunEstimate) -> None:
