@@ -48,57 +48,34 @@ _UNWRITTEN = "(the model has not written this answer yet)"
 
 @dataclass(frozen=True)
 class Outlook:
-    """The expected size and time of one training run.
+    """The expected size and time of one training run."""
 
-    Attributes:
-        rows: Number of rows to train on.
-        tokens: Number of tokens of all epochs.
-        seconds: Time on devices like this one; ``None`` if it wants another kind.
-    """
-
-    rows: int
-    tokens: int
-    seconds: float | None
+    rows: int  # rows to train on
+    tokens: int  # tokens of all epochs
+    seconds: float | None  # on devices like this one; ``None`` if it wants another kind
 
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of the reflections without asking for or storing any.
+    """What is known of the reflections without asking for or storing any."""
 
-    Attributes:
-        examples: Rows to train on.
-        texts: Texts by instruction id; a placeholder for each that is not written yet.
-        unwritten: Number of placeholders.
-        sentences: Messages about the reflections.
-    """
-
-    examples: Examples
-    texts: dict[str, str]
-    unwritten: int = 0
-    sentences: tuple[str, ...] = ()
+    examples: Examples  # rows to train on
+    texts: dict[str, str]  # by instruction id; a placeholder for each that is not written yet
+    unwritten: int = 0  # number of placeholders
+    sentences: tuple[str, ...] = ()  # messages about the reflections
 
 
 @dataclass(frozen=True)
 class CountedRows:
-    """The tokenised rows of a run, and what they were made with.
+    """The tokenised rows of a run, and what they were made with."""
 
-    Attributes:
-        rows: Tokenised training rows.
-        held_out: Number of rows for validation.
-        known: Their reflections.
-        beside: Reflections that other arms put before the answers.
-        tokenizer: The model's tokenizer.
-        has_own_template: Whether it came with a chat template.
-        think_format: Format of the think block.
-    """
-
-    rows: TokenRows
-    held_out: int
-    known: Known
-    beside: Beside
-    tokenizer: Any
-    has_own_template: bool
-    think_format: ThinkFormat
+    rows: TokenRows  # training rows
+    held_out: int  # number of rows for validation
+    known: Known  # their reflections
+    beside: Beside  # reflections that other arms put before the answers
+    tokenizer: Any  # the model's
+    has_own_template: bool  # whether the tokenizer came with a chat template
+    think_format: ThinkFormat  # format of the think block
 
 
 def outlook(config: TrainConfig) -> Outlook:
