@@ -17,6 +17,7 @@ from tbr_lightning.config.schema import PathsConfig
 from tbr_lightning.config.verbs import EvaluateConfig, GenerationConfig
 from tbr_lightning.data.cache import content_key
 from tbr_lightning.data.chat_template import prompt_ids
+from tbr_lightning.data.think_format import ThinkFormat
 from tbr_lightning.errors import UserError, in_one_line
 from tbr_lightning.evaluation.hosted import PREFIX, HostedModel, hosted_model, split
 from tbr_lightning.evaluation.judged import Judged
@@ -254,8 +255,7 @@ def _generated(
     made = responses(backbone, [ids[number] for number in fits], generation, store)
     for number, response in track(made, what, len(fits)):
         place = fits[number]
-        parts = think_format.split(forced + response.text)  # an arm may have written its beginning
-        written = _unseen(prompts[place], *parts, response)
+        written = _written(prompts[place], forced, response, think_format)
         rows[place] = with_rationale(written, generation.arm)
     if len(fits) < len(prompts):
         print(
@@ -364,6 +364,11 @@ def arm_prompts(
             "working chat_template.jinja beside its tokenizer, or give model.chat_template=FILE in "
             "training"
         ) from error
+
+
+def _written(prompt: Prompt, forced: str, response: Generated, think_format: ThinkFormat) -> Judged:
+    """Return a response whose beginning an arm has written."""
+    return _unseen(prompt, *think_format.split(forced + response.text), response)
 
 
 def _unseen(prompt: Prompt, reflection: str | None, answer: str, response: Generated) -> Judged:
