@@ -24,7 +24,13 @@ from tbr_lightning.training.devices import world_size
 from tbr_lightning.training.estimate import RunEstimate, describe_devices
 from tbr_lightning.training.grpo import check_handed_over
 from tbr_lightning.training.prepare import reflections_cost
-from tbr_lightning.training.run_size import count_rows, estimate_run, rows_to_count, step_count
+from tbr_lightning.training.run_size import (
+    CountedRows,
+    count_rows,
+    estimate_run,
+    rows_to_count,
+    step_count,
+)
 
 _STYLES = {Span.PROMPT: "dim", Span.REFLECTION: "cyan", Span.ANSWER: "green"}
 
@@ -50,8 +56,7 @@ def preview(config: TrainConfig) -> None:
     for notice in filter(None, notices):
         console.print(notice, markup=False)
     console.print(counted.think_format.described, markup=False)
-    estimated = config.model.tokenizer == "bytes" and config.model.hub_id is not None
-    _print_counts(console, config, rows, counted.held_out, known.unwritten, estimated=estimated)
+    _print_counts(console, config, counted)
     for sentence in (*known.sentences, *filter(None, [counted.beside.notice])):
         console.print(sentence, markup=False)
     if config.data.pairs == "sampled":
@@ -69,7 +74,7 @@ def preview(config: TrainConfig) -> None:
             "loss above, tokens and estimates are those of fine-tuning on the rows",
             markup=False,
         )
-    _print_estimate(console, config, estimate_run(config, rows, len(counted.tokenizer)))
+    _print_estimate(console, config, estimate_run(config, counted))
     if sentences := missing_for(
         config.model, config.data, config.reflection, config.trainer, config.adapter
     ):
@@ -113,15 +118,8 @@ def _one_of_each(rows: TokenRows) -> list[int]:
     return (chosen + rest)[:3]
 
 
-def _print_counts(
-    console: Console,
-    config: TrainConfig,
-    rows: TokenRows,
-    held_out: int,
-    unwritten: int,
-    *,
-    estimated: bool,
-) -> None:
+def _print_counts(console: Console, config: TrainConfig, counted: CountedRows) -> None:
+    rows, unwritten = counted.rows, counted.known.unwritten
     table = Table("kind", "rows", "prompt", "reflection", "answer", title="Rows and tokens")
     for number, kind in enumerate(KINDS):
         counts = rows.span_counts[rows.kinds == number]
@@ -129,17 +127,19 @@ def _print_counts(
             table.add_row(kind, f"{found:,}", *(f"{int(n):,}" for n in counts.sum(axis=0)))
     console.print(table)
     steps, trainer = step_count(config, rows.data_rows), config.trainer
-    tokens = int(rows.lengths.sum())
+    many = "" if trainer.epochs == 1 else "s"
     console.print(
         f"{rows.data_rows:,} training rows ({rows.left_out:,} left out as longer than "
-        f"model.max_length{reflections_cost(rows)}{_others(rows)}), {held_out:,} for validation; "
-        f"{tokens:,} tokens an epoch, longest row {int(rows.lengths.max()):,}"
+        f"model.max_length{reflections_cost(rows)}{_others(rows)}), {counted.held_out:,} for "
+        f"validation; {int(rows.lengths.sum()):,} tokens an epoch, longest row "
+        f"{int(rows.lengths.max()):,}"
     )
     console.print(
         f"{steps:,} optimizer steps of {trainer.batch_size} x {trainer.accumulate} x "
-        f"{world_size(trainer)} rows (batch x accumulate x devices), {_epochs(trainer.epochs)}"
+        f"{world_size(trainer)} rows (batch x accumulate x devices), "
+        f"{trainer.epochs:,} epoch{many} at most"
     )
-    if estimated:
+    if config.model.tokenizer == "bytes" and config.model.hub_id is not None:
         console.print(
             "token counts are estimates: model.tokenizer=bytes stands in for the model's own, "
             "which needs about a quarter as many tokens for English"
@@ -149,10 +149,6 @@ def _print_counts(
             f"{unwritten:,} reflections are not written yet: a short placeholder's tokens are "
             "counted in place of each"
         )
-
-
-def _epochs(number: int) -> str:
-    return f"{number:,} epoch{'' if number == 1 else 's'} at most"
 
 
 def _others(rows: TokenRows) -> str:

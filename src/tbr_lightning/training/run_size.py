@@ -85,8 +85,9 @@ def outlook(config: TrainConfig) -> Outlook:
         UserError: The data or the tokenizer is not available.
     """
     counted = count_rows(config, rows_to_count(config))
-    seconds = estimate_run(config, counted.rows, len(counted.tokenizer)).seconds
-    return Outlook(counted.rows.data_rows, _tokens_of(config, counted.rows), seconds)
+    rows = counted.rows
+    seconds = estimate_run(config, counted).seconds
+    return Outlook(rows.data_rows, _tokens_of(config, rows), seconds)
 
 
 def rows_to_count(config: TrainConfig) -> Examples:
@@ -187,30 +188,25 @@ def _rows_per_step(trainer: TrainerConfig) -> int:
     return trainer.batch_size * trainer.accumulate * world_size(trainer)
 
 
-def estimate_run(config: TrainConfig, rows: TokenRows, vocabulary: int) -> RunEstimate:
-    """Return the estimated cost of a run over these rows.
-
-    Args:
-        config: Config of the training run.
-        rows: Tokenised training rows.
-        vocabulary: Number of tokens of the tokenizer.
+def estimate_run(config: TrainConfig, counted: CountedRows) -> RunEstimate:
+    """Return the estimated cost of a run over the rows that were counted.
 
     Raises:
         UserError: The model has no architecture to estimate from.
     """
     import torch
 
+    rows = counted.rows
     if not config.model.architecture and published_config(config.model) is None:
         raise UserError(f"model={config.model.name} names no architecture to estimate from")
     # With a stand-in tokenizer the published vocabulary is the one that matters.
     stand_in = config.model.tokenizer == "bytes" and config.model.init != "random"
     architecture = planned_config(
-        config.model, data=config.data.name, vocab_size=None if stand_in else vocabulary
+        config.model, data=config.data.name, vocab_size=None if stand_in else len(counted.tokenizer)
     )
-    wanted_device = accelerator_of(config.trainer)
     here = "gpu" if torch.cuda.is_available() else "cpu"
     peak = None
-    if wanted_device == here:
+    if accelerator_of(config.trainer) == here:
         device = torch.device("cuda" if here == "gpu" else "cpu")
         peak = measured_peak(device, compute_dtype(precision_of(config)))
     return estimate(
