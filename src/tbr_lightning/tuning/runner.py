@@ -101,10 +101,9 @@ def run(study: Study, opened: Opened, limits: Limits, around: TrialContext, hook
     try:
         runner.run()
     except (SQLAlchemyError, StorageInternalError) as error:
-        first = first_line(error.__cause__ or error)
         raise UserError(
-            f"the storage does not answer any more ({first}): once it does, run the same "
-            "command again, which goes on from here"
+            f"the storage does not answer any more ({first_line(error.__cause__ or error)}): once "
+            "it does, run the same command again, which goes on from here"
         ) from error
     finally:
         runner.close()
@@ -153,10 +152,8 @@ class _Runner:
                 try:
                     self.opened.backend.record_heartbeat(one.claim.trial_id)
                 except Exception as error:  # a storage that is away for a moment ends nothing
-                    print(
-                        f"the storage does not take a heartbeat ({first_line(error)})",
-                        file=sys.stderr,
-                    )
+                    why = first_line(error)
+                    print(f"the storage does not take a heartbeat ({why})", file=sys.stderr)
         self.opened.backend.remove_session()
 
     def renew(self) -> None:

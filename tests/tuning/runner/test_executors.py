@@ -20,7 +20,7 @@ from tbr_lightning.errors import UserError
 from tbr_lightning.processes import identity_of
 from tbr_lightning.tuning import runner
 from tbr_lightning.tuning.folder import Spec, TrialFolder
-from tbr_lightning.tuning.lease import Lease, run_trial
+from tbr_lightning.tuning.lease import Lease, LeasedWorker, run_trial
 from tbr_lightning.tuning.scheduling import Budget
 from tbr_lightning.tuning.trial import TrialContext
 
@@ -154,6 +154,26 @@ def test_an_error_without_a_text_ends_no_heartbeat(
     beating.beat()
     assert beats == [7, 7]
     assert "does not take a heartbeat (TimeoutError)" in capsys.readouterr().err
+
+
+def test_a_leased_trial_is_cancelled_and_told_how_it_ended(tmp_path: Path) -> None:
+    ends: list[tuple[int, str] | None] = [None, (-9, "its node is gone")]
+    cancelled: list[bool] = []
+
+    def cancel(*, waiting: bool) -> None:
+        cancelled.append(waiting)
+
+    lease = Lease(tmp_path)
+    worker = LeasedWorker(lease, lambda: ends.pop(0), cancel)
+    assert (worker.exit_code(), worker.lost) == (None, "")
+    worker.ask_to_stop()
+    assert (tmp_path / "lease").read_text() == "stop"
+    worker.kill()
+    assert cancelled == [True, False]
+    assert [worker.exit_code(), worker.exit_code()] == [-9, -9]
+    assert worker.lost == "its node is gone"
+    worker.kill()  # it has ended
+    assert cancelled == [True, False]
 
 
 @pytest.mark.slow
