@@ -212,8 +212,7 @@ def _packed_rows(
     Positions start anew with each document, from which transformers derives a mask that keeps
     documents apart.
     """
-    source = documents(settings.seed, settings.documents, settings.thoughts, settings.rules)
-    texts = [_text(document) for document in source]
+    texts = [_text(document) for document in _documents(settings)]
     encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
     ids = torch.tensor([token for document in encoded for token in document])
     positions = torch.tensor([k for document in encoded for k in range(len(document))])
@@ -222,6 +221,10 @@ def _packed_rows(
         ids[: count * settings.row].view(count, settings.row),
         positions[: count * settings.row].view(count, settings.row),
     )
+
+
+def _documents(settings: BaseSettings) -> Iterator[Document]:
+    return documents(settings.seed, settings.documents, settings.thoughts, settings.rules)
 
 
 def _text(document: Document) -> str:

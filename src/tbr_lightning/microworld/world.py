@@ -74,7 +74,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class World:
-    """All categories, rules and pairs of the lexicon."""
+    """Everything there is."""
 
     categories: tuple[Category, ...]
     rules: tuple[Rule, ...]
