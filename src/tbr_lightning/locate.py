@@ -342,7 +342,6 @@ def weights_problem(source: str, error: BaseException, revision: str | None) -> 
             f"the weights of {source} do not fit on the disk: free some of it, or set HF_HOME to "
             "a folder on a larger one"
         )
-    problem = hub_problem(error, revision)
-    if problem:
+    if problem := hub_problem(error, revision):
         return f"the weights of {source} {problem}: {_WEIGHTS_FIX}"
     return f"the weights of {source} cannot be loaded: {in_one_line(error)}"

@@ -166,9 +166,9 @@ def _read(file: Path, read: Any, **how: Any) -> Any:
     try:
         return read(str(file.parent), gguf_file=file.name, trust_remote_code=False, **how)
     except (OSError, ValueError, KeyError, TypeError, ImportError, NotImplementedError) as error:
-        reason = in_one_line(error, 200)
         raise UserError(
-            f"{file} cannot be read as a model: {reason}: give its Hugging Face folder"
+            f"{file} cannot be read as a model: {in_one_line(error, 200)}: give its Hugging "
+            "Face folder"
         ) from error
 
 

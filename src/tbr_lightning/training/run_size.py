@@ -85,8 +85,7 @@ def outlook(config: TrainConfig) -> Outlook:
         UserError: The data or the tokenizer is not available.
     """
     counted = count_rows(config, rows_to_count(config))
-    rows = counted.rows
-    seconds = estimate_run(config, counted).seconds
+    rows, seconds = counted.rows, estimate_run(config, counted).seconds
     return Outlook(rows.data_rows, _tokens_of(config, rows), seconds)
 
 
