@@ -40,8 +40,9 @@ class SubmititExecutor:
             self._executor.update_parameters(**self._asked(timeout) | more)
         except (ValueError, TypeError, NameError, FailedSubmissionError) as error:
             reason = in_one_line(error, 200)
-            given = settings.submitit
-            raise UserError(f"sweep.submitit={given} cannot be used: {reason}") from error
+            raise UserError(
+                f"sweep.submitit={settings.submitit} cannot be used: {reason}"
+            ) from error
 
     def _asked(self, timeout: float | None) -> dict[str, Any]:
         settings = self._settings
