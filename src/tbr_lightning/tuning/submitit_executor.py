@@ -39,9 +39,8 @@ class SubmititExecutor:
             )
             self._executor.update_parameters(**self._asked(timeout) | more)
         except (ValueError, TypeError, NameError, FailedSubmissionError) as error:
-            reason = in_one_line(error, 200)
             raise UserError(
-                f"sweep.submitit={settings.submitit} cannot be used: {reason}"
+                f"sweep.submitit={settings.submitit} cannot be used: {in_one_line(error, 200)}"
             ) from error
 
     def _asked(self, timeout: float | None) -> dict[str, Any]:
