@@ -333,7 +333,7 @@ def _batches(config: Any, folder: Path) -> Any:
 
 def _clocked() -> list[float]:
     """Count the seconds inside the metric buffer."""
-    from tbr_lightning.tracking.metrics import MetricBuffer
+    from tbr_lightning.tracking.metric_spool import MetricBuffer
 
     spent, depth = [0.0], [0]
 
@@ -366,7 +366,7 @@ def held_out_loss(model: Any, folder: Path) -> float:
     import torch
 
     from tbr_lightning.data.tokens import TokenRows
-    from tbr_lightning.objectives.objective import StepWeights
+    from tbr_lightning.objectives.batch import StepWeights
 
     rows = TokenRows((folder / "held_out").resolve())
     objective = composed(folder).objective

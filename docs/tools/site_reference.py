@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from omegaconf import MISSING
 
-from tbr_lightning.config.compose import shipped
+from tbr_lightning.config.groups import shipped
 from tbr_lightning.config.targets import schema_of
 from tbr_lightning.config.verbs import VERBS
 

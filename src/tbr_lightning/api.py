@@ -12,8 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
 
-from tbr_lightning.config.compose import compose_verb, options
-from tbr_lightning.config.texts import as_text
+from tbr_lightning.config.compose import compose_verb
+from tbr_lightning.config.groups import options
+from tbr_lightning.config.quoting import as_text
 from tbr_lightning.config.verbs import EvaluateConfig
 from tbr_lightning.processes import quiet
 

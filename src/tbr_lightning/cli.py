@@ -109,16 +109,12 @@ def _run(verb: str, composed: Composed, action: str | None) -> int:
     quiet()
     if action is None and (line := first_line(verb, composed.config)) is not None:
         print("\n".join(wrapped(line, 2, sys.stderr)), file=sys.stderr, flush=True)
-    signal.signal(signal.SIGTERM, _interrupt)
+    # A terminated process ends as an interrupted one, so that its run is marked KILLED.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     module = importlib.import_module(f"tbr_lightning.{verb}")
     if action is not None:
         return int(getattr(module, f"command_{action}")(composed.config) or 0)
     return int(module.command(composed.config) or 0)
-
-
-def _interrupt(*_: object) -> None:
-    """End a terminated process as an interrupted one, so that its run is marked KILLED."""
-    raise KeyboardInterrupt
 
 
 def _as_typed(word: str) -> str:

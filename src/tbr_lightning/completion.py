@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Sequence
 
 from tbr_lightning.cli import ACTIONS
-from tbr_lightning.config.compose import compose_verb, keys_of, options
+from tbr_lightning.config.compose import compose_verb, keys_of
+from tbr_lightning.config.groups import options
 from tbr_lightning.config.verbs import VERBS
 from tbr_lightning.errors import UserError
 

@@ -18,6 +18,7 @@ from rich.table import Table
 from tbr_lightning.config.credentials import hidden
 from tbr_lightning.config.schema import TrackingConfig
 from tbr_lightning.config.verbs import DoctorConfig
+from tbr_lightning.errors import first_line
 from tbr_lightning.progress import cell
 from tbr_lightning.tracking.provenance import package_versions
 
@@ -167,7 +168,7 @@ def _database_problem(uri: str) -> str | None:
         with sqlalchemy.create_engine(uri).connect():
             return None
     except (SQLAlchemyError, ImportError) as error:
-        first = hidden(str(error).strip().splitlines()[0])
+        first = hidden(first_line(error, None))
         return f"cannot be used ({first}): start it, or use tracking=local"
 
 

@@ -8,7 +8,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -49,7 +49,10 @@ class UserError(Exception):
 
 
 class OutageError(UserError):
-    """What a command needs did not answer: nobody's fault, and to be given again; exit code 75."""
+    """A service that the command needs did not respond; exit code 75.
+
+    Running the same command again later may succeed.
+    """
 
 
 def command_of(verb: str) -> str:
@@ -59,13 +62,39 @@ def command_of(verb: str) -> str:
     return f"python -m tbr_lightning.{verb}"
 
 
+def first_line(error: BaseException, most: int | None = 160) -> str:
+    """Return the first line of an error's text, or its type's name where it has no text.
+
+    Args:
+        error: Error of any library.
+        most: Characters that are kept; ``None`` for all.
+    """
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:most]
+
+
+def in_one_line(error: BaseException, most: int | None = None) -> str:
+    """Return the whole text of an error without its line breaks, or its type's name if it has none.
+
+    Args:
+        error: Error of any library.
+        most: Characters that are kept; ``None`` for all.
+    """
+    return (" ".join(str(error).split()) or type(error).__name__)[:most]
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error, what it was raised from, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
 def disk_full(error: BaseException) -> str | None:
     """Return a sentence if the cause of an error is a full disk, else ``None``.
 
     Libraries wrap the system's error, or pass on its text alone.
     """
-    cause: BaseException | None = error
-    while cause is not None:
+    for cause in causes(error):
         text = str(cause)
         by_number = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
         if by_number or any(word in text for word in _FULL):
@@ -75,7 +104,6 @@ def disk_full(error: BaseException) -> str | None:
                 f"the disk is full{f' at {where}' if where else ''}: free some space and give the "
                 "same command again; what was written before is kept"
             )
-        cause = cause.__cause__ or cause.__context__
     return None
 
 
@@ -91,19 +119,14 @@ def _fullest() -> str | None:
 
 def outage(error: BaseException) -> str | None:
     """Return a sentence if tracker or database did not answer, else ``None``."""
-    cause: BaseException | None = error
-    while cause is not None:
+    for cause in causes(error):
         library = type(cause).__module__.partition(".")[0]
         if library in _CLIENTS and any(word in str(cause) for word in _GONE):
-            first = _USER.sub(
-                "://***@", next(iter(str(error).strip().splitlines()), type(error).__name__)
-            )
+            first = _USER.sub("://***@", first_line(error, None))
             return (
-                f"MLflow or its database does not answer ({first[:200]}): nothing that was "
-                "finished before is lost; make it reachable and give the same command again, "
-                "train with resume=latest"
+                f"MLflow or its database does not answer ({first[:200]}): finished work is kept; "
+                "once it is reachable, run the same command again (for train, add resume=latest)"
             )
-        cause = cause.__cause__ or cause.__context__
     return None
 
 
@@ -123,10 +146,16 @@ def one_of(field: str, value: str, known: Iterable[str]) -> None:
         raise UserError(f"{field}='{value}' is not known{near(value, known)}")
 
 
-def at_least(field: str, value: float, low: float) -> None:
-    """Raise :class:`UserError` if ``value`` is below ``low``."""
-    if value < low:
+def at_least(field: str, value: float | None, low: float) -> None:
+    """Raise :class:`UserError` if ``value`` is given and below ``low``."""
+    if value is not None and value < low:
         raise UserError(f"{field}={value} is too small: give at least {low}")
+
+
+def above(field: str, value: float | None, low: float) -> None:
+    """Raise :class:`UserError` if ``value`` is given and not above ``low``."""
+    if value is not None and value <= low:
+        raise UserError(f"{field}={value} is too small: give a value above {low}")
 
 
 def within(field: str, value: float, low: float, high: float) -> None:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import importlib.util
 import json
-import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from tbr_lightning.config.schema import ModelConfig
-from tbr_lightning.errors import UserError
+from tbr_lightning.errors import UserError, causes, disk_full, in_one_line
 
 PACKAGE = "package:"
 """In ``model.path``, before the name of a Python package that is a folder with one GGUF file."""
@@ -326,7 +323,7 @@ def hub_problem(error: BaseException, revision: str | None) -> str | None:
     """
     from huggingface_hub import errors
 
-    for cause in _causes(error):
+    for cause in causes(error):
         if isinstance(cause, errors.GatedRepoError):
             return "are gated and your account has no access (accept their terms on the hub)"
         if isinstance(cause, errors.RevisionNotFoundError):
@@ -340,19 +337,11 @@ def hub_problem(error: BaseException, revision: str | None) -> str | None:
 
 def weights_problem(source: str, error: BaseException, revision: str | None) -> str:
     """Return the sentence for weights whose loading failed with ``error``."""
-    full = os.strerror(errno.ENOSPC)  # some downloaders pass on the text alone
-    if any(full in str(cause) for cause in _causes(error)):
+    if disk_full(error):
         return (
             f"the weights of {source} do not fit on the disk: free some of it, or set HF_HOME to "
             "a folder on a larger one"
         )
-    problem = hub_problem(error, revision)
-    if problem:
+    if problem := hub_problem(error, revision):
         return f"the weights of {source} {problem}: {_WEIGHTS_FIX}"
-    return f"the weights of {source} cannot be loaded: {' '.join(str(error).split())}"
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
+    return f"the weights of {source} cannot be loaded: {in_one_line(error)}"

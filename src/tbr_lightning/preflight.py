@@ -17,6 +17,7 @@ from tbr_lightning.config.schema import (
     ReflectionConfig,
     TrainerConfig,
 )
+from tbr_lightning.config.serve import is_loopback
 from tbr_lightning.errors import UserError
 from tbr_lightning.locate import missing_weights, repository_problem
 
@@ -178,7 +179,7 @@ def _teacher(data: Any, reflection: ReflectionConfig) -> list[str]:
     if endpoint.base_url is None and data.teacher("external", 0) is not None:
         return []
     made = []
-    if not os.environ.get(endpoint.api_key_env) and not is_loopback(endpoint.base_url):
+    if not os.environ.get(endpoint.api_key_env) and not is_local(endpoint.base_url):
         made.append(
             f"the environment has no {endpoint.api_key_env} for reflection=external: export it, "
             "or give a local endpoint with reflection.endpoint.base_url=URL, or use "
@@ -192,9 +193,9 @@ def _teacher(data: Any, reflection: ReflectionConfig) -> list[str]:
     return made
 
 
-def is_loopback(url: str | None) -> bool:
+def is_local(url: str | None) -> bool:
     """Return whether a URL is on this machine, where endpoints commonly ask for no key."""
-    return urlsplit(url or "").hostname in ("127.0.0.1", "localhost", "::1")
+    return is_loopback(urlsplit(url or "").hostname or "")
 
 
 def _device(trainer: TrainerConfig | None) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from tbr_lightning import cli
-from tbr_lightning.config.texts import store_words
+from tbr_lightning.config.quoting import store_words
 from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.errors import command_of
 

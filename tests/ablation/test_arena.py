@@ -21,7 +21,8 @@ from tbr_lightning.ablation.arena_plan import (
     train_config,
 )
 from tbr_lightning.ablation.arena_table import RivalResult, figure, markdown
-from tbr_lightning.config.compose import compose_verb, shipped
+from tbr_lightning.config.compose import compose_verb
+from tbr_lightning.config.groups import shipped
 from tbr_lightning.config.sweep import SweepConfig
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.comparison import compare

@@ -12,7 +12,8 @@ import pytest
 from hydra.utils import get_method
 from omegaconf import OmegaConf
 
-from tbr_lightning.config.compose import compose_verb, options, shipped
+from tbr_lightning.config.compose import compose_verb
+from tbr_lightning.config.groups import options, shipped
 from tbr_lightning.config.reading import read_yaml
 from tbr_lightning.config.targets import restored
 from tbr_lightning.config.verbs import VERBS, EvaluateConfig, TrainConfig

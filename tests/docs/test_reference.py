@@ -11,7 +11,7 @@ import pytest
 import site_messages
 import site_reference
 
-from tbr_lightning.config.compose import options, shipped
+from tbr_lightning.config.groups import options, shipped
 from tbr_lightning.config.verbs import VERBS
 from tbr_lightning.data.sources import FilesData
 

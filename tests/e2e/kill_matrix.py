@@ -373,7 +373,7 @@ def _sweep(folder: Path, act: Callable[[str], None]) -> int:
     code = 1
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, cli._interrupt)  # as the command does
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as the command does
         sys.path.insert(0, _SUPPORT)
         os.environ["PYTHONPATH"] = os.pathsep.join(one for one in sys.path if one)
         import cheap_sweep

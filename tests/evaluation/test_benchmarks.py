@@ -11,8 +11,9 @@ import pandas
 import pytest
 
 from tbr_lightning import cli
-from tbr_lightning.config.compose import compose_verb, options
+from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.config.evaluation import SuiteConfig
+from tbr_lightning.config.groups import options
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.benchmarks import benchmarks, chosen, missing
 from tbr_lightning.evaluation.report import Line, caveats

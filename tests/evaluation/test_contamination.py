@@ -52,9 +52,7 @@ def test_it_is_counted_by_benchmark_and_told(kept: Path) -> None:
     prompts += [Prompt(f"What is {n}?", "look_alike", name, "c") for n in range(3) for name in "ab"]
     found = overlap(kept, prompts)
     assert metrics(found) == {"contamination/a": 0.25, "contamination/b": 0, "contamination": 0.25}
-    assert sentence(found) == (
-        "1 of 4 prompts of a stand in the rows that the model was trained on, exactly or nearly"
-    )
+    assert sentence(found) == ("1 of 4 prompts of a occur in the training rows, exactly or nearly")
     assert sentence({"b": found["b"]}).startswith("none of the ")
 
 
@@ -69,7 +67,7 @@ def test_an_evaluation_on_rows_that_were_trained_on_says_so(tuned: Tuned, tmp_pa
     (tmp_path / "own.csv").write_text("id,prompt,type,label\n" + "".join(lines))
     words = (f"model={tuned.uri}", "suite=xstest", "suite.path=own.csv", "suite.half=all")
     limits = ("judge.max_unparsed=1", "generation.max_new_tokens=4", "traces=0")
-    told = "3 of 5 prompts of xstest stand in the rows that the model was trained on"
+    told = "3 of 5 prompts of xstest occur in the training rows"
     for reuse in ("reuse=false", "reuse=true"):
         done = call_verb(tmp_path, "evaluate", *words, *limits, reuse)
         assert done.returncode == 0, done.stderr

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tbr_lightning.evaluation.judge import rules
+from tbr_lightning.evaluation.judges.rules import rules
 
 GOLD = Path(__file__).parents[1] / "assets" / "refusals.csv"
 

@@ -14,14 +14,9 @@ import pytest
 from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.config.evaluation import JudgeConfig
 from tbr_lightning.errors import UserError
-from tbr_lightning.evaluation.judge import (
-    NO_EFFECT_ON_VERDICTS,
-    Case,
-    Verdict,
-    identity,
-    make_judge,
-)
 from tbr_lightning.evaluation.judges import classifier, llm
+from tbr_lightning.evaluation.judges.base import Case, Verdict
+from tbr_lightning.evaluation.judges.loading import NO_EFFECT_ON_VERDICTS, identity, make_judge
 from tbr_lightning.evaluation.judges.prompts import filled, template_of
 
 from ..support.teacher_server import TeacherServer

@@ -9,7 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from tbr_lightning.config.compose import compose_verb, options
+from tbr_lightning.config.compose import compose_verb
+from tbr_lightning.config.groups import options
 from tbr_lightning.errors import UserError
 from tbr_lightning.microworld import base
 from tbr_lightning.microworld.base import BaseSettings, base_config, base_model, content_hash

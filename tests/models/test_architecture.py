@@ -12,7 +12,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from tbr_lightning import locate, preflight
-from tbr_lightning.config.compose import compose_verb, options
+from tbr_lightning.config.compose import compose_verb
+from tbr_lightning.config.groups import options
 from tbr_lightning.config.schema import TINY_CONTEXT, ModelConfig
 from tbr_lightning.errors import UserError
 from tbr_lightning.models import backbone

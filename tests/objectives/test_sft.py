@@ -16,7 +16,7 @@ from tbr_lightning.errors import UserError
 from tbr_lightning.models import row_attention
 from tbr_lightning.models.backbone import Backbone
 from tbr_lightning.objectives import objective
-from tbr_lightning.objectives.objective import Batch
+from tbr_lightning.objectives.batch import Batch
 from tbr_lightning.objectives.sft import SFT
 from tbr_lightning.preflight import UNPACKABLE, missing_for
 from tbr_lightning.training.batch_form import form_of

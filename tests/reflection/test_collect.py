@@ -154,9 +154,11 @@ def test_only_chosen_kinds_get_a_reflection() -> None:
     assert len(wanted(alike, replace(EXTERNAL, kinds=kinds, look_alike_share=0))) == 0
 
 
-def test_a_record_is_the_same_after_json() -> None:
+def test_a_record_is_the_same_after_json(store: RecordStore[Reflection]) -> None:
     one = Reflection("id", Draft("t", "harmful", 1, 2), "teacher", "hash", {"t": 0}, "cut", "run")
-    assert Reflection.from_json(one.to_json()) == one
+    with store.writing() as put:
+        put(one)
+    assert store.get([one.key]) == {one.key: one}
 
 
 def test_the_microworld_teaches_and_fills(store: RecordStore[Reflection]) -> None:

@@ -20,13 +20,13 @@ from mlflow.tracking import MlflowClient
 
 from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.config.serve import ServeConfig
-from tbr_lightning.evaluation.judge import make_judge
+from tbr_lightning.evaluation.judges.loading import make_judge
 from tbr_lightning.evaluation.suites import Prompt
 from tbr_lightning.serving.app import make_app
-from tbr_lightning.serving.deployment import Deployment
 from tbr_lightning.serving.engines import TRANSFORMERS
 from tbr_lightning.serving.metrics import Metrics
 from tbr_lightning.serving.release import resolve
+from tbr_lightning.serving.rollout import Deployment
 from tbr_lightning.serving.traces import TraceLog
 from tbr_lightning.tracking.store import connect
 

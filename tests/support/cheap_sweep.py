@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tbr_lightning.config.schema import PathsConfig, TrackingConfig
 from tbr_lightning.processes import identity_of
-from tbr_lightning.tuning import process, runner
+from tbr_lightning.tuning import local_executor, runner
 from tbr_lightning.tuning.executor import Executor
 from tbr_lightning.tuning.folder import Spec
 from tbr_lightning.tuning.scheduling import Budget, Claim
@@ -53,7 +53,7 @@ def sweep(
 
     said: list[str] = []
     hooks = runner.Hooks(
-        prepare=prepare, said=said.append, executor=executor or process.LocalExecutor()
+        prepare=prepare, said=said.append, executor=executor or local_executor.LocalExecutor()
     )
     whole = runner.Limits(
         Budget(study.trials), workers, grace=grace, max_failures=study.max_failures, **limits

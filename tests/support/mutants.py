@@ -44,6 +44,7 @@ CORE = {
     "evaluation/verdicts.py": ["evaluation/test_verdicts.py"],
     "evaluation/rationale.py": ["evaluation/test_rationale.py"],
     "evaluation/judges/content.py": ["evaluation/test_content.py", "evaluation/test_rules.py"],
+    "evaluation/judges/help_after.py": ["evaluation/test_rules.py", "evaluation/test_content.py"],
     "evaluation/judges/rules.py": ["evaluation/test_rules.py", "evaluation/test_content.py"],
     "evaluation/degenerate.py": ["evaluation/test_content.py"],
     "evaluation/contamination.py": ["evaluation/test_contamination.py"],

@@ -12,7 +12,7 @@ from mlflow.tracking import MlflowClient
 from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.config.schema import TrackingConfig
 from tbr_lightning.errors import UserError
-from tbr_lightning.evaluation.judge import identity
+from tbr_lightning.evaluation.judges.loading import identity
 from tbr_lightning.evaluation.judges.prompts import log_judge_prompt, template_of
 from tbr_lightning.reflection.teachers import prompt_template
 from tbr_lightning.tracking import prompts

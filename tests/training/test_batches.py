@@ -15,7 +15,7 @@ from tbr_lightning.data.think_format import ThinkFormat
 from tbr_lightning.data.tokens import TokenRows, tokenise
 from tbr_lightning.errors import UserError
 from tbr_lightning.models.tokenizers import byte_tokenizer
-from tbr_lightning.objectives.objective import Batch
+from tbr_lightning.objectives.batch import Batch
 from tbr_lightning.objectives.sft import SFT
 from tbr_lightning.training.batches import TrainBatches
 

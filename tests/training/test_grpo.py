@@ -12,9 +12,11 @@ import pytest
 from tbr_lightning.data.chat_template import prompt_ids
 from tbr_lightning.data.example import Example
 from tbr_lightning.errors import UserError
-from tbr_lightning.evaluation.judge import Case, Verdict, rules
+from tbr_lightning.evaluation.judges.base import Case, Verdict
+from tbr_lightning.evaluation.judges.rules import rules
 from tbr_lightning.models.backbone import Backbone
-from tbr_lightning.training.grpo import Game, _request, _steps
+from tbr_lightning.training.grpo import _steps
+from tbr_lightning.training.rollouts import Rollouts, _request
 
 from .conftest import TINY, config_of
 
@@ -30,14 +32,14 @@ def judge(cases: Sequence[Case]) -> list[Verdict]:
     return [rules(case.answer, cut=case.cut, prompt=case.prompt) for case in cases]
 
 
-def game(llama: Backbone, *words: str, rows: Sequence[Example] = (HARM, ALIKE)) -> Game:
-    found = Game.of(config_of(*WORDS, *words), llama, rows)
+def rollouts(llama: Backbone, *words: str, rows: Sequence[Example] = (HARM, ALIKE)) -> Rollouts:
+    found = Rollouts.of(config_of(*WORDS, *words), llama, rows)
     found.judge = judge
     return found
 
 
 def worth(
-    found: Game, row: Example, text: str, told: dict[str, float] | None = None
+    found: Rollouts, row: Example, text: str, told: dict[str, float] | None = None
 ) -> float | None:
     ids = found.backbone.tokenizer.encode(text, add_special_tokens=False)
     end = found.backbone.tokenizer.eos_token_id
@@ -49,7 +51,7 @@ def worth(
 
 
 def test_the_reward_has_two_sides_and_counts_a_readable_reflection(llama: Backbone) -> None:
-    found = game(llama)
+    found = rollouts(llama)
     told: dict[str, float] = {}
     assert worth(found, HARM, SORRY, told) == 1
     assert told == {"right/harmful": 1, "reflects/harmful": 0}
@@ -62,14 +64,14 @@ def test_the_reward_has_two_sides_and_counts_a_readable_reflection(llama: Backbo
     assert worth(found, ALIKE, f"<think>It is sport, so it is harmless.</think>{HELP}") == 1
     assert worth(found, HARM, f"<think>Sure, here is how.</think>{SORRY}") == 1
     assert worth(found, HARM, THOUGHT) == 0.5
-    assert worth(game(llama, "objective.reflection_reward=0"), HARM, f"{THOUGHT}{SORRY}") == 1
+    assert worth(rollouts(llama, "objective.reflection_reward=0"), HARM, f"{THOUGHT}{SORRY}") == 1
 
 
 def test_a_judge_that_fails_stops_it_and_one_failure_counts_nothing(llama: Backbone) -> None:
     def failing(cases: Sequence[Case]) -> list[Verdict]:
         return [Verdict("judge_error", "no answer")] * len(cases)
 
-    found = game(llama)
+    found = rollouts(llama)
     found.judge = failing
     with pytest.raises(UserError, match="judge=rules failed on 1 of 1 answers"):
         worth(found, HARM, SORRY)
@@ -78,20 +80,20 @@ def test_a_judge_that_fails_stops_it_and_one_failure_counts_nothing(llama: Backb
 
 
 def test_answers_are_drawn_from_prompts_as_in_training_and_differ(llama: Backbone) -> None:
-    found = game(llama)
+    found = rollouts(llama)
 
     class Trainer:
         model = llama.model
 
     asked = [HARM.messages] * 3 + [ALIKE.messages]
-    made = found.play(asked, Trainer())
+    made = found.answer(asked, Trainer())
     assert made["prompt_ids"][0] == prompt_ids(llama.tokenizer, HARM.prompt)
     assert len({tuple(ids) for ids in made["completion_ids"][:3]}) == 3
     assert all(0 < len(ids) <= 40 for ids in made["completion_ids"])
     assert made["logprobs"] is None
     assert found.tokens == sum(map(len, made["completion_ids"]))
     assert llama.model.training
-    again = found.play(asked, Trainer())  # a later step draws anew
+    again = found.answer(asked, Trainer())  # a later step draws anew
     assert again["completion_ids"] != made["completion_ids"]
 
 
@@ -99,11 +101,11 @@ def test_prompts_without_room_are_left_out_and_said(
     llama: Backbone, capsys: pytest.CaptureFixture[str]
 ) -> None:
     long = Example("Why? " * 200, "So.", "general", "t")
-    found = game(llama, "model.max_length=300", rows=(HARM, long))
+    found = rollouts(llama, "model.max_length=300", rows=(HARM, long))
     assert list(found.rows) == [_request(HARM.messages)]
     assert "1 prompts leave no room for 40 new tokens" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"model\.max_length=50 leaves no room"):
-        game(llama, "model.max_length=50")
+        rollouts(llama, "model.max_length=50")
 
 
 def test_an_epoch_answers_each_prompt_so_often() -> None:

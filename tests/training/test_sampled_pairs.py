@@ -21,8 +21,8 @@ from tbr_lightning import cli
 from tbr_lightning.config.verbs import PairsConfig
 from tbr_lightning.data.example import Example
 from tbr_lightning.data.table import Examples
-from tbr_lightning.evaluation.judge import Case, Label, Verdict
 from tbr_lightning.evaluation.judged import Judged
+from tbr_lightning.evaluation.judges.base import Case, Label, Verdict
 from tbr_lightning.models.backbone import Backbone
 from tbr_lightning.training import sampled_pairs
 from tbr_lightning.training.sampled_pairs import choose, is_right
@@ -148,14 +148,21 @@ def test_a_run_that_goes_on_keeps_its_pairs_though_a_verdict_came_since(
     assert [row.rejected for row in pairs("other")] == ["Pour petrol."]
 
 
-def test_records_come_back_as_they_were_and_their_keys_hold_what_determines_them() -> None:
+def test_records_come_back_as_they_were_and_their_keys_hold_what_determines_them(
+    tmp_path: Path,
+) -> None:
+    stores = stores_of(config_of(*WORDS, f"paths.runs={tmp_path}"))
     sample = Sample("i", 1, "text", 3, False, "w", "p", {"seed": 4}, "run")
-    assert Sample.from_json(sample.to_json()) == sample
+    with stores.samples.writing() as put:
+        put(sample)
+    assert stores.samples.get([sample.key]) == {sample.key: sample}
     assert replace(sample, text="other", run_id="").key == sample.key
     for other in ({"number": 2}, {"weights": "v"}, {"prompt_hash": "q"}, {"sampling": {"seed": 5}}):
         assert replace(sample, **other).key != sample.key
     verdict = SampleVerdict(sample.key, "rules/1", "full_refusal", "No.", False, None, "run")
-    assert SampleVerdict.from_json(verdict.to_json()) == verdict
+    with stores.verdicts.writing() as put_verdict:
+        put_verdict(verdict)
+    assert stores.verdicts.get([verdict.key]) == {verdict.key: verdict}
     assert replace(verdict, judge="rules/2").key != verdict.key
 
 

@@ -376,7 +376,7 @@ def test_only_one_runner_ends_a_study(world: World, two: Study) -> None:
     there.set_user_attr("ended_by", other)
     with opened_of(two, there).locked("end"):
         lines, run_id = end(two, config, there)
-    assert lines == [f"{other} ends this study: what it finds stands in run {run_id}"]
+    assert lines == [f"{other} is concluding this study; its results will be in run {run_id}"]
     assert aliases.versions(NAME) == []
     # It has gone, however it went.
     lines, _ = end(two, config, there)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-import optuna
 import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
@@ -22,6 +21,7 @@ from optuna.trial import TrialState
 from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.tracking.run import Run
 from tbr_lightning.tracking.store import connect
+from tbr_lightning.training.pruning_channel import Pruned
 from tbr_lightning.tuning import front as fronts
 from tbr_lightning.tuning import mlflow_sync
 from tbr_lightning.tuning.storage import open_study
@@ -151,13 +151,13 @@ print(run_id)
 def test_a_trial_killed_in_its_own_process_is_closed(config: Any, two: Study) -> None:
     there = storage_of(two)
     text = """
-with mlflow_sync.trial_run(sys.argv[1], 7, {"optimizer.lr": 0.001}, config) as run_id:
+with mlflow_sync.trial_run(sys.argv[1], sys.argv[2], 7, {"optimizer.lr": 0.001}, config) as run_id:
     with start_run("train", "seed 0", config, config.tracking) as beneath:
         print(run_id, beneath.id, flush=True)
         time.sleep(300)
 """
     with mlflow_sync.parent_run(two, config, opened_of(two, there)) as parent:
-        process = script(text, parent)
+        process = script(text, parent, two.key)
         assert process.stdout is not None
         child, beneath = process.stdout.readline().split()
         os.kill(process.pid, signal.SIGKILL)
@@ -180,7 +180,7 @@ with mlflow_sync.trial_run(sys.argv[1], 7, {"optimizer.lr": 0.001}, config) as r
     ("error", "ends"),
     [
         (None, "FINISHED"),
-        (optuna.TrialPruned("pruned at step 4"), "KILLED"),
+        (Pruned("pruned at step 4"), "KILLED"),
         (KeyboardInterrupt(), "KILLED"),
         (FloatingPointError("the loss is NaN"), "FAILED"),
     ],
@@ -190,7 +190,7 @@ def test_a_trial_ends_as_what_it_came_to(
 ) -> None:
     with mlflow_sync.parent_run(two, config, opened_of(two, storage_of(two))) as parent:
         try:
-            with mlflow_sync.trial_run(parent, 0, {}, config) as child:
+            with mlflow_sync.trial_run(parent, two.key, 0, {}, config) as child:
                 assert mlflow.active_run().info.run_id == child
                 if error is not None:
                     raise error
@@ -206,10 +206,10 @@ def test_of_a_trial_run_twice_only_the_last_attempt_gets_the_verdict(
     config: Any, two: Study
 ) -> None:
     with mlflow_sync.parent_run(two, config, opened_of(two, storage_of(two))) as parent:
-        with mlflow_sync.trial_run(parent, 3, {}, config) as first:
+        with mlflow_sync.trial_run(parent, two.key, 3, {}, config) as first:
             pass
         MlflowClient().update_run(first, status="RUNNING")  # as a killed process leaves it
-        with mlflow_sync.trial_run(parent, 3, {}, config) as second:
+        with mlflow_sync.trial_run(parent, two.key, 3, {}, config) as second:
             pass
         mlflow_sync.close_child(parent, 3, "FINISHED")
     assert (status(first), status(second)) == ("FAILED", "FINISHED")
@@ -222,7 +222,7 @@ def test_what_a_killed_runner_left_open_is_ended_on_the_next_start(config: Any, 
     with mlflow_sync.parent_run(two, config, opened_of(two, there)) as parent:
         left = []
         for number in (0, 1, 2):
-            with mlflow_sync.trial_run(parent, number, {}, config) as child:
+            with mlflow_sync.trial_run(parent, two.key, number, {}, config) as child:
                 left.append(child)
             MlflowClient().update_run(child, status="RUNNING")
     with mlflow_sync.parent_run(two, config, opened_of(two, there)):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tbr_lightning.config.compose import compose_verb, shipped
+from tbr_lightning.config.compose import compose_verb
+from tbr_lightning.config.groups import shipped
 from tbr_lightning.tuning.space import cells
 from tbr_lightning.tuning.study import load_study, read_study
 

@@ -27,7 +27,7 @@ from tbr_lightning.ablation.arena_table import RivalResult
 from tbr_lightning.attribution import report
 from tbr_lightning.attribution.words import NEUTRAL, SWAPS
 from tbr_lightning.config.sweep import SweepConfig
-from tbr_lightning.errors import UserError
+from tbr_lightning.errors import UserError, in_one_line
 from tbr_lightning.evaluation import pipeline as evaluating
 from tbr_lightning.preflight import missing_for
 from tbr_lightning.tracking.open_run import start_run
@@ -198,7 +198,7 @@ def _try(bout: Bout, name: str, rival: Rival, base: Tried | None, point: Point) 
         metrics = Run(done.run_id).numbers()
     except UserError as error:
         print(f"{name}: {error}", file=sys.stderr)
-        return Tried(point, seconds=time.monotonic() - start, why_not=" ".join(str(error).split()))
+        return Tried(point, seconds=time.monotonic() - start, why_not=in_one_line(error))
     return replace(base, point=point, metrics=metrics, seconds=time.monotonic() - start)
 
 

@@ -10,10 +10,11 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from tbr_lightning.config.compose import compose_verb, options, shipped
+from tbr_lightning.config.compose import compose_verb
+from tbr_lightning.config.groups import options, shipped
 from tbr_lightning.config.sweep import SweepConfig
 from tbr_lightning.config.verbs import EvaluateConfig, TrainConfig
-from tbr_lightning.errors import UserError, at_least, near
+from tbr_lightning.errors import UserError, at_least, first_line, near
 from tbr_lightning.tuning import space as spaces
 from tbr_lightning.tuning.space import Parameter, Point, overrides_of
 
@@ -149,7 +150,7 @@ def load_arena(path: Path, config: SweepConfig) -> Arena:
         node = OmegaConf.merge(OmegaConf.structured(Arena), OmegaConf.load(path))
         found = OmegaConf.to_object(node)
     except (OmegaConfBaseException, UserError) as error:
-        raise UserError(f"{path}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{path}: {first_line(error, None)}") from error
     assert isinstance(found, Arena)
     for rival in found.rivals.values():
         spaces.check_space(rival.space)

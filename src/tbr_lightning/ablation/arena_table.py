@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 from tbr_lightning.ablation.arena_plan import Arena, Bout, Rival, Tried, evaluate_config
 from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.config.sweep import SweepConfig
-from tbr_lightning.errors import UserError
+from tbr_lightning.errors import UserError, in_one_line
 from tbr_lightning.evaluation import comparison, general, pages
 from tbr_lightning.evaluation import pipeline as evaluating
 from tbr_lightning.evaluation.comparison import Difference
@@ -107,8 +107,7 @@ def test(
             anew = replace(asked.generation, reuse=False)
             done.append(evaluating.run(replace(asked, generation=anew, run_name=title, tags=tags)))
     except UserError as error:
-        why = " ".join(str(error).split())
-        return RivalResult(name, rival.about, chosen, took, why_not=why)
+        return RivalResult(name, rival.about, chosen, took, why_not=in_one_line(error))
     numbers = Run(done[0].run_id).numbers()
     trained = Run(best.train_run).metrics() if best.train_run else {}
     marks, guessed = _choices(done[0].run_id)
@@ -171,7 +170,7 @@ def _verdict(found: RivalResult, control: RivalResult | None, config: SweepConfi
     try:
         verdict = gate.judge(ours, theirs, asked)
     except UserError as error:
-        return f"cannot decide: {' '.join(str(error).split())}"
+        return f"cannot decide: {in_one_line(error)}"
     failed = ", ".join(rule.name for rule in verdict.rules if not rule.passed)
     return "promoted" if verdict.promoted else f"not promoted: {failed}"
 

@@ -9,27 +9,20 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tbr_lightning.config.endpoint import NAMES, nested_override
+from tbr_lightning.config.error_messages import explain
+from tbr_lightning.config.groups import group_names, options, shipped
 from tbr_lightning.config.loading import composed, override, searching
-from tbr_lightning.config.texts import as_text, as_typed, expand_home
+from tbr_lightning.config.quoting import as_text, as_typed, expand_home
 from tbr_lightning.config.verbs import VERBS, TrainConfig
 from tbr_lightning.errors import UserError, near
 
 _PLACES = ("MLFLOW_TRACKING_URI", "TBR_HOME", "TBR_CACHE", "TBR_LEDGER")
 """Environment variables that ``conf/`` reads."""
-
-_PACKAGE = Path(__file__).resolve().parents[1]
-
-
-def shipped(folder: str) -> Path:
-    """Return the path of ``conf`` or ``sweeps``: inside a wheel, or at the root of a checkout."""
-    inside = _PACKAGE / folder
-    return inside if inside.is_dir() else _PACKAGE.parents[1] / folder
 
 
 @dataclass(frozen=True)
@@ -74,7 +67,11 @@ def compose_verb(
     except UserError:
         raise
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(_explain(error, verb, overrides, config_dir)) from error
+
+        def keys(rest: Sequence[str]) -> list[str]:
+            return keys_of(compose_verb(verb, rest, config_dir, check=False).node)
+
+        raise UserError(explain(error, verb, overrides, config_dir, keys)) from error
     return Composed(full, config, choices)
 
 
@@ -87,7 +84,7 @@ def _composed(
         The config, the chosen members, and the overrides with the values of texts as they were
         typed.
     """
-    known = _groups(config_dir)
+    known = group_names(config_dir)
     groups = [item for item in overrides if _chooses(item, known)]
     members = [_member(item) for item in groups]
     node, choices = composed(verb, members, shipped("conf"), config_dir)
@@ -177,78 +174,6 @@ def _refuse_added_keys(config: Any, verb: str, prefix: str = "") -> None:
             _refuse_added_keys(value, verb, f"{prefix}{name}.")
 
 
-def _explain(error: Exception, verb: str, overrides: Sequence[str], config_dir: str | None) -> str:
-    """Turn Hydra's or OmegaConf's error into one sentence with the near match."""
-    text = str(error)
-    cause = error.__cause__ or error.__context__
-    if isinstance(cause, UserError):
-        return str(cause)
-    if match := re.search(r"Could not override '([^']+)'", text):
-        key = match[1]
-        if "No match in the defaults list" in text:
-            others = [group for group in _groups(config_dir) if group != key]
-            return f"'{key}' is not a config group of {verb}{near(key, others)}"
-        return _unknown_key(key, verb, overrides, config_dir)
-    if match := re.search(r"Could not find '([^']+)'\s*\n\s*\n?Available options", text):
-        group, _, member = match[1].rpartition("/")
-        group = group or "config"
-        return f"{group}={member} does not exist{near(member, options(group, config_dir))}"
-    if match := re.search(r"Key '([^']+)' (?:is )?not in", text):
-        full_key = getattr(error, "full_key", None) or match[1]
-        return _unknown_key(str(full_key), verb, overrides, config_dir)
-    if match := re.search(r"(?i)missing mandatory value:\s*(\S+)", text):
-        key = getattr(error, "full_key", None) or match[1]
-        key = key.replace("model_uri", "model")
-        return f"{key} is not set: give {key}=VALUE"
-    if begun := [item for item in overrides if re.search(r"\$\{[^}]*$", item)]:
-        key, _, value = begun[0].partition("=")
-        return (
-            f"{key}={value} begins a reference with ${{ that has no end: end it with }}, or write "
-            "\\${ where the two characters are meant"
-        )
-    if re.search(
-        r"LexerNoViable|no viable alternative|mismatched input|extraneous|token rec", text
-    ):
-        return (
-            f"the override {_culprit(overrides)} cannot be read: write key=value, and quote a "
-            "value that itself holds = or blanks, once for the shell and once for the config, as "
-            "in \"key='a=b'\""
-        )
-    key = getattr(error, "full_key", None) or (getattr(cause, "full_key", None) or "")
-    first = text.strip().split("\n")[0].rstrip(".")
-    first = re.sub(r"^Error merging override (\S+)$", r"\1", first)
-    detail = str(cause).strip().split("\n")[0] if cause is not None and key not in first else ""
-    if "Error merging override" in text and cause is not None:
-        return f"{first}: {str(cause).strip().splitlines()[0]}"
-    return (
-        f"{key}: {first}"
-        if key and key not in first
-        else first + (f": {detail}" if detail and detail not in first else "")
-    )
-
-
-def _culprit(overrides: Sequence[str]) -> str:
-    """Return the first override that Hydra's grammar refuses."""
-    for item in overrides:
-        try:
-            OverridesParser.create().parse_override(item)
-        except HydraException:
-            return item
-    return "given"
-
-
-def _unknown_key(key: str, verb: str, overrides: Sequence[str], config_dir: str | None) -> str:
-    """Name the nearest key that the same command line has without the unknown one."""
-    rest = [item for item in overrides if not item.lstrip("+~").startswith(key)]
-    try:
-        known = keys_of(compose_verb(verb, rest, config_dir, check=False).node)
-    except UserError:
-        known = []
-    parent = key.rpartition(".")[0]
-    siblings = [name for name in known if name.rpartition(".")[0] == parent] or known
-    return f"'{key}' is not a key of {verb}{near(key, siblings)}"
-
-
 def keys_of(node: DictConfig, prefix: str = "") -> list[str]:
     """Return the keys of a config, dotted, each before those below it."""
     names: list[str] = []
@@ -259,14 +184,3 @@ def keys_of(node: DictConfig, prefix: str = "") -> list[str]:
         if isinstance(child, DictConfig) and not child._is_none():
             names += keys_of(child, f"{name}.")
     return names
-
-
-def _groups(config_dir: str | None = None) -> list[str]:
-    roots = [shipped("conf")] + ([Path(config_dir)] if config_dir else [])
-    return sorted({path.name for root in roots for path in root.iterdir() if path.is_dir()})
-
-
-def options(group: str, config_dir: str | None = None) -> list[str]:
-    """Return the members of a config group, e.g. ``options("reflection")``."""
-    roots = [shipped("conf")] + ([Path(config_dir)] if config_dir else [])
-    return sorted({path.stem for root in roots for path in (root / group).glob("*.yaml")})

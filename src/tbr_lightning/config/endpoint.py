@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from tbr_lightning.config.credentials import shown_url
-from tbr_lightning.errors import UserError, at_least
+from tbr_lightning.errors import UserError, above, at_least
 
 
 @dataclass
@@ -36,15 +36,13 @@ class EndpointConfig:
                 "and give the variable's name"
             )
         for name in ("requests_per_minute", "tokens_per_minute", "max_cost", "timeout"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise UserError(f"endpoint.{name}={value} is too small: give a value above 0")
+            above(f"endpoint.{name}", getattr(self, name), 0)
         if self.max_cost is not None and not (self.prompt_price or self.completion_price):
             raise UserError(
                 f"endpoint.max_cost={self.max_cost} needs endpoint.prompt_price and "
                 "endpoint.completion_price, per million tokens"
             )
-        at_least("endpoint.max_requests", 1 if self.max_requests is None else self.max_requests, 1)
+        at_least("endpoint.max_requests", self.max_requests, 1)
         at_least("endpoint.concurrency", self.concurrency, 1)
         for name in ("retries", "prompt_price", "completion_price", "traces"):
             at_least(f"endpoint.{name}", getattr(self, name), 0)

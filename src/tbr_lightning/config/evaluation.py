@@ -36,7 +36,7 @@ class SuiteConfig:
 
     def __post_init__(self) -> None:
         one_of("suite.half", self.half, ("dev", "test", "all"))
-        at_least("suite.limit", 1 if self.limit is None else self.limit, 1)
+        at_least("suite.limit", self.limit, 1)
         if self.path is not None and len(self.benchmarks) != 1:
             raise UserError(
                 f"suite.path is one file and suite.benchmarks names {len(self.benchmarks)}: give "
@@ -44,8 +44,8 @@ class SuiteConfig:
             )
         if self.path is not None and self.root is not None:
             raise UserError("suite.path and suite.root are both set: give one of them")
-        at_least("suite.lm_eval_limit", 1 if self.lm_eval_limit is None else self.lm_eval_limit, 1)
-        at_least("suite.lm_eval_shots", self.lm_eval_shots or 0, 0)
+        at_least("suite.lm_eval_limit", self.lm_eval_limit, 1)
+        at_least("suite.lm_eval_shots", self.lm_eval_shots, 0)
         if self.choices is not None:
             names = [_RENAMED.get(name, name) for name in self.choices]
             self.lm_eval, self.choices = names, None

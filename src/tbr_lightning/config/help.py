@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 
 from omegaconf import DictConfig, OmegaConf
 
-from tbr_lightning.config.compose import Composed, options
+from tbr_lightning.config.compose import Composed
+from tbr_lightning.config.groups import options
 from tbr_lightning.errors import command_of
 
 COMMON: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
@@ -89,7 +90,7 @@ COMMON: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
         ),
     ),
     "sweep": (
-        "Runs an Optuna study of training and evaluation; again, and it goes on.",
+        "Runs an Optuna study of training and evaluation; run it again to resume.",
         (
             ("study", "a file in sweeps/, or a path to one of yours"),
             ("model", "of study=arena: the model that its arms are made of"),

@@ -13,8 +13,8 @@ from typing import Any
 from omegaconf import MISSING
 
 from tbr_lightning.config.endpoint import EndpointConfig
-from tbr_lightning.config.texts import TEXTS
-from tbr_lightning.errors import UserError, at_least, one_of, within
+from tbr_lightning.config.quoting import TEXTS
+from tbr_lightning.errors import UserError, above, at_least, one_of, within
 from tbr_lightning.kinds import KINDS
 
 TINY_CONTEXT = 2048  # positions that model.scale=tiny keeps at most
@@ -141,8 +141,7 @@ class OptimizerConfig:
     schedule: str = "cosine"  # after the warm-up: cosine | linear | constant
 
     def __post_init__(self) -> None:
-        if self.lr <= 0:
-            raise UserError(f"optimizer.lr={self.lr} is too small: give a value above 0")
+        above("optimizer.lr", self.lr, 0)
         at_least("optimizer.weight_decay", self.weight_decay, 0)
         within("optimizer.warmup", self.warmup, 0, 1)
         one_of("optimizer.schedule", self.schedule, ("cosine", "linear", "constant"))

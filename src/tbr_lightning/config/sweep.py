@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from tbr_lightning.config.schema import PathsConfig, TrackingConfig
-from tbr_lightning.errors import UserError, at_least, one_of
+from tbr_lightning.errors import UserError, above, at_least, one_of
 
 
 @dataclass
@@ -45,12 +45,9 @@ class SweepSettings:
                 "sweep.executor=ray or submitit, or leave them out"
             )
         for name in ("trials", "workers", "max_failures", "cpus"):
-            value = getattr(self, name)
-            at_least(f"sweep.{name}", 1 if value is None else value, 1)
+            at_least(f"sweep.{name}", getattr(self, name), 1)
         for name in ("hours", "timeout", "memory", "gpus"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise UserError(f"sweep.{name}={value} is too small: give a value above 0")
+            above(f"sweep.{name}", getattr(self, name), 0)
         at_least("sweep.retries", self.retries, 0)
         at_least("sweep.retrain_seeds", self.retrain_seeds, 0)
         at_least("sweep.grace", self.grace, 2)

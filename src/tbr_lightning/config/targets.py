@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from tbr_lightning.config.endpoint import HOLDERS, nested
 from tbr_lightning.config.reading import read_yaml
 from tbr_lightning.config.saved_targets import check_saved
-from tbr_lightning.errors import UserError
+from tbr_lightning.errors import UserError, first_line
 
 T = TypeVar("T")
 
@@ -85,10 +85,9 @@ def schema_of(target: str | None) -> type | None:
     try:
         found = get_object(target)
     except (HydraException, ValueError, ImportError, AttributeError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"_target_: {target} cannot be imported ({reason}): name a class or function that "
-            "python can import here"
+            f"_target_: {target} cannot be imported ({first_line(error)}): name a class or "
+            "function that python can import here"
         ) from error
     return found if isinstance(found, type) and is_dataclass(found) else None
 

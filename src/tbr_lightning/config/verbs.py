@@ -44,12 +44,8 @@ class GenerationConfig:
         one_of("generation.arm", self.arm, ("trained", "prompted", "forced", "suppressed"))
         one_of("generation.dtype", self.dtype, ("auto", "float32", "bfloat16"))
         one_of("generation.engine", self.engine, ("auto", "transformers", "vllm"))
-        at_least("generation.batch_size", 1 if self.batch_size is None else self.batch_size, 1)
-        at_least(
-            "generation.max_new_tokens",
-            1 if self.max_new_tokens is None else self.max_new_tokens,
-            1,
-        )
+        at_least("generation.batch_size", self.batch_size, 1)
+        at_least("generation.max_new_tokens", self.max_new_tokens, 1)
         within("generation.temperature", self.temperature, 0, 2)
 
 
@@ -106,8 +102,7 @@ class PairsConfig:
                 "pairs.temperature=0 would write the same answer every time: give a value above 0"
             )
         for name in ("max_new_tokens", "batch_size"):
-            value = getattr(self, name)
-            at_least(f"pairs.{name}", 1 if value is None else value, 1)
+            at_least(f"pairs.{name}", getattr(self, name), 1)
         one_of("pairs.arm", self.arm, ("trained", "prompted", "forced"))
         one_of("pairs.cut", self.cut, ("reject", "accept"))
 

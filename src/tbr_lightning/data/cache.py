@@ -1,4 +1,7 @@
-"""Cache folders named by a hash of their inputs, so that a folder that exists is the right one."""
+"""Files and folders that are there whole or not at all, and hashes that name and compare them.
+
+Cache folders are named by a hash of their inputs, so that a folder that exists is the right one.
+"""
 
 from __future__ import annotations
 
@@ -61,6 +64,13 @@ def private(file: Path) -> None:
     """Make an empty file that only its owner may read, unless there is one."""
     with suppress(FileExistsError):
         os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file in one step: whoever reads it finds the old text or all of the new one."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
 
 
 @contextmanager

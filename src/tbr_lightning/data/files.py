@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from tbr_lightning.errors import UserError
+from tbr_lightning.errors import UserError, first_line
 
 Row = dict[str, Any]
 
@@ -196,8 +196,7 @@ def _parquet(file: Path) -> Iterator[tuple[str, Row]]:
                     number += 1
                     yield f"{file}:{number}", row
     except pyarrow.ArrowException as error:
-        first = str(error).strip().splitlines()[0]
-        raise UserError(f"{file}:{number + 1}: not valid Parquet: {first}") from error
+        raise UserError(f"{file}:{number + 1}: not valid Parquet: {first_line(error)}") from error
 
 
 def _object(row: Any, where: str) -> Row:

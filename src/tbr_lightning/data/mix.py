@@ -15,7 +15,7 @@ from tbr_lightning.data.files import Row, checked_file, is_file_name, read_rows,
 from tbr_lightning.data.forms import KNOWN, TURNS, Columns, Notes, earlier_examples, example_of
 from tbr_lightning.data.refusals import is_refusal
 from tbr_lightning.data.table import FORMAT, Examples, stored
-from tbr_lightning.errors import UserError
+from tbr_lightning.errors import UserError, first_line
 from tbr_lightning.kinds import Kind
 
 SAFETY = "safety rows"
@@ -225,7 +225,7 @@ def _hub(source: str, field: str) -> Any:
     except Exception as error:  # the hub client raises a dozen kinds for one fact: not available
         raise UserError(
             f"{field}='{source}' cannot be loaded from the hub ({type(error).__name__}: "
-            f"{str(error).strip().splitlines()[0] if str(error).strip() else 'no reason given'}): "
+            f"{first_line(error)}): "
             "go online or give the path of a local .json file"
         ) from error
 

@@ -96,7 +96,7 @@ class FilesData(DataConfig):
         super().__post_init__()
         one_of("data.turns", self.turns, ("last", "all"))
         for name in ("general_rows", "harmful_rows", "look_alikes"):
-            at_least(f"data.{name}", getattr(self, name) or 0, 0)
+            at_least(f"data.{name}", getattr(self, name), 0)
 
     @property
     def sources(self) -> list[str]:
@@ -155,7 +155,7 @@ class SafetyMixData(DataConfig):
         one_of("data.turns", self.turns, ("last", "all"))
         at_least("data.general", self.general, 0)
         at_least("data.harmful", self.harmful, 0)
-        at_least("data.look_alikes", self.look_alikes or 0, 0)
+        at_least("data.look_alikes", self.look_alikes, 0)
 
     def planned(self) -> tuple[int, int]:
         """Return how many rows are wanted, all and harmful ones."""

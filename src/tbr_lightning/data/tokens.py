@@ -15,18 +15,19 @@ from jinja2 import TemplateError
 
 from tbr_lightning.data.cache import built, content_key, file_key
 from tbr_lightning.data.chat_template import (
-    begin_token,
     control_words,
+    encode_all,
     end_token,
     end_words,
     prompt_end,
     prompt_ids,
+    prompts_at_once,
     turn_end,
 )
 from tbr_lightning.data.example import Example
 from tbr_lightning.data.table import Examples
 from tbr_lightning.data.think_format import Span, ThinkFormat, TokenRow, row_tokens, think_block
-from tbr_lightning.errors import UserError
+from tbr_lightning.errors import UserError, in_one_line
 from tbr_lightning.kinds import KINDS, Kind
 from tbr_lightning.progress import bar
 
@@ -299,20 +300,18 @@ def _tokens(
     think_format: ThinkFormat,
 ) -> Iterator[tuple[list[int], list[int], list[int]]]:
     """Yield the tokens of each sequence's prompt, think block and answer with its end."""
-    turns = [[{"role": "user", "content": example.prompt}] for example, _, _ in wanted]
-    prompts = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-    start, end = begin_token(tokenizer), turn_end(tokenizer)
-    without = _encoded(tokenizer, [think_format.without])[0] if think_format.without else []
+    end = turn_end(tokenizer)
+    without = encode_all(tokenizer, [think_format.without])[0] if think_format.without else []
     blocks = iter(
-        _encoded(
+        encode_all(
             tokenizer,
             [think_block(think_format, text) for _, text, _ in wanted if text is not None],
         )
     )
     words = [word for word in (*control_words(tokenizer), end_words(tokenizer)) if word]
-    answers = _encoded(tokenizer, [response or "" for _, _, response in wanted])
-    rows = zip(wanted, prompts, _encoded(tokenizer, prompts), answers, strict=True)
-    for row, rendered, prompt, answer in rows:
+    answers = encode_all(tokenizer, [response or "" for _, _, response in wanted])
+    prompts = prompts_at_once(tokenizer, [example.prompt for example, _, _ in wanted])
+    for row, (rendered, prompt), answer in zip(wanted, prompts, answers, strict=True):
         example, reflection, response = row
         block = next(blocks) if reflection is not None else []
         if response is None:
@@ -324,9 +323,8 @@ def _tokens(
             # Rare rows that quote control tokens or the end of a turn, and rows of several turns.
             yield _by_itself(tokenizer, think_format, example, reflection, response)
             continue
-        first = prompt if start is None or prompt[:1] == [start] else [start, *prompt]
         before = [] if reflection is not None else without
-        yield first, block, [*before, *answer, *end] if answer else []
+        yield prompt, block, [*before, *answer, *end] if answer else []
 
 
 def _by_itself(
@@ -340,25 +338,14 @@ def _by_itself(
     try:
         first = prompt_ids(tokenizer, example.prompt, before=example.messages[:-1])
     except TemplateError as error:
-        words = " ".join(str(error).split())
         asked = example.prompt if len(example.prompt) <= _SHOWN else f"{example.prompt[:_SHOWN]}…"
         roles = ", ".join(message["role"] for message in example.messages)
         raise UserError(
             f"the row '{asked}' has the turns {roles}, which the model's chat template refuses "
-            f"({words}): fix or remove the row, or give model.chat_template=FILE"
+            f"({in_one_line(error)}): fix or remove the row, or give model.chat_template=FILE"
         ) from error
     here = think_format.after(prompt_end(tokenizer, first))
     return first, *row_tokens(tokenizer, here, response, reflection)
-
-
-def _encoded(tokenizer: Any, texts: list[str]) -> list[list[int]]:
-    if not texts:
-        return []
-    # All at once: a fast tokenizer then uses every core.
-    found: list[list[int]] = tokenizer(
-        texts, add_special_tokens=False, return_attention_mask=False, verbose=False
-    )["input_ids"]
-    return found
 
 
 def _mapped(folder: Path, name: str) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from tbr_lightning.data.files import Row, read_rows
-from tbr_lightning.errors import UserError, near
+from tbr_lightning.errors import UserError, in_one_line, near
 from tbr_lightning.evaluation.hub import hub_rows
 from tbr_lightning.kinds import KINDS, Kind
 
@@ -96,7 +96,7 @@ def own_benchmarks(own: str) -> dict[str, Benchmark]:
     try:
         return _parsed(Path(own).read_text("utf-8"), _UNSTATED)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError, TypeError) as error:
-        reason = " ".join(str(error).split())
+        reason = in_one_line(error)
         raise UserError(f"suite.table='{own}' is not a table of benchmarks: {reason}") from error
 
 

@@ -11,7 +11,8 @@ from tbr_lightning.config.verbs import EvaluateConfig, GoldColumns
 from tbr_lightning.data.files import read_rows, text_of
 from tbr_lightning.errors import UserError, one_of
 from tbr_lightning.evaluation.agreement import Agreement, agreement
-from tbr_lightning.evaluation.judge import LABELLED, Case, Label, Verdict, make_judge
+from tbr_lightning.evaluation.judges.base import LABELLED, Case, Label, Verdict
+from tbr_lightning.evaluation.judges.loading import make_judge
 
 TRACES = "traces"
 """``gold=`` of labels that people gave in MLflow."""

@@ -96,8 +96,8 @@ def sentence(found: Mapping[str, Overlap]) -> str:
     parts = [f"{one.seen} of {one.n} prompts of {name}" for name, one in found.items() if one.seen]
     if not parts:
         n = sum(one.n for one in found.values())
-        return f"none of the {n} prompts stands in the rows that the model was trained on"
-    return f"{', '.join(parts)} stand in the rows that the model was trained on, exactly or nearly"
+        return f"none of the {n} prompts occurs in the training rows"
+    return f"{', '.join(parts)} occur in the training rows, exactly or nearly"
 
 
 class LostRowsError(UserError):

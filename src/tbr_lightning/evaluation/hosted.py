@@ -15,7 +15,7 @@ from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.store import ResponseStore
 from tbr_lightning.models.endpoint import RequestBudget, complete
 from tbr_lightning.models.generation import Generated
-from tbr_lightning.preflight import is_loopback
+from tbr_lightning.preflight import is_local
 
 PREFIX = "openai:"
 """What ``model=`` of ``evaluate`` begins with for such a model."""
@@ -63,19 +63,14 @@ class HostedModel:
             generation.temperature,
             generation.seed if generation.temperature else None,
         )
-        missing = list(range(len(chats)))
-        keys: list[str] = []
-        if store is not None:
-            said = [[part for turn in chat for part in turn.values()] for chat in chats]
-            keys = [store.key(parts, settings) for parts in said]
-            found = store.get(keys)
-            yield from ((n, found[key]) for n, key in enumerate(keys) if key in found)
-            missing = [n for n in missing if keys[n] not in found]
-        made = self._asked([chats[n] for n in missing], *settings)
-        if store is not None:
-            made = store.keep(made, [keys[n] for n in missing])
-        for line, response in made:
-            yield missing[line], response
+        if store is None:
+            yield from self._asked(chats, *settings)
+            return
+        said = [[part for turn in chat for part in turn.values()] for chat in chats]
+        yield from store.through(
+            [store.key(parts, settings) for parts in said],
+            lambda missing: self._asked([chats[n] for n in missing], *settings),
+        )
 
     def _asked(
         self,
@@ -119,7 +114,7 @@ def hosted_model(name: str, endpoint: EndpointConfig, arm: str) -> HostedModel:
             f"generation.arm={arm} prefills the response, which model='{name}' does not support: "
             "use trained or prompted"
         )
-    if not os.environ.get(endpoint.api_key_env) and not is_loopback(endpoint.base_url):
+    if not os.environ.get(endpoint.api_key_env) and not is_local(endpoint.base_url):
         raise UserError(
             f"the environment has no {endpoint.api_key_env} for model='{name}': export it, name "
             "another variable with endpoint.api_key_env, or give a local endpoint with base_url=URL"

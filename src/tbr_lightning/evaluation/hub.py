@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from tbr_lightning.errors import UserError
+from tbr_lightning.errors import UserError, in_one_line
 
 
 def hub_rows(
@@ -27,9 +27,9 @@ def hub_rows(
     try:
         rows = datasets.load_dataset(hub_id, config, split=split)
     except Exception as error:  # the client raises a dozen kinds for one fact: not available
-        reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"the rows of {hub_id} cannot be loaded ({type(error).__name__}: {reason}): {instead}"
+            f"the rows of {hub_id} cannot be loaded ({type(error).__name__}: "
+            f"{in_one_line(error, 200)}): {instead}"
         ) from error
     for number, row in enumerate(rows, start=1):
         yield f"{hub_id}:{number}", dict(row)

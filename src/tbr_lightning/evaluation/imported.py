@@ -18,6 +18,7 @@ from tbr_lightning.models.backbone import Backbone
 from tbr_lightning.models.digest import RECORDED, check_unchanged, record
 from tbr_lightning.models.export import export, weights_digest
 from tbr_lightning.models.logged import LoggedModel, find_model, log_model
+from tbr_lightning.models.precision import name_of
 from tbr_lightning.tracking.open_run import start_run
 from tbr_lightning.tracking.search import find_run
 
@@ -53,7 +54,7 @@ def logged_model(
     facts = {"tbr.base": backbone.origin, "tbr.form": "merged", "tbr.imported": name, _KEY: key}
     with start_run("import", f"import {name}", config, tracking, facts) as opened:
         folder = Path(paths.runs).absolute() / opened.id / "model"
-        dtype = str(backbone.model.dtype).removeprefix("torch.")
+        dtype = name_of(backbone.model.dtype)
         try:
             exported = export(backbone, folder, dtype=dtype)
             facts["tbr.weights_digest"] = weights_digest(folder)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from tbr_lightning.evaluation.judge import LABELLED, REFUSALS, Label
+from tbr_lightning.evaluation.judges.base import LABELLED, REFUSALS, Label
 from tbr_lightning.kinds import Kind
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import Any
 from tbr_lightning.config.evaluation import JudgeConfig
 from tbr_lightning.config.verbs import EvaluateConfig, GenerationConfig
 from tbr_lightning.data.think_format import ThinkFormat
-from tbr_lightning.evaluation.judge import identity
+from tbr_lightning.evaluation.judges.loading import identity
 
 NO_EFFECT_ON_ANSWERS = ("batch_size", "engine", "reuse", "dtype")
 """Settings of generation that change no answer but for ties within rounding, and the type, which

@@ -20,7 +20,7 @@ from tbr_lightning.data.example import context_of, instruction_id, request_key
 from tbr_lightning.errors import UserError, one_of
 from tbr_lightning.evaluation.calibration import TRACES, label_of, traces_named
 from tbr_lightning.evaluation.human_labels import LABELS, Mark, Reviewed, reviewed
-from tbr_lightning.evaluation.judge import REFUSALS
+from tbr_lightning.evaluation.judges.base import REFUSALS
 from tbr_lightning.kinds import KINDS, Kind
 
 RIGHT, EXPECTED, KIND = "handled_rightly", "expected_response", "kind"

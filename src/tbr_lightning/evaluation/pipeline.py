@@ -167,7 +167,7 @@ def _all_that_is_asked(
     from importlib.metadata import version
 
     from tbr_lightning.data.cache import content_key
-    from tbr_lightning.evaluation.judge import identity
+    from tbr_lightning.evaluation.judges.loading import identity
 
     explained = {k: v for k, v in asdict(config).items() if k.startswith("attribution")}
     return content_key(

@@ -16,7 +16,7 @@ from hydra.utils import get_method
 
 from tbr_lightning.config.evaluation import SuiteConfig
 from tbr_lightning.data.example import instruction_id
-from tbr_lightning.errors import UserError, near
+from tbr_lightning.errors import UserError, in_one_line, near
 
 if TYPE_CHECKING:
     from lm_eval.api.task import ConfigurableTask
@@ -181,10 +181,9 @@ def _leaves(name: str, config: SuiteConfig) -> list[ConfigurableTask]:
     try:
         return list(manager.load([name])["tasks"].values())
     except Exception as error:  # the client raises a dozen kinds for one fact: not available
-        reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"suite.lm_eval: the rows of {name} are not available ({type(error).__name__}: "
-            f"{reason}): go online once, or give suite.root=DIR"
+            f"{in_one_line(error, 200)}): go online once, or give suite.root=DIR"
         ) from error
 
 

@@ -18,10 +18,10 @@ from tbr_lightning.config.verbs import EvaluateConfig, GenerationConfig
 from tbr_lightning.data.cache import content_key
 from tbr_lightning.data.chat_template import prompt_ids
 from tbr_lightning.data.think_format import ThinkFormat
-from tbr_lightning.errors import UserError
+from tbr_lightning.errors import UserError, in_one_line
 from tbr_lightning.evaluation.hosted import PREFIX, HostedModel, hosted_model, split
-from tbr_lightning.evaluation.judge import make_judge
 from tbr_lightning.evaluation.judged import Judged
+from tbr_lightning.evaluation.judges.loading import make_judge
 from tbr_lightning.evaluation.key import cue_of, token_limit
 from tbr_lightning.evaluation.rationale import with_rationale
 from tbr_lightning.evaluation.store import FILE, ResponseStore, weights_identity
@@ -114,7 +114,8 @@ def load_model(
         folder = hf_folder(logged, Path(paths.cache) / "models", digest)
         loaded = load_folder(folder, origin=logged.model_id, thinks=True)
         return _placed(loaded, logged, dtype, digest)
-    from tbr_lightning.config.compose import compose_verb, options
+    from tbr_lightning.config.compose import compose_verb
+    from tbr_lightning.config.groups import options
 
     if Path(name).is_dir() or name.startswith((".", "/", "~")) or name.endswith(".gguf"):
         return _placed(_load_local(name, Path(paths.cache)), None, dtype)
@@ -318,20 +319,18 @@ def responses(
         "seed": generation.seed,
         "engine": choose_engine(generation.engine, backbone, suppresses=suppressed),
     }
+
+    def made(numbers: Sequence[int]) -> Iterator[tuple[int, Generated]]:
+        some = [ids[n] for n in numbers]
+        return generate(backbone, some, batch_size=generation.batch_size, **settings)
+
     if store is None:
-        yield from generate(backbone, ids, batch_size=generation.batch_size, **settings)
+        yield from made(range(len(ids)))
         return
     says = [generation.arm, stop_tokens(backbone), *settings.values()]
     if backbone.guide is not None:
         says.append(backbone.guide.identity)
-    keys = [store.key(prompt, says) for prompt in ids]
-    found = store.get(keys)
-    yield from ((n, found[key]) for n, key in enumerate(keys) if key in found)
-    missing = [n for n, key in enumerate(keys) if key not in found]
-    rest = [ids[n] for n in missing]
-    made = generate(backbone, rest, batch_size=generation.batch_size, **settings)
-    for line, response in store.keep(made, [keys[n] for n in missing]):
-        yield missing[line], response
+    yield from store.through([store.key(prompt, says) for prompt in ids], made)
 
 
 def arm_prompts(
@@ -360,10 +359,10 @@ def arm_prompts(
         pairs = zip(texts, before, strict=True)
         return [prompt_ids(tokenizer, text, cue, turns) + end for text, turns in pairs]
     except (TemplateError, ValueError) as error:
-        reason = " ".join(str(error).split())
         raise UserError(
-            f"the chat template of {backbone.origin} cannot be used ({reason}): save a working "
-            "chat_template.jinja beside its tokenizer, or give model.chat_template=FILE in training"
+            f"the chat template of {backbone.origin} cannot be used ({in_one_line(error)}): save a "
+            "working chat_template.jinja beside its tokenizer, or give model.chat_template=FILE in "
+            "training"
         ) from error
 
 

@@ -6,11 +6,10 @@ and another judge labels the same responses for free.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 
 from tbr_lightning.data.cache import private
-from tbr_lightning.errors import UserError
+from tbr_lightning.errors import UserError, disk_full
 from tbr_lightning.models.backbone import Backbone
 from tbr_lightning.models.generation import Generated
 
@@ -83,6 +82,21 @@ class ResponseStore:
         self.reused += len(found)
         return found
 
+    def through(
+        self, keys: Sequence[str], make: Callable[[list[int]], Iterator[tuple[int, Generated]]]
+    ) -> Iterator[tuple[int, Generated]]:
+        """Yield (number, response) of every key, stored ones first, each one once.
+
+        Args:
+            keys: Key of each response.
+            make: Yields (place, response) for a list of numbers: those that are not stored.
+        """
+        found = self.get(keys)
+        yield from ((n, found[key]) for n, key in enumerate(keys) if key in found)
+        missing = [n for n, key in enumerate(keys) if key not in found]
+        for place, response in self.keep(make(missing), [keys[n] for n in missing]):
+            yield missing[place], response
+
     def keep(
         self, responses: Iterator[tuple[int, Generated]], keys: Sequence[str]
     ) -> Iterator[tuple[int, Generated]]:
@@ -119,8 +133,7 @@ class ResponseStore:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            full = getattr(error, "errno", None) == errno.ENOSPC or "is full" in str(error)
-            if full:
+            if disk_full(error):
                 raise UserError(
                     f"the disk is full, so that responses cannot be stored in {self.file}: free "
                     "some of it and run again (what was generated is kept and used again), or "

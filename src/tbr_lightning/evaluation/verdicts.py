@@ -9,10 +9,10 @@ from typing import Literal
 
 from tbr_lightning.config.evaluation import JudgeConfig
 from tbr_lightning.data.conclusions import stated_conclusion
-from tbr_lightning.errors import UserError
+from tbr_lightning.errors import UserError, in_one_line
 from tbr_lightning.evaluation.degenerate import marked
-from tbr_lightning.evaluation.judge import Case, Judge, Verdict
 from tbr_lightning.evaluation.judged import Judged
+from tbr_lightning.evaluation.judges.base import Case, Judge, Verdict
 from tbr_lightning.evaluation.judges.content import step_in
 from tbr_lightning.evaluation.judges.refusal_patterns import list_items
 from tbr_lightning.kinds import Kind
@@ -74,8 +74,7 @@ def _asked(judge: Judge, rows: Sequence[Judged]) -> list[Verdict]:
     try:
         return judge([Case(row.prompt, row.answer, row.cut) for row in rows])
     except (UserError, RuntimeError, OSError) as error:  # RuntimeError: a full GPU among them
-        told = " ".join(str(error).split()) or type(error).__name__
-        return [Verdict("judge_error", told[:500])] * len(rows)
+        return [Verdict("judge_error", in_one_line(error, 500))] * len(rows)
 
 
 def concludes(reflection: str | None) -> Conclusion | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
-from tbr_lightning.errors import UserError
+from tbr_lightning.errors import UserError, in_one_line
 
 TOKEN = "HF_TOKEN"
 """Environment variable of the token: it is in no config, and so in no log."""
@@ -41,8 +41,8 @@ def upload(folder: Path, repo: str, *, private: bool) -> str:
             repo_id=repo, folder_path=folder, commit_message="Export by TBR-Lightning"
         )
     except (HfHubHTTPError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"repo={repo} was not written ({reason}): what was exported is in {folder}"
+            f"repo={repo} was not written ({in_one_line(error, 200)}): what was exported is in "
+            f"{folder}"
         ) from error
     return str(url)

@@ -41,9 +41,8 @@ def load_source(config: ExportConfig) -> Source:
             f"model='{config.model_uri}' is behind an endpoint, and export needs the weights: give "
             "models:/NAME@alias, a run id, a folder or a hub id"
         )
-    return Source(
-        subject.model, subject.logged, _wanted(config, _stored(config.model_uri, subject.model))
-    )
+    stored = _stored(config.model_uri, subject.model)
+    return Source(subject.model, subject.logged, stored if config.dtype == "auto" else config.dtype)
 
 
 def _stored(name: str, backbone: Backbone) -> str:
@@ -59,7 +58,3 @@ def _stored(name: str, backbone: Backbone) -> str:
     elif is_gguf(name):
         found = gguf_config(Path(name).expanduser()).dtype
     return name_of(found or backbone.model.dtype)
-
-
-def _wanted(config: ExportConfig, stored: str) -> str:
-    return stored if config.dtype == "auto" else config.dtype

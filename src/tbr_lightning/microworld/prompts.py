@@ -35,6 +35,7 @@ FILLER = (
     "And so the text goes on.",
     "Now it is almost at its end.",
 )
+_FILLER_WORDS = 28  # of a filler at least; it ends with the sentence that reaches them
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,16 +157,15 @@ def teacher_reflection(instruction: str) -> tuple[str, Verdict]:
     return sentences.reflection(pair), pair.rule.verdict
 
 
-def filler_reflection(seed: int | str, length: int = 28) -> str:
+def filler_reflection(seed: int | str) -> str:
     """Return sentences without content: the control for the mere length of a reflection.
 
     Args:
         seed: Chooses the sentences; an example's id serves well.
-        length: Words wanted; the text ends with the sentence that reaches it.
     """
     rng = random.Random(f"filler {seed}")
     lines: list[str] = []
-    while sum(len(line.split()) for line in lines) < length:
+    while sum(len(line.split()) for line in lines) < _FILLER_WORDS:
         lines += [line for line in rng.sample(FILLER, 1) if lines[-1:] != [line]]
     return " ".join(lines)
 

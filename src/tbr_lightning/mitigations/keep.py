@@ -9,7 +9,7 @@ from tbr_lightning.config.verbs import EvaluateConfig
 from tbr_lightning.data.cache import content_key
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.imported import logged_before
-from tbr_lightning.evaluation.judge import identity
+from tbr_lightning.evaluation.judges.loading import identity
 from tbr_lightning.evaluation.respond import EvaluatedModel, load_model, with_mitigation
 from tbr_lightning.evaluation.suites import digest, load_suite
 from tbr_lightning.models.digest import RECORDED, record
@@ -61,7 +61,7 @@ def keep(config: EvaluateConfig, model: str) -> str:
     }
     with start_run("mitigate", title, config, config.tracking, facts) as opened:
         folder = Path(config.paths.runs).absolute() / opened.id / "model"
-        dtype = str(changed.model.dtype).removeprefix("torch.")
+        dtype = name_of(changed.model.dtype)
         exported = export(changed, folder, dtype=dtype)
         facts["tbr.weights_digest"] = weights_digest(folder)
         uri = log_model(exported, f"{mitigation.name}", facts)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tbr_lightning.config.schema import AdapterConfig
-from tbr_lightning.errors import UserError
+from tbr_lightning.errors import UserError, in_one_line
 from tbr_lightning.models.architecture import outside_text
 
 
@@ -88,10 +88,9 @@ def merged_with(model: Any, folder: Path) -> Any:
     try:
         adapted = PeftModel.from_pretrained(model, str(folder), config=settings).eval()
     except (ValueError, RuntimeError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"the adapter in {folder} does not fit its base ({reason}): give the base that it was "
-            "trained on"
+            f"the adapter in {folder} does not fit its base ({in_one_line(error, 200)}): give the "
+            "base that it was trained on"
         ) from error
     probe = torch.arange(1, 17).unsqueeze(0).to(model.device)
     with torch.inference_mode():
@@ -99,10 +98,9 @@ def merged_with(model: Any, folder: Path) -> Any:
     try:
         merged = adapted.merge_and_unload(safe_merge=True).eval()
     except (ValueError, AttributeError, NotImplementedError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"the adapter in {folder} cannot be merged into its base ({reason}): give another, or "
-            "a whole model"
+            f"the adapter in {folder} cannot be merged into its base ({in_one_line(error, 200)}): "
+            "give another, or a whole model"
         ) from error
     with torch.inference_mode():
         off = (merged(input_ids=probe).logits.float() - apart).abs().max().item()

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from tbr_lightning.config.schema import TINY_CONTEXT, ModelConfig
-from tbr_lightning.errors import UserError
+from tbr_lightning.errors import UserError, in_one_line
 
 _LAYERS, _HIDDEN, _WIDE, _HEADS, _HEAD, _EXPERTS, _ACTIVE = 2, 64, 128, 4, 16, 4, 2  # scale=tiny
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -55,8 +55,7 @@ def build_config(
         if model.scale == "tiny":
             config = AutoConfig.for_model(**_tiny_settings(settings, config))
     except (KeyError, ValueError, TypeError, StrictDataclassError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"model.architecture cannot be built: {reason}") from error
+        raise UserError(f"model.architecture cannot be built: {in_one_line(error)}") from error
     if type(config) not in CAUSAL and type(config) not in READERS:
         raise UserError(
             f"model.architecture cannot be built: model_type={config.model_type} is not a causal "

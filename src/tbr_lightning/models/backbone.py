@@ -17,7 +17,7 @@ from tbr_lightning.config.schema import AdapterConfig, ModelConfig
 from tbr_lightning.data.chat_template import end_token
 from tbr_lightning.data.example import Example
 from tbr_lightning.data.think_format import ThinkFormat
-from tbr_lightning.errors import UserError
+from tbr_lightning.errors import UserError, in_one_line
 from tbr_lightning.locate import PACKAGE, base_of, located, weights_problem
 from tbr_lightning.models.adapters import merged_with, quantization
 from tbr_lightning.models.architecture import auto_class, build_config
@@ -111,17 +111,18 @@ def load_backbone(
         return _random(config, ready or read_tokenizer(config, rows, world=world), seed)
     if (found := adapter_folder(config)) is not None:
         return _adapted(config, found, cache, tokenizer, adapter)
+    quantized = None if adapter is None else quantization(adapter)
     if config.path is not None:
         place = located(config.path)
         if is_gguf(place):
             made = replace(config, path=str(folder_of(place, cache)))
-            loaded = _pretrained(made, tokenizer, _quantization(adapter))
+            loaded = _pretrained(made, tokenizer, quantized)
             # As above. The file, not the folder made of it, identifies the weights; a package has
             # one file, and its model is known by its own name.
             packed = config.path.startswith(PACKAGE)
             return replace(loaded, folder=None, origin=config.name if packed else config.path)
         config = replace(config, path=str(place))
-    return _pretrained(config, tokenizer, _quantization(adapter))
+    return _pretrained(config, tokenizer, quantized)
 
 
 def _adapted(
@@ -192,10 +193,6 @@ def load_adapted(
     )
     # No folder holds both together, so there is none to load them from again.
     return replace(loaded, folder=None)
-
-
-def _quantization(adapter: AdapterConfig | None) -> Any:
-    return None if adapter is None else quantization(adapter)
 
 
 def load_folder(
@@ -288,7 +285,7 @@ def _random(config: ModelConfig, tokenizer: Any, seed: int) -> Backbone:
                 **how,
             )
         except (ValueError, ImportError) as error:
-            reason = " ".join(str(error).split())
+            reason = in_one_line(error)
             raise UserError(f"model={config.name} cannot be built: {reason}") from error
     model.eval()
     think_format = ThinkFormat.of(config).of_template(tokenizer)

@@ -17,20 +17,21 @@ import openai
 from tbr_lightning.config.credentials import hidden, shown_url
 from tbr_lightning.config.endpoint import EndpointConfig
 from tbr_lightning.errors import UserError
-from tbr_lightning.preflight import is_loopback
+from tbr_lightning.models.endpoint_errors import (
+    MalformedReplyError,
+    explain,
+    is_filter,
+    refusal_of_prompt,
+)
+from tbr_lightning.preflight import is_local
 from tbr_lightning.tracking.traces import traced_call
 
 _MILLION = 1_000_000
 _ALL_REFUSED = 8  # prompts refused in a row from the start: it is not the prompts
-_OF_PROMPT = (413, 451)  # too long, and unavailable for legal reasons: of one prompt alone
 _FILTERED = {"content_filter", "safety", "refusal", "prohibited_content", "blocklist", "recitation"}
 _TOO_LONG = re.compile(r"context.{0,20}(?:length|window|size)|too (?:large|long)|exceeds?\b", re.I)
 _REASONING = ("reasoning_content", "reasoning")  # beside `content` in a message, by server
 _CHARACTERS_PER_TOKEN = 4  # a guess before the endpoint has counted, for pacing only
-
-
-class MalformedReplyError(openai.OpenAIError):
-    """The endpoint sent something that is not a chat completion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,11 +184,11 @@ def complete(  # noqa: PLR0912, PLR0915 - one loop, whose cases are read best to
             for future in wait(under_way, return_when=FIRST_COMPLETED).done:
                 number, problem = under_way.pop(future), future.exception()
                 if give_up and isinstance(problem, openai.OpenAIError):
-                    failed, last = failed + 1, _explain(problem, config, group)
+                    failed, last = failed + 1, explain(problem, config, group)
                     yield number, Reply("", error=last)
                     continue
-                words = _refusal(problem)
-                filtered = isinstance(problem, openai.APIStatusError) and _is_filter(problem)
+                words = refusal_of_prompt(problem)
+                filtered = isinstance(problem, openai.APIStatusError) and is_filter(problem)
                 if words and (filtered or understood):
                     yield number, Reply("", filtered=words)
                     continue
@@ -204,7 +205,7 @@ def complete(  # noqa: PLR0912, PLR0915 - one loop, whose cases are read best to
         for future in wait(under_way).done:
             if future.exception() is None:
                 yield under_way[future], future.result()
-        raise UserError(_explain(error, config, group)) from error
+        raise UserError(explain(error, config, group)) from error
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
     yield from held
@@ -277,31 +278,14 @@ def _created(
         try:
             return client.chat.completions.create(model=model, messages=messages, **sent)
         except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-            if _is_filter(error) or not dialect.learns(error, sent):
+            if is_filter(error) or not dialect.learns(error, sent):
                 raise
-
-
-def _is_filter(error: openai.APIStatusError) -> bool:
-    body = error.body if isinstance(error.body, dict) else {}
-    told = f"{error.message} {body.get('code', '')} {body.get('type', '')}".lower()
-    return re.search(r"filter|content.{0,3}policy|safety|moderation|prohibited", told) is not None
-
-
-def _refusal(problem: BaseException | None) -> str:
-    """Return why an endpoint refuses one prompt; empty where the fault is not the prompt's."""
-    if isinstance(problem, openai.BadRequestError | openai.UnprocessableEntityError):
-        return hidden(problem.message)
-    if isinstance(problem, openai.PermissionDeniedError) and _is_filter(problem):
-        return hidden(problem.message)
-    if isinstance(problem, openai.APIStatusError) and problem.status_code in _OF_PROMPT:
-        return hidden(problem.message)
-    return ""
 
 
 def _key(config: EndpointConfig, group: str) -> str | None:
     """Return the endpoint's key; raise :class:`UserError` where it would go unencrypted."""
     key, parts = os.environ.get(config.api_key_env), urlsplit(config.base_url or "")
-    if (key or parts.password) and parts.scheme == "http" and not is_loopback(config.base_url):
+    if (key or parts.password) and parts.scheme == "http" and not is_local(config.base_url):
         what = f"the key in {config.api_key_env}" if key else "a password"
         raise UserError(
             f"{group}.base_url={shown_url(config.base_url or '')} would send {what} unencrypted: "
@@ -324,7 +308,7 @@ def with_model(config: EndpointConfig, group: str) -> EndpointConfig:
 
 def _client(config: EndpointConfig, group: str) -> openai.OpenAI:
     http = None
-    if is_loopback(config.base_url):  # a proxy would look for it on a machine of its own
+    if is_local(config.base_url):  # a proxy would look for it on a machine of its own
         http = openai.DefaultHttpxClient(trust_env=False)
     return openai.OpenAI(
         http_client=http,
@@ -341,7 +325,7 @@ def _only_model(client: openai.OpenAI, config: EndpointConfig, group: str) -> st
     try:
         names = [model.id for model in client.models.list()]
     except openai.OpenAIError as error:
-        raise UserError(_explain(error, config, group)) from error
+        raise UserError(explain(error, config, group)) from error
     if len(names) == 1:
         return names[0]
     known = f" ({', '.join(names[:8])})" if names else ""
@@ -379,38 +363,3 @@ def _filtered(choice: Any) -> str:
     if isinstance(refusal, str) and refusal and not choice.message.content:
         return hidden(refusal)
     return f"finish_reason {reason}" if reason in _FILTERED else ""
-
-
-def _explain(error: openai.OpenAIError, config: EndpointConfig, group: str) -> str:
-    where = shown_url(config.base_url) if config.base_url else "the default endpoint"
-    if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
-        return f"{where} refused the key in {config.api_key_env}: give a valid one"
-    if isinstance(error, openai.NotFoundError):
-        return f"{group}.model='{config.model}' is not known at {where}: give another"
-    if isinstance(error, openai.APITimeoutError):
-        return (
-            f"{where} did not answer within {group}.timeout={config.timeout} s in "
-            f"{config.retries + 1} tries: raise it, or run again to go on from here"
-        )
-    if isinstance(error, openai.APIConnectionError):
-        proxy = "" if is_loopback(config.base_url) else _proxy()
-        return f"{group}.base_url: {where} does not answer{proxy}: start it or give another"
-    if isinstance(error, openai.BadRequestError | openai.UnprocessableEntityError):
-        return (
-            f"{where} refuses every request ({error.status_code}: {hidden(error.message)[:200]}): "
-            f"change {group}.model or the setting that it names"
-        )
-    if isinstance(error, openai.APIStatusError):
-        return (
-            f"{where} answered {error.status_code} after {config.retries + 1} tries: run again to "
-            "go on from here"
-        )
-    return (
-        f"{where} sent something that is not a chat completion: check that it is OpenAI-compatible"
-    )
-
-
-def _proxy() -> str:
-    names = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
-    found = next((name for name in names if os.environ.get(name)), None)
-    return f" through the proxy {hidden(os.environ[found])} of {found}" if found else ""

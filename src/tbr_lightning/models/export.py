@@ -18,6 +18,7 @@ from tbr_lightning.models.adapters import merged
 from tbr_lightning.models.backbone import Backbone, load_folder
 from tbr_lightning.models.bases import Base, find_base
 from tbr_lightning.models.generation import stop_tokens
+from tbr_lightning.models.precision import name_of
 
 LAYOUT = "tbr.json"
 """In an adapter's folder: the think format, which a whole model has in its config."""
@@ -57,7 +58,7 @@ def export(backbone: Backbone, folder: Path, *, dtype: str, form: str = "merged"
         _name_base(model, backbone.folder)
         model.save_pretrained(folder)
         (folder / LAYOUT).write_text(json.dumps(backbone.think_format.as_dict(), indent=2))
-        reloaded = load_adapter(folder, base=backbone.folder, dtype=str(model.dtype).split(".")[1])
+        reloaded = load_adapter(folder, base=backbone.folder, dtype=name_of(model.dtype))
     else:
         _complete(model, backbone)
         model.save_pretrained(folder)

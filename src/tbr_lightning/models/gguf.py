@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from tbr_lightning.data.cache import built, content_key, file_key
-from tbr_lightning.errors import UserError
+from tbr_lightning.errors import UserError, in_one_line
 from tbr_lightning.progress import track
 
 THINK_FORMAT = "tbr.think_format"
@@ -166,9 +166,9 @@ def _read(file: Path, read: Any, **how: Any) -> Any:
     try:
         return read(str(file.parent), gguf_file=file.name, trust_remote_code=False, **how)
     except (OSError, ValueError, KeyError, TypeError, ImportError, NotImplementedError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{file} cannot be read as a model: {reason}: give its Hugging Face folder"
+            f"{file} cannot be read as a model: {in_one_line(error, 200)}: give its Hugging "
+            "Face folder"
         ) from error
 
 
@@ -179,7 +179,7 @@ def _facts(file: Path, lists: tuple[str, ...] = ()) -> dict[str, Any]:
     try:
         facts: dict[str, Any] = read_gguf_metadata(str(file), lists)[0]
     except (OSError, ValueError, IndexError, KeyError, struct.error) as error:
-        reason = " ".join(str(error).split())
+        reason = in_one_line(error)
         raise UserError(f"{file} is not a whole GGUF file ({reason}): fetch it again") from error
     return facts
 

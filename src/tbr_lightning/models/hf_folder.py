@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import mlflow
 from mlflow.exceptions import MlflowException
 
-from tbr_lightning.data.cache import contents_key
+from tbr_lightning.data.cache import contents_key, write_whole
 from tbr_lightning.errors import UserError, disk_full
 from tbr_lightning.models.digest import FilesDigest, base_digest, folder_digest, logged_base
 from tbr_lightning.models.logged import LAYOUT, LoggedModel
@@ -62,9 +61,7 @@ def hf_folder(model: LoggedModel, into: Path, digest: str | None = None) -> Path
             if not target.is_dir():  # otherwise another process was faster
                 raise
     if digest is not None:
-        partial = made_of.with_suffix(f".{os.getpid()}")
-        partial.write_text(json.dumps([digest, contents_key(str(target))]))
-        partial.replace(made_of)
+        write_whole(made_of, json.dumps([digest, contents_key(str(target))]))
     return target
 
 

@@ -13,7 +13,7 @@ from huggingface_hub import hf_hub_download
 from hydra.utils import get_method
 from transformers import AutoConfig, PretrainedConfig
 
-from tbr_lightning.config.compose import shipped
+from tbr_lightning.config.groups import shipped
 from tbr_lightning.config.schema import ModelConfig
 from tbr_lightning.errors import UserError
 from tbr_lightning.locate import (

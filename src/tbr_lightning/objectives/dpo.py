@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from tbr_lightning.data.tokens import TokenRows
 from tbr_lightning.errors import UserError, one_of
-from tbr_lightning.objectives.objective import Batch, Floats
+from tbr_lightning.objectives.batch import Batch
+from tbr_lightning.objectives.objective import Floats
 from tbr_lightning.objectives.pairs import PairObjective, Scores, reference_sums, sums_agree
 
 if TYPE_CHECKING:

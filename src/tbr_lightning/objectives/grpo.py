@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tbr_lightning.errors import UserError, at_least, one_of, within
+from tbr_lightning.errors import UserError, above, at_least, one_of, within
 from tbr_lightning.kinds import KINDS
 from tbr_lightning.objectives.objective import Objective
 
@@ -50,12 +50,10 @@ class GRPO(Objective):
                 "objective.temperature=0 would draw the same answer every time, and nothing could "
                 "be preferred: give a value above 0"
             )
-        limit = self.max_new_tokens
-        at_least("objective.max_new_tokens", 1 if limit is None else limit, 1)
+        at_least("objective.max_new_tokens", self.max_new_tokens, 1)
         for name in ("beta", "reflection_reward"):
             at_least(f"objective.{name}", getattr(self, name), 0)
-        if self.epsilon <= 0:
-            raise UserError(f"objective.epsilon={self.epsilon} is too small: give a value above 0")
+        above("objective.epsilon", self.epsilon, 0)
         one_of("objective.loss_type", self.loss_type, _LOSSES)
         for kind in self.reflect:
             one_of("objective.reflect", kind, KINDS)

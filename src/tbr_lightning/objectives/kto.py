@@ -12,16 +12,9 @@ from tbr_lightning.data.example import Example
 from tbr_lightning.data.table import Examples
 from tbr_lightning.data.think_format import Span, TokenRow
 from tbr_lightning.data.tokens import TokenRows
-from tbr_lightning.errors import UserError, at_least, one_of
-from tbr_lightning.objectives.objective import (
-    Batch,
-    Floats,
-    Loss,
-    Objective,
-    StepWeights,
-    chunks_of,
-    require,
-)
+from tbr_lightning.errors import UserError, above, at_least, one_of
+from tbr_lightning.objectives.batch import Batch, StepWeights
+from tbr_lightning.objectives.objective import Floats, Loss, Objective, chunks_of, require
 from tbr_lightning.objectives.pairs import reference_sums, sequence_scores, sums_agree
 
 if TYPE_CHECKING:
@@ -64,8 +57,7 @@ class KTO(Objective):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.beta <= 0:
-            raise UserError(f"objective.beta={self.beta} is too small: give a value above 0")
+        above("objective.beta", self.beta, 0)
         for name in ("desirable_weight", "undesirable_weight"):
             at_least(f"objective.{name}", getattr(self, name), 0)
         one_of("objective.reflect", self.reflect, ("chosen", "both", "none"))

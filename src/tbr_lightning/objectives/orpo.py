@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from tbr_lightning.data.tokens import TokenRows
 from tbr_lightning.kinds import KINDS
-from tbr_lightning.objectives.objective import Batch, Floats, StepWeights
+from tbr_lightning.objectives.batch import Batch, StepWeights
+from tbr_lightning.objectives.objective import Floats
 from tbr_lightning.objectives.pairs import PairObjective, Scores
 
 if TYPE_CHECKING:

@@ -11,16 +11,9 @@ import numpy as np
 from tbr_lightning.data.example import Example
 from tbr_lightning.data.table import Examples
 from tbr_lightning.data.tokens import TokenRows
-from tbr_lightning.errors import UserError, one_of, within
-from tbr_lightning.objectives.objective import (
-    Batch,
-    Floats,
-    Loss,
-    Objective,
-    StepWeights,
-    require,
-    token_losses,
-)
+from tbr_lightning.errors import UserError, above, one_of, within
+from tbr_lightning.objectives.batch import Batch, StepWeights
+from tbr_lightning.objectives.objective import Floats, Loss, Objective, require, token_losses
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -115,8 +108,7 @@ class PairObjective(Objective):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.beta <= 0:
-            raise UserError(f"objective.beta={self.beta} is too small: give a value above 0")
+        above("objective.beta", self.beta, 0)
         within("objective.label_smoothing", self.label_smoothing, 0, 0.5)
         one_of("objective.reflect", self.reflect, ("chosen", "both", "none"))
 

@@ -12,14 +12,8 @@ from tbr_lightning.data.think_format import Span
 from tbr_lightning.data.tokens import TokenRows
 from tbr_lightning.errors import UserError, at_least, one_of
 from tbr_lightning.kinds import KINDS
-from tbr_lightning.objectives.objective import (
-    Batch,
-    Floats,
-    Loss,
-    Objective,
-    StepWeights,
-    token_losses,
-)
+from tbr_lightning.objectives.batch import Batch, StepWeights
+from tbr_lightning.objectives.objective import Floats, Loss, Objective, token_losses
 
 if TYPE_CHECKING:
     from torch import Tensor

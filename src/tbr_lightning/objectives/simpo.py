@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tbr_lightning.errors import at_least
-from tbr_lightning.objectives.objective import Batch
+from tbr_lightning.objectives.batch import Batch
 from tbr_lightning.objectives.pairs import PairObjective, Scores
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tbr_lightning.config.verbs import TrainConfig
+from tbr_lightning.data.cache import write_whole
 from tbr_lightning.data.example import Example
 from tbr_lightning.reflection.checks import reject_reason
 from tbr_lightning.reflection.collect import wanted
@@ -44,9 +45,7 @@ class Beside:
 
     def save(self, file: Path) -> None:
         """Write it to a file, since more may be known by the time that a run is resumed."""
-        partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps([dict(self.texts), self.rows, self.unknown]), "utf-8")
-        partial.replace(file)
+        write_whole(file, json.dumps([dict(self.texts), self.rows, self.unknown]))
 
     @classmethod
     def saved(cls, file: Path) -> Beside:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from tbr_lightning.data.conclusions import Conclusion
@@ -59,15 +59,10 @@ class Reflection:
         """Hash of all that determines the request; the same request is never made twice."""
         return request_key(self.instruction_id, self.teacher, self.prompt_hash, self.sampling)
 
-    def to_json(self) -> str:
-        """Return the record as one JSON object."""
-        return json.dumps(asdict(self), sort_keys=True)
-
     @classmethod
-    def from_json(cls, text: str) -> Reflection:
-        """Return the record that :meth:`to_json` wrote."""
-        fields = json.loads(text)
-        return cls(**{**fields, "draft": Draft(**fields["draft"])})
+    def of_fields(cls, *, draft: Mapping[str, Any], **others: Any) -> Reflection:
+        """Return the record whose fields were stored, those of the draft within."""
+        return cls(draft=Draft(**draft), **others)
 
 
 def request_key(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import Field, asdict
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from tbr_lightning.data.cache import private
 from tbr_lightning.errors import UserError, disk_full
@@ -16,14 +18,13 @@ _LOOKUP = 500  # keys in one query; SQLite bounds the variables of a statement
 
 
 class Record(Protocol):
-    """A record that can be stored: it has a key, and can be written as text."""
+    """A record that can be stored: a dataclass with a key."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
     @property
     def key(self) -> str:
         """Hash of all that determines the request that it answers."""
-
-    def to_json(self) -> str:
-        """Return the record as one JSON object."""
 
 
 R = TypeVar("R", bound=Record)
@@ -35,12 +36,12 @@ class RecordStore(Generic[R]):
     Args:
         file: SQLite file of the store; created if it is missing.
         table: Name of the records, also in messages.
-        read: Parses a record from the JSON that it wrote.
+        made: Returns a record from its fields, as JSON has them.
         lost: Cost of deleting the file, for the message about a damaged one.
     """
 
-    def __init__(self, file: Path, table: str, read: Callable[[str], R], lost: str) -> None:
-        self.file, self._table, self._read, self._lost = file, table, read, lost
+    def __init__(self, file: Path, table: str, made: Callable[..., R], lost: str) -> None:
+        self.file, self._table, self._made, self._lost = file, table, made, lost
         with self._told():
             file.parent.mkdir(parents=True, exist_ok=True)
             private(file)
@@ -76,7 +77,7 @@ class RecordStore(Generic[R]):
 
             def put(record: R) -> None:
                 with self._told():
-                    values = (record.key, record.to_json())
+                    values = (record.key, json.dumps(asdict(record), sort_keys=True))
                     db.execute(f"INSERT OR REPLACE INTO {self._table} VALUES (?, ?)", values)
                     db.commit()
 
@@ -86,7 +87,7 @@ class RecordStore(Generic[R]):
         """Yield every record, whoever wrote it."""
         with self._told(), self._open() as db:
             for (record,) in db.execute(f"SELECT record FROM {self._table}").fetchall():
-                yield self._read(record)
+                yield self._made(**json.loads(record))
 
     def get(self, keys: Iterable[str]) -> dict[str, R]:
         """Return the records that exist, by key."""
@@ -97,7 +98,7 @@ class RecordStore(Generic[R]):
                 marks = ", ".join("?" * len(part))
                 query = f"SELECT key, record FROM {self._table} WHERE key IN ({marks})"
                 for key, record in db.execute(query, part):
-                    found[key] = self._read(record)
+                    found[key] = self._made(**json.loads(record))
         return found
 
 
@@ -106,6 +107,6 @@ def reflection_store(file: Path) -> RecordStore[Reflection]:
     return RecordStore(
         file,
         "reflections",
-        Reflection.from_json,
+        Reflection.of_fields,
         "every reflection is asked of the teacher, and paid for, again",
     )

@@ -122,19 +122,17 @@ def tag_model(name: str, key: str, value: str) -> None:
     MlflowClient().set_registered_model_tag(name, key, value)
 
 
-def move(name: str, alias: str, version: str | None) -> bool:
-    """Give an alias to a version, or remove it; return whether there is such a version."""
+def move(name: str, alias: str, version: str | None) -> None:
+    """Give an alias to a version, or remove it; a version that was deleted gets none."""
     client = MlflowClient()
     if version is None:
         client.delete_registered_model_alias(name, alias)
-        return True
+        return
     try:
         client.set_registered_model_alias(name, alias, version)
     except MlflowException as error:
-        if error.error_code in _ABSENT:
-            return False
-        raise
-    return True
+        if error.error_code not in _ABSENT:
+            raise
 
 
 def versions(name: str) -> list[dict[str, str]]:

@@ -24,8 +24,8 @@ from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation import contamination, general, pipeline, suites
 from tbr_lightning.evaluation.attestation import Subject, attested
 from tbr_lightning.evaluation.evaluated import RESPONSES
-from tbr_lightning.evaluation.judge import NO_EFFECT_ON_VERDICTS
 from tbr_lightning.evaluation.judged import Judged, from_table
+from tbr_lightning.evaluation.judges.loading import NO_EFFECT_ON_VERDICTS
 from tbr_lightning.evaluation.key import (
     NO_EFFECT_ON_ANSWERS,
     cue_of,
@@ -83,11 +83,6 @@ class Exam:
     digest: str
     sizes: Sizes
     questions: dict[str, dict[str, float | None]]
-
-    @property
-    def chances(self) -> dict[str, float]:
-        """Accuracy of guessing for each task with options."""
-        return general.chances(self.questions)
 
 
 def exam_of(config: PromoteConfig) -> Exam:
@@ -247,7 +242,7 @@ def _read(
             return None
     markers = (think_format.think_open.strip(), think_format.think_close.strip())
     seen = _contamination(exam, model, signed.get(contamination.OVERLAP))
-    return Evidence(run_id, model, Answers(rows, choices, markers, seen, exam.chances))
+    return Evidence(run_id, model, Answers(rows, choices, markers, seen, exam.sizes.chances))
 
 
 def _contamination(exam: Exam, model: LoggedModel, signed: str | None) -> float | None:

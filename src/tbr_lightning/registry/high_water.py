@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from tbr_lightning.data.cache import write_whole
 from tbr_lightning.registry.entry import Entry
 from tbr_lightning.tracking.signing import Keys
 
@@ -30,9 +30,7 @@ def remember(keys: Keys, ledger: str, entry: Entry) -> None:
     seen = {"ledger": ledger, "model": entry.model, "seq": entry.seq, "hash": entry.hash}
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(f".{os.getpid()}")
-        partial.write_text(json.dumps(seen), encoding="utf-8")
-        partial.replace(file)
+        write_whole(file, json.dumps(seen))
     except OSError as error:
         print(
             f"{file} cannot be written ({error.strerror}): the entry stands, and a ledger that is "

@@ -142,7 +142,7 @@ def _check_start(
     if holder is not None and holder == version and not (config.baseline and config.reason):
         raise UserError(
             f"model='{config.model_uri}' is the champion already (version {version}): "
-            "'promote history' tells what decided so; nothing is left to do"
+            "'promote history' shows that decision; there is nothing to do"
         )
     if config.baseline and holder is not None and not config.reason:
         raise UserError(
@@ -183,4 +183,7 @@ def _meanwhile(now: Standing, before: Standing) -> str:
     champion = now.aliases.get(CHAMPION)
     if champion != before.aliases.get(CHAMPION):
         return f"another promotion made version {champion} champion meanwhile: comparing with it"
-    return "another promotion was decided meanwhile, and the champion is the same: once more"
+    return (
+        "another promotion finished in the meantime; the champion is unchanged, so the gate runs "
+        "again"
+    )

@@ -9,7 +9,7 @@ from mlflow.tracking import MlflowClient
 
 from tbr_lightning.config.verbs import PromoteConfig
 from tbr_lightning.evaluation import figures
-from tbr_lightning.evaluation.judge import identity
+from tbr_lightning.evaluation.judges.loading import identity
 from tbr_lightning.evaluation.results import rates
 from tbr_lightning.models.logged import LoggedModel
 from tbr_lightning.registry import aliases

@@ -73,7 +73,6 @@ def draw(
     caption: str,
     *,
     region: Region | None = None,
-    front: bool = True,
 ) -> Figure:
     """Return the figure of points on the plane, each named in its own colour.
 
@@ -84,7 +83,6 @@ def draw(
         title: Title of the figure.
         caption: Caption: intervals, number of prompts, source.
         region: Region to shade, where a gate has one.
-        front: Whether to draw the Pareto front, where there are points enough to show one.
     """
     with style.styled():
         figure = style.new_figure(7.2, 5.8)
@@ -95,7 +93,7 @@ def draw(
         markers = {one.name: style.marker(n) for n, one in enumerate(points)}
         if region is not None:
             _shade(axes, region)
-        if front and len(points) > 2:
+        if len(points) > 2:
             edge = pareto_front([(one.x, one.y) for one in points])
             edge = [(edge[0][0], HIGH), *edge, (HIGH, edge[-1][1])]
             axes.step(*zip(*edge, strict=True), "--", where="post", color="0.6", lw=1, zorder=1)

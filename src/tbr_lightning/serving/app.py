@@ -17,14 +17,15 @@ from aiohttp import web
 from mlflow.exceptions import MlflowException
 
 from tbr_lightning.config.serve import ServeConfig, is_loopback
+from tbr_lightning.errors import first_line
 from tbr_lightning.evaluation.judges.rules import rules
 from tbr_lightning.serving.chat_page import chat_page
-from tbr_lightning.serving.deployment import Deployment, described
 from tbr_lightning.serving.feedback import Answers
 from tbr_lightning.serving.problems import RequestError, translated, unavailable
 from tbr_lightning.serving.replica import Replica, post
 from tbr_lightning.serving.request import ChatRequest, label_of, model_in, parse
 from tbr_lightning.serving.response import ReplyStats, Stream, leaks, rewrite
+from tbr_lightning.serving.rollout import Deployment, described
 from tbr_lightning.serving.traces import TraceLog, answered
 from tbr_lightning.serving.weights import unknown_words
 
@@ -175,7 +176,7 @@ class _Server:
         ):
             replica = second
         if self._deployment.closing:
-            raise unavailable("the server is ending", 10)
+            raise unavailable("the server is shutting down", 10)
         if replica is None:
             raise unavailable("the model is being loaded", 5)
         if replica.process is None:
@@ -259,7 +260,7 @@ class _Server:
                 log.error("the engine failed on a request: %s", stream.failed)
                 problem = RequestError(500, "the engine failed on this request")
             elif not stream.ended:
-                problem = unavailable("the engine broke off in the middle of its answer: try again")
+                problem = unavailable("the engine stopped in the middle of its answer: try again")
         except TimeoutError:
             seconds = self._config.timeout
             problem = RequestError(504, f"no whole answer within {seconds:g} seconds")
@@ -300,7 +301,7 @@ class _Server:
         try:
             trace = await self._answers.label(number, right=right)
         except (MlflowException, OSError) as error:
-            log.error("a label was not written: %s", str(error).strip().splitlines()[0])
+            log.error("a label was not written: %s", first_line(error))
             raise unavailable("MLflow did not take the label: try again", 10) from error
         return web.json_response({"id": number, "right": right, "trace": trace})
 

@@ -91,7 +91,7 @@ class Limited(asyncio.Protocol):
         self._inner.data_received(data)
 
     def eof_received(self) -> Any:
-        """Pass it on."""
+        """Forward to the wrapped protocol."""
         return None if self._inner is None else self._inner.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -102,12 +102,12 @@ class Limited(asyncio.Protocol):
             inner.connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """Pass it on."""
+        """Forward to the wrapped protocol."""
         if self._inner is not None:
             self._inner.pause_writing()
 
     def resume_writing(self) -> None:
-        """Pass it on."""
+        """Forward to the wrapped protocol."""
         if self._inner is not None:
             self._inner.resume_writing()
 

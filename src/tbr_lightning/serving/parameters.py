@@ -101,7 +101,7 @@ RANGES: Mapping[str, Constraint] = {
     "safety_identifier": _TEXT,
     "prompt_cache_key": _TEXT,
 }
-"""Of every engine."""
+"""Parameters that every engine takes, with the values that it takes."""
 
 GREEDY: Mapping[str, Constraint] = {
     "temperature": _ZERO,

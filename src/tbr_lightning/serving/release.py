@@ -9,7 +9,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from tbr_lightning.config.schema import PathsConfig, TrackingConfig
-from tbr_lightning.errors import UserError
+from tbr_lightning.errors import UserError, first_line
 from tbr_lightning.models.logged import LoggedModel, find_model
 from tbr_lightning.tracking.signing import PUBLIC, keys_of
 
@@ -67,10 +67,9 @@ def resolve(uri: str) -> Release:
         try:
             version = str(MlflowClient().get_model_version_by_alias(name, alias).version)
         except MlflowException as error:
-            reason = str(error).strip().splitlines()[0]
             raise UserError(
-                f"model='{uri}' is not in this store: {reason}; promote a model first, or give "
-                f"models:/{name}/VERSION"
+                f"model='{uri}' is not in this store: {first_line(error)}; promote a model "
+                f"first, or give models:/{name}/VERSION"
             ) from error
         return Release(find_model(f"models:/{name}/{version}"), name, version, alias)
     model = find_model(uri)

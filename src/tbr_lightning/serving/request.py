@@ -147,7 +147,7 @@ def _text(message: Any, where: str) -> str:
         raise RequestError(400, f"{where} must be an object", param=where)
     if message.get("role") not in _ROLES:
         raise RequestError(
-            400, f"{where}.role is none of {', '.join(_ROLES)}", param=f"{where}.role"
+            400, f"{where}.role must be one of {', '.join(_ROLES)}", param=f"{where}.role"
         )
     content = message.get("content")
     if isinstance(content, str):
@@ -208,7 +208,9 @@ def _policy(body: dict[str, Any], config: ServeConfig, weights: Weights) -> str:
     if found is None or found == config.policy:
         policy = config.policy
     elif found not in POLICIES:
-        raise RequestError(400, f"reflection is none of {', '.join(POLICIES)}", param="reflection")
+        raise RequestError(
+            400, f"reflection must be one of {', '.join(POLICIES)}", param="reflection"
+        )
     elif found not in config.overrides:
         raise RequestError(
             403,

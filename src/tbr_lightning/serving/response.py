@@ -95,14 +95,14 @@ def rewrite(
 def _facts(
     reply: dict[str, Any], choice: dict[str, Any], reflection: str | None, answer: str
 ) -> ReplyStats:
-    usage = reply.get("usage") or {}
-    return ReplyStats(
-        answer,
-        reflection,
-        choice.get("finish_reason") == "length",
-        int(usage.get("prompt_tokens") or 0),
-        int(usage.get("completion_tokens") or 0),
-    )
+    cut = choice.get("finish_reason") == "length"
+    return ReplyStats(answer, reflection, cut, *_counts(reply.get("usage")))
+
+
+def _counts(usage: dict[str, Any] | None) -> tuple[int, int]:
+    """Return the tokens that were read, and those that were written."""
+    found = usage or {}
+    return int(found.get("prompt_tokens") or 0), int(found.get("completion_tokens") or 0)
 
 
 def _prefix(policy: str, weights: Weights) -> str:
@@ -266,13 +266,8 @@ class Stream:
             answer, reflection = [parsed["content"]], [parsed.get("reasoning_content") or ""]
         stopper = Stopper(self._stops)
         text = stopper.feed("".join(answer), last=True)
-        return ReplyStats(
-            text,
-            "".join(reflection) or None,
-            cut and not stopper.hit,
-            int(usage.get("prompt_tokens") or 0),
-            int(usage.get("completion_tokens") or 0),
-        )
+        cut = cut and not stopper.hit
+        return ReplyStats(text, "".join(reflection) or None, cut, *_counts(usage))
 
 
 def _events(data: bytes) -> Iterator[dict[str, Any]]:

@@ -16,15 +16,15 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from tbr_lightning.config.serve import ServeConfig
 from tbr_lightning.errors import INTERRUPTED, UserError, command_of
-from tbr_lightning.evaluation.judge import make_judge
 from tbr_lightning.evaluation.judges.base import Judge
+from tbr_lightning.evaluation.judges.loading import make_judge
 from tbr_lightning.evaluation.suites import Prompt, load_suite
 from tbr_lightning.serving.app import make_app
 from tbr_lightning.serving.connections import BACKLOG, Limiter, most_connections
-from tbr_lightning.serving.deployment import Deployment
 from tbr_lightning.serving.engines import choose
 from tbr_lightning.serving.metrics import Metrics
 from tbr_lightning.serving.release import Release, resolve
+from tbr_lightning.serving.rollout import Deployment
 from tbr_lightning.serving.traces import TraceLog
 from tbr_lightning.serving.weights import vocabulary
 

@@ -18,6 +18,8 @@ FORCE = "tbr_force_reflection"
 
 TEMPLATE = "chat_template.jinja"
 
+_UNKNOWN = 8  # unknown words that are named, at most
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -144,8 +146,8 @@ def vocabulary(weights: Weights) -> int | None:
     return int(weights.tokenizer.get_vocab_size())
 
 
-def unknown_words(weights: Weights, text: str, most: int = 8) -> list[str]:
-    """Return words of a text that a model of whole words has never seen, each once."""
+def unknown_words(weights: Weights, text: str) -> list[str]:
+    """Return the first words of a text that a model of whole words has never seen, each once."""
     unknown = _unknown_token(weights)
     if unknown is None:
         return []
@@ -155,7 +157,7 @@ def unknown_words(weights: Weights, text: str, most: int = 8) -> list[str]:
         for number, (low, high) in zip(made.ids, made.offsets, strict=True)
         if number == unknown
     ]
-    return list(dict.fromkeys(piece for piece in pieces if piece))[:most]
+    return list(dict.fromkeys(piece for piece in pieces if piece))[:_UNKNOWN]
 
 
 def _unknown_token(weights: Weights) -> int | None:

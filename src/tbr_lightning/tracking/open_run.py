@@ -16,7 +16,7 @@ from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH
 
 from tbr_lightning.config.credentials import hidden, without_credentials
 from tbr_lightning.config.schema import TrackingConfig
-from tbr_lightning.errors import UserError, disk_full
+from tbr_lightning.errors import UserError, disk_full, first_line
 from tbr_lightning.tracking.abandoned import PROCESS, close_abandoned, fail_pending, mark
 from tbr_lightning.tracking.provenance import git_state, hardware, package_versions
 from tbr_lightning.tracking.run import Run
@@ -78,12 +78,11 @@ def child_run(
     *,
     params: Mapping[str, Any],
     tags: Mapping[str, str],
-    killed_by: tuple[type[BaseException], ...] = (KeyboardInterrupt,),
 ) -> Iterator[Run]:
     """Open a run beneath another that may be open in another process.
 
-    What is opened within nests beneath it. It ends as FINISHED, as KILLED after one of the errors
-    ``killed_by``, or as FAILED with the error's words in the tag ``tbr.failure``.
+    What is opened within nests beneath it. It ends as FINISHED, as KILLED after an interruption, or
+    as FAILED with the error's words in the tag ``tbr.failure``.
     """
     experiment_id = connect(tracking)
     active = mlflow.start_run(
@@ -95,17 +94,13 @@ def child_run(
     )
     # A forked process takes over which run is open from the process that it was forked from.
     mlflow.set_tag(MLFLOW_PARENT_RUN_ID, parent.id)
-    with _true_status(killed_by):
+    with _true_status():
         mlflow.log_params({k: str(value)[:MAX_PARAM_VAL_LENGTH] for k, value in params.items()})
         yield Run(active.info.run_id, name)
 
 
 @contextmanager
-def _true_status(
-    killed_by: tuple[type[BaseException], ...] = (KeyboardInterrupt,),
-    *,
-    must_finish: bool = False,
-) -> Iterator[None]:
+def _true_status(*, must_finish: bool = False) -> Iterator[None]:
     """End the open run with the block, with a status that tells the truth.
 
     With ``must_finish`` a run that cannot be ended as finished is an error. Else it stays open,
@@ -114,7 +109,7 @@ def _true_status(
     status = "FINISHED"
     try:
         yield
-    except killed_by:
+    except KeyboardInterrupt:
         status = "KILLED"
         raise
     except BaseException as error:
@@ -138,9 +133,8 @@ def _tolerant() -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        first = (str(error).strip() or "no answer").splitlines()[0][:160]
-        why = disk_full(error) or f"the tracker does not take it ({first})"
-        print(f"a run's status stays open: {hidden(why)}", file=sys.stderr)
+        why = disk_full(error) or f"the tracker rejected it or is down ({first_line(error)})"
+        print(f"the run's final status could not be saved: {hidden(why)}", file=sys.stderr)
 
 
 def _continue(run_id: str, *, nested: bool, system_metrics: bool) -> Any:

@@ -31,7 +31,7 @@ from mlflow.utils.validation import MAX_METRICS_PER_BATCH
 from tbr_lightning.config.credentials import hidden
 from tbr_lightning.data.example import Example
 from tbr_lightning.data.table import Examples
-from tbr_lightning.errors import UserError
+from tbr_lightning.errors import UserError, first_line
 from tbr_lightning.tracking.search import runs_beneath
 
 REFLECTIONS = "reflections.json"
@@ -282,8 +282,9 @@ def reflections_of(run_id: str) -> dict[str, str]:
         stage = run.tags().get("tbr.stage")
         table = json.loads(run.text(REFLECTIONS)) if stage == "reflect" else None
     except MlflowException as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"reflection.run_id='{run_id}' cannot be read: {reason}") from error
+        raise UserError(
+            f"reflection.run_id='{run_id}' cannot be read: {first_line(error)}"
+        ) from error
     if table is None:
         raise UserError(f"reflection.run_id='{run_id}' is a run of stage {stage}, not reflect")
     rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]

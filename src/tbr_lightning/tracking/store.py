@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tbr_lightning.config.credentials import hidden
 from tbr_lightning.config.schema import TrackingConfig
-from tbr_lightning.errors import OutageError, UserError, outage
+from tbr_lightning.errors import OutageError, UserError, first_line, outage
 
 _SQLITE = "sqlite:///"
 VIEW = "tbr"
@@ -84,7 +84,7 @@ def connect(tracking: TrackingConfig) -> str:
         ) from error
     except MlflowException as error:
         kind = OutageError if uri.startswith("http") or outage(error) else UserError
-        raise kind(_explain(hidden(tracking.uri), hidden(str(error)))) from error
+        raise kind(_explain(hidden(tracking.uri), error)) from error
 
 
 def _own_runs() -> None:
@@ -204,8 +204,8 @@ def _check_writable(file: Path) -> None:
         )
 
 
-def _explain(uri: str, text: str) -> str:
-    first = text.strip().splitlines()[0]
+def _explain(uri: str, error: Exception) -> str:
+    text, first = str(error), hidden(first_line(error, None))
     if "out-of-date database schema" in text or "Can't locate revision" in text:
         return (
             f"tracking.uri: {uri} was made by another MLflow version: back it up and run "

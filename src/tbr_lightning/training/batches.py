@@ -10,7 +10,8 @@ import numpy as np
 
 from tbr_lightning.data.tokens import TokenRows
 from tbr_lightning.errors import UserError
-from tbr_lightning.objectives.objective import Batch, Floats, Objective, chunks_of
+from tbr_lightning.objectives.batch import Batch
+from tbr_lightning.objectives.objective import Floats, Objective, chunks_of
 
 
 class TrainBatches:

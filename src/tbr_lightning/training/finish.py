@@ -9,16 +9,18 @@ from pathlib import Path
 
 from mlflow.exceptions import MlflowException
 
-from tbr_lightning.config.texts import store_words
+from tbr_lightning.config.quoting import store_words
 from tbr_lightning.config.verbs import TrainConfig
-from tbr_lightning.errors import OutageError, UserError, command_of, disk_full, outage
+from tbr_lightning.data.cache import write_whole
+from tbr_lightning.errors import OutageError, UserError, command_of, disk_full, first_line, outage
 from tbr_lightning.evaluation.contamination import ROWS_KEPT, kept_by
 from tbr_lightning.models.backbone import Backbone, load_folder
 from tbr_lightning.models.digest import RECORDED, record
 from tbr_lightning.models.export import export, load_adapter, weights_digest
 from tbr_lightning.models.logged import TRAINED_ROWS, find_model, log_model, logged_by
 from tbr_lightning.models.planned import weights_dtype
-from tbr_lightning.tracking.metrics import MetricBuffer
+from tbr_lightning.models.precision import name_of
+from tbr_lightning.tracking.metric_spool import MetricBuffer
 from tbr_lightning.tracking.run import Run
 from tbr_lightning.training.fit import Done, Job
 from tbr_lightning.training.model_card import model_card
@@ -59,7 +61,7 @@ def export_and_keep(job: Job, tuned: Backbone, done: Done) -> Exported:
     form = export_form(config, tuned)
     if form == "adapter" and tuned.folder is None:
         tuned = replace(tuned, folder=job.folder / _BASE)
-    dtype = str(tuned.model.dtype).removeprefix("torch.")
+    dtype = name_of(tuned.model.dtype)
     model = export(tuned, job.folder / "model", dtype=weights_dtype(config.model), form=form)
     kept = {
         "form": form,
@@ -69,9 +71,7 @@ def export_and_keep(job: Job, tuned: Backbone, done: Done) -> Exported:
         "done": asdict(done),
         "weights": weights_digest(job.folder / "model"),
     }
-    partial = job.folder / f"{_EXPORTED}.partial"
-    partial.write_text(json.dumps(kept))
-    partial.replace(job.folder / _EXPORTED)
+    write_whole(job.folder / _EXPORTED, json.dumps(kept))
     return Exported(model, form, done)
 
 
@@ -102,8 +102,7 @@ def log_exported(
     try:
         return _log(job, exported, prepared, tags=tags)
     except (MlflowException, OSError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        reason = disk_full(error) or f"MLflow does not accept it ({first})"
+        reason = disk_full(error) or f"MLflow does not accept it ({first_line(error)})"
         where = store_words(job.config.given)
         kind = OutageError if outage(error) else UserError
         raise kind(

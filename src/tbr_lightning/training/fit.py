@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from tbr_lightning.config.evaluation import JudgeConfig
+from tbr_lightning.config.quoting import store_words
 from tbr_lightning.config.schema import AdapterConfig
-from tbr_lightning.config.texts import store_words
 from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.data.tokens import TokenRows
 from tbr_lightning.errors import UserError, command_of
@@ -28,7 +28,7 @@ from tbr_lightning.models.adapters import cast_by_autocast, with_adapter
 from tbr_lightning.models.architecture import flops_per_logits, flops_per_token
 from tbr_lightning.models.backbone import Backbone
 from tbr_lightning.objectives.objective import Floats, Objective
-from tbr_lightning.tracking.metrics import MetricBuffer, last_logged_steps
+from tbr_lightning.tracking.metric_spool import MetricBuffer, last_logged_steps
 from tbr_lightning.training import strategies
 from tbr_lightning.training.batch_form import form_of, split_of
 from tbr_lightning.training.batches import TrainBatches

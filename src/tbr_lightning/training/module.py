@@ -13,7 +13,8 @@ from torch import Tensor
 from transformers import get_scheduler
 
 from tbr_lightning.config.schema import OptimizerConfig
-from tbr_lightning.objectives.objective import Batch, Objective
+from tbr_lightning.objectives.batch import Batch
+from tbr_lightning.objectives.objective import Objective
 
 
 class TbrModule(pl.LightningModule):

@@ -37,7 +37,7 @@ def run(config: TrainConfig, pruning: PruningChannel | None = None) -> TrainResu
     """Fine-tune a model and log it; ``pruning`` may end it early."""
     resumed = None
     if config.resume is not None:
-        from tbr_lightning.training.resume import interrupted_run
+        from tbr_lightning.training.resume import RunFolder, interrupted_run
 
         resumed = interrupted_run(config)
         if resumed is None:
@@ -48,9 +48,8 @@ def run(config: TrainConfig, pruning: PruningChannel | None = None) -> TrainResu
             config = resumed.config
             if config.objective.trained_by == "trl":
                 from tbr_lightning.training.grpo import refuse_resume
-                from tbr_lightning.training.resume import RunFolder
 
-                refuse_resume(RunFolder(Path(config.paths.runs).absolute() / resumed.run_id))
+                refuse_resume(RunFolder.of(config, resumed.run_id))
     if config.objective.trained_by == "trl":
         from tbr_lightning.training.grpo import check_handed_over
 
@@ -61,6 +60,7 @@ def run(config: TrainConfig, pruning: PruningChannel | None = None) -> TrainResu
     from tbr_lightning.training.apart import check_apart, suite_overlap
     from tbr_lightning.training.precision import settled
     from tbr_lightning.training.prepare import load_examples
+    from tbr_lightning.training.resume import RunFolder
 
     ranks.warm_up(config.trainer)
     config = settled(config, earlier=resumed is not None)
@@ -74,10 +74,8 @@ def run(config: TrainConfig, pruning: PruningChannel | None = None) -> TrainResu
         with start_run(
             "train", name, config, config.tracking, _tags(config), run_id=run_id
         ) as opened:
-            from tbr_lightning.training.resume import RunFolder
-
             opened.log_params({f"data/prompts_of_{name}": one.seen for name, one in seen.items()})
-            folder = RunFolder(Path(config.paths.runs).absolute() / opened.id)
+            folder = RunFolder.of(config, opened.id)
             if resumed is None:
                 folder.begin(config)
             else:
@@ -151,18 +149,16 @@ def _train(
     )
     if resumed and (exported := exported_before(folder)) is not None:
         return log_exported(job, exported, prepared, tags=_tags(config))
-    if config.objective.trained_by == "trl":
-        from tbr_lightning.evaluation.judges.prompts import log_judge_prompt
-        from tbr_lightning.training.grpo import fit_with_trl
+    if world_size(config.trainer) == 1:
+        if config.objective.trained_by == "trl":
+            from tbr_lightning.evaluation.judges.prompts import log_judge_prompt
+            from tbr_lightning.training.grpo import fit_with_trl
 
-        log_judge_prompt(opened, config.judge)
-        fitted = fit_with_trl(job, backbone, examples)
-        tuned = replace(backbone, model=fitted.model)
-        done = fitted.done
-    elif world_size(config.trainer) == 1:
-        fitted = fit(job, backbone)
-        tuned = replace(backbone, model=fitted.model)
-        done = fitted.done
+            log_judge_prompt(opened, config.judge)
+            fitted = fit_with_trl(job, backbone, examples)
+        else:
+            fitted = fit(job, backbone)
+        tuned, done = replace(backbone, model=fitted.model), fitted.done
     else:
         # The ranks load the weights themselves; this process needs them again at the end only.
         backbone = replace(backbone, model=None)

@@ -6,13 +6,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.data.cache import alone
 from tbr_lightning.data.sources import load
 from tbr_lightning.data.split import split
 from tbr_lightning.data.table import Examples
-from tbr_lightning.data.think_format import Span
+from tbr_lightning.data.think_format import Span, ThinkFormat
 from tbr_lightning.data.tokens import TokenRows, tokenise
 from tbr_lightning.evaluation.contamination import HASHES, training_hashes
 from tbr_lightning.models.backbone import Backbone
@@ -95,12 +96,15 @@ def prepare(
         run.log_bytes(training_hashes(text for one in examples for text in one.requests), HASHES)
         if held_out:
             run.log_examples(held_out, config.data.name, "validation")
-    rows = _tokenise(config, examples, reflections, backbone, beside)
+    tokenizer, think_format = backbone.tokenizer, backbone.think_format
+
+    def tokenised(some: Examples) -> TokenRows:
+        return token_rows(config, some, reflections, tokenizer, think_format, beside=beside)
+
+    rows = tokenised(examples)
     return Prepared(
         rows=rows,
-        validation=(
-            _tokenise(config, held_out, reflections, backbone, beside) if held_out else None
-        ),
+        validation=tokenised(held_out) if held_out else None,
         digest=examples.digest,
         reflections=reflected(rows),
         reflection_runs=made_by,
@@ -147,17 +151,18 @@ def log_counts(run: Run, prepared: Prepared, rows: int) -> None:
     if left_out:
         print(
             f"train: {left_out} of {rows} rows are longer than model.max_length tokens and were "
-            f"left out{_cost(prepared.rows)}",
+            f"left out{reflections_cost(prepared.rows)}: raise model.max_length",
             file=sys.stderr,
         )
 
 
-def _cost(rows: TokenRows) -> str:
+def reflections_cost(rows: TokenRows) -> str:
+    """Return how many rows were left out for their reflection, for the end of a sentence."""
     if not rows.left_out_for_reflection:
         return ""
     return (
-        f", {rows.left_out_for_reflection} of them for their reflection: an arm without it that "
-        "does not know these reflections trains on them: raise model.max_length"
+        f", {rows.left_out_for_reflection:,} of them for their reflection: an arm without it "
+        "that does not know these reflections trains on them"
     )
 
 
@@ -212,18 +217,21 @@ def _reflect(
     return apply_rejects(examples, collected, config.reflection), texts, made_by
 
 
-def _tokenise(
+def token_rows(
     config: TrainConfig,
     examples: Examples,
     reflections: Mapping[str, str],
-    backbone: Backbone,
+    tokenizer: Any,
+    think_format: ThinkFormat,
+    *,
     beside: Beside,
 ) -> TokenRows:
+    """Return tokenised rows as the objective and the model's limits want them."""
     return tokenise(
         examples,
         reflections,
-        backbone.tokenizer,
-        backbone.think_format,
+        tokenizer,
+        think_format,
         max_length=config.model.max_length,
         cache=Path(config.paths.cache),
         sequences=config.objective.sequences,

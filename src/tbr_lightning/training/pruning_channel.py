@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tbr_lightning.data.cache import write_whole
+
 _LOOK = 0.02  # seconds between two checks for an answer
 
 
@@ -21,12 +23,12 @@ class PruningChannel:
 
     Attributes:
         folder: Folder shared with the side that answers.
-        metric: Name of the metric that is reported.
+        metric: Name of the metric that training reports; empty where others ask, or only look.
         patience: Seconds to wait for an answer; without one the run goes on.
     """
 
     folder: Path
-    metric: str
+    metric: str = ""
     patience: float = 60.0
 
     @property
@@ -77,6 +79,4 @@ class PruningChannel:
 
     def answer(self, number: int, *, stop: bool) -> None:
         """Answer a question."""
-        partial = self._answers / f".{number}"
-        partial.write_text("stop" if stop else "go on")
-        partial.replace(self._answers / str(number))
+        write_whole(self._answers / str(number), "stop" if stop else "go on")

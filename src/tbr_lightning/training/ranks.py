@@ -154,7 +154,7 @@ def as_rank(local_rank: int, job: Job, starter: Starter) -> None:
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(starter.port),
     }
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     from tbr_lightning.processes import quiet
 
     quiet()
@@ -229,10 +229,6 @@ def _share_cores(trainer: TrainerConfig) -> None:
 
     if trainer.threads is None and accelerator_of(trainer) == "cpu":
         torch.set_num_threads(max(1, torch.get_num_threads() // trainer.devices))
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _free_port() -> int:

@@ -17,7 +17,7 @@ from yaml import YAMLError
 
 from tbr_lightning.config.targets import restored
 from tbr_lightning.config.verbs import TrainConfig
-from tbr_lightning.data.cache import contents_key
+from tbr_lightning.data.cache import contents_key, write_whole
 from tbr_lightning.errors import UserError
 from tbr_lightning.tracking.open_run import flatten
 
@@ -49,6 +49,11 @@ class RunFolder:
         self.path = path
         self._lock: TextIO | None = None
 
+    @classmethod
+    def of(cls, config: TrainConfig, run_id: str) -> RunFolder:
+        """Return the folder of a run in the place that a config names."""
+        return cls(Path(config.paths.runs).absolute() / run_id)
+
     def begin(self, config: TrainConfig) -> None:
         """Write what a later resume needs, and claim the folder."""
         self.path.mkdir(parents=True, exist_ok=True)
@@ -61,9 +66,7 @@ class RunFolder:
         kept["given"] = _compared(config.given)
         (self.path / _FILES).write_text(json.dumps(_named_files(kept)))
         # A folder counts as a run's once it has this file, so it comes last and at once.
-        partial = self.path / f"{_CONFIG}.partial"
-        OmegaConf.save(kept, partial)
-        partial.replace(self.path / _CONFIG)
+        write_whole(self.path / _CONFIG, OmegaConf.to_yaml(kept))
 
     def claim(self) -> None:
         """Lock the folder until the process ends.
@@ -140,9 +143,7 @@ class RunFolder:
             ) from e
 
     def _write(self, finished: str | None) -> None:
-        partial = self.path / f"{_FACTS}.partial"
-        partial.write_text(json.dumps({"finished": finished}))
-        partial.replace(self.path / _FACTS)
+        write_whole(self.path / _FACTS, json.dumps({"finished": finished}))
 
 
 def interrupted_run(config: TrainConfig) -> Interrupted | None:

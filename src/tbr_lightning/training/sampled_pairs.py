@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Literal
 
 from tbr_lightning.config.verbs import TrainConfig
-from tbr_lightning.data.cache import alone
+from tbr_lightning.data.cache import alone, write_whole
 from tbr_lightning.data.conclusions import stated_conclusion
 from tbr_lightning.data.example import Example
 from tbr_lightning.data.table import Examples
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.degenerate import degenerate
-from tbr_lightning.evaluation.judge import REFUSALS
 from tbr_lightning.evaluation.judged import Judged
+from tbr_lightning.evaluation.judges.base import REFUSALS
 from tbr_lightning.evaluation.judges.prompts import log_judge_prompt
 from tbr_lightning.evaluation.verdicts import check_judges
 from tbr_lightning.kinds import Kind
@@ -35,7 +35,7 @@ from tbr_lightning.reflection.record import Draft
 from tbr_lightning.tracking.open_run import start_run
 from tbr_lightning.tracking.run import Run
 from tbr_lightning.training.devices import accelerator_of
-from tbr_lightning.training.samples import Sampler, is_labelled, stores_of
+from tbr_lightning.training.samples import Sampler, stores_of
 
 Reason = Literal["all_right", "all_wrong", "cut", "unlabelled", "too_long"]
 REASONS: dict[Reason, str] = {
@@ -137,9 +137,7 @@ def with_pairs(
             f"data.pairs=sampled: {pairs.told()}: raise pairs.samples or pairs.temperature, try "
             "pairs.arm=prompted, or give rows with pairs of their own"
         )
-    partial = kept.with_suffix(".partial")
-    partial.write_text(json.dumps([asdict(row) for row in pairs.rows]), "utf-8")
-    partial.replace(kept)
+    write_whole(kept, json.dumps([asdict(row) for row in pairs.rows]))
     return Examples.of(pairs.rows)
 
 
@@ -224,7 +222,7 @@ def _pair(
     example: Example, answers: Sequence[Judged], worthless: Sequence[bool], config: TrainConfig
 ) -> Example | Reason:
     """Return a row with the best right answer over the worst wrong one, or why there is none."""
-    known = [(row, dead) for row, dead in zip(answers, worthless, strict=True) if is_labelled(row)]
+    known = [(row, dead) for row, dead in zip(answers, worthless, strict=True) if row.parsed]
     right = [row for row, dead in known if is_right(row, worthless=dead)]
     wrong = [(row, dead) for row, dead in known if not is_right(row, worthless=dead)]
     # A judge that calls one text both right and wrong has not labelled it.

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 from tbr_lightning.config.evaluation import JudgeConfig
 from tbr_lightning.config.verbs import GenerationConfig, PairsConfig, TrainConfig
 from tbr_lightning.data.example import Example
-from tbr_lightning.evaluation.judge import LABELLED, Label, identity, make_judge
 from tbr_lightning.evaluation.judged import Judged
+from tbr_lightning.evaluation.judges.base import Label
+from tbr_lightning.evaluation.judges.loading import identity, make_judge
 from tbr_lightning.evaluation.respond import arm_prompts, responses
 from tbr_lightning.evaluation.store import weights_identity
 from tbr_lightning.evaluation.suites import Prompt
@@ -57,15 +58,6 @@ class Sample:
             self.instruction_id, self.number, self.weights, self.prompt_hash, dict(self.sampling)
         )
 
-    def to_json(self) -> str:
-        """Return the record as one JSON object."""
-        return json.dumps(asdict(self), sort_keys=True)
-
-    @classmethod
-    def from_json(cls, text: str) -> Sample:
-        """Return the record that :meth:`to_json` wrote."""
-        return cls(**json.loads(text))
-
 
 @dataclass(frozen=True, slots=True)
 class SampleVerdict:
@@ -74,7 +66,7 @@ class SampleVerdict:
     Attributes:
         sample: Key of the sample.
         judge: Identity of the judge.
-        label: Label, as in :class:`tbr_lightning.evaluation.judge.Verdict`, like those below.
+        label: Label, as in :class:`tbr_lightning.evaluation.judges.base.Verdict`, like those below.
         because: Reason for the label.
         content: Whether the answer hands over what was asked.
         helpful: How far the answer helps, from 0 to 2.
@@ -94,15 +86,6 @@ class SampleVerdict:
         """Hash of sample and judge."""
         return _hash(self.sample, self.judge)
 
-    def to_json(self) -> str:
-        """Return the record as one JSON object."""
-        return json.dumps(asdict(self), sort_keys=True)
-
-    @classmethod
-    def from_json(cls, text: str) -> SampleVerdict:
-        """Return the record that :meth:`to_json` wrote."""
-        return cls(**json.loads(text))
-
 
 @dataclass(frozen=True)
 class Stores:
@@ -117,8 +100,8 @@ def stores_of(config: TrainConfig) -> Stores:
     file = Path(config.paths.runs) / "samples.db"
     lost = "every answer is written, and every judge asked and paid for, again"
     return Stores(
-        RecordStore(file, "samples", Sample.from_json, lost),
-        RecordStore(file, "verdicts", SampleVerdict.from_json, lost),
+        RecordStore(file, "samples", Sample, lost),
+        RecordStore(file, "verdicts", SampleVerdict, lost),
     )
 
 
@@ -191,10 +174,8 @@ class Sampler:
         """Return whether any answer or verdict is missing in the stores."""
         wanted = self.wanted()
         found = stores.samples.get(wanted)
-        judged = [SampleVerdict(key, identity(judge), "unparsed", "", None, None) for key in found]
-        return len(found) < len(wanted) or len(
-            stores.verdicts.get(one.key for one in judged)
-        ) < len(judged)
+        judged = _kept_verdicts(stores, found, identity(judge))
+        return len(found) < len(wanted) or len(judged) < len(found)
 
     def write(self, store: RecordStore[Sample], run_id: str) -> int:
         """Let the model write what is missing, each on disk at once; return how many these are."""
@@ -230,9 +211,7 @@ class Sampler:
         judge, name = make_judge(config), identity(config)
         samples = stores.samples.get(self.wanted())
         open_rows = {key: self._unseen(sample) for key, sample in samples.items()}
-        empty = {key: SampleVerdict(key, name, "unparsed", "", None, None) for key in samples}
-        kept = stores.verdicts.get(one.key for one in empty.values())
-        known = {one.sample: one for one in kept.values()}
+        known = _kept_verdicts(stores, samples, name)
         rest = [key for key in samples if key not in known]
         step = max(config.batch_size, config.endpoint.concurrency)
         parts = [rest[start : start + step] for start in range(0, len(rest), step)]
@@ -280,14 +259,15 @@ class Sampler:
         return sorted({sample.run_id for sample in found if sample.run_id})
 
 
+def _kept_verdicts(stores: Stores, samples: Iterable[str], judge: str) -> dict[str, SampleVerdict]:
+    """Return the verdicts of a judge that are stored, by the sample's key."""
+    found = stores.verdicts.get(_hash(key, judge) for key in samples)
+    return {one.sample: one for one in found.values()}
+
+
 def prompt_of(example: Example) -> Prompt:
     """Return a row's prompt as judges take it."""
     return Prompt(example.prompt, example.kind, example.source, "", context=example.context)
-
-
-def is_labelled(row: Judged) -> bool:
-    """Return whether a judge could label an answer."""
-    return row.label in LABELLED
 
 
 def _hash(*parts: Any) -> str:

@@ -10,9 +10,9 @@ import psutil
 import torch
 from torch import Tensor
 
-from tbr_lightning.objectives.objective import Batch
+from tbr_lightning.objectives.batch import Batch
 from tbr_lightning.progress import Bar, bar
-from tbr_lightning.tracking.metrics import MetricBuffer
+from tbr_lightning.tracking.metric_spool import MetricBuffer
 from tbr_lightning.training.module import TbrModule
 from tbr_lightning.training.speed import Speed
 

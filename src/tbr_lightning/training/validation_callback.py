@@ -20,7 +20,7 @@ from tbr_lightning.evaluation.results import metrics
 from tbr_lightning.evaluation.suites import Prompt
 from tbr_lightning.models.backbone import Backbone
 from tbr_lightning.objectives.objective import Floats, Objective, chunks_of
-from tbr_lightning.tracking.metrics import MetricBuffer
+from tbr_lightning.tracking.metric_spool import MetricBuffer
 from tbr_lightning.training.module import TbrModule
 from tbr_lightning.training.step_logger import is_step, summed
 

@@ -68,7 +68,7 @@ def finish(
     with opened.locked("end", wait=False) as mine:
         if not mine:
             other = opened.study.user_attrs.get(_ENDED_BY, "another runner")
-            return [f"{other} ends this study: what it finds stands in run {parent_run_id}"]
+            return [f"{other} is concluding this study; its results will be in run {parent_run_id}"]
         opened.study.set_user_attr(_ENDED_BY, str(identity_of()))
         return _finish(study, config, opened.study, parent_run_id, summarise)
 

@@ -50,17 +50,15 @@ class ModelCost:
 
 
 def model_costs(
-    made: Sequence[tuple[Mapping[str, Any], TrainConfig]],
-    runs: int,
-    tokens: Mapping[str, int],
+    made: Sequence[tuple[Mapping[str, Any], TrainConfig]], runs: int
 ) -> list[ModelCost]:
     """Return the cost of each model of a study, from small to large.
+
+    The rows that the data config wants are taken at :data:`TOKENS` tokens each.
 
     Args:
         made: Points with their training configs; all models get the same number of runs.
         runs: Number of training runs of the whole study.
-        tokens: Tokens of a run by the model's name, where its rows could be counted; else the rows
-            that the data config wants are taken at :data:`TOKENS` each.
     """
     from tbr_lightning.models.planned import planned_config
 
@@ -71,10 +69,10 @@ def model_costs(
     found = []
     for name, config in of_model.items():
         rows = (config.data.planned() or (0, 0))[0]
-        seen = tokens.get(name, rows * TOKENS * config.trainer.epochs)
+        tokens = rows * TOKENS * config.trainer.epochs
         longest = min(config.model.max_length, 4 * TOKENS)
         architecture = planned_config(config.model, data=config.data.name)
-        run = estimate(config, architecture, tokens=seen, longest=longest, peak=None)
+        run = estimate(config, architecture, tokens=tokens, longest=longest, peak=None)
         devices = world_size(config.trainer)
         found.append(ModelCost(name, run, devices, runs / len(of_model), config.model.gated))
     return sorted(found, key=lambda one: one.run.parameters)

@@ -62,7 +62,7 @@ def dry_run(plan: Plan) -> None:
     made = corners(plan)
     print(f"study {study.key}: {study.about or study.name}")
     whole = len(corners_of(study.space, MOST_CORNERS)) > len(cover(study.space))
-    which = "" if whole else " (every choice and both ends of every range stand in one)"
+    which = "" if whole else " (together they cover every choice and both ends of every range)"
     print(f"{len(made)} distinct configs at the corners of the space compose{which}")
     print(
         f"{trials} trials of {study.seeds} training run{'s' if study.seeds > 1 else ''}, "
@@ -85,7 +85,7 @@ def dry_run(plan: Plan) -> None:
 
 def _count(made: Sequence[tuple[dict[str, Any], TrainConfig]], runs: int) -> None:
     """Print rows, tokens and, where this machine has the device that is wanted, the time."""
-    from tbr_lightning.training.preview import outlook
+    from tbr_lightning.training.run_size import outlook
 
     step = max(1, len(made) // _MOST_COUNTED)
     counted = made[::step][:_MOST_COUNTED]
@@ -109,7 +109,7 @@ def _count(made: Sequence[tuple[dict[str, Any], TrainConfig]], runs: int) -> Non
 
 def _cost(plan: Plan, made: Sequence[tuple[dict[str, Any], TrainConfig]], runs: int) -> None:
     """Print hours and memory by kind of device, requests to the teacher, and when it would end."""
-    costs = model_costs(made, runs, {})
+    costs = model_costs(made, runs)
     if not costs:
         return
     print(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tbr_lightning.config.schema import PathsConfig
+from tbr_lightning.data.cache import write_whole
 from tbr_lightning.tuning.space import Value
 
 _SPEC, _RESULT, _LOG = "trial.json", "result.json", "log.txt"
@@ -27,7 +28,7 @@ class Spec:
     metrics: list[str] = field(default_factory=list)  # metrics that must exist at the end
     metric: str | None = None  # metric that training reports to a pruner, if there is one
     blocks: bool = False  # report each seed to a pruner prompt by prompt
-    parent_run: str | None = None  # MLflow run of the study, if it is mirrored
+    parent_run: str = ""  # MLflow run of the study; empty where a trial has none of its own
     ranks: int = 1  # processes of its training
     threads: int | None = None  # threads of the trial on a CPU
     device: str | None = None  # the GPUs it has to itself, as CUDA names them
@@ -72,7 +73,7 @@ class TrialFolder:
 
     def spec(self) -> Spec:
         """Return what :meth:`begin` wrote."""
-        return Spec(**json.loads((self.path / _SPEC).read_text()))
+        return Spec(**json.loads((self.path / _SPEC).read_text("utf-8")))
 
     def finish(self, result: TrialResult) -> None:
         """Write the result."""
@@ -81,7 +82,7 @@ class TrialFolder:
     def result(self) -> TrialResult | None:
         """Return the result, or ``None`` if there is none."""
         try:
-            return TrialResult(**json.loads((self.path / _RESULT).read_text()))
+            return TrialResult(**json.loads((self.path / _RESULT).read_text("utf-8")))
         except (OSError, ValueError, TypeError):
             return None
 
@@ -98,6 +99,4 @@ class TrialFolder:
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, ensure_ascii=False, indent=1, default=str))
-    partial.replace(path)
+    write_whole(path, json.dumps(content, ensure_ascii=False, indent=1, default=str))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from tbr_lightning.data.cache import write_whole
 from tbr_lightning.processes import identity_of
-from tbr_lightning.tuning import process
+from tbr_lightning.tuning import local_executor
 from tbr_lightning.tuning.trial import TrialContext
 
 _LOOK = 0.1  # seconds between two checks of a trial's process and of its lease
@@ -27,7 +28,7 @@ class Lease:
     def __init__(self, folder: Path) -> None:
         self.folder, self.name = folder, uuid.uuid4().hex
         self._started: float | None = None
-        _write(folder / "lease", self.name)
+        write_whole(folder / "lease", self.name)
 
     def renew(self) -> None:
         """Record that the runner is alive."""
@@ -36,7 +37,7 @@ class Lease:
 
     def stop(self) -> None:
         """Ask the process to end in order."""
-        _write(self.folder / "lease", _STOP)
+        write_whole(self.folder / "lease", _STOP)
 
     @property
     def started(self) -> bool:
@@ -51,6 +52,55 @@ class Lease:
                 return time.monotonic()
             self._started = time.monotonic()
         return self._started
+
+
+class LeasedWorker:
+    """A trial that a scheduler runs, see :class:`tbr_lightning.tuning.executor.Worker`.
+
+    Args:
+        lease: The runner's lease on it.
+        ended: Returns its exit code and, where its own process did not give that, the reason;
+            ``None`` while it runs or waits for its turn.
+        cancel: Takes it back from the scheduler: with ``waiting=True`` only while it waits for its
+            turn, since it would be cut off before its checkpoint.
+    """
+
+    def __init__(
+        self, lease: Lease, ended: Callable[[], tuple[int, str] | None], cancel: Callable[..., None]
+    ) -> None:
+        self._lease, self._ended, self._cancel = lease, ended, cancel
+        self._code: int | None = None
+        self.lost = ""
+
+    @property
+    def begun(self) -> float:
+        """Start time; the current time, while it waits for its turn."""
+        return self._lease.begun
+
+    def exit_code(self) -> int | None:
+        """Return its exit code."""
+        if self._code is None and (found := self._ended()) is not None:
+            self._code, self.lost = found
+        return self._code
+
+    def renew(self) -> None:
+        """Renew its lease."""
+        self._lease.renew()
+
+    def memory(self) -> float:
+        """Return 0: the scheduler limits memory."""
+        return 0.0
+
+    def ask_to_stop(self) -> None:
+        """Ask it to end in order; one that waits for its turn is cancelled."""
+        self._lease.stop()
+        self._cancel(waiting=True)
+
+    def kill(self) -> None:
+        """End it; its process dies with what the scheduler started."""
+        if self._code is None:
+            self._lease.stop()
+            self._cancel(waiting=False)
 
 
 def run_trial(
@@ -79,21 +129,21 @@ def run_trial(
         Exit code of the trial's process; negative: the signal.
     """
     me, path = identity_of(), Path(folder)
-    worker = process.spawn(
+    worker = local_executor.spawn(
         path,
         replace(TrialContext.from_json(around), runner=me.pid, runner_started=me.started),
         threads,
         cwd=cwd,
         environment={**environment, **os.environ},
     )
-    _write(path / "started", lease)
+    write_whole(path / "started", lease)
     seen, since = 0.0, time.monotonic()
     try:
         while (code := worker.exit_code()) is None:
             time.sleep(_LOOK)
             held = _read(path / "lease")
             if held == _STOP:
-                process.stop_all([worker])
+                local_executor.stop_all([worker])
             elif held not in (lease, None):
                 worker.kill()  # another runner has the trial
             with suppress(OSError):
@@ -101,7 +151,7 @@ def run_trial(
                 if changed != seen:
                     seen, since = changed, time.monotonic()
             if time.monotonic() - since > grace:
-                process.stop_all([worker])
+                local_executor.stop_all([worker])
         return code
     finally:
         worker.kill()
@@ -110,12 +160,6 @@ def run_trial(
 def environment_of_runner() -> dict[str, str]:
     """Return the environment to fill up that of trials elsewhere; no devices of this machine."""
     return {k: v for k, v in os.environ.items() if not k.endswith("_VISIBLE_DEVICES")}
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text)
-    partial.replace(path)
 
 
 def _read(path: Path) -> str | None:

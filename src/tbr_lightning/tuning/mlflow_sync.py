@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tbr_lightning.config.credentials import without_credentials
 from tbr_lightning.config.sweep import SweepConfig
+from tbr_lightning.errors import first_line
 from tbr_lightning.tracking.open_run import child_run, start_run
 from tbr_lightning.tracking.run import Point, Run
 from tbr_lightning.tracking.search import runs_beneath
@@ -88,12 +89,13 @@ def _end_orphans(run_id: str, experiment_id: str, storage_study: optuna.Study) -
 
 @contextmanager
 def trial_run(
-    parent_run_id: str, number: int, params: Mapping[str, Any], config: Any
+    parent_run_id: str, study: str, number: int, params: Mapping[str, Any], config: Any
 ) -> Iterator[str]:
     """Open the run of a trial, in the process that runs it.
 
     Args:
         parent_run_id: ID of the study's run, open in the runner's process.
+        study: Key of the study.
         number: Number of the trial.
         params: Parameters that the trial tries.
         config: Config of any command, whose ``tracking`` names the store.
@@ -101,9 +103,7 @@ def trial_run(
     Yields:
         The run's id. Runs that are started within nest beneath it.
     """
-    connect(config.tracking)
-    key = Run(parent_run_id).tags().get("tbr.study", "")
-    tags = {"tbr.study": key, "tbr.trial": str(number)}
+    tags = {"tbr.study": study, "tbr.trial": str(number)}
     with child_run(
         Run(parent_run_id),
         "trial",
@@ -111,7 +111,6 @@ def trial_run(
         config.tracking,
         params=params,
         tags=tags,
-        killed_by=(KeyboardInterrupt, optuna.TrialPruned),
     ) as run:
         yield run.id
 
@@ -230,5 +229,4 @@ def _tolerant(what: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, OSError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-        print(f"the tracker does not answer ({first}): {what} waits", file=sys.stderr)
+        print(f"the tracker does not answer ({first_line(error)}): {what} waits", file=sys.stderr)

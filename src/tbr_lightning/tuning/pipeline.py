@@ -34,7 +34,7 @@ def run(config: SweepConfig, summarise: Summarise | None = None) -> None:
         dry_run(plan)
         return
     plan.check()
-    from tbr_lightning.tuning import process
+    from tbr_lightning.tuning import local_executor
     from tbr_lightning.tuning.storage import open_study
     from tbr_lightning.tuning.view import View
 
@@ -42,7 +42,7 @@ def run(config: SweepConfig, summarise: Summarise | None = None) -> None:
     opened = open_study(study, config.storage, grace=limits.grace, new=config.sweep.new)
     if config.sweep.executor == "local":
         # The trials' process imports the stack while this one reads the study.
-        process.warm_up(threads_each(limits.workers))
+        local_executor.warm_up(threads_each(limits.workers))
     view = View(study, opened, plan.trials, limits.workers)
     view.look()
     about = f" ({study.about})" if study.about else ""
@@ -113,7 +113,7 @@ def _executor(settings: SweepSettings, folder: Path, limits: Limits) -> Executor
             f"sweep.executor={settings.executor} needs the package {error.name}: pip install "
             f"'tbr-lightning[{settings.executor}]'"
         ) from error
-    from tbr_lightning.tuning.process import LocalExecutor
+    from tbr_lightning.tuning.local_executor import LocalExecutor
 
     return LocalExecutor()
 

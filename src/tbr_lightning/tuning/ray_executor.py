@@ -12,64 +12,11 @@ import ray
 from ray.exceptions import RayError, TaskCancelledError
 
 from tbr_lightning.config.sweep import SweepSettings
-from tbr_lightning.errors import UserError
+from tbr_lightning.errors import UserError, first_line, in_one_line
 from tbr_lightning.tuning.executor import devices_asked
 from tbr_lightning.tuning.folder import Spec
-from tbr_lightning.tuning.lease import Lease, environment_of_runner, run_trial
+from tbr_lightning.tuning.lease import Lease, LeasedWorker, environment_of_runner, run_trial
 from tbr_lightning.tuning.trial import TrialContext
-
-
-class RayWorker:
-    """A trial that runs as a Ray task."""
-
-    def __init__(self, task: Any, lease: Lease) -> None:
-        self._task, self._lease = task, lease
-        self._code: int | None = None
-        self.lost = ""
-
-    @property
-    def begun(self) -> float:
-        """See :class:`tbr_lightning.tuning.executor.Worker`, also for the other methods."""
-        return self._lease.begun
-
-    def exit_code(self) -> int | None:
-        """Return its exit code."""
-        if self._code is None:
-            ready, _ = ray.wait([self._task], timeout=0)
-            if ready:
-                self._code = self._ended()
-        return self._code
-
-    def _ended(self) -> int:
-        try:
-            return int(ray.get(self._task))
-        except TaskCancelledError:
-            return -signal.SIGKILL
-        except RayError as error:  # its node or its worker is gone
-            first = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-            self.lost = f"Ray lost it ({first})"
-            return -signal.SIGKILL
-
-    def renew(self) -> None:
-        """Renew its lease."""
-        self._lease.renew()
-
-    def memory(self) -> float:
-        """Return 0: Ray limits memory."""
-        return 0.0
-
-    def ask_to_stop(self) -> None:
-        """Ask it to end in order; one that waits for its turn is cancelled."""
-        self._lease.stop()
-        if not self._lease.started:  # else it would be cut off before its checkpoint
-            with suppress(RayError, ValueError):
-                ray.cancel(self._task, force=False)
-
-    def kill(self) -> None:
-        """End it; its process dies with Ray's worker."""
-        if self._code is None:
-            with suppress(RayError, ValueError):
-                ray.cancel(self._task, force=True)
 
 
 class RayExecutor:
@@ -82,7 +29,7 @@ class RayExecutor:
             try:
                 ray.init(log_to_driver=False, configure_logging=False)
             except (ConnectionError, RuntimeError) as error:
-                first = " ".join(str(error).split())[:200]
+                first = in_one_line(error, 200)
                 raise UserError(
                     f"no Ray cluster at RAY_ADDRESS={os.environ.get('RAY_ADDRESS', '')} ({first}): "
                     "start one with 'ray start --head', or unset it for this machine alone"
@@ -90,7 +37,7 @@ class RayExecutor:
         # What died is run again by the runner, which knows what the trial has left.
         self._task = ray.remote(max_retries=0)(run_trial)
 
-    def start(self, folder: Path, around: TrialContext, spec: Spec) -> RayWorker:
+    def start(self, folder: Path, around: TrialContext, spec: Spec) -> LeasedWorker:
         """Submit a trial with what it asks for."""
         lease, settings = Lease(folder), self._settings
         asked: dict[str, Any] = {
@@ -109,7 +56,22 @@ class RayExecutor:
             threads=spec.threads,
             grace=settings.grace,
         )
-        return RayWorker(task, lease)
+
+        def ended() -> tuple[int, str] | None:
+            ready, _ = ray.wait([task], timeout=0)
+            try:
+                return (int(ray.get(task)), "") if ready else None
+            except TaskCancelledError:
+                return -signal.SIGKILL, ""
+            except RayError as error:  # its node or its worker is gone
+                return -signal.SIGKILL, f"Ray lost it ({first_line(error)})"
+
+        def cancel(*, waiting: bool) -> None:
+            if not (waiting and lease.started):
+                with suppress(RayError, ValueError):
+                    ray.cancel(task, force=not waiting)
+
+        return LeasedWorker(lease, ended, cancel)
 
     def close(self) -> None:
         """Leave the cluster, or end the one that was made here."""

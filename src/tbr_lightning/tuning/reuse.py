@@ -20,7 +20,7 @@ from tbr_lightning.config.verbs import EvaluateConfig, TrainConfig
 from tbr_lightning.data.cache import content_key, contents_key
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.attestation import DIGEST
-from tbr_lightning.evaluation.judge import identity
+from tbr_lightning.evaluation.judges.loading import identity
 from tbr_lightning.models.digest import check_unchanged
 from tbr_lightning.models.logged import find_model
 from tbr_lightning.tracking.search import find_run, newest_runs
@@ -147,7 +147,7 @@ def find_interrupted(config: TrainConfig, tags: Mapping[str, str]) -> str | None
     """Return the training run that an earlier attempt at this trial began, if it can be resumed."""
     wanted = {"tbr.stage": "train", "tbr.seed": str(config.seed), **tags}
     for run_id in newest_runs("!= 'FINISHED'", wanted, most=5):
-        folder = RunFolder(Path(config.paths.runs).absolute() / run_id)
+        folder = RunFolder.of(config, run_id)
         try:
             if (folder.path / "config.yaml").is_file() and folder.finished is None:
                 folder.claim()

@@ -14,10 +14,10 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from tbr_lightning.errors import UserError
+from tbr_lightning.errors import UserError, first_line
 from tbr_lightning.processes import identity_of
 from tbr_lightning.training.pruning_channel import PruningChannel
-from tbr_lightning.tuning import process, scheduling
+from tbr_lightning.tuning import local_executor, scheduling
 from tbr_lightning.tuning.executor import Executor, Worker
 from tbr_lightning.tuning.folder import Spec, TrialFolder, TrialResult, trials_root
 from tbr_lightning.tuning.outcome import constraints_of, kept, values_of
@@ -59,7 +59,7 @@ class Hooks:
     # Called often, with the trials under way.
     tick: Callable[[Mapping[int, float], bool], None] = lambda running, changed: None
     said: Callable[[str], None] = print  # takes a line for people
-    executor: Executor = field(default_factory=process.LocalExecutor)  # starts the trials
+    executor: Executor = field(default_factory=local_executor.LocalExecutor)  # starts the trials
 
 
 @dataclass
@@ -101,10 +101,9 @@ def run(study: Study, opened: Opened, limits: Limits, around: TrialContext, hook
     try:
         runner.run()
     except (SQLAlchemyError, StorageInternalError) as error:
-        first = str(error.__cause__ or error).strip().splitlines()[0]
         raise UserError(
-            f"the storage does not answer any more ({first[:160]}): once it does, run the same "
-            "command again, which goes on from here"
+            f"the storage does not answer any more ({first_line(error.__cause__ or error)}): once "
+            "it does, run the same command again, which goes on from here"
         ) from error
     finally:
         runner.close()
@@ -153,8 +152,8 @@ class _Runner:
                 try:
                     self.opened.backend.record_heartbeat(one.claim.trial_id)
                 except Exception as error:  # a storage that is away for a moment ends nothing
-                    first = str(error).splitlines()[0][:160]
-                    print(f"the storage does not take a heartbeat ({first})", file=sys.stderr)
+                    why = first_line(error)
+                    print(f"the storage does not take a heartbeat ({why})", file=sys.stderr)
         self.opened.backend.remove_session()
 
     def renew(self) -> None:
@@ -166,7 +165,7 @@ class _Runner:
     def close(self) -> None:
         """Release the trials under way."""
         left = list(self.running.values())
-        process.stop_all([one.worker for one in left])
+        local_executor.stop_all([one.worker for one in left])
         for one in left:
             result = one.folder.result()
             if result is not None and result.state in ("complete", "pruned"):
@@ -199,7 +198,7 @@ class _Runner:
 
     def _start(self, claim: Claim, slot: int, folder: TrialFolder, spec: Spec) -> None:
         folder.begin(spec)
-        PruningChannel(folder.path, "").clear()
+        PruningChannel(folder.path).clear()
         worker = self.hooks.executor.start(folder.path, self.around, spec)
         self.running[claim.number] = _Running(claim, slot, folder, worker, spec)
 
@@ -237,7 +236,7 @@ class _Runner:
         """Pass what a trial reports to the pruner, and its decision back."""
         if one.spec.metric is None and not one.spec.blocks:
             return
-        channel = PruningChannel(one.folder.path, "")
+        channel = PruningChannel(one.folder.path)
         for number, values in channel.reports(one.answered):
             for step, value in values.items():
                 told = value * self.study.reported_sign
@@ -254,7 +253,7 @@ class _Runner:
         if one.killed:
             result = TrialResult("failed", one.killed)
         elif result is None and code is not None:
-            reason = one.worker.lost or process.death(code, one.folder)
+            reason = one.worker.lost or local_executor.death(code, one.folder)
             if claim.deaths < self.limits.retries:
                 self._again(one, reason)
                 return

@@ -18,7 +18,7 @@ from typing import Any
 from optuna import Trial, distributions
 from optuna.distributions import BaseDistribution
 
-from tbr_lightning.config.texts import is_text, quoted
+from tbr_lightning.config.quoting import is_text, quoted
 from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.errors import UserError, near
 

@@ -24,7 +24,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
 from tbr_lightning.config.credentials import without_credentials
-from tbr_lightning.errors import UserError
+from tbr_lightning.errors import UserError, first_line
 from tbr_lightning.tuning.sampling import make_pruner
 from tbr_lightning.tuning.study import IDENTITY, Study
 
@@ -149,7 +149,7 @@ def _reason(error: BaseException) -> str:
     """Return the driver's first words, without SQLAlchemy's frame and without a password."""
     while isinstance(error.__cause__, Exception):
         error = error.__cause__
-    first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    first = first_line(error, None)
     if isinstance(error, ModuleNotFoundError):
         first = f"{first}: pip install 'tbr-lightning[postgres]'"
     return str(without_credentials({"reason": first.strip()})["reason"])

@@ -15,10 +15,11 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
-from tbr_lightning.config.compose import compose_verb, shipped
-from tbr_lightning.config.texts import is_text
+from tbr_lightning.config.compose import compose_verb
+from tbr_lightning.config.groups import shipped
+from tbr_lightning.config.quoting import is_text
 from tbr_lightning.config.verbs import TrainConfig
-from tbr_lightning.errors import UserError, at_least, near, one_of
+from tbr_lightning.errors import UserError, above, at_least, first_line, near, one_of
 from tbr_lightning.tuning import space as spaces
 from tbr_lightning.tuning.sampling import check_pruner, check_sampler
 from tbr_lightning.tuning.space import Parameter, overrides_of
@@ -141,9 +142,7 @@ class Study:
             at_least(key, getattr(self, key), 1)
         at_least("seed", self.seed, 0)
         for key in ("hours", "timeout", "memory"):
-            value = getattr(self, key)
-            if value is not None and value <= 0:
-                raise UserError(f"{key}={value} is too small: give a value above 0")
+            above(key, getattr(self, key), 0)
         self._check_what_names_the_space()
         if self.seeds > 1 and "seed" in self.space:
             raise UserError(f"seeds={self.seeds} and space.seed contradict each other: give one")
@@ -259,7 +258,7 @@ def read_study(name: str, path: str, text: str) -> Study:
         found = yaml.safe_load(text)
         typed = yaml.load(text, Loader=yaml.BaseLoader)  # every scalar as a text
     except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{path}: not valid YAML: {first_line(error, None)}") from error
     if not isinstance(found, dict):
         raise UserError(f"{path}: not a mapping: see sweeps/smoke.yaml")
     _keep_texts(found.get("space"), typed.get("space"))
@@ -320,7 +319,7 @@ def _literal(node: Any) -> Any:
 
 def _sentence(error: OmegaConfBaseException) -> str:
     """Return OmegaConf's error in one sentence, with the near match of a misspelt key."""
-    first, key = str(error).splitlines()[0].rstrip("."), str(error.full_key)
+    first, key = first_line(error, None).rstrip("."), str(error.full_key)
     schema = error.object_type
     if isinstance(error, ConfigKeyError) and is_dataclass(schema):
         known = [one.name for one in fields(schema) if "omegaconf_ignore" not in one.metadata]

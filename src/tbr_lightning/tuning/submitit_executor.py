@@ -13,70 +13,15 @@ import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError, UncompletedJobError
 
 from tbr_lightning.config.sweep import SweepSettings
-from tbr_lightning.errors import UserError
+from tbr_lightning.errors import UserError, first_line, in_one_line
 from tbr_lightning.tuning.executor import devices_asked
 from tbr_lightning.tuning.folder import Spec
-from tbr_lightning.tuning.lease import Lease, environment_of_runner, run_trial
+from tbr_lightning.tuning.lease import Lease, LeasedWorker, environment_of_runner, run_trial
 from tbr_lightning.tuning.trial import TrialContext
 
 _SPARE = 10  # minutes beside a trial's own, for its start and its end
 _DAY = 24 * 60
 _LOOK = 1.0  # seconds between two checks of a job
-
-
-class SubmititWorker:
-    """A trial that runs as a job."""
-
-    def __init__(self, job: Any, lease: Lease) -> None:
-        self._job, self._lease = job, lease
-        self._code: int | None = None
-        self._next = 0.0
-        self.lost = ""
-
-    @property
-    def begun(self) -> float:
-        """See :class:`tbr_lightning.tuning.executor.Worker`, also for the other methods."""
-        return self._lease.begun
-
-    def exit_code(self) -> int | None:
-        """Return its exit code."""
-        if self._code is None:
-            now = time.monotonic()
-            if now >= self._next:
-                self._next = now + _LOOK
-                if self._job.done():
-                    self._code = self._ended()
-        return self._code
-
-    def _ended(self) -> int:
-        try:
-            return int(self._job.result())
-        except (UncompletedJobError, FailedJobError) as error:
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            first = (lines or [type(error).__name__])[0][:160]
-            self.lost = f"job {self._job.job_id} left no result ({first})"
-            return -signal.SIGKILL
-
-    def renew(self) -> None:
-        """Renew its lease."""
-        self._lease.renew()
-
-    def memory(self) -> float:
-        """Return 0: SLURM limits memory."""
-        return 0.0
-
-    def ask_to_stop(self) -> None:
-        """Ask it to end in order; one that waits for its turn is cancelled."""
-        self._lease.stop()
-        if self._job.state == "PENDING":
-            self._job.cancel(check=False)
-
-    def kill(self) -> None:
-        """Cancel its job, which ends its process."""
-        if self._code is None:
-            self._lease.stop()
-            with suppress(OSError):
-                self._job.cancel(check=False)
 
 
 class SubmititExecutor:
@@ -94,9 +39,9 @@ class SubmititExecutor:
             )
             self._executor.update_parameters(**self._asked(timeout) | more)
         except (ValueError, TypeError, NameError, FailedSubmissionError) as error:
-            reason = " ".join(str(error).split())[:200]
-            given = settings.submitit
-            raise UserError(f"sweep.submitit={given} cannot be used: {reason}") from error
+            raise UserError(
+                f"sweep.submitit={settings.submitit} cannot be used: {in_one_line(error, 200)}"
+            ) from error
 
     def _asked(self, timeout: float | None) -> dict[str, Any]:
         settings = self._settings
@@ -108,7 +53,7 @@ class SubmititExecutor:
             asked["mem_gb"] = settings.memory
         return asked
 
-    def start(self, folder: Path, around: TrialContext, spec: Spec) -> SubmititWorker:
+    def start(self, folder: Path, around: TrialContext, spec: Spec) -> LeasedWorker:
         """Submit a trial.
 
         Raises:
@@ -130,9 +75,26 @@ class SubmititExecutor:
                 grace=self._settings.grace,
             )
         except FailedSubmissionError as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = in_one_line(error, 200)
             raise UserError(f"SLURM does not take trial {spec.number}: {reason}") from error
-        return SubmititWorker(job, lease)
+        looked = 0.0
+
+        def ended() -> tuple[int, str] | None:
+            nonlocal looked
+            if time.monotonic() - looked < _LOOK:
+                return None
+            looked = time.monotonic()
+            try:
+                return (int(job.result()), "") if job.done() else None
+            except (UncompletedJobError, FailedJobError) as error:
+                return -signal.SIGKILL, f"job {job.job_id} left no result ({first_line(error)})"
+
+        def cancel(*, waiting: bool) -> None:
+            if not waiting or job.state == "PENDING":
+                with suppress(OSError):
+                    job.cancel(check=False)
+
+        return LeasedWorker(lease, ended, cancel)
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: there is no connection to close."""

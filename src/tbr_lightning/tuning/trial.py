@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from tbr_lightning import processes
 from tbr_lightning.config.schema import PathsConfig, TrackingConfig
-from tbr_lightning.errors import UserError
+from tbr_lightning.errors import UserError, in_one_line
 from tbr_lightning.training.pruning_channel import Pruned, PruningChannel
 from tbr_lightning.tuning.folder import Spec, TrialFolder, TrialResult
 
@@ -64,8 +64,8 @@ def enter(path: str, around: TrialContext) -> None:
     folder = TrialFolder(Path(path))
     _write_to(folder.log)
     processes.die_with(around.runner, around.runner_started, _end_all)
-    signal.signal(signal.SIGTERM, _interrupt)
-    signal.signal(signal.SIGINT, _interrupt)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     from tbr_lightning.processes import quiet
 
     quiet()
@@ -77,7 +77,7 @@ def enter(path: str, around: TrialContext) -> None:
         result: TrialResult = getattr(import_module(module), function)(spec, folder, around)
     except KeyboardInterrupt as error:
         # Those whom a pruner stopped end in the same way as those who were killed.
-        pruned = (folder.path / "pruned").exists()
+        pruned = PruningChannel(folder.path).pruned
         words = str(error) or "pruned"
         result = (
             TrialResult("pruned", words) if pruned else TrialResult("interrupted", "it was stopped")
@@ -110,7 +110,7 @@ def train_and_evaluate(spec: Spec, folder: TrialFolder, around: TrialContext) ->
     keys: list[str] = []
     numbers: list[dict[str, float]] = []
     runs: list[reuse.SeedRun] = []
-    with trial_run(spec.parent_run or "", spec.number, spec.point, trains[0]):
+    with trial_run(spec.parent_run, spec.study, spec.number, spec.point, trains[0]):
         for train in trains:
             key = reuse.train_key(train)
             keys.append(reuse.evaluate_key(evaluation, key))
@@ -228,14 +228,10 @@ def _end_all() -> None:
     os.killpg(os.getpgid(0), signal.SIGKILL)
 
 
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
 def _reason(error: BaseException) -> str:
     """Return an error in one line; of a rank's, what the rank itself raised."""
     if isinstance(error, UserError):
-        return " ".join(str(error).split())
+        return in_one_line(error)
     if isinstance(error, MemoryError):
         return "out of memory"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.data.cache import content_key
-from tbr_lightning.errors import UserError
+from tbr_lightning.errors import UserError, in_one_line
 from tbr_lightning.processes import cores
 from tbr_lightning.tuning.reuse import save
 
@@ -74,6 +74,6 @@ def _make(config: TrainConfig, said: Path) -> None:
             seed=config.seed,
         )
     except (UserError, OSError, MemoryError) as error:
-        said.write_text(" ".join(str(error).split()))
+        said.write_text(in_one_line(error))
         sys.stderr.flush()
         os._exit(2)

@@ -20,7 +20,7 @@ from tbr_lightning.errors import UserError
 from tbr_lightning.processes import identity_of
 from tbr_lightning.tuning import runner
 from tbr_lightning.tuning.folder import Spec, TrialFolder
-from tbr_lightning.tuning.lease import Lease, run_trial
+from tbr_lightning.tuning.lease import Lease, LeasedWorker, run_trial
 from tbr_lightning.tuning.scheduling import Budget
 from tbr_lightning.tuning.trial import TrialContext
 
@@ -49,9 +49,7 @@ def folder(cheap: Any, tmp_path: Path) -> TrialFolder:
 
 def spec(how: str) -> Spec:
     point = {"how": how, "x": 0.5}
-    return Spec(
-        "cheap_trials:trial", "s", 0, point, [], [0], metric=None, parent_run=None, again=False
-    )
+    return Spec("cheap_trials:trial", "s", 0, point, [], [0], metric=None, again=False)
 
 
 def around(tmp_path: Path) -> TrialContext:
@@ -132,6 +130,50 @@ def test_a_lease_is_renewed_while_the_runner_waits_for_others(
     result = folder.result()
     assert result is not None
     assert result.state == "complete"
+
+
+def test_an_error_without_a_text_ends_no_heartbeat(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    beats: list[int] = []
+    nothing: Any = None
+
+    def failing(trial_id: int) -> None:
+        beats.append(trial_id)
+        if len(beats) == 2:
+            beating._done.set()
+        raise TimeoutError
+
+    backend = SimpleNamespace(record_heartbeat=failing, remove_session=lambda: None)
+    opened: Any = SimpleNamespace(backend=backend)
+    study: Any = SimpleNamespace(key="s")
+    limits = runner.Limits(Budget(1), grace=0.06)
+    hooks = runner.Hooks(prepare=nothing)
+    beating = runner._Runner(study, opened, limits, around(tmp_path), hooks)
+    beating.running[0] = SimpleNamespace(claim=SimpleNamespace(trial_id=7))  # type: ignore[assignment]
+    beating.beat()
+    assert beats == [7, 7]
+    assert "does not take a heartbeat (TimeoutError)" in capsys.readouterr().err
+
+
+def test_a_leased_trial_is_cancelled_and_told_how_it_ended(tmp_path: Path) -> None:
+    ends: list[tuple[int, str] | None] = [None, (-9, "its node is gone")]
+    cancelled: list[bool] = []
+
+    def cancel(*, waiting: bool) -> None:
+        cancelled.append(waiting)
+
+    lease = Lease(tmp_path)
+    worker = LeasedWorker(lease, lambda: ends.pop(0), cancel)
+    assert (worker.exit_code(), worker.lost) == (None, "")
+    worker.ask_to_stop()
+    assert (tmp_path / "lease").read_text() == "stop"
+    worker.kill()
+    assert cancelled == [True, False]
+    assert [worker.exit_code(), worker.exit_code()] == [-9, -9]
+    assert worker.lost == "its node is gone"
+    worker.kill()  # it has ended
+    assert cancelled == [True, False]
 
 
 @pytest.mark.slow

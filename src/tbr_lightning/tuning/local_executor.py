@@ -75,7 +75,7 @@ class LocalExecutor:
         return fork(folder, around)
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: there is no connection to close."""
 
 
 def warm_up(threads: int) -> None:
@@ -147,4 +147,4 @@ def death(code: int, folder: TrialFolder) -> str:
     name = signal.Signals(-code).name
     if -code == signal.SIGKILL:
         return f"its process was killed ({name}), as the kernel does when memory runs out"
-    return f"its process died of {name}"
+    return f"its process was terminated by {name}"

@@ -15,7 +15,7 @@ from tbr_lightning.errors import UserError
 from tbr_lightning.models.digest import folder_digest
 from tbr_lightning.registry.entry import NewEntry
 from tbr_lightning.registry.ledger import Ledger, ledger_url
-from tbr_lightning.serving import files
+from tbr_lightning.serving import files, rollout
 from tbr_lightning.tracking.signing import keys_of
 
 from .conftest import NAME, Registry, Running
@@ -147,6 +147,19 @@ def test_a_store_that_is_away_for_a_moment_refuses_no_version(
         assert "does not answer" in str(server.health()["problem"])
     server.until(lambda: version(server) == new)
     assert server.health()["problem"] is None
+
+
+@pytest.mark.parametrize("error", [TimeoutError(), MemoryError(), RuntimeError("\n")])
+def test_an_error_without_a_text_ends_no_following(
+    server: Running, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def failing(uri: str) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rollout, "resolve", failing)
+        server.until(lambda: type(error).__name__ in (server.health()["problem"] or ""))
+    server.until(lambda: server.health()["problem"] is None)
 
 
 def test_the_ledger_has_the_last_word(registry: Registry, start: Start, server: Running) -> None:

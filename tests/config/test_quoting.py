@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tbr_lightning.config.compose import compose_verb
-from tbr_lightning.config.texts import store_words
+from tbr_lightning.config.quoting import store_words
 from tbr_lightning.errors import UserError
 from tbr_lightning.tuning.space import overrides_of
 

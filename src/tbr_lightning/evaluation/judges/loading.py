@@ -1,4 +1,9 @@
-"""Judges of answers: their interface, and how one is chosen."""
+"""How a judge is chosen and built, and what tells two judges apart.
+
+To add one, write a function from :class:`~tbr_lightning.config.evaluation.JudgeConfig` to a
+:data:`~tbr_lightning.evaluation.judges.base.Judge`, and name it as ``_target_`` in
+``judge/NAME.yaml`` of a folder that ``--config-dir`` gives. Its module is part of its identity.
+"""
 
 from __future__ import annotations
 
@@ -14,34 +19,8 @@ from hydra.utils import get_method, get_object
 
 from tbr_lightning.config.evaluation import JudgeConfig
 from tbr_lightning.data.cache import content_key, contents_key, file_key
-from tbr_lightning.evaluation import judges
-from tbr_lightning.evaluation.judges.base import (
-    LABELLED,
-    REFUSALS,
-    Case,
-    Judge,
-    Label,
-    Verdict,
-    on_answered,
-    unanswered,
-)
-from tbr_lightning.evaluation.judges.rules import rules
+from tbr_lightning.evaluation.judges.base import Judge
 from tbr_lightning.tracking.prompts import in_registry
-
-__all__ = [
-    "LABELLED",
-    "NO_EFFECT_ON_VERDICTS",
-    "REFUSALS",
-    "Case",
-    "Judge",
-    "Label",
-    "Verdict",
-    "identity",
-    "make_judge",
-    "on_answered",
-    "rules",
-    "unanswered",
-]
 
 
 def make_judge(config: JudgeConfig) -> Judge:
@@ -93,8 +72,8 @@ def identity(config: JudgeConfig) -> str:
 
 @cache
 def _code(target: str) -> str:
-    """Return a hash of the code that decides: of our judges, and of the target's own module."""
-    files = [*Path(judges.__file__).parent.glob("*.py")]
+    """Return a hash of the code that decides: our judges without this module, the target's own."""
+    files = [one for one in Path(__file__).parent.glob("*.py") if one.name != "loading.py"]
     if module := inspect.getmodule(get_object(target)):
         files.append(Path(module.__file__ or ""))
     return content_key([file_key(file) for file in sorted(set(files)) if file.is_file()])

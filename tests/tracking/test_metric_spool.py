@@ -20,7 +20,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from tbr_lightning.config.schema import TrackingConfig
-from tbr_lightning.tracking.metrics import MetricBuffer, last_logged_steps
+from tbr_lightning.tracking.metric_spool import MetricBuffer, last_logged_steps
 from tbr_lightning.tracking.store import connect
 
 from ..conftest import environment
