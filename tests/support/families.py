@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from tbr_lightning.config.compose import options, shipped
+from tbr_lightning.config.groups import options, shipped
 from tbr_lightning.config.reading import read_yaml
 
 
