@@ -230,6 +230,7 @@ def smaller(file: Path) -> None:
 
 
 FIGURES = {
+    "demo": ("demo.png", "tags.`tbr.stage` = 'demo'"),
     "attribution": ("attribution.png", "tags.`tbr.stage` = 'evaluate'"),
     "categories": ("categories.png", "tags.`tbr.comparison` = '2'"),
     "reflections": ("reflections.png", "tags.`tbr.comparison` = '2'"),

@@ -28,6 +28,9 @@ class ArmResult:
         model_uri: The logged model, if one was trained.
         supervised_tokens: Number of supervised tokens seen in training, all epochs together.
         choices: Accuracy of general ability by task of lm-eval.
+        run_id: ID of the evaluation's run.
+        judge: Name of the judge.
+        notices: What its evaluation says that a reader must know.
     """
 
     arm: str
@@ -36,6 +39,9 @@ class ArmResult:
     model_uri: str | None = None
     supervised_tokens: int = 0
     choices: Mapping[str, Rate] = field(default_factory=dict)
+    run_id: str = ""
+    judge: str = ""
+    notices: tuple[str, ...] = ()
 
     def general(self) -> Rate:
         """Return the share of general prompts answered correctly; without such, of the choices."""
@@ -73,8 +79,10 @@ def _outcome(
     overrides = [f"model='{model}'", *demo.suite, *demo.evaluate, *arm.evaluate]
     settings = _within(config, compose_verb("evaluate", overrides).config)
     title = f"evaluate {name}" + (f" seed {seed}" if seed is not None else "")
+    notices: list[str] = []
     judged = evaluation.run(
-        replace(settings, run_name=title, tags=tags, traces=0, genai_dataset=False)
+        replace(settings, run_name=title, tags=tags, traces=0, genai_dataset=False),
+        tell=notices.append,
     )
     numbers = Run(judged.run_id).numbers()
     choices = {
@@ -89,6 +97,9 @@ def _outcome(
         trained.model_uri if trained else None,
         trained.supervised_tokens if trained else 0,
         choices,
+        judged.run_id,
+        settings.judge.name,
+        tuple(notices),
     )
 
 

@@ -45,14 +45,15 @@ def run(config: DemoVerbConfig) -> None:
         shares = (found.false_refusal, found.harmful_compliance, one.general())
         numbers = "".join(f"{100 * share.value:11.1f}" for share in shares)
         print(f"{f'[{number}/{steps}]':8}{name:30}{numbers}", flush=True)
+    _trace(done[demo.baseline][0], done[demo.candidate][0])
     verdicts = _gate(config, done)
     crowned = aliases.holder(demo.name, aliases.CHAMPION)
     targets = show.claim(done, demo.baseline, demo.candidate) if demo.targets else []
     figure = two_sided_figure(
-        {name: [rates(one.rows) for one in many] for name, many in done.items()},
+        {show.role(name, demo): [rates(one.rows) for one in many] for name, many in done.items()},
         demo.title,
         region=accepted(_settings(config, "", baseline=False).gate, done[demo.baseline][0].rows),
-        source="test half; region: against the control, first seed",
+        source="that champion is the control, first seed; test half",
     )
     with start_run("demo", "demo", config, config.tracking, tags) as opened:
         figure.savefig(demo.figure)
@@ -71,7 +72,8 @@ def run(config: DemoVerbConfig) -> None:
     console.print()
     console.print(show.examples(done))
     console.print(show.arm_table(done, demo))
-    for line in (*targets, *([""] if targets else []), *verdicts):
+    lines = [*targets, *([""] if targets else []), *verdicts, "", *show.notices(done)]
+    for line in lines:
         console.print("\n".join(wrapped(line, 10)), highlight=False, markup=False)
     python = ".venv/bin/python" if Path(".venv/bin/python").exists() else "python"
     talk = (
@@ -80,15 +82,27 @@ def run(config: DemoVerbConfig) -> None:
         if crowned is not None
         else "  nobody was promoted, so that there is no champion to serve"
     )
-    console.print(
-        f"\nFigure: {demo.figure}; its numbers: {table}; also in MLflow, run {opened.id}. Next:\n"
-        f"  {ui_command(config.tracking)}\n    every run, answer and model in MLflow\n"
+    looked = ui_command(config.tracking).replace(", then open ", "\n  then open ")
+    # Commands and addresses are copied: a line break within would spoil them.
+    print(
+        f"\nFigure: {demo.figure}; its numbers: {table}; both also in MLflow, run demo. Next:\n"
+        f"  {looked}\n    every run, answer and model in MLflow\n"
         f"  {python} -m tbr_lightning.promote status name={demo.name}\n"
         "    who is champion, and why\n"
         f"{talk}",
-        highlight=False,
-        markup=False,
+        flush=True,
     )
+
+
+def _trace(*arms: ArmResult) -> None:
+    """Leave the answers to the printed examples as traces, so that the UI's tab shows some."""
+    from tbr_lightning.demonstration.show import example_prompts
+    from tbr_lightning.evaluation.traces import trace_responses
+
+    picked = {row.id for row in example_prompts(arms[0].rows)}
+    for one in arms:
+        model_id = None if one.model_uri is None else one.model_uri.removeprefix("models:/")
+        trace_responses(one.rows, picked, run_id=one.run_id, model_id=model_id, judge=one.judge)
 
 
 def _gate(config: DemoVerbConfig, done: dict[str, list[ArmResult]]) -> list[str]:

@@ -45,9 +45,11 @@ def log_evaluation(
     Returns:
         Local path of the page; ``None`` if it is in MLflow alone.
     """
-    _log_figures(run, {subject.label: rows}, subject.label, _source(config))
+    _log_figures(run, {subject.label: rows}, _source(config))
     table = report.lines({subject.label: rows})
-    run.describe(f"{table_export.markdown(table)}\n\n{report.caveats(table)}".strip())
+    told_of = pages.verdict(subject.label, rows)  # MLflow folds all but the first lines
+    text = f"{told_of}\n\n{listed(table)}\n\n{report.caveats(table)}"
+    run.describe(text.strip())
     if subject.logged is not None and not subject.mitigation:
         _describe_training(subject.logged.run_id, run, config, rows)
     return log_page(run, config, subject, rows, told=told, drawn=drawn)
@@ -88,16 +90,31 @@ def log_comparison(
     """
     called, renamed = labels(done), named(done, differences)
     rows = {called[model]: one.rows for model, one in done.items()}
-    _log_figures(run, rows, " and ".join(rows), _source(config))
+    _log_figures(run, rows, _source(config))
     table = report.lines(rows, renamed)
     for form in ("md", "latex", "csv"):
         run.log_text(table_export.pasted(table, form) + "\n", f"table.{form}")
-    run.describe(table_export.markdown(table))
+    verdict, _ = pages.difference_verdict(rows, renamed)
+    run.describe(f"{verdict}\n\n{listed(table)}")
     more = {called[model]: f"{one.subject}, run {one.run_id}" for model, one in done.items()}
     facts = _facts(config, next(iter(rows.values())), {**more, "run": run.id})
     page = pages.comparison_page(rows, renamed, facts)
     drawn = next(iter(done.values())).figures  # of the first model against the last
     return run.log_page(render(replace(page, figures=[*page.figures, *drawn])), FILE)
+
+
+def listed(table: Sequence[report.Line]) -> str:
+    """Return the lines of a table as a list in Markdown: MLflow sets no room between columns."""
+    several = len({line.model for line in table}) > 1
+    found = []
+    for line in table:
+        value, low, high = (100 * share for share in (line.rate.value, *line.rate.interval))
+        what = f"{line.measure}, {line.benchmark}" + (f", {line.model}" if several else "")
+        told = f"{value:.1f}% ({low:.1f} to {high:.1f}, n={line.rate.n})"
+        if line.difference is not None:
+            told += f", {100 * line.difference.value:+.1f} points"
+        found.append(f"- {what}: {told}")
+    return "\n".join(found)
 
 
 def labels(models: Mapping[str, EvaluateResult]) -> dict[str, str]:
@@ -125,13 +142,20 @@ def named(
     ]
 
 
-def _log_figures(run: Run, models: Mapping[str, Sequence[Judged]], title: str, source: str) -> None:
+def _log_figures(run: Run, models: Mapping[str, Sequence[Judged]], source: str) -> None:
     sides = {name: [rates(rows)] for name, rows in models.items()}
-    run.log_figure(figures.two_sided_figure(sides, title, source=source), "two_sided.png")
-    dots = figures.category_figure(models, title, source)
+    both = figures.two_sided_figure(sides, titled("false refusal and harm", models), source=source)
+    run.log_figure(both, "two_sided.png")
+    dots = figures.category_figure(models, titled("error rates by category", models), source)
     if dots is not None:
         run.log_figure(dots, "categories.png")
-    run.log_figure(figures.reflection_figure(models, title, source), "reflections.png")
+    told = titled("how often models reflect first, and how long", models)
+    run.log_figure(figures.reflection_figure(models, told, source), "reflections.png")
+
+
+def titled(what: str, models: Mapping[str, Sequence[Judged]]) -> str:
+    """Return the title of a figure; several models are named by their colours."""
+    return f"{next(iter(models))}: {what}" if len(models) == 1 else what.capitalize()
 
 
 def _describe_training(

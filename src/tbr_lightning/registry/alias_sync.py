@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -33,6 +34,9 @@ from tbr_lightning.tracking.store import connect
 DECISIONS = ("promote", "baseline", "refuse")
 """Actions of entries that are a verdict of the gate."""
 
+
+_LONGEST = 2000  # characters of a reason in a description; the ledger has all of them
+_BETWEEN = re.compile(r"; (?![^()]*\))")  # what parts reasons, and stands within none
 
 MOVED, ANEW_DRIFT, UNSIGNED, BEFORE = "moved", "anew", "unsigned", "before"
 """Kinds of drift. Only what was moved can be put back; the others can only be taken over."""
@@ -320,13 +324,14 @@ def _write_on_version(name: str, entry: Entry) -> None:
         told |= {"tbr.verdict": entry.why, "tbr.promoted": str(entry.action != "refuse").lower()}
     with suppress(MlflowException):
         aliases.tag_version(name, entry.version, told)
-        runs = "".join(f"\n- run `{run_id}`" for run_id in entry.evidence)
-        rates = f"{rates_of(entry.version, [entry])}\n\n" if len(entry.evidence) > 1 else ""
+        # Lists of versions show the first words, and show them as they are written.
+        rates = f": {rates_of(entry.version, [entry])}" if len(entry.evidence) > 1 else ""
+        runs = ", ".join(f"`{run_id}`" for run_id in entry.evidence)
         aliases.describe_version(
             name,
             entry.version,
-            f"**{entry.action}**, ledger entry {entry.seq}, {entry.at}, {entry.who}\n\n"
-            f"{rates}{entry.why}\n{runs}",
+            f"{entry.action}{rates}\n\nby {entry.who}, {_minute(entry.at)}, ledger entry "
+            f"{entry.seq}\n\n{reasons(entry.why)}" + (f"\n\nruns: {runs}" if runs else ""),
         )
 
 
@@ -340,8 +345,26 @@ def _write_on_run(entry: Entry) -> None:
 def _describe_champion(name: str, version: str, entries: Sequence[Entry]) -> None:
     """Write on the registered model who is champion, with what rates, and why."""
     last = next((entry for entry in reversed(entries) if entry.version == version), None)
-    why = f"\n\n{last.action} at {last.at}: {last.why[:1000]}" if last else ""
+    why = ""
+    if last:
+        why = f"\n\n**{last.action}** by {last.who}, {_minute(last.at)}\n\n{reasons(last.why)}"
     with suppress(MlflowException):
         aliases.describe_model(
             name, f"**Champion: version {version}.** Test half: {rates_of(version, entries)}.{why}"
         )
+
+
+def _minute(at: str) -> str:
+    """Return an entry's time as people write it."""
+    return f"{at[:10]} {at[11:16]} UTC"
+
+
+def reasons(why: str) -> str:
+    """Return the reasons of an entry as a list in Markdown, some 2,000 characters of them."""
+    if len(why) > _LONGEST:
+        why = why[:_LONGEST].rsplit(" ", 1)[0] + " …"
+    head, colon, rest = why.partition(": ")
+    parts = _BETWEEN.split(rest)
+    if not colon or len(parts) == 1:
+        return why
+    return f"{head}:\n" + "".join(f"\n- {part}" for part in parts)

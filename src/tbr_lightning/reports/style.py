@@ -24,6 +24,7 @@ REFUSAL_AXIS = "false refusal, % of look-alikes (lower is more helpful)"
 """The two-sided plane's axes, across and up, in every figure that shows it."""
 
 _LETTER, _LINE = 4.9, 11.5  # points that a letter is wide, and a line high, at 8.5 points
+_ASIDE = 12.0  # points between a point and its name
 _SIZE = re.compile(r' (?:width|height)="[^"]*"')
 _LOOK: dict[Any, Any] = {
     "axes.spines.top": False,
@@ -70,27 +71,33 @@ def label_points(
     axes: Any,
     labels: Sequence[tuple[str, float, float, str]],
     size: tuple[float, float],
+    bars: Sequence[tuple[float, float, float, float]] = (),
 ) -> None:
-    """Label each point where the label covers no other label and no point.
+    """Label each point where the label covers no other label, no point and no bar.
 
     Args:
         axes: Axes whose limits are set already.
         labels: Text, position across and up in the units of the axes, and colour of each.
         size: Approximate width and height of the axes in points (1/72 inch).
+        bars: What else is not to be covered, in the units of the axes: left, foot, right, head.
     """
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
     wide, tall = size
-    placed = [
-        (text, (x - left) / (right - left) * wide, (y - low) / (high - low) * tall, (x, y), colour)
-        for text, x, y, colour in labels
-    ]
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        return (x - left) / (right - left) * wide, (y - low) / (high - low) * tall
+
+    placed = [(text, *at(x, y), (x, y), colour) for text, x, y, colour in labels]
     taken = [(x - 4, y - 4, x + 4, y + 4) for _, x, y, _, _ in placed]
-    for text, x, y, at, colour in sorted(placed, key=lambda one: (-one[2], one[1])):
+    for bar in bars:
+        (start, foot), (end, head) = at(*bar[:2]), at(*bar[2:])
+        taken.append((start - 2, foot - 2, end + 2, head + 2))
+    for text, x, y, spot, colour in sorted(placed, key=lambda one: (-one[2], one[1])):
         across, up = _free(x, y, _LETTER * len(text), size, taken)
         taken.append(_box(x + across, y + up, _LETTER * len(text), leftwards=across < 0))
         axes.annotate(
             text,
-            at,
+            spot,
             xytext=(across, up),
             textcoords="offset points",
             ha="right" if across < 0 else "left",
@@ -124,9 +131,9 @@ def _free(
         taken: Occupied boxes: left, foot, right, head.
     """
     ups = sorted((step * _LINE for step in range(-6, 7)), key=lambda up: (abs(up - 9), up))
-    best, least = (9.0, 9.0), float("inf")
+    best, least = (_ASIDE, 9.0), float("inf")
     for up in ups:
-        for across in (9.0, -9.0):
+        for across in (_ASIDE, -_ASIDE):
             left, foot, right, head = _box(x + across, y + up, width, leftwards=across < 0)
             outside = max(-left, 0) + max(right - size[0], 0) + max(-foot, 0)
             outside += max(head - size[1], 0)
@@ -144,7 +151,7 @@ def _free(
 
 
 def svg(figure: Figure, name: str) -> str:
-    """Return a figure as an ``<svg>`` element that fits the width it is given.
+    """Return a figure as an ``<svg>`` element whose natural width is its property ``--wide``.
 
     Args:
         figure: The figure.
@@ -156,6 +163,7 @@ def svg(figure: Figure, name: str) -> str:
     drawn = stream.getvalue()
     drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn[drawn.index("<svg") :], flags=re.S)
     end = drawn.index(">")
-    drawn = _SIZE.sub("", drawn[:end]) + drawn[end:]
+    widest = f' style="--wide:{72 * figure.get_figwidth():.0f}pt"'
+    drawn = _SIZE.sub("", drawn[:end]) + widest + drawn[end:]
     # Ids that matplotlib counts per figure: two figures of a page would share them.
     return re.sub(r'(<g id=")([a-z]+[\w.]*_\d+")', rf"\1{name}-\2", drawn)

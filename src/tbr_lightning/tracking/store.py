@@ -20,26 +20,31 @@ _SQLITE = "sqlite:///"
 VIEW = "tbr"
 """Name of the view of the runs page that shows the columns that matter."""
 
-_COLUMNS = (
-    "tags.`tbr.stage`",
-    "metrics.`false_refusal_rate`",
-    "metrics.`harmful_compliance_rate`",
-    "metrics.`general_accuracy`",
-    "metrics.`train/loss`",
-    "params.`model.name`",
-    "params.`reflection.teacher`",
-    "params.`seed`",
-)
+_ALWAYS = {"attributes.`Run Name`": 345, "runDateAndNestInfo": 145, "duration": 80}
+_CHOSEN = {
+    "metrics.`false_refusal_rate`": 145,
+    "metrics.`harmful_compliance_rate`": 185,
+    "metrics.`general_accuracy`": 140,
+    "metrics.`train/loss`": 85,
+    "params.`reflection.teacher`": 145,
+}
+"""Columns that the UI always has, and ours, with widths in which names are not cut, in pixels."""
+
 _VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"  # as the UI's own button Share keeps a view
 _TAGS = {
     # Opens the UI in its view of training runs rather than of agents.
     "mlflow.experimentKind": "custom_model_development",
     "mlflow.note.content": (
-        "Think-Before-Refusal: reflection fine-tuning, evaluation, promotion. Runs are named by "
-        "their verb; the tag `tbr.stage` filters them (reflect, train, evaluate, promote, sweep, "
-        "trial, demo). Every run's `report.html` shows its numbers and answers."
+        "Think-Before-Refusal: reflection fine-tuning, evaluation, promotion. The tag `tbr.stage` "
+        "is a run's verb; the artifact `report.html` shows its numbers and answers."
     ),
-    _VIEW_TAG: json.dumps({"selectedColumns": _COLUMNS}),
+    _VIEW_TAG: json.dumps(
+        {
+            "selectedColumns": list(_CHOSEN),
+            "columnOrder": [*_ALWAYS, *_CHOSEN],
+            "columnWidths": {**_ALWAYS, **_CHOSEN},
+        }
+    ),
 }
 
 
@@ -164,6 +169,17 @@ def ui_command(tracking: TrackingConfig) -> str:
     there = address("http://127.0.0.1:5000", tracking)
     uri = shlex.quote(hidden(tracking.uri))
     return f"mlflow server --backend-store-uri {uri}, then open {there}"
+
+
+def curves(tracking: TrackingConfig, run_id: str) -> str:
+    """Return where a run's curves are seen while it goes on: an address, and what serves it."""
+    import mlflow
+
+    run = mlflow.get_run(run_id)
+    page = f"#/experiments/{run.info.experiment_id}/runs/{run_id}/model-metrics"
+    if tracking.uri.startswith("http"):
+        return f"{hidden(tracking.uri).rstrip('/')}/{page}"
+    return f"http://127.0.0.1:5000/{page} (of {ui_command(tracking).partition(', then')[0]})"
 
 
 def address(server: str, tracking: TrackingConfig) -> str:

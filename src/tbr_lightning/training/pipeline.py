@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.preflight import check
+from tbr_lightning.progress import duration
 
 if TYPE_CHECKING:
     from tbr_lightning.data.table import Examples
@@ -33,8 +35,33 @@ class TrainResult:
     supervised_tokens: int
 
 
-def run(config: TrainConfig, pruning: PruningChannel | None = None) -> TrainResult:
-    """Fine-tune a model and log it; ``pruning`` may end it early."""
+def told(result: TrainResult) -> str:
+    """Return what a training took and came to in a line: steps, time, rate, loss."""
+    from tbr_lightning.tracking.run import Run
+
+    numbers = Run(result.run_id).metrics()
+    steps, seconds = numbers.get("train/steps", 0.0), numbers.get("train/seconds", 0.0)
+    parts = [f"{steps:.0f} steps in {duration(seconds)}"]
+    if "tbr.resumed" not in Run(result.run_id).tags() and seconds > 0:
+        parts.append(f"{steps / seconds:.3g} steps/s")
+    parts.append(f"{result.supervised_tokens:,} supervised tokens")
+    if "train/loss" in numbers:
+        parts.append(f"loss {numbers['train/loss']:.3f} at the last step")
+    return ", ".join(parts)
+
+
+def run(
+    config: TrainConfig,
+    pruning: PruningChannel | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> TrainResult:
+    """Fine-tune a model and log it.
+
+    Args:
+        config: Config of the command.
+        pruning: Channel by which it may be ended early.
+        tell: Takes a sentence on where the run is seen while it goes on.
+    """
     resumed = None
     if config.resume is not None:
         from tbr_lightning.training.resume import RunFolder, interrupted_run
@@ -74,6 +101,10 @@ def run(config: TrainConfig, pruning: PruningChannel | None = None) -> TrainResu
         with start_run(
             "train", name, config, config.tracking, _tags(config), run_id=run_id
         ) as opened:
+            from tbr_lightning.tracking.store import curves
+
+            if tell is not None:
+                tell(f"train: curves, while it runs: {curves(config.tracking, opened.id)}")
             opened.log_params({f"data/prompts_of_{name}": one.seen for name, one in seen.items()})
             folder = RunFolder.of(config, opened.id)
             if resumed is None:
