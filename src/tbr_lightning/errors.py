@@ -26,6 +26,14 @@ _GONE = (
     "terminating connection",
     "connection failed",
     "the database system is",
+    "500 Server Error",  # of the tracker, where its database or artifact store is gone
+    "502 Server Error",
+    "503 Server Error",
+    "504 Server Error",
+    "too many 500 error responses",
+    "too many 502 error responses",
+    "too many 503 error responses",
+    "too many 504 error responses",
 )
 _ROOM = 100 * 2**20  # bytes; a disk that a model did not fit on has less, in most cases
 _FULL = ("No space left on device", "database or disk is full", "Disk quota exceeded")
@@ -105,6 +113,27 @@ def outage(error: BaseException) -> str | None:
             )
         cause = cause.__cause__ or cause.__context__
     return None
+
+
+def unreadable(uri: str, error: BaseException, fix: str) -> UserError:
+    """Return what to raise where a model's files cannot be had from the artifact store.
+
+    Args:
+        uri: The model's.
+        error: What reading them raised.
+        fix: What to do where neither the disk is full nor the store away.
+    """
+    if (full := disk_full(error)) is not None:
+        return UserError(full)
+    if (gone := outage(error)) is not None:
+        return OutageError(gone)
+    # MLflow heads the list of what failed with lines that say nothing.
+    lines = [line for line in str(error).splitlines() if line.strip() and "####" not in line]
+    reason = _USER.sub("://***@", (lines[1:2] or lines or [type(error).__name__])[0].strip())
+    return UserError(
+        f"the files of {uri} are gone from the artifact store or cannot be read "
+        f"({reason[:200]}): {fix}"
+    )
 
 
 def near(word: str, known: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ import yaml
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from tbr_lightning.errors import UserError, disk_full
+from tbr_lightning.errors import UserError, unreadable
 from tbr_lightning.models.bases import folder_of_base
 from tbr_lightning.progress import bar
 
@@ -172,6 +172,7 @@ def model_files(model: LoggedModel) -> FilesDigest:
 
     Raises:
         UserError: They are gone from the artifact store, or an adapter's base from its folder.
+        OutageError: The store does not answer.
     """
     try:
         location = str(MlflowClient().get_logged_model(model.model_id).artifact_location)
@@ -184,11 +185,7 @@ def model_files(model: LoggedModel) -> FilesDigest:
             got = mlflow.artifacts.download_artifacts(model.uri, dst_path=temporary)
             return files_digest(Path(got))
     except (MlflowException, OSError) as error:
-        raise UserError(
-            disk_full(error)
-            or f"the files of {model.uri} are gone from the artifact store or cannot be read: "
-            "restore them, or give another version"
-        ) from error
+        raise unreadable(model.uri, error, "restore them, or give another version") from error
 
 
 RECORDED, BASE_RECORDED = "tbr.artifacts_digest", "tbr.base_digest"

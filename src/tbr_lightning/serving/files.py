@@ -22,7 +22,7 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 
 from tbr_lightning.config.schema import PathsConfig, TrackingConfig
 from tbr_lightning.data.think_format import ThinkFormat
-from tbr_lightning.errors import OutageError, UserError, disk_full, outage
+from tbr_lightning.errors import UserError, disk_full, unreadable
 from tbr_lightning.models.digest import RECORDED, FilesDigest, changed, files_digest, logged_base
 from tbr_lightning.models.logged import LAYOUT, LoggedModel
 from tbr_lightning.serving.release import Release, recorded
@@ -133,13 +133,7 @@ def fetch(model: LoggedModel, cache: Path) -> Path:
                 shutil.move(str(_whole(got)), target)
         return _whole(target)
     except (MlflowException, OSError) as error:
-        if told := outage(error):
-            raise OutageError(told) from error
-        raise UserError(
-            disk_full(error)
-            or f"the files of {model.uri} are gone from the artifact store: restore them, or serve "
-            "another version"
-        ) from error
+        raise unreadable(model.uri, error, "restore them, or serve another version") from error
 
 
 def forget(source: Path, cache: Path) -> None:

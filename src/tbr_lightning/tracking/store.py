@@ -133,11 +133,14 @@ def _experiment(tracking: TrackingConfig) -> str:
 
     found = mlflow.get_experiment_by_name(tracking.experiment)
     if found is None:
-        location = None
-        if tracking.artifacts is not None:
-            folder = Path(tracking.artifacts).absolute()
-            folder.mkdir(parents=True, exist_ok=True)
-            location = folder.as_uri()
+        location = tracking.artifacts
+        if location is not None and "://" not in location:
+            if tracking.uri.startswith("http"):
+                location = None  # a folder of this machine is none of the server's other clients
+            else:
+                folder = Path(location).absolute()
+                folder.mkdir(parents=True, exist_ok=True)
+                location = folder.as_uri()
         try:
             mlflow.create_experiment(tracking.experiment, artifact_location=location, tags=_TAGS)
         except MlflowException as error:
