@@ -169,13 +169,11 @@ def test_bodies_that_come_slowly_keep_no_others_out() -> None:
     asyncio.run(scene())
 
 
-def test_a_body_has_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "BODY_TIMEOUT", 0.05)
-
+def test_a_body_has_a_deadline() -> None:
     async def scene() -> None:
         async def read(request: web.Request) -> web.Response:
             with pytest.raises(RequestError, match="did not come in time"):
-                await Bodies(2).read(request)
+                await Bodies(2, 0.05).read(request)
             return web.Response(status=408)
 
         server, _, port = await _served(4, read)

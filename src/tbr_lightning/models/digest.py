@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import stat
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -67,6 +69,9 @@ def folder_digest(folder: Path) -> str:
         # Whoever copies or loads the folder follows such a link, and the digest would not.
         if place.is_symlink() and place.is_dir():
             raise UserError(f"{place} is a link to a folder: put the folder itself there")
+        # A pipe or a device, which whoever copies the folder waits for, or reads without an end.
+        if not (place.is_dir() or place.is_file()):
+            raise UserError(f"{place} is neither a file nor a folder: remove it")
     check_references(found)
     files = ((file.relative_to(folder).as_posix(), file) for file in found)
     return _digest(folder, [one for one in files if one[0] not in NOT_THE_MODELS])
@@ -155,11 +160,24 @@ def _digest(folder: Path, named: list[tuple[str, Path]]) -> str:
         for name, file in files:
             # The length keeps a name and its contents from being read in two ways.
             digest.update(f"{len(name.encode())}:{name}:{file.stat().st_size}:".encode())
-            with file.open("rb") as stream:
+            with open_file(file) as stream:
                 while block := stream.read(_BLOCK):
                     digest.update(block)
                     shown.advance(len(block) / 2**20)
     return digest.hexdigest()
+
+
+def open_file(file: Path) -> BinaryIO:
+    """Open a regular file for reading; a pipe that was put in its place is not waited for.
+
+    Raises:
+        OSError: It cannot be opened, or is no regular file.
+    """
+    stream = os.fdopen(os.open(file, os.O_RDONLY | os.O_NONBLOCK), "rb")
+    if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+        stream.close()
+        raise OSError(f"{file} is no regular file")
+    return stream
 
 
 def model_digest(model: LoggedModel) -> str:

@@ -74,7 +74,7 @@ class _Server:
         self._metrics = deployment.metrics
         token = self._config.token()
         self._token = None if token is None else token.encode()
-        self._bodies = Bodies(self._config.max_in_flight)
+        self._bodies = Bodies(self._config.max_in_flight, self._config.timeout)
         self._numbers = itertools.count(1)
         self._open = 0
         self._parsing = asyncio.Semaphore(2)

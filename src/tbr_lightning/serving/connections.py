@@ -154,10 +154,11 @@ class Bodies:
 
     Args:
         most: Maximum number that are read at once.
+        seconds: Maximum time until a body is there; at most :data:`BODY_TIMEOUT` counts.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, most: int, seconds: float = BODY_TIMEOUT) -> None:
+        self._most, self._seconds = most, min(seconds, BODY_TIMEOUT)
         self._read: dict[asyncio.Timeout, None] = {}  # the oldest first
 
     async def read(self, request: web.Request) -> bytes:
@@ -172,7 +173,7 @@ class Bodies:
             del self._read[oldest]
             oldest.reschedule(0)
         try:
-            async with asyncio.timeout(BODY_TIMEOUT) as limit:
+            async with asyncio.timeout(self._seconds) as limit:
                 self._read[limit] = None
                 try:
                     return await request.read()
