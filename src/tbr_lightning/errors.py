@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import errno
-import re
 import shutil
 import sys
 import tempfile
@@ -12,7 +11,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-_USER = re.compile(r"://[^/\s]+@")
+from tbr_lightning.credentials import hidden
+
 _CLIENTS = ("mlflow", "sqlalchemy", "psycopg", "requests", "urllib3")
 _GONE = (
     "Max retries exceeded",
@@ -52,8 +52,11 @@ class UserError(Exception):
     """Bad input. Its text is shown as it is, without a traceback, and the exit code is 2.
 
     The text is one sentence (or one per line, where several things are missing) that names the
-    field, the value and the fix.
+    field, the value and the fix. Credentials of URLs in it are hidden.
     """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(hidden(text))
 
 
 class OutageError(UserError):
@@ -97,17 +100,19 @@ def _fullest() -> str | None:
     return folder if free < _ROOM else None
 
 
+def first_line(error: BaseException, length: int = 200) -> str:
+    """Return the first line of an error's text, without credentials of URLs."""
+    return hidden((str(error).strip() or type(error).__name__).splitlines()[0])[:length]
+
+
 def outage(error: BaseException) -> str | None:
     """Return a sentence if tracker or database did not answer, else ``None``."""
     cause: BaseException | None = error
     while cause is not None:
         library = type(cause).__module__.partition(".")[0]
         if library in _CLIENTS and any(word in str(cause) for word in _GONE):
-            first = _USER.sub(
-                "://***@", next(iter(str(error).strip().splitlines()), type(error).__name__)
-            )
             return (
-                f"MLflow or its database does not answer ({first[:200]}): nothing that was "
+                f"MLflow or its database does not answer ({first_line(error)}): nothing that was "
                 "finished before is lost; make it reachable and give the same command again, "
                 "train with resume=latest"
             )
@@ -129,11 +134,17 @@ def unreadable(uri: str, error: BaseException, fix: str) -> UserError:
         return OutageError(gone)
     # MLflow heads the list of what failed with lines that say nothing.
     lines = [line for line in str(error).splitlines() if line.strip() and "####" not in line]
-    reason = _USER.sub("://***@", (lines[1:2] or lines or [type(error).__name__])[0].strip())
+    reason = (lines[1:2] or lines or [type(error).__name__])[0].strip()
     return UserError(
         f"the files of {uri} are gone from the artifact store or cannot be read "
         f"({reason[:200]}): {fix}"
     )
+
+
+def refused(error: BaseException, sentence: str) -> UserError:
+    """Return what to raise where a store refuses something: the sentence, unless it is away."""
+    gone = outage(error)
+    return UserError(sentence) if gone is None else OutageError(gone)
 
 
 def near(word: str, known: Iterable[str]) -> str:

@@ -18,6 +18,7 @@ from aiohttp import web
 from mlflow.exceptions import MlflowException
 
 from tbr_lightning.config.serve import ServeConfig, is_loopback
+from tbr_lightning.errors import first_line
 from tbr_lightning.evaluation.judges.rules import rules
 from tbr_lightning.serving.chat_page import chat_page
 from tbr_lightning.serving.connections import Bodies, Handler, Limiter
@@ -88,21 +89,21 @@ class _Server:
             admit(request, self._token)
             return await handler(request)
         except RequestError as error:
-            return _failed(error)
+            return error.reply()
         except web.HTTPRequestEntityTooLarge:
             limit = self._config.max_request_bytes
-            return _failed(RequestError(413, f"the request is larger than {limit} bytes"))
+            return RequestError(413, f"the request is larger than {limit} bytes").reply()
         except web.HTTPNotFound:
-            return _failed(RequestError(404, f"there is no {request.path} here"))
+            return RequestError(404, f"there is no {request.path} here").reply()
         except web.HTTPMethodNotAllowed as error:
             text = f"{request.method} is not allowed on {request.path}"
             allowed = ", ".join(sorted(error.allowed_methods))
-            return _failed(RequestError(405, text, headers={"Allow": allowed}))
+            return RequestError(405, text, headers={"Allow": allowed}).reply()
         except (ConnectionResetError, asyncio.CancelledError):
             raise  # the client went away
         except Exception:
             log.exception("%s %s failed", request.method, request.path)
-            return _failed(RequestError(500, "the server failed on this request"))
+            return RequestError(500, "the server failed on this request").reply()
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         """Answer a chat request through the current version's engine."""
@@ -315,7 +316,7 @@ class _Server:
         try:
             trace = await self._answers.label(number, right=right)
         except (MlflowException, OSError) as error:
-            log.error("a label was not written: %s", str(error).strip().splitlines()[0])
+            log.error("a label was not written: %s", first_line(error))
             raise unavailable("MLflow did not take the label: try again", 10) from error
         return web.json_response({"id": number, "right": right, "trace": trace})
 
@@ -356,15 +357,6 @@ class _Server:
         from tbr_lightning.serving.metrics import CONTENT_TYPE
 
         return web.Response(body=self._metrics.text(), headers={"Content-Type": CONTENT_TYPE})
-
-
-def _failed(error: RequestError) -> web.Response:
-    return web.Response(
-        status=error.status,
-        body=error.body(),
-        headers=error.headers,
-        content_type="application/json",
-    )
 
 
 _PUBLIC = ("/", "/health", "/live")

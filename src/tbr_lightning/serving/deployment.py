@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from tbr_lightning.config.serve import POLICIES, ServeConfig
-from tbr_lightning.errors import OutageError, UserError
+from tbr_lightning.errors import OutageError, UserError, first_line
 from tbr_lightning.evaluation.judges.base import Judge
 from tbr_lightning.evaluation.suites import Prompt
 from tbr_lightning.serving.engines import Engine
@@ -80,7 +80,7 @@ class Deployment:
                 await self._look()
             except Exception as error:
                 # A store that is down for a while must not end the server.
-                self._trouble(f"the alias cannot be read: {str(error).strip().splitlines()[0]}")
+                self._trouble(f"the alias cannot be read: {first_line(error)}")
 
     async def _look(self) -> None:
         assert self.current is not None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import mlflow
 from mlflow.entities import AssessmentSource, AssessmentSourceType
 
+from tbr_lightning.errors import first_line
 from tbr_lightning.evaluation.judges.rules import rules
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ class TraceLog:
             self._metrics.traces.labels("written").inc()
         except Exception as error:  # the tracker is away: no reason not to answer
             self._metrics.traces.labels("failed").inc()
-            log.warning("an answer could not be traced: %s", str(error).splitlines()[0][:200])
+            log.warning("an answer could not be traced: %s", first_line(error))
         finally:
             self._waiting -= 1
 

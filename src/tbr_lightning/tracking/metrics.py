@@ -13,6 +13,8 @@ from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from tbr_lightning.errors import first_line
+
 _BATCH = 1000  # metrics that MLflow takes in one request
 _PATIENCE = 60.0  # seconds between attempts while the tracker refuses at once, at most
 _TIMES = 9  # longer than an attempt took is the time until the next
@@ -86,7 +88,7 @@ class MetricBuffer:
         try:
             self._client.log_table(self.run_id, frame, file)
         except (MlflowException, OSError) as error:
-            print(f"the table {file} could not be logged ({_first_line(error)})", file=sys.stderr)
+            print(f"the table {file} could not be logged ({first_line(error)})", file=sys.stderr)
 
     def close(self) -> None:
         """Send the rest."""
@@ -100,7 +102,7 @@ class MetricBuffer:
     def _keep(self, error: Exception, seconds: float) -> None:
         if not self.spool.exists():
             print(
-                f"the tracker does not answer ({_first_line(error)}): metrics are spooled",
+                f"the tracker does not answer ({first_line(error)}): metrics are spooled",
                 file=sys.stderr,
             )
         with self.spool.open("a") as file:
@@ -112,10 +114,6 @@ class MetricBuffer:
         self._wait = min(2 * self._wait, _PATIENCE)
         # A tracker that lets one wait for its answer takes a small share of the time.
         self._next = time.monotonic() + max(self._wait, _TIMES * seconds)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
 
 
 def _read(spool: Path) -> list[Metric]:
@@ -141,7 +139,7 @@ def last_logged_steps(run_id: str, spool: Path) -> dict[str, int]:
         names = client.get_run(run_id).data.metrics
         found += [metric for name in names for metric in client.get_metric_history(run_id, name)]
     except (MlflowException, OSError) as error:
-        print(f"the tracker does not answer ({_first_line(error)})", file=sys.stderr)
+        print(f"the tracker does not answer ({first_line(error)})", file=sys.stderr)
     steps: dict[str, int] = {}
     for metric in found:
         steps[metric.key] = max(metric.step, steps.get(metric.key, -1))

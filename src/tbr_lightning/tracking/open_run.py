@@ -14,9 +14,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH
 
-from tbr_lightning.config.credentials import hidden, without_credentials
 from tbr_lightning.config.schema import TrackingConfig
-from tbr_lightning.errors import UserError, disk_full
+from tbr_lightning.credentials import hidden, without_credentials
+from tbr_lightning.errors import UserError, disk_full, first_line
 from tbr_lightning.tracking.abandoned import PROCESS, close_abandoned, fail_pending, mark
 from tbr_lightning.tracking.provenance import git_state, hardware, package_versions
 from tbr_lightning.tracking.run import Run
@@ -138,9 +138,8 @@ def _tolerant() -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        first = (str(error).strip() or "no answer").splitlines()[0][:160]
-        why = disk_full(error) or f"the tracker does not take it ({first})"
-        print(f"a run's status stays open: {hidden(why)}", file=sys.stderr)
+        why = disk_full(error) or f"the tracker does not take it ({first_line(error)})"
+        print(f"a run's status stays open: {why}", file=sys.stderr)
 
 
 def _continue(run_id: str, *, nested: bool, system_metrics: bool) -> Any:

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tbr_lightning.config.credentials import hidden
 from tbr_lightning.config.schema import TrackingConfig
+from tbr_lightning.credentials import hidden
 from tbr_lightning.errors import OutageError, UserError, outage
 
 _SQLITE = "sqlite:///"
@@ -228,5 +228,7 @@ def _quiet() -> None:
     """Keep MLflow's and Alembic's progress messages out of the output."""
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # Each retry of a request: what comes of it is told once it has failed.
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
     # It logs a traceback of what it raises, which is told in a sentence where it is caught.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)

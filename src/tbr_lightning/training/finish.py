@@ -11,7 +11,14 @@ from mlflow.exceptions import MlflowException
 
 from tbr_lightning.config.texts import store_words
 from tbr_lightning.config.verbs import TrainConfig
-from tbr_lightning.errors import OutageError, UserError, command_of, disk_full, outage
+from tbr_lightning.errors import (
+    OutageError,
+    UserError,
+    command_of,
+    disk_full,
+    first_line,
+    outage,
+)
 from tbr_lightning.evaluation.contamination import ROWS_KEPT, kept_by
 from tbr_lightning.models.backbone import Backbone, load_folder
 from tbr_lightning.models.digest import RECORDED, record
@@ -102,8 +109,7 @@ def log_exported(
     try:
         return _log(job, exported, prepared, tags=tags)
     except (MlflowException, OSError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        reason = disk_full(error) or f"MLflow does not accept it ({first})"
+        reason = disk_full(error) or f"MLflow does not accept it ({first_line(error)})"
         where = store_words(job.config.given)
         kind = OutageError if outage(error) else UserError
         raise kind(

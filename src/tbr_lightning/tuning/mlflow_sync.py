@@ -18,8 +18,9 @@ import yaml
 from mlflow.exceptions import MlflowException
 from optuna.trial import FrozenTrial, TrialState
 
-from tbr_lightning.config.credentials import without_credentials
 from tbr_lightning.config.sweep import SweepConfig
+from tbr_lightning.credentials import without_credentials
+from tbr_lightning.errors import first_line
 from tbr_lightning.tracking.open_run import child_run, start_run
 from tbr_lightning.tracking.run import Point, Run
 from tbr_lightning.tracking.search import runs_beneath
@@ -230,5 +231,4 @@ def _tolerant(what: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, OSError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-        print(f"the tracker does not answer ({first}): {what} waits", file=sys.stderr)
+        print(f"the tracker does not answer ({first_line(error)}): {what} waits", file=sys.stderr)

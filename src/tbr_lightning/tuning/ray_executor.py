@@ -12,7 +12,7 @@ import ray
 from ray.exceptions import RayError, TaskCancelledError
 
 from tbr_lightning.config.sweep import SweepSettings
-from tbr_lightning.errors import UserError
+from tbr_lightning.errors import UserError, first_line
 from tbr_lightning.tuning.executor import devices_asked
 from tbr_lightning.tuning.folder import Spec
 from tbr_lightning.tuning.lease import Lease, environment_of_runner, run_trial
@@ -46,8 +46,7 @@ class RayWorker:
         except TaskCancelledError:
             return -signal.SIGKILL
         except RayError as error:  # its node or its worker is gone
-            first = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-            self.lost = f"Ray lost it ({first})"
+            self.lost = f"Ray lost it ({first_line(error)})"
             return -signal.SIGKILL
 
     def renew(self) -> None:

@@ -14,7 +14,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from tbr_lightning.errors import UserError
+from tbr_lightning.errors import OutageError, UserError, first_line
 from tbr_lightning.processes import identity_of
 from tbr_lightning.training.pruning_channel import PruningChannel
 from tbr_lightning.tuning import process, scheduling
@@ -101,10 +101,9 @@ def run(study: Study, opened: Opened, limits: Limits, around: TrialContext, hook
     try:
         runner.run()
     except (SQLAlchemyError, StorageInternalError) as error:
-        first = str(error.__cause__ or error).strip().splitlines()[0]
-        raise UserError(
-            f"the storage does not answer any more ({first[:160]}): once it does, run the same "
-            "command again, which goes on from here"
+        raise OutageError(
+            f"the storage does not answer any more ({first_line(error.__cause__ or error)}): once "
+            "it does, run the same command again, which goes on from here"
         ) from error
     finally:
         runner.close()
@@ -153,8 +152,8 @@ class _Runner:
                 try:
                     self.opened.backend.record_heartbeat(one.claim.trial_id)
                 except Exception as error:  # a storage that is away for a moment ends nothing
-                    first = str(error).splitlines()[0][:160]
-                    print(f"the storage does not take a heartbeat ({first})", file=sys.stderr)
+                    told = f"the storage does not take a heartbeat ({first_line(error)})"
+                    print(told, file=sys.stderr)
         self.opened.backend.remove_session()
 
     def renew(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tbr_lightning.config.credentials import hidden, without_credentials
+from tbr_lightning.credentials import hidden, without_credentials
 
 
 @pytest.mark.parametrize(
