@@ -88,7 +88,7 @@ def _complete(study: Path) -> int:
 
 
 def _rows(uri: str, evaluations: Sequence[Run], words: list[str]) -> dict[str, int]:
-    """Count the answers of the sweep's evaluations that finished."""
+    """Count the answers of the trials' evaluations that finished."""
     from tbr_lightning.config.compose import compose_verb
     from tbr_lightning.evaluation.suites import load_suite
 
@@ -97,9 +97,8 @@ def _rows(uri: str, evaluations: Sequence[Run], words: list[str]) -> dict[str, i
     mlflow.set_tracking_uri(uri)
     there = lost = doubled = 0
     for run in evaluations:
-        is_trial = run.data.tags.get("mlflow.parentRunId")
-        if run.info.status != "FINISHED" or not is_trial:
-            continue
+        if run.info.status != "FINISHED" or run.data.params.get("suite.half") != "dev":
+            continue  # the winner's and a promotion's are of the other half
         table = json.loads(mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/responses.json"))
         ids = [row[table["columns"].index("id")] for row in table["data"]]
         there += len(ids)
