@@ -330,6 +330,7 @@ def main() -> int:
     root = Path(tempfile.mkdtemp(prefix="tbr-soak-"))
     root.chmod(0o711)  # the database's user passes through
     print(f"logs and stores: {root}", flush=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that all that was started is ended
     os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
     with small_disk(root / "tracker", 1000) as mounted:
         return soak(root, args, mounted)
