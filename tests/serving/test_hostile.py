@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import socket
 import zlib
 from collections.abc import Callable
 
@@ -70,3 +71,20 @@ def test_a_body_of_odd_form(server: Running, body: bytes) -> None:
     assert got.status_code in (200, 400), got.text[:500]
     assert len(got.content) < 2000
     assert server.ask().status_code == 200
+
+
+def test_a_client_that_does_not_read_its_stream_gives_its_place_back(
+    registry: Registry, start: Callable[..., Running]
+) -> None:
+    version = registry.add(answer="word " * 60_000, alias=None)
+    server = start(registry.config(f"models:/{NAME}/{version}", "timeout=1", "poll=0"))
+    body = b'{"messages": [{"role": "user", "content": "x"}], "stream": true}'
+    with socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.connect(("127.0.0.1", int(server.url.rpartition(":")[2])))
+        deaf.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n"
+            b"Content-Type: application/json\r\n\r\n" % len(body) + body
+        )
+        assert deaf.recv(100).startswith(b"HTTP/1.1 200 ")
+        server.until(lambda: server.health()["in_flight"] == 0)

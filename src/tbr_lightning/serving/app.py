@@ -65,6 +65,7 @@ def make_app(
 
 
 _SMALL = 4096  # bytes of a body that is read, and counted in tokens, at once
+_LAST_WORDS = 1.0  # seconds for the end of a stream, beyond a request's own time
 
 
 class _Server:
@@ -284,11 +285,17 @@ class _Server:
         except (aiohttp.ClientPayloadError, aiohttp.ClientConnectionError):
             problem = unavailable("the engine failed on this request: try again")
         if problem is None:
-            await response.write(b"data: [DONE]\n\n")
             self._count(stream.facts(), ask, replica, arrived)
-        else:
-            await response.write(b"data: " + problem.body() + b"\n\n")
-        await response.write_eof()
+        last = b"[DONE]" if problem is None else problem.body()
+        end = max(deadline, asyncio.get_running_loop().time() + _LAST_WORDS)
+        try:
+            async with asyncio.timeout_at(end):
+                await response.write(b"data: " + last + b"\n\n")
+                await response.write_eof()
+        except TimeoutError as error:  # a client that does not read would keep its place for ever
+            if request.transport is not None:
+                request.transport.abort()
+            raise ConnectionResetError("the client does not read its reply") from error
         return response
 
     def _count(self, facts: ReplyStats, ask: ChatRequest, replica: Replica, arrived: float) -> None:
