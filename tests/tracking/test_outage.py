@@ -9,7 +9,7 @@ import mlflow
 import pytest
 from mlflow.exceptions import MlflowException
 
-from tbr_lightning.config.schema import PathsConfig
+from tbr_lightning.config.schema import PathsConfig, TrackingConfig
 from tbr_lightning.errors import OutageError, UserError, outage, unreadable
 from tbr_lightning.evaluation import contamination
 from tbr_lightning.evaluation.attestation import Subject, attested
@@ -20,6 +20,7 @@ from tbr_lightning.serving.files import fetch
 from tbr_lightning.serving.release import resolve
 from tbr_lightning.tracking.prompts import registered_text
 from tbr_lightning.tracking.run import Run, reflections_of
+from tbr_lightning.tuning import trial
 
 MODEL = LoggedModel("m-0123", "0" * 32, {contamination.ROWS_KEPT: "x"})
 PATHS = PathsConfig(cache="cache", runs="runs")
@@ -78,3 +79,17 @@ def test_what_is_really_gone_is_told_with_the_reason() -> None:
     told = unreadable("models:/m-1", FileNotFoundError(2, "No such file", "/a/b"), "restore it")
     assert type(told) is UserError
     assert "'/a/b'" in str(told) and str(told).endswith("): restore it")
+
+
+def test_a_trial_waits_for_a_tracker_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: list[Exception | None] = [OutageError("away"), OutageError("away"), None]
+    waited: list[float] = []
+
+    def connect(_: object) -> None:
+        if (error := answers.pop(0)) is not None:
+            raise error
+
+    monkeypatch.setattr("tbr_lightning.tracking.store.connect", connect)
+    monkeypatch.setattr("time.sleep", waited.append)
+    trial._connect(TrackingConfig(uri="http://127.0.0.1:1"))
+    assert (answers, waited) == ([], [1.0, 2.0])
