@@ -8,6 +8,7 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 import pytest
 from aiohttp import web
@@ -244,12 +245,12 @@ def test_a_copy_for_which_there_is_no_room_leaves_nothing_behind(
     for name in ("a", "b"):
         (store / name).write_text(name)
 
-    def full(source: str, target: str) -> None:
-        Path(target).write_text("a part")
-        raise OSError(28, "No space left on device", target)
+    def full(_: IO[bytes], target: IO[bytes], __: int) -> None:
+        target.write(b"a part")
+        raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("tbr_lightning.serving.files._CLONE", 0)  # as where nothing is cloned
-    monkeypatch.setattr("shutil.copyfile", full)
+    monkeypatch.setattr("shutil.copyfileobj", full)
     with pytest.raises(UserError, match="the disk is full"):
         private_copy(store, tmp_path / "served" / "artifacts")
     assert not (tmp_path / "served" / "artifacts").exists()

@@ -77,7 +77,9 @@ def test_a_client_that_does_not_read_its_stream_gives_its_place_back(
     registry: Registry, start: Callable[..., Running]
 ) -> None:
     version = registry.add(answer="word " * 60_000, alias=None)
-    server = start(registry.config(f"models:/{NAME}/{version}", "timeout=1", "poll=0"))
+    server = start(
+        registry.config(f"models:/{NAME}/{version}", "timeout=1", "poll=0", "check.enabled=false")
+    )
     body = b'{"messages": [{"role": "user", "content": "x"}], "stream": true}'
     with socket.socket() as deaf:
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
