@@ -271,6 +271,12 @@ def test_a_stream_that_breaks_off_is_no_whole_answer(server: Running, policy: st
     assert answers() == before
 
 
+def test_the_engines_socket_is_for_its_servers_user_alone(server: Running) -> None:
+    place = server.deployment.current.process._socket
+    assert place.is_socket()
+    assert place.parent.stat().st_mode & 0o077 == 0
+
+
 def test_models_names_the_version(server: Running) -> None:
     listed = requests.get(f"{server.url}/v1/models", timeout=9).json()["data"]
     assert [(one["id"], one["version"], one["alias"]) for one in listed] == [
