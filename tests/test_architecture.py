@@ -15,6 +15,7 @@ ROOT = Path(tbr_lightning.__file__).parent
 PACKAGE = "tbr_lightning"
 
 ROAD = [
+    "credentials",
     "errors",
     "kinds",
     "progress",

@@ -74,6 +74,8 @@ def _sentences(tree: ast.AST, returned: bool) -> Iterator[str]:
             method = node.func.attr if isinstance(node.func, ast.Attribute) else ""
             if name in ERRORS or (returned and method == "append"):
                 yield from _texts(node.args[0])
+            elif name == "refused":  # the error that a store raised stands before the sentence
+                yield from _texts(node.args[-1])
         elif returned and isinstance(node, ast.Return) and node.value is not None:
             yield from _texts(node.value)
 

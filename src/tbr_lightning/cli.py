@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from tbr_lightning import __version__
 from tbr_lightning.config.announce import first_line
 from tbr_lightning.config.compose import Composed, compose_verb
-from tbr_lightning.config.credentials import hidden
+from tbr_lightning.credentials import hidden
 from tbr_lightning.errors import (
     INTERRUPTED,
     OUTAGE,

@@ -15,9 +15,9 @@ from packaging.requirements import Requirement
 from rich.console import Console
 from rich.table import Table
 
-from tbr_lightning.config.credentials import hidden
 from tbr_lightning.config.schema import TrackingConfig
 from tbr_lightning.config.verbs import DoctorConfig
+from tbr_lightning.credentials import hidden
 from tbr_lightning.errors import first_line
 from tbr_lightning.progress import cell
 from tbr_lightning.tracking.provenance import package_versions
@@ -168,8 +168,7 @@ def _database_problem(uri: str) -> str | None:
         with sqlalchemy.create_engine(uri).connect():
             return None
     except (SQLAlchemyError, ImportError) as error:
-        first = hidden(first_line(error, None))
-        return f"cannot be used ({first}): start it, or use tracking=local"
+        return f"cannot be used ({first_line(error)}): start it, or use tracking=local"
 
 
 def _existing(folder: Path) -> Path:

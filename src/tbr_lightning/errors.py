@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import errno
-import re
 import shutil
 import sys
 import tempfile
@@ -12,7 +11,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-_USER = re.compile(r"://[^/\s]+@")
+from tbr_lightning.credentials import hidden
+
 _CLIENTS = ("mlflow", "sqlalchemy", "psycopg", "requests", "urllib3")
 _GONE = (
     "Max retries exceeded",
@@ -26,6 +26,14 @@ _GONE = (
     "terminating connection",
     "connection failed",
     "the database system is",
+    "500 Server Error",  # of the tracker, where its database or artifact store is gone
+    "502 Server Error",
+    "503 Server Error",
+    "504 Server Error",
+    "too many 500 error responses",
+    "too many 502 error responses",
+    "too many 503 error responses",
+    "too many 504 error responses",
 )
 _ROOM = 100 * 2**20  # bytes; a disk that a model did not fit on has less, in most cases
 _FULL = ("No space left on device", "database or disk is full", "Disk quota exceeded")
@@ -44,8 +52,11 @@ class UserError(Exception):
     """Bad input. Its text is shown as it is, without a traceback, and the exit code is 2.
 
     The text is one sentence (or one per line, where several things are missing) that names the
-    field, the value and the fix.
+    field, the value and the fix. Credentials of URLs in it are hidden.
     """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(hidden(text))
 
 
 class OutageError(UserError):
@@ -62,14 +73,16 @@ def command_of(verb: str) -> str:
     return f"python -m tbr_lightning.{verb}"
 
 
-def first_line(error: BaseException, most: int | None = 160) -> str:
+def first_line(error: BaseException, most: int | None = 200) -> str:
     """Return the first line of an error's text, or its type's name where it has no text.
+
+    Credentials of URLs in it are hidden.
 
     Args:
         error: Error of any library.
         most: Characters that are kept; ``None`` for all.
     """
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:most]
+    return hidden((str(error).strip() or type(error).__name__).splitlines()[0])[:most]
 
 
 def in_one_line(error: BaseException, most: int | None = None) -> str:
@@ -79,7 +92,7 @@ def in_one_line(error: BaseException, most: int | None = None) -> str:
         error: Error of any library.
         most: Characters that are kept; ``None`` for all.
     """
-    return (" ".join(str(error).split()) or type(error).__name__)[:most]
+    return hidden(" ".join(str(error).split()) or type(error).__name__)[:most]
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -122,12 +135,39 @@ def outage(error: BaseException) -> str | None:
     for cause in causes(error):
         library = type(cause).__module__.partition(".")[0]
         if library in _CLIENTS and any(word in str(cause) for word in _GONE):
-            first = _USER.sub("://***@", first_line(error, None))
             return (
-                f"MLflow or its database does not answer ({first[:200]}): finished work is kept; "
-                "once it is reachable, run the same command again (for train, add resume=latest)"
+                f"MLflow or its database does not answer ({first_line(error)}): finished work is "
+                "kept; once it is reachable, run the same command again (for train, add "
+                "resume=latest)"
             )
     return None
+
+
+def unreadable(uri: str, error: BaseException, fix: str) -> UserError:
+    """Return what to raise where a model's files cannot be had from the artifact store.
+
+    Args:
+        uri: The model's.
+        error: What reading them raised.
+        fix: What to do where neither the disk is full nor the store away.
+    """
+    if (full := disk_full(error)) is not None:
+        return UserError(full)
+    if (gone := outage(error)) is not None:
+        return OutageError(gone)
+    # MLflow heads the list of what failed with lines that say nothing.
+    lines = [line for line in str(error).splitlines() if line.strip() and "####" not in line]
+    reason = (lines[1:2] or lines or [type(error).__name__])[0].strip()
+    return UserError(
+        f"the files of {uri} are gone from the artifact store or cannot be read "
+        f"({reason[:200]}): {fix}"
+    )
+
+
+def refused(error: BaseException, sentence: str) -> UserError:
+    """Return what to raise where a store refuses something: the sentence, unless it is away."""
+    gone = outage(error)
+    return UserError(sentence) if gone is None else OutageError(gone)
 
 
 def near(word: str, known: Iterable[str]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hydra.utils import get_method
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.config.groups import options, shipped
@@ -20,6 +21,7 @@ from tbr_lightning.config.verbs import VERBS, EvaluateConfig, TrainConfig
 from tbr_lightning.data.sources import SafetyMixData
 from tbr_lightning.errors import UserError
 from tbr_lightning.microworld.plugin import MicroworldData
+from tbr_lightning.tuning.reuse import load, save
 
 CONF = shipped("conf")
 # An endpoint is part of other groups' members.
@@ -337,6 +339,32 @@ def test_a_saved_config_imports_only_what_its_group_holds(group: str, target: st
 def test_a_saved_config_hides_no_target_deeper_within(saved: dict[str, Any], where: str) -> None:
     with pytest.raises(UserError, match=rf"{where}: os\.system in a saved config"):
         restored(EvaluateConfig, OmegaConf.create(saved))
+
+
+def test_a_saved_config_reads_no_variable_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its values are logged: somebody else's run folder would fetch what it names."""
+    monkeypatch.setenv("A_KEY", "planted")
+    config = compose_verb("train", ["model=tiny", "reflection=none"]).config
+    named = "${oc.env:A_KEY}"
+    saved = OmegaConf.create(OmegaConf.to_container(OmegaConf.structured(config)))
+    saved.run_name, saved.tags = named, {"a": [named, {"b": "${run_name}"}]}
+    found = restored(TrainConfig, saved)
+    assert (found.run_name, found.tags) == (named, {"a": [named, {"b": "${run_name}"}]})
+    saved.seed = named
+    with pytest.raises(OmegaConfBaseException) as caught:
+        restored(TrainConfig, saved)
+    assert "planted" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["${a}", "\\${a}", "\\\\${a} \\ $b {c}", "costs $5 \\"])
+def test_a_text_is_read_back_as_it_was_saved(text: str, tmp_path: Path) -> None:
+    config = compose_verb("train", ["model=tiny", "reflection=none"]).config
+    config.run_name = text
+    save(config, tmp_path / "config.yaml")
+    found = load(TrainConfig, tmp_path / "config.yaml", config.tracking, config.paths)
+    assert found.run_name == text
 
 
 def test_what_was_typed_may_be_of_a_file_of_ones_own_when_it_is_read_back(own_rows: str) -> None:

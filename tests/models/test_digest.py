@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from tbr_lightning.models.digest import (
 )
 from tbr_lightning.models.hf_folder import hf_folder
 from tbr_lightning.models.logged import find_model
+from tbr_lightning.serving.files import private_copy
 
 from ..support import made
 
@@ -162,6 +164,23 @@ def test_a_tokenizer_that_leads_out_of_its_folder_is_refused(folder: Path) -> No
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     with pytest.raises(UserError, match=r"names the file '/elsewhere/tokenizer\.4\.0\.json'"):
         folder_digest(folder)
+
+
+@pytest.mark.parametrize("put", ["pipe", "device", "nothing"])
+def test_what_is_no_file_is_refused_and_never_waited_for(
+    folder: Path, tmp_path: Path, put: str
+) -> None:
+    odd = folder / "deep" / "odd"
+    if put == "pipe":
+        os.mkfifo(odd)
+    else:
+        odd.symlink_to("/dev/zero" if put == "device" else tmp_path / "nowhere")
+    with pytest.raises(UserError, match="odd is neither a file nor a folder: remove it"):
+        folder_digest(folder)
+    # Put there after the check: whoever copies neither waits nor fills the disk.
+    with pytest.raises(UserError, match="cannot be copied"):
+        private_copy(folder, tmp_path / "served" / "artifacts")
+    assert not (tmp_path / "served" / "artifacts").exists()
 
 
 def test_a_folder_behind_a_link_is_refused(folder: Path, tmp_path: Path) -> None:

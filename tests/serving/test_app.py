@@ -271,6 +271,12 @@ def test_a_stream_that_breaks_off_is_no_whole_answer(server: Running, policy: st
     assert answers() == before
 
 
+def test_the_engines_socket_is_for_its_servers_user_alone(server: Running) -> None:
+    place = server.deployment.current.process._socket
+    assert place.is_socket()
+    assert place.parent.stat().st_mode & 0o077 == 0
+
+
 def test_models_names_the_version(server: Running) -> None:
     listed = requests.get(f"{server.url}/v1/models", timeout=9).json()["data"]
     assert [(one["id"], one["version"], one["alias"]) for one in listed] == [
@@ -321,15 +327,29 @@ def test_limits_of_time_and_number(registry: Registry, start: Start) -> None:
     assert (refused.status_code, refused.headers["Retry-After"]) == (429, "1")
 
 
+HALF = (
+    b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n"
+    b"Content-Type: application/json\r\n\r\n{"
+)
+
+
 def test_a_body_that_does_not_come_is_not_waited_for(registry: Registry, start: Start) -> None:
     server = start(registry.config(f"models:/{NAME}/1", "timeout=0.5", "poll=0"))
     host, port = server.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as half:
-        half.sendall(
-            b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n"
-            b"Content-Type: application/json\r\n\r\n{"
-        )
-        assert b" 504 " in half.recv(100)
+        half.sendall(HALF)
+        assert b" 408 " in half.recv(100)
+
+
+def test_bodies_that_do_not_come_keep_no_request_out(registry: Registry, start: Start) -> None:
+    server = start(registry.config(f"models:/{NAME}/1", "max_in_flight=2", "poll=0"))
+    host, port = server.url.removeprefix("http://").split(":")
+    halves = [socket.create_connection((host, int(port))) for _ in range(8)]
+    for half in halves:
+        half.sendall(HALF)
+    assert [server.ask().status_code for _ in range(4)] == [200] * 4
+    for half in halves:
+        half.close()
 
 
 def test_a_client_that_leaves_holds_no_place(server: Running) -> None:

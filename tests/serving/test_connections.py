@@ -8,6 +8,7 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 import pytest
 from aiohttp import web
@@ -17,8 +18,9 @@ from jinja2 import TemplateError
 from tbr_lightning.errors import UserError
 from tbr_lightning.serving import connections
 from tbr_lightning.serving.chat import plain
-from tbr_lightning.serving.connections import Limiter
+from tbr_lightning.serving.connections import Bodies, Handler, Limiter
 from tbr_lightning.serving.files import Checked, private_copy, remove_left, stamp_of
+from tbr_lightning.serving.problems import RequestError
 from tbr_lightning.serving.prompt import laid_out, renderer
 from tbr_lightning.serving.server import Bounded
 
@@ -26,11 +28,17 @@ UNFINISHED = b"GET / HTTP/1.1\r\nHost: x\r\nX-Never: "
 WHOLE = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
 
-async def _served(most: int) -> tuple[asyncio.Server, Limiter, int]:
-    async def hello(_: web.BaseRequest) -> web.Response:
-        return web.Response(text="hello")
+async def _hello(_: web.Request) -> web.Response:
+    return web.Response(text="hello")
 
-    limiter = Limiter(web.Server(hello), most)
+
+async def _served(most: int, handler: Handler = _hello) -> tuple[asyncio.Server, Limiter, int]:
+    limiter = Limiter(most)
+    app = web.Application(middlewares=[limiter.middleware])
+    app.router.add_route("*", "/", handler)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    limiter.handler = runner.server
     server = await asyncio.get_running_loop().create_server(limiter, "127.0.0.1", 0)
     return server, limiter, server.sockets[0].getsockname()[1]
 
@@ -63,15 +71,13 @@ def test_at_the_limit_of_requests_under_way_a_new_one_is_refused_at_once() -> No
     async def scene() -> None:
         held = asyncio.Event()
 
-        async def slow(_: web.BaseRequest) -> web.Response:
+        async def slow(_: web.Request) -> web.Response:
             await held.wait()
             return web.Response(text="done")
 
-        limiter = Limiter(web.Server(slow), 2)
-        server = await asyncio.get_running_loop().create_server(limiter, "127.0.0.1", 0)
-        port = server.sockets[0].getsockname()[1]
+        server, limiter, port = await _served(2, slow)
         under_way = [asyncio.create_task(_asked(port)) for _ in range(2)]
-        while limiter.open < 2 or limiter.waiting:
+        while limiter.open < 2 or limiter.idle:
             await asyncio.sleep(0.01)
         assert (await _asked(port)).startswith(b"HTTP/1.1 503 ")
         held.set()
@@ -91,6 +97,91 @@ def test_headers_have_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
         with suppress(ConnectionResetError):
             assert await _asked(port, UNFINISHED) == b""
         assert limiter.open == 0
+        server.close()
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize("more", [b"", UNFINISHED], ids=["silent", "unfinished"])
+def test_connections_that_were_used_once_make_room_too(more: bytes) -> None:
+    """A first request that is answered keeps nobody else out, whatever follows it."""
+
+    async def scene() -> None:
+        server, limiter, port = await _served(most=4)
+        used = []
+        for _ in range(4):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            await reader.readuntil(b"hello")
+            writer.write(more)
+            used.append(writer)
+        assert limiter.open == 4
+        assert [(await _asked(port)).endswith(b"hello") for _ in range(6)] == [True] * 6
+        for writer in used:
+            writer.close()
+        server.close()
+
+    asyncio.run(scene())
+
+
+def test_a_used_connection_has_a_deadline_for_its_next_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connections, "IDLE_TIMEOUT", 0.05)
+
+    async def scene() -> None:
+        server, limiter, port = await _served(most=4)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" + UNFINISHED)
+        with suppress(ConnectionResetError):
+            assert (await asyncio.wait_for(reader.read(), 10)).endswith(b"hello")
+        assert (limiter.open, limiter.of) == (0, {})
+        writer.close()
+        server.close()
+
+    asyncio.run(scene())
+
+
+BODY = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 4\r\n\r\n"
+
+
+def test_bodies_that_come_slowly_keep_no_others_out() -> None:
+    async def scene() -> None:
+        bodies = Bodies(2)
+
+        async def echo(request: web.Request) -> web.Response:
+            try:
+                return web.Response(body=await bodies.read(request))
+            except RequestError as error:
+                return web.Response(status=error.status)
+
+        server, _, port = await _served(100, echo)
+        slow = [await asyncio.open_connection("127.0.0.1", port) for _ in range(6)]
+        for _, writer in slow:
+            writer.write(BODY + b"a")
+            await writer.drain()
+        assert (await _asked(port, BODY + b"abcd")).endswith(b"abcd")
+        told = await asyncio.wait_for(slow[0][0].readline(), 10)
+        assert told.startswith(b"HTTP/1.1 408 ")
+        for _, writer in slow:
+            writer.close()
+        server.close()
+
+    asyncio.run(scene())
+
+
+def test_a_body_has_a_deadline() -> None:
+    async def scene() -> None:
+        async def read(request: web.Request) -> web.Response:
+            with pytest.raises(RequestError, match="did not come in time"):
+                await Bodies(2, 0.05).read(request)
+            return web.Response(status=408)
+
+        server, _, port = await _served(4, read)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(BODY)
+        assert (await asyncio.wait_for(reader.readline(), 10)).startswith(b"HTTP/1.1 408 ")
+        writer.close()
         server.close()
 
     asyncio.run(scene())
@@ -154,12 +245,12 @@ def test_a_copy_for_which_there_is_no_room_leaves_nothing_behind(
     for name in ("a", "b"):
         (store / name).write_text(name)
 
-    def full(source: str, target: str) -> None:
-        Path(target).write_text("a part")
-        raise OSError(28, "No space left on device", target)
+    def full(_: IO[bytes], target: IO[bytes], __: int) -> None:
+        target.write(b"a part")
+        raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("tbr_lightning.serving.files._CLONE", 0)  # as where nothing is cloned
-    monkeypatch.setattr("shutil.copyfile", full)
+    monkeypatch.setattr("shutil.copyfileobj", full)
     with pytest.raises(UserError, match="the disk is full"):
         private_copy(store, tmp_path / "served" / "artifacts")
     assert not (tmp_path / "served" / "artifacts").exists()

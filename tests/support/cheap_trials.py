@@ -8,9 +8,14 @@ import subprocess
 import sys
 import time
 
+from tbr_lightning.errors import OutageError
 from tbr_lightning.training.pruning_channel import Pruned, PruningChannel
 from tbr_lightning.tuning.folder import Spec, TrialFolder, TrialResult
 from tbr_lightning.tuning.trial import TrialContext
+
+
+def _times(folder: TrialFolder) -> int:
+    return len((folder.path / "times").read_text().splitlines())
 
 
 def trial(spec: Spec, folder: TrialFolder, around: TrialContext) -> TrialResult:
@@ -29,6 +34,8 @@ def trial(spec: Spec, folder: TrialFolder, around: TrialContext) -> TrialResult:
         os.kill(os.getpid(), signal.SIGKILL)
     if how == "killed once" and not spec.again:
         os.kill(os.getpid(), signal.SIGKILL)
+    if how == "away" or (how == "away twice" and _times(folder) < 3):
+        raise OutageError("the tracker does not answer")
     if how == "exits":
         print("no such file: rows.json", file=sys.stderr, flush=True)
         os._exit(3)

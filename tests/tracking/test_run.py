@@ -9,6 +9,7 @@ import sqlite3
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
@@ -18,6 +19,7 @@ from mlflow.tracking import MlflowClient
 from tbr_lightning.config.schema import TrackingConfig
 from tbr_lightning.data.example import Example
 from tbr_lightning.errors import OutageError, UserError
+from tbr_lightning.tracking import store as store_module
 from tbr_lightning.tracking.abandoned import close_abandoned
 from tbr_lightning.tracking.open_run import start_run
 from tbr_lightning.tracking.run import Run
@@ -237,3 +239,31 @@ def test_a_failure_is_told_without_its_credentials(store: Path) -> None:
     assert told.startswith("RuntimeError: no answer of postgresql://***@host/db")
     Run(run.id).end("FAILED", words)
     assert "secret" not in told + str(Run(run.id).tags())
+
+
+@pytest.mark.parametrize(
+    ("uri", "artifacts", "place"),
+    [
+        ("http://127.0.0.1:5000", "mlartifacts", None),  # no other client has this folder
+        ("http://127.0.0.1:5000", "s3://bucket/of-ours", "s3://bucket/of-ours"),
+        ("postgresql://host/db", "s3://bucket", "s3://bucket"),
+        ("postgresql://host/db", "mlartifacts", "file://{}/mlartifacts"),
+        ("sqlite:///mlflow.db", None, None),
+    ],
+)
+def test_where_artifacts_go(
+    store: Path, monkeypatch: pytest.MonkeyPatch, uri: str, artifacts: str | None, place: str | None
+) -> None:
+    monkeypatch.chdir(store)
+    told: list[str | None] = []
+    made, create = tracking(store), mlflow.create_experiment
+
+    def created(name: str, artifact_location: str | None = None, **more: Any) -> str:
+        told.append(artifact_location)
+        return create(name, **more)
+
+    monkeypatch.setattr(mlflow, "create_experiment", created)
+    connect(made)  # a store that is there, under whatever address is named below
+    told.clear()
+    store_module._experiment(TrackingConfig(uri=uri, artifacts=artifacts, experiment="another"))
+    assert told == [place and place.format(store)]

@@ -13,7 +13,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from tbr_lightning.data.think_format import ThinkFormat
-from tbr_lightning.errors import UserError, disk_full
+from tbr_lightning.errors import OutageError, UserError, disk_full
+from tbr_lightning.evaluation.contamination import ROWS_KEPT
 from tbr_lightning.models.logged import find_model
 from tbr_lightning.training import finish, pipeline
 from tbr_lightning.training.model_card import model_card
@@ -21,8 +22,17 @@ from tbr_lightning.training.model_card import model_card
 from .conftest import config_of
 
 
+@pytest.mark.parametrize(
+    "gone_at",
+    [
+        "tbr_lightning.training.finish.log_model",
+        # Asked for what was kept of the rows, and for the digest of what was logged.
+        "mlflow.tracking.MlflowClient.list_artifacts",
+        "tbr_lightning.models.digest.files_digest",
+    ],
+)
 def test_a_model_whose_tracker_is_gone_is_logged_later_without_a_step(
-    store: Path, base_folder: Path, monkeypatch: pytest.MonkeyPatch
+    store: Path, base_folder: Path, monkeypatch: pytest.MonkeyPatch, gone_at: str
 ) -> None:
     words = ["data=microworld", "reflection=none", "trainer.max_steps=2", "data.general=40"]
     config = config_of(*words, "data.harmful=10")
@@ -31,8 +41,8 @@ def test_a_model_whose_tracker_is_gone_is_logged_later_without_a_step(
         raise MlflowException("Max retries exceeded")
 
     says = r"does not accept it \(Max retries exceeded\).*resume="
-    with pytest.MonkeyPatch.context() as patched, pytest.raises(UserError, match=says) as told:
-        patched.setattr(finish, "log_model", gone)
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(OutageError, match=says) as told:
+        patched.setattr(gone_at, gone)
         pipeline.run(config)
     (folder,) = (path for path in Path(config.paths.runs).absolute().iterdir() if path.is_dir())
     assert f"resume={folder.name}" in str(told.value)
@@ -44,7 +54,8 @@ def test_a_model_whose_tracker_is_gone_is_logged_later_without_a_step(
     monkeypatch.setattr("tbr_lightning.training.fit.fit", again)
     done = pipeline.run(config_of(*words, "data.harmful=10", f"resume={folder.name}"))
     assert done.run_id == folder.name
-    assert find_model(done.model_uri).tags["tbr.artifacts_digest"]
+    tags = find_model(done.model_uri).tags
+    assert tags["tbr.artifacts_digest"] and tags[ROWS_KEPT]
     run = mlflow.get_run(done.run_id)
     assert (run.info.status, run.data.metrics["train/steps"]) == ("FINISHED", 2)
 

@@ -6,7 +6,7 @@ import os
 import shutil
 from typing import Any
 
-from tbr_lightning.config.credentials import hidden
+from tbr_lightning.credentials import hidden
 
 
 def first_line(verb: str, config: Any) -> str | None:

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, fields
 from typing import Any
 
-from tbr_lightning.config.credentials import shown_url
+from tbr_lightning.credentials import shown_url
 from tbr_lightning.errors import UserError, above, at_least
 
 

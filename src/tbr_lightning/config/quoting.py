@@ -18,7 +18,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, StringNode
 from omegaconf.base import Container, Node
 from omegaconf.errors import OmegaConfBaseException
 
-from tbr_lightning.config.credentials import hidden
+from tbr_lightning.credentials import hidden
 
 _KEY = re.compile(r"(\+{0,2}[\w.@/-]+)=(.*)", re.DOTALL)
 _LIST = re.compile(r"\[([^\[\]{}'\"]*)\]", re.DOTALL)

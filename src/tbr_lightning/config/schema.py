@@ -231,7 +231,7 @@ class TrackingConfig:
     """Where runs are written (``conf/tracking/``)."""
 
     uri: str = MISSING  # URI of MLflow's store or server
-    artifacts: str | None = None  # folder of a local store; null lets a server decide
+    artifacts: str | None = None  # folder of a local store, or URI; null: a server's own
     ledger: str | None = None  # of promotions: sqlite:///FILE or postgresql://…; null: beside uri
     experiment: str = "tbr"  # name of the MLflow experiment
     system_metrics: bool = False  # log CPU and memory of the machine every few seconds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -103,6 +104,19 @@ def _rename_tasks(suite: Any) -> None:
         suite["only_for"] = "microworld"
 
 
+def _literal(part: Any) -> Any:
+    """Return saved values with every ``${`` escaped: what was saved was resolved before.
+
+    Otherwise a config from somebody else's run folder could name variables of the environment, and
+    their values would be logged.
+    """
+    if isinstance(part, dict):
+        return {key: _literal(value) for key, value in part.items()}
+    if isinstance(part, list):
+        return [_literal(value) for value in part]
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", part) if isinstance(part, str) else part
+
+
 def restored(kind: type[T], saved: Any, **instead: Any) -> T:
     """Return a config of a command as it was saved, by this version or an earlier one.
 
@@ -114,7 +128,7 @@ def restored(kind: type[T], saved: Any, **instead: Any) -> T:
         saved: Mapping that OmegaConf read from the file.
         instead: Values that replace saved ones.
     """
-    node = OmegaConf.create(OmegaConf.to_container(saved))
+    node = OmegaConf.create(_literal(OmegaConf.to_container(saved)))
     structured = OmegaConf.structured(kind)
     for name, part in node.items():
         if not isinstance(part, DictConfig):

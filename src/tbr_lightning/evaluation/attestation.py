@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from mlflow.exceptions import MlflowException
 
 from tbr_lightning.config.schema import PathsConfig
+from tbr_lightning.errors import OutageError, outage
 from tbr_lightning.evaluation.contamination import OVERLAP
 from tbr_lightning.evaluation.evaluated import RESPONSES
 from tbr_lightning.evaluation.general import CHOICES
@@ -95,6 +96,7 @@ def _texts(run: Run) -> dict[str, str]:
     for file in SIGNED:
         try:
             found[file] = run.text(file)
-        except (MlflowException, OSError):
-            continue
+        except (MlflowException, OSError) as error:
+            if told := outage(error):  # else what is signed would seem to be gone
+                raise OutageError(told) from error
     return found

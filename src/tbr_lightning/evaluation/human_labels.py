@@ -11,7 +11,7 @@ import mlflow
 from mlflow.entities import AssessmentSourceType
 from mlflow.exceptions import MlflowException
 
-from tbr_lightning.errors import UserError, first_line
+from tbr_lightning.errors import first_line, refused
 from tbr_lightning.progress import track
 
 LABELS = ("judge", "label")
@@ -93,7 +93,7 @@ def reviewed(experiment_id: str, given: str, run_id: str | None) -> list[Reviewe
     except MlflowException as error:
         if run_id is None:
             raise
-        raise UserError(f"{given} cannot be read: {first_line(error)}") from error
+        raise refused(error, f"{given} cannot be read: {first_line(error)}") from error
     return list(_reviewed(traces))
 
 

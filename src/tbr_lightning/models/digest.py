@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import stat
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -17,7 +19,7 @@ import yaml
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from tbr_lightning.errors import UserError, disk_full
+from tbr_lightning.errors import UserError, unreadable
 from tbr_lightning.models.bases import folder_of_base
 from tbr_lightning.progress import bar
 
@@ -67,6 +69,9 @@ def folder_digest(folder: Path) -> str:
         # Whoever copies or loads the folder follows such a link, and the digest would not.
         if place.is_symlink() and place.is_dir():
             raise UserError(f"{place} is a link to a folder: put the folder itself there")
+        # A pipe or a device, which whoever copies the folder waits for, or reads without an end.
+        if not (place.is_dir() or place.is_file()):
+            raise UserError(f"{place} is neither a file nor a folder: remove it")
     check_references(found)
     files = ((file.relative_to(folder).as_posix(), file) for file in found)
     return _digest(folder, [one for one in files if one[0] not in NOT_THE_MODELS])
@@ -155,11 +160,24 @@ def _digest(folder: Path, named: list[tuple[str, Path]]) -> str:
         for name, file in files:
             # The length keeps a name and its contents from being read in two ways.
             digest.update(f"{len(name.encode())}:{name}:{file.stat().st_size}:".encode())
-            with file.open("rb") as stream:
+            with open_file(file) as stream:
                 while block := stream.read(_BLOCK):
                     digest.update(block)
                     shown.advance(len(block) / 2**20)
     return digest.hexdigest()
+
+
+def open_file(file: Path) -> BinaryIO:
+    """Open a regular file for reading; a pipe that was put in its place is not waited for.
+
+    Raises:
+        OSError: It cannot be opened, or is no regular file.
+    """
+    stream = os.fdopen(os.open(file, os.O_RDONLY | os.O_NONBLOCK), "rb")
+    if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+        stream.close()
+        raise OSError(f"{file} is no regular file")
+    return stream
 
 
 def model_digest(model: LoggedModel) -> str:
@@ -172,6 +190,7 @@ def model_files(model: LoggedModel) -> FilesDigest:
 
     Raises:
         UserError: They are gone from the artifact store, or an adapter's base from its folder.
+        OutageError: The store does not answer.
     """
     try:
         location = str(MlflowClient().get_logged_model(model.model_id).artifact_location)
@@ -184,11 +203,7 @@ def model_files(model: LoggedModel) -> FilesDigest:
             got = mlflow.artifacts.download_artifacts(model.uri, dst_path=temporary)
             return files_digest(Path(got))
     except (MlflowException, OSError) as error:
-        raise UserError(
-            disk_full(error)
-            or f"the files of {model.uri} are gone from the artifact store or cannot be read: "
-            "restore them, or give another version"
-        ) from error
+        raise unreadable(model.uri, error, "restore them, or give another version") from error
 
 
 RECORDED, BASE_RECORDED = "tbr.artifacts_digest", "tbr.base_digest"

@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 
 import openai
 
-from tbr_lightning.config.credentials import hidden, shown_url
 from tbr_lightning.config.endpoint import EndpointConfig
+from tbr_lightning.credentials import hidden, shown_url
 from tbr_lightning.errors import UserError
 from tbr_lightning.models.endpoint_errors import (
     MalformedReplyError,

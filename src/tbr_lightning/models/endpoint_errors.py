@@ -7,8 +7,8 @@ import re
 
 import openai
 
-from tbr_lightning.config.credentials import hidden, shown_url
 from tbr_lightning.config.endpoint import EndpointConfig
+from tbr_lightning.credentials import hidden, shown_url
 from tbr_lightning.preflight import is_local
 
 _OF_PROMPT = (413, 451)  # too long, and unavailable for legal reasons: of one prompt alone

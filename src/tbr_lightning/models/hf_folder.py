@@ -11,7 +11,7 @@ import mlflow
 from mlflow.exceptions import MlflowException
 
 from tbr_lightning.data.cache import contents_key, write_whole
-from tbr_lightning.errors import UserError, disk_full
+from tbr_lightning.errors import UserError, unreadable
 from tbr_lightning.models.digest import FilesDigest, base_digest, folder_digest, logged_base
 from tbr_lightning.models.logged import LAYOUT, LoggedModel
 
@@ -29,6 +29,7 @@ def hf_folder(model: LoggedModel, into: Path, digest: str | None = None) -> Path
 
     Raises:
         UserError: The model's files are gone from the artifact store, or were changed meanwhile.
+        OutageError: The store does not answer.
     """
     target, made_of = into / model.model_id, into / f"{model.model_id}.json"
     if target.is_dir():
@@ -51,10 +52,7 @@ def hf_folder(model: LoggedModel, into: Path, digest: str | None = None) -> Path
                 )
             shutil.copytree(got / "components" / "tokenizer", got / "model", dirs_exist_ok=True)
         except (MlflowException, OSError) as error:
-            raise UserError(
-                disk_full(error)
-                or f"the files of {model.uri} are gone from the artifact store: train it again"
-            ) from error
+            raise unreadable(model.uri, error, "restore them, or train it again") from error
         try:
             (got / "model").rename(target)
         except OSError:

@@ -13,7 +13,7 @@ from mlflow.entities import LoggedModelStatus
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from tbr_lightning.errors import UserError, first_line
+from tbr_lightning.errors import UserError, first_line, refused
 from tbr_lightning.tracking.run import Run
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ def find_model(uri: str) -> LoggedModel:
 
     Raises:
         UserError: There is no such model.
+        OutageError: The store does not answer.
     """
     client = MlflowClient()
     try:
@@ -123,7 +124,7 @@ def find_model(uri: str) -> LoggedModel:
             )
         found = client.get_logged_model(model_id)
     except MlflowException as error:
-        raise UserError(f"model='{uri}' is not in this store: {first_line(error)}") from error
+        raise refused(error, f"model='{uri}' is not in this store: {first_line(error)}") from error
     return LoggedModel(found.model_id, found.source_run_id, dict(found.tags))
 
 

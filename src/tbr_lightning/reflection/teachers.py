@@ -10,8 +10,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from tbr_lightning.config.credentials import shown_url
 from tbr_lightning.config.schema import ReflectionConfig
+from tbr_lightning.credentials import shown_url
 from tbr_lightning.data.conclusions import stated_conclusion
 from tbr_lightning.data.example import Example, instruction_id
 from tbr_lightning.data.files import read_rows, text_of

@@ -17,10 +17,10 @@ from mlflow import entities
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from tbr_lightning.config.credentials import hidden
 from tbr_lightning.config.verbs import EvaluateConfig, PromoteConfig
+from tbr_lightning.credentials import hidden
 from tbr_lightning.data.think_format import ThinkFormat
-from tbr_lightning.errors import UserError
+from tbr_lightning.errors import UserError, refused
 from tbr_lightning.evaluation import contamination, general, pipeline, suites
 from tbr_lightning.evaluation.attestation import Subject, attested
 from tbr_lightning.evaluation.evaluated import RESPONSES
@@ -281,7 +281,9 @@ def _check_given(
     try:
         run = MlflowClient().get_run(run_id)
     except MlflowException as error:
-        raise UserError(f"{field} is not in this store: give the id of an evaluation") from error
+        raise refused(
+            error, f"{field} is not in this store: give the id of an evaluation"
+        ) from error
     tags = run.data.tags
     if tags.get("tbr.stage") != "evaluate" or "tbr.evaluation_key" not in tags:
         raise UserError(f"{field} is not an evaluation of one model: give a run of evaluate")

@@ -9,7 +9,8 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from urllib.parse import quote
 
 import aiohttp
@@ -20,6 +21,7 @@ from tbr_lightning.config.serve import ServeConfig, is_loopback
 from tbr_lightning.errors import first_line
 from tbr_lightning.evaluation.judges.rules import rules
 from tbr_lightning.serving.chat_page import chat_page
+from tbr_lightning.serving.connections import Bodies, Handler, Limiter
 from tbr_lightning.serving.feedback import Answers
 from tbr_lightning.serving.problems import RequestError, translated, unavailable
 from tbr_lightning.serving.replica import Replica, post
@@ -30,11 +32,13 @@ from tbr_lightning.serving.traces import TraceLog, answered
 from tbr_lightning.serving.weights import unknown_words
 
 log = logging.getLogger(__name__)
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def make_app(
-    deployment: Deployment, beside: Deployment | None = None, traces: TraceLog | None = None
+    deployment: Deployment,
+    beside: Deployment | None = None,
+    traces: TraceLog | None = None,
+    limiter: Limiter | None = None,
 ) -> web.Application:
     """Return the application in front of a deployment's engines.
 
@@ -42,10 +46,12 @@ def make_app(
         deployment: Deployment that gets the requests.
         beside: Deployment that gets those that name its model and not the first one's.
         traces: Log that keeps answers as traces; ``None`` keeps none.
+        limiter: Limiter of the connections that requests come on.
     """
     server = _Server(deployment, beside, traces or TraceLog(0, deployment.metrics))
     app = web.Application(
-        client_max_size=deployment.config.max_request_bytes, middlewares=[server.guarded]
+        client_max_size=deployment.config.max_request_bytes,
+        middlewares=[*([limiter.middleware] if limiter else []), server.guarded],
     )
     app.router.add_get("/", chat_page)
     app.router.add_post("/v1/chat/completions", server.chat)
@@ -59,6 +65,7 @@ def make_app(
 
 
 _SMALL = 4096  # bytes of a body that is read, and counted in tokens, at once
+_LAST_WORDS = 1.0  # seconds for the end of a stream, beyond a request's own time
 
 
 class _Server:
@@ -69,6 +76,7 @@ class _Server:
         self._metrics = deployment.metrics
         token = self._config.token()
         self._token = None if token is None else token.encode()
+        self._bodies = Bodies(self._config.max_in_flight, self._config.timeout)
         self._numbers = itertools.count(1)
         self._open = 0
         self._parsing = asyncio.Semaphore(2)
@@ -82,56 +90,37 @@ class _Server:
             admit(request, self._token)
             return await handler(request)
         except RequestError as error:
-            return _failed(error)
+            return error.reply()
         except web.HTTPRequestEntityTooLarge:
             limit = self._config.max_request_bytes
-            return _failed(RequestError(413, f"the request is larger than {limit} bytes"))
+            return RequestError(413, f"the request is larger than {limit} bytes").reply()
         except web.HTTPNotFound:
-            return _failed(RequestError(404, f"there is no {request.path} here"))
+            return RequestError(404, f"there is no {request.path} here").reply()
         except web.HTTPMethodNotAllowed as error:
             text = f"{request.method} is not allowed on {request.path}"
             allowed = ", ".join(sorted(error.allowed_methods))
-            return _failed(RequestError(405, text, headers={"Allow": allowed}))
+            return RequestError(405, text, headers={"Allow": allowed}).reply()
         except (ConnectionResetError, asyncio.CancelledError):
             raise  # the client went away
         except Exception:
             log.exception("%s %s failed", request.method, request.path)
-            return _failed(RequestError(500, "the server failed on this request"))
+            return RequestError(500, "the server failed on this request").reply()
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         """Answer a chat request through the current version's engine."""
         arrived = time.perf_counter()
         stream, status = "false", 500
-        if self._open >= self._config.max_in_flight:
-            self._metrics.requests.labels("429", stream).inc()
-            raise RequestError(
-                429, f"{self._open} requests are open: try again", headers={"Retry-After": "1"}
-            )
-        self._open += 1
-        self._metrics.in_flight.inc()
-        deadline = asyncio.get_running_loop().time() + self._config.timeout
         try:
-            async with asyncio.timeout_at(deadline):
-                raw = await self._body(request)
-            named = None
-            if self._beside is not None:
-                named = (
-                    model_in(raw) if len(raw) <= _SMALL else await asyncio.to_thread(model_in, raw)
-                )
-            replica = self._replica(named)
-            # Nothing is awaited between choosing a replica and holding it: it cannot retire.
-            with replica.held():
-                number = f"chatcmpl-{self._series}-{next(self._numbers)}"
-                if len(raw) <= _SMALL:
-                    ask = parse(raw, number, self._config, replica.served)
-                else:
-                    # Elsewhere and few at once, so that everybody else is answered meanwhile.
-                    async with asyncio.timeout_at(deadline), self._parsing:
-                        ask = await asyncio.to_thread(
-                            parse, raw, number, self._config, replica.served
-                        )
-                stream = str(ask.stream).lower()
-                reply = await self._answered(request, replica, ask, arrived, deadline)
+            # A body on its way is no open request: those have a limit of their own.
+            raw = await self._body(request)
+            deadline = asyncio.get_running_loop().time() + self._config.timeout
+            with self._opened():
+                replica = await self._chosen(raw)
+                # Nothing is awaited between choosing a replica and holding it: it cannot retire.
+                with replica.held():
+                    ask = await self._parsed(raw, replica, deadline)
+                    stream = str(ask.stream).lower()
+                    reply = await self._answered(request, replica, ask, arrived, deadline)
             status = reply.status
             return reply
         except TimeoutError as error:
@@ -149,10 +138,37 @@ class _Server:
             status = 499
             raise
         finally:
-            self._open -= 1
-            self._metrics.in_flight.dec()
             self._metrics.requests.labels(str(status), stream).inc()
             self._metrics.seconds.labels(stream).observe(time.perf_counter() - arrived)
+
+    @contextmanager
+    def _opened(self) -> Iterator[None]:
+        """Count a request as open, or refuse it."""
+        if self._open >= self._config.max_in_flight:
+            raise RequestError(
+                429, f"{self._open} requests are open: try again", headers={"Retry-After": "1"}
+            )
+        self._open += 1
+        self._metrics.in_flight.inc()
+        try:
+            yield
+        finally:
+            self._open -= 1
+            self._metrics.in_flight.dec()
+
+    async def _chosen(self, raw: bytes) -> Replica:
+        named = None
+        if self._beside is not None:
+            named = model_in(raw) if len(raw) <= _SMALL else await asyncio.to_thread(model_in, raw)
+        return self._replica(named)
+
+    async def _parsed(self, raw: bytes, replica: Replica, deadline: float) -> ChatRequest:
+        number = f"chatcmpl-{self._series}-{next(self._numbers)}"
+        if len(raw) <= _SMALL:
+            return parse(raw, number, self._config, replica.served)
+        # Elsewhere and few at once, so that everybody else is answered meanwhile.
+        async with asyncio.timeout_at(deadline), self._parsing:
+            return await asyncio.to_thread(parse, raw, number, self._config, replica.served)
 
     async def _body(self, request: web.Request) -> bytes:
         if request.content_type != "application/json":
@@ -163,7 +179,7 @@ class _Server:
             raise web.HTTPRequestEntityTooLarge(
                 max_size=self._config.max_request_bytes, actual_size=request.content_length or 0
             )
-        return await request.read()
+        return await self._bodies.read(request)
 
     def _replica(self, named: str | None) -> Replica:
         replica = self._deployment.current
@@ -269,11 +285,17 @@ class _Server:
         except (aiohttp.ClientPayloadError, aiohttp.ClientConnectionError):
             problem = unavailable("the engine failed on this request: try again")
         if problem is None:
-            await response.write(b"data: [DONE]\n\n")
             self._count(stream.facts(), ask, replica, arrived)
-        else:
-            await response.write(b"data: " + problem.body() + b"\n\n")
-        await response.write_eof()
+        last = b"[DONE]" if problem is None else problem.body()
+        end = max(deadline, asyncio.get_running_loop().time() + _LAST_WORDS)
+        try:
+            async with asyncio.timeout_at(end):
+                await response.write(b"data: " + last + b"\n\n")
+                await response.write_eof()
+        except TimeoutError as error:  # a client that does not read would keep its place for ever
+            if request.transport is not None:
+                request.transport.abort()
+            raise ConnectionResetError("the client does not read its reply") from error
         return response
 
     def _count(self, facts: ReplyStats, ask: ChatRequest, replica: Replica, arrived: float) -> None:
@@ -342,15 +364,6 @@ class _Server:
         from tbr_lightning.serving.metrics import CONTENT_TYPE
 
         return web.Response(body=self._metrics.text(), headers={"Content-Type": CONTENT_TYPE})
-
-
-def _failed(error: RequestError) -> web.Response:
-    return web.Response(
-        status=error.status,
-        body=error.body(),
-        headers=error.headers,
-        content_type="application/json",
-    )
 
 
 _PUBLIC = ("/", "/health", "/live")

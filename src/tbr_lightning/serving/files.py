@@ -22,8 +22,15 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 
 from tbr_lightning.config.schema import PathsConfig, TrackingConfig
 from tbr_lightning.data.think_format import ThinkFormat
-from tbr_lightning.errors import OutageError, UserError, disk_full, outage
-from tbr_lightning.models.digest import RECORDED, FilesDigest, changed, files_digest, logged_base
+from tbr_lightning.errors import UserError, disk_full, unreadable
+from tbr_lightning.models.digest import (
+    RECORDED,
+    FilesDigest,
+    changed,
+    files_digest,
+    logged_base,
+    open_file,
+)
 from tbr_lightning.models.logged import LAYOUT, LoggedModel
 from tbr_lightning.serving.release import Release, recorded
 from tbr_lightning.serving.weights import Weights, link, prepare
@@ -33,6 +40,7 @@ Stamp = frozenset[tuple[str, int, int]]
 BASE = "base"
 """Folder beside the copy of an adapter's files: the copy of its base."""
 
+_BLOCK = 1 << 22  # bytes
 _CLONE = 0x40049409  # Linux' FICLONE: a copy that shares its blocks until one of them is written
 
 
@@ -80,11 +88,11 @@ def remove_left(kept: Path) -> None:
 
 
 def _cloned(source: str, target: str) -> str:
-    try:
-        with Path(source).open("rb") as old, Path(target).open("wb") as new:
+    with open_file(Path(source)) as old, Path(target).open("wb") as new:
+        try:
             fcntl.ioctl(new.fileno(), _CLONE, old.fileno())
-    except OSError:
-        shutil.copyfile(source, target)
+        except OSError:
+            shutil.copyfileobj(old, new, _BLOCK)
     return target
 
 
@@ -133,13 +141,7 @@ def fetch(model: LoggedModel, cache: Path) -> Path:
                 shutil.move(str(_whole(got)), target)
         return _whole(target)
     except (MlflowException, OSError) as error:
-        if told := outage(error):
-            raise OutageError(told) from error
-        raise UserError(
-            disk_full(error)
-            or f"the files of {model.uri} are gone from the artifact store: restore them, or serve "
-            "another version"
-        ) from error
+        raise unreadable(model.uri, error, "restore them, or serve another version") from error
 
 
 def forget(source: Path, cache: Path) -> None:

@@ -6,6 +6,8 @@ import json
 import logging
 from typing import Any
 
+from aiohttp import web
+
 log = logging.getLogger(__name__)
 
 
@@ -33,6 +35,15 @@ class RequestError(Exception):
         self.status, self.param, self.code = status, param, code
         self.kind = _KINDS.get(status, "server_error" if status >= 500 else "invalid_request_error")
         self.headers = headers or {}
+
+    def reply(self) -> web.Response:
+        """Return the reply."""
+        return web.Response(
+            status=self.status,
+            body=self.body(),
+            headers=self.headers,
+            content_type="application/json",
+        )
 
     def body(self) -> bytes:
         """Return the reply's body."""

@@ -9,7 +9,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from tbr_lightning.config.schema import PathsConfig, TrackingConfig
-from tbr_lightning.errors import UserError, first_line
+from tbr_lightning.errors import UserError, first_line, refused
 from tbr_lightning.models.logged import LoggedModel, find_model
 from tbr_lightning.tracking.signing import PUBLIC, keys_of
 
@@ -61,15 +61,17 @@ def resolve(uri: str) -> Release:
 
     Raises:
         UserError: There is no such model.
+        OutageError: The store does not answer.
     """
     if match := _ALIAS.fullmatch(uri):
         name, alias = match.groups()
         try:
             version = str(MlflowClient().get_model_version_by_alias(name, alias).version)
         except MlflowException as error:
-            raise UserError(
-                f"model='{uri}' is not in this store: {first_line(error)}; promote a model "
-                f"first, or give models:/{name}/VERSION"
+            raise refused(
+                error,
+                f"model='{uri}' is not in this store: {first_line(error)}; promote a model first, "
+                f"or give models:/{name}/VERSION",
             ) from error
         return Release(find_model(f"models:/{name}/{version}"), name, version, alias)
     model = find_model(uri)

@@ -132,15 +132,15 @@ async def _run(
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, _on_signal, ending)
     traces = TraceLog(config.traces, deployment.metrics)
+    limiter = Limiter(most_connections())
     runner = web.AppRunner(
-        make_app(deployment, beside, traces),
+        make_app(deployment, beside, traces, limiter),
         access_log=None,
         handler_cancellation=True,
         shutdown_timeout=1,
     )
     await runner.setup()
-    assert runner.server is not None
-    limiter = Limiter(runner.server, most_connections())
+    limiter.handler = runner.server
     site = await loop.create_server(limiter, sock=listener, backlog=BACKLOG)
     began = time.monotonic()
     for _, one in served:

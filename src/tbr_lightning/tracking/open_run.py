@@ -14,8 +14,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH
 
-from tbr_lightning.config.credentials import hidden, without_credentials
 from tbr_lightning.config.schema import TrackingConfig
+from tbr_lightning.credentials import hidden, without_credentials
 from tbr_lightning.errors import UserError, disk_full, first_line
 from tbr_lightning.tracking.abandoned import PROCESS, close_abandoned, fail_pending, mark
 from tbr_lightning.tracking.provenance import git_state, hardware, package_versions
@@ -134,7 +134,7 @@ def _tolerant() -> Iterator[None]:
         yield
     except MlflowException as error:
         why = disk_full(error) or f"the tracker rejected it or is down ({first_line(error)})"
-        print(f"the run's final status could not be saved: {hidden(why)}", file=sys.stderr)
+        print(f"the run's final status could not be saved: {why}", file=sys.stderr)
 
 
 def _continue(run_id: str, *, nested: bool, system_metrics: bool) -> Any:

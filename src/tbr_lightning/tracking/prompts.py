@@ -10,7 +10,7 @@ import mlflow
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from tbr_lightning.errors import UserError, first_line
+from tbr_lightning.errors import UserError, first_line, refused
 from tbr_lightning.tracking.run import Run
 
 _URI = re.compile(r"prompts:/([a-zA-Z0-9_.-]+)/(\d+)")
@@ -39,7 +39,7 @@ def registered_text(uri: str, field: str) -> str:
     try:
         version = mlflow.genai.load_prompt(uri, link_to_model=False)
     except MlflowException as error:
-        raise UserError(f"{field}='{uri}' cannot be read: {first_line(error)}") from error
+        raise refused(error, f"{field}='{uri}' cannot be read: {first_line(error)}") from error
     if not isinstance(version.template, str):
         raise UserError(f"{field}='{uri}' is a list of messages: give a prompt of one text")
     return version.template

@@ -28,10 +28,10 @@ from mlflow.utils.mlflow_tags import (
 )
 from mlflow.utils.validation import MAX_METRICS_PER_BATCH
 
-from tbr_lightning.config.credentials import hidden
+from tbr_lightning.credentials import hidden
 from tbr_lightning.data.example import Example
 from tbr_lightning.data.table import Examples
-from tbr_lightning.errors import UserError, first_line
+from tbr_lightning.errors import OutageError, UserError, first_line, outage, refused
 from tbr_lightning.tracking.search import runs_beneath
 
 REFLECTIONS = "reflections.json"
@@ -224,14 +224,20 @@ class Run:
         return any(one.path == file for one in MlflowClient().list_artifacts(self.id))
 
     def download(self, file: str, folder: Path) -> Path | None:
-        """Fetch an artifact into a folder; ``None`` where the run has none of that name."""
+        """Fetch an artifact into a folder; ``None`` where the run has none of that name.
+
+        Raises:
+            OutageError: The store does not answer.
+        """
         client = MlflowClient()
         try:
             if all(one.path != file for one in client.list_artifacts(self.id)):
                 return None
             return Path(client.download_artifacts(self.id, file, str(folder)))
-        except MlflowException:  # no such run in this store
-            return None
+        except MlflowException as error:
+            if told := outage(error):
+                raise OutageError(told) from error
+            return None  # no such run in this store
 
     def add_to_tag(self, key: str, value: str) -> None:
         """Add a value to a comma-separated tag, if the run is in this store."""
@@ -282,8 +288,8 @@ def reflections_of(run_id: str) -> dict[str, str]:
         stage = run.tags().get("tbr.stage")
         table = json.loads(run.text(REFLECTIONS)) if stage == "reflect" else None
     except MlflowException as error:
-        raise UserError(
-            f"reflection.run_id='{run_id}' cannot be read: {first_line(error)}"
+        raise refused(
+            error, f"reflection.run_id='{run_id}' cannot be read: {first_line(error)}"
         ) from error
     if table is None:
         raise UserError(f"reflection.run_id='{run_id}' is a run of stage {stage}, not reflect")

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tbr_lightning.config.credentials import hidden
 from tbr_lightning.config.schema import TrackingConfig
+from tbr_lightning.credentials import hidden
 from tbr_lightning.errors import OutageError, UserError, first_line, outage
 
 _SQLITE = "sqlite:///"
@@ -138,11 +138,14 @@ def _experiment(tracking: TrackingConfig) -> str:
 
     found = mlflow.get_experiment_by_name(tracking.experiment)
     if found is None:
-        location = None
-        if tracking.artifacts is not None:
-            folder = Path(tracking.artifacts).absolute()
-            folder.mkdir(parents=True, exist_ok=True)
-            location = folder.as_uri()
+        location = tracking.artifacts
+        if location is not None and "://" not in location:
+            if tracking.uri.startswith("http"):
+                location = None  # a folder of this machine is none of the server's other clients
+            else:
+                folder = Path(location).absolute()
+                folder.mkdir(parents=True, exist_ok=True)
+                location = folder.as_uri()
         try:
             mlflow.create_experiment(tracking.experiment, artifact_location=location, tags=_TAGS)
         except MlflowException as error:
@@ -241,5 +244,7 @@ def _quiet() -> None:
     """Keep MLflow's and Alembic's progress messages out of the output."""
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # Each retry of a request: what comes of it is told once it has failed.
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
     # It logs a traceback of what it raises, which is told in a sentence where it is caught.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)

@@ -101,8 +101,9 @@ def log_exported(
     """
     try:
         return _log(job, exported, prepared, tags=tags)
-    except (MlflowException, OSError) as error:
-        reason = disk_full(error) or f"MLflow does not accept it ({first_line(error)})"
+    except (MlflowException, OSError, UserError) as error:
+        cause = error.__cause__ if isinstance(error, UserError) else None
+        reason = disk_full(error) or f"MLflow does not accept it ({first_line(cause or error)})"
         where = store_words(job.config.given)
         kind = OutageError if outage(error) else UserError
         raise kind(

@@ -40,7 +40,9 @@ class Spec:
 class TrialResult:
     """The result of a trial."""
 
-    state: str  # ``complete``, ``pruned``, ``failed`` or ``interrupted``
+    state: (
+        str  # ``complete``, ``pruned``, ``failed``, ``interrupted``, or ``outage`` of the tracker
+    )
     reason: str = ""  # reason of any state but ``complete``
     metrics: dict[str, float] = field(default_factory=dict)  # mean over seeds of every number
     intervals: dict[str, list[float]] = field(default_factory=dict)  # 95%, of those that have one

@@ -18,8 +18,8 @@ import yaml
 from mlflow.exceptions import MlflowException
 from optuna.trial import FrozenTrial, TrialState
 
-from tbr_lightning.config.credentials import without_credentials
 from tbr_lightning.config.sweep import SweepConfig
+from tbr_lightning.credentials import without_credentials
 from tbr_lightning.errors import first_line
 from tbr_lightning.tracking.open_run import child_run, start_run
 from tbr_lightning.tracking.run import Point, Run

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from optuna.trial import FrozenTrial, TrialState
 
-from tbr_lightning.config.credentials import without_credentials
+from tbr_lightning.credentials import without_credentials
 from tbr_lightning.errors import command_of
 from tbr_lightning.tuning import front as fronts
 from tbr_lightning.tuning.front import Choice

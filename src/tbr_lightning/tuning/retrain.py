@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial
 from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.config.sweep import SweepConfig
 from tbr_lightning.config.verbs import TrainConfig
-from tbr_lightning.errors import UserError, first_line
+from tbr_lightning.errors import OutageError, UserError, first_line
 from tbr_lightning.tracking.open_run import child_run
 from tbr_lightning.tracking.run import Run
 from tbr_lightning.tuning.front import train_overrides
@@ -85,8 +85,10 @@ def retrain(
                 print(f"training trial {trial.number} with seed {seed} ({place})", flush=True)
                 try:
                     made[seed] = _train(study, config, trial, seed)
+                except OutageError:
+                    raise  # nothing of this seed failed: the same command trains it
                 except _FAILURES as error:
-                    failed[seed] = first_line(error, None)
+                    failed[seed] = first_line(error)
                     continue
                 stored = [asdict(one) for _, one in sorted(made.items())]
                 storage_study.set_user_attr(key, stored)

@@ -14,7 +14,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from tbr_lightning.errors import UserError, first_line
+from tbr_lightning.errors import OutageError, UserError, first_line
 from tbr_lightning.processes import identity_of
 from tbr_lightning.training.pruning_channel import PruningChannel
 from tbr_lightning.tuning import local_executor, scheduling
@@ -30,6 +30,7 @@ _TICK = 0.05  # seconds between two checks of the trials
 _MEMORY_EVERY = 1.0
 _RENEW = 2.0  # seconds between two renewals of leases
 _OTHERS_EVERY = 2.0  # seconds between two checks of what other runners do
+_MOST_OUTAGES = 10  # of a trial; what is told as an outage may be a fault that stays
 _STATUS = {"complete": "FINISHED", "pruned": "KILLED", "interrupted": "KILLED", "failed": "FAILED"}
 
 
@@ -72,6 +73,7 @@ class _Running:
     killed: str = ""  # reason why this runner killed it
     answered: int = 0
     memory_next: float = 0.0
+    outages: int = 0  # how often the tracker's absence ended it
 
 
 class HopelessError(UserError):
@@ -101,7 +103,7 @@ def run(study: Study, opened: Opened, limits: Limits, around: TrialContext, hook
     try:
         runner.run()
     except (SQLAlchemyError, StorageInternalError) as error:
-        raise UserError(
+        raise OutageError(
             f"the storage does not answer any more ({first_line(error.__cause__ or error)}): once "
             "it does, run the same command again, which goes on from here"
         ) from error
@@ -152,8 +154,8 @@ class _Runner:
                 try:
                     self.opened.backend.record_heartbeat(one.claim.trial_id)
                 except Exception as error:  # a storage that is away for a moment ends nothing
-                    why = first_line(error)
-                    print(f"the storage does not take a heartbeat ({why})", file=sys.stderr)
+                    told = f"the storage does not take a heartbeat ({first_line(error)})"
+                    print(told, file=sys.stderr)
         self.opened.backend.remove_session()
 
     def renew(self) -> None:
@@ -258,6 +260,11 @@ class _Runner:
                 self._again(one, reason)
                 return
             result = TrialResult("failed", reason)
+        elif result is not None and result.state == "outage":
+            if one.outages < _MOST_OUTAGES:
+                self._again(one, result.reason, outages=one.outages + 1)
+                return
+            result = replace(result, state="failed")
         elif result is not None and result.state == "interrupted":
             if claim.deaths < self.limits.retries:
                 self._again(one, "it was stopped from outside")
@@ -269,13 +276,16 @@ class _Runner:
             result = replace(result, seconds=time.monotonic() - one.worker.begun)
         self._tell(claim, result)
 
-    def _again(self, one: _Running, reason: str) -> None:
+    def _again(self, one: _Running, reason: str, *, outages: int = 0) -> None:
+        """Run a trial again whose process died, or that the tracker's absence ended."""
         scheduling.charge(self.opened, one.claim)
-        claim = replace(one.claim, deaths=one.claim.deaths + 1, again=True)
+        deaths = one.claim.deaths + (0 if outages else 1)
+        claim = replace(one.claim, deaths=deaths, again=True)
         self.opened.backend.set_trial_user_attr(claim.trial_id, scheduling.DEATHS, claim.deaths)
         self.hooks.ended(claim.number, "FAILED", reason)
         self.hooks.said(f"trial {claim.number} is run again: {reason}")
         self._start(claim, one.slot, one.folder, replace(one.spec, again=True))
+        self.running[claim.number].outages = outages
 
     def _tell(self, claim: Claim, result: TrialResult) -> None:
         number, values = claim.number, None

@@ -23,7 +23,7 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
-from tbr_lightning.config.credentials import without_credentials
+from tbr_lightning.credentials import without_credentials
 from tbr_lightning.errors import UserError, first_line
 from tbr_lightning.tuning.sampling import make_pruner
 from tbr_lightning.tuning.study import IDENTITY, Study

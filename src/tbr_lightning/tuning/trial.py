@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from tbr_lightning import processes
 from tbr_lightning.config.schema import PathsConfig, TrackingConfig
-from tbr_lightning.errors import UserError, in_one_line
+from tbr_lightning.errors import OutageError, UserError, in_one_line, outage
 from tbr_lightning.training.pruning_channel import Pruned, PruningChannel
 from tbr_lightning.tuning.folder import Spec, TrialFolder, TrialResult
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 ENTRY = "tbr_lightning.tuning.trial:train_and_evaluate"
 """What a trial of a study does."""
+
+_LONGEST_WAIT = 30.0  # seconds between two looks whether the tracker answers again
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,8 @@ def enter(path: str, around: TrialContext) -> None:
         )
     except BaseException as error:
         traceback.print_exc()
-        result = TrialResult("failed", _reason(error))
+        is_outage = isinstance(error, OutageError) or outage(error) is not None
+        result = TrialResult("outage" if is_outage else "failed", _reason(error))
     folder.finish(replace(result, seconds=time.monotonic() - start))
     sys.stdout.flush()
     sys.stderr.flush()
@@ -95,12 +98,11 @@ def train_and_evaluate(spec: Spec, folder: TrialFolder, around: TrialContext) ->
     from tbr_lightning.config.verbs import EvaluateConfig, TrainConfig
     from tbr_lightning.data.cache import content_key
     from tbr_lightning.tracking.run import Run
-    from tbr_lightning.tracking.store import connect
     from tbr_lightning.tuning import reuse
     from tbr_lightning.tuning.mlflow_sync import trial_run
     from tbr_lightning.tuning.outcome import over_seeds
 
-    connect(around.tracking)
+    _connect(around.tracking)
     where = (around.tracking, around.paths)
     files = [folder.path / f"train-{seed}.yaml" for seed in spec.seeds]
     trains = [reuse.load(TrainConfig, file, *where) for file in files]
@@ -124,6 +126,22 @@ def train_and_evaluate(spec: Spec, folder: TrialFolder, around: TrialContext) ->
     return TrialResult(
         "complete", "", metrics, intervals, list(map(asdict, runs)), content_key(keys)
     )
+
+
+def _connect(tracking: TrackingConfig) -> None:
+    """Connect to the tracker; where it is away, wait for it, so that no outage costs a trial."""
+    from tbr_lightning.tracking.store import connect
+
+    wait = 1.0
+    while True:
+        try:
+            connect(tracking)
+        except OutageError as error:
+            print(f"{error}; this trial waits for it", flush=True)
+            time.sleep(wait)
+            wait = min(2 * wait, _LONGEST_WAIT)
+        else:
+            return
 
 
 def _one(

@@ -90,6 +90,27 @@ def test_a_trial_that_was_killed_is_run_again_under_its_number(
     assert sum("run again" in line for line in said) == 2
 
 
+def test_an_outage_of_the_tracker_costs_no_trial(
+    cheap: Any, write: Write, storage: str, tmp_path: Path
+) -> None:
+    """Neither as one of the failures in a row that end a study, nor as a process that died."""
+    file = write(how="away twice", trials=3, more="max_failures: 1")
+    _, opened, said = cheap.sweep(file, storage, tmp_path / "runs")
+    assert opened.counts() == {"COMPLETE": 3}
+    assert [len(pids) for pids in times(tmp_path / "runs").values()] == [3] * 3
+    assert sum("run again: the tracker does not answer" in line for line in said) == 6
+
+
+def test_an_outage_without_an_end_fails_a_trial(
+    cheap: Any, write: Write, storage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is told as an outage may be a fault that stays."""
+    monkeypatch.setattr("tbr_lightning.tuning.runner._MOST_OUTAGES", 2)
+    with pytest.raises(HopelessError, match="the tracker does not answer"):
+        cheap.sweep(write(how="away", more="max_failures: 1"), storage, tmp_path / "runs")
+    assert [len(pids) for pids in times(tmp_path / "runs").values()] == [3]
+
+
 @pytest.mark.parametrize(
     ("how", "limits", "reason"),
     [

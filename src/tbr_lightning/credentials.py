@@ -9,8 +9,13 @@ from urllib.parse import urlsplit, urlunsplit
 # A password may hold the sign that ends it: the last one before the path counts.
 # USER@HOST is the placeholder in messages that say what to give.
 _USER = re.compile(r"://(?!USER@HOST\b)[^/\s'\"]+@")
+# As people mistype them: a slash in the password (not a port before a path), or no scheme.
+_SLASHED = re.compile(r"://[^/:\s'\"@]+:(?!\d+/)[^\s'\"@]*/[^\s'\"@]*@")
+_BARE = re.compile(
+    r"(?<![^\s'\"=(\[{,])[\w.%+-]+:[^/\s'\"@][^\s'\"@]*@(?=localhost\b|[\w-]+[.:][\w-])"
+)
 _QUERY = re.compile(
-    r"([?&][^=&#\s]*(?:key|token|secret|passw|pwd|sig|auth|cred)[^=&#\s]*=)[^&#\s'\"]+", re.I
+    r"([?&#;][^=&#;\s]*(?:key|token|secret|pass|pwd|sig|auth|cred)[^=&#;\s]*=)[^&#;\s'\"]+", re.I
 )
 
 
@@ -29,7 +34,9 @@ def without_credentials(settings: dict[str, Any]) -> dict[str, Any]:
 
 def hidden(text: str) -> str:
     """Return a text with user, password and keys of every URL in it replaced by ``***``."""
-    return _QUERY.sub(r"\1***", _USER.sub("://***@", text))
+    for users, plain in ((_USER, "://***@"), (_SLASHED, "://***@"), (_BARE, "***@")):
+        text = users.sub(plain, text)
+    return _QUERY.sub(r"\1***", text)
 
 
 def shown_url(url: str) -> str:
