@@ -18,7 +18,7 @@ from tbr_lightning.evaluation.verdicts import with_verdicts
 from tbr_lightning.registry.answers import Answers, leaks
 from tbr_lightning.registry.gate import Decision, judge
 from tbr_lightning.registry.rules import Rule, wilson_bound
-from tbr_lightning.registry.sample_size import Sizes, check_support
+from tbr_lightning.registry.sample_size import Sizes, check_support, no_room
 
 N = 200
 CONFIG = GateConfig(name="test")
@@ -125,6 +125,20 @@ def test_the_power_is_told_before_anything_is_judged() -> None:
     assert "a rise by 4 points is stopped in 100 of 100" in told
     alone = check_support(Sizes({"x": 200}, {"h": 200}, {"g": 200}), CONFIG, paired=False)
     assert "power" not in alone
+
+
+def test_a_champion_without_refusals_to_lose_is_told_before_anything_is_judged() -> None:
+    told = no_room(1, 200, CONFIG)
+    assert told is not None
+    assert "the champion refuses 1 of 200 look-alikes (0.5%)" in told
+    least = int(told.partition("fewer than ")[2].split()[0])
+    # As the gate has it: by so many fewer it is shown, by one less it is not.
+    for refused in (least - 1, least):
+        verdict = judge(evaluation(0, 2, 16), evaluation(refused, 2, 16), CONFIG)
+        assert ("superiority" in failed(verdict)) == (refused < least)
+        assert (no_room(refused, N, CONFIG) is None) == (refused == least)
+    assert no_room(0, 200, replace(CONFIG, require_superiority=False)) is None
+    assert no_room(0, 0, CONFIG) is None
 
 
 def test_what_failed_is_a_sentence_and_every_rule_a_line() -> None:

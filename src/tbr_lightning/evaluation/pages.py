@@ -66,6 +66,9 @@ def comparison_page(
     """
     names = list(models)
     told, tone = difference_verdict(models, differences)
+    if len(names) == 2:  # the title names both already
+        told = told.removeprefix(f"{names[1]} against {names[0]}: ")
+        told = told[0].upper() + told[1:]
     return Page(
         title=f"{' and '.join(names[1:])} against {names[0]}",
         verdict=told,
@@ -151,7 +154,7 @@ def drawn(models: Mapping[str, Sequence[Judged]], source: str) -> list[Drawn]:
     found = [
         Drawn(
             style.svg(figures.two_sided_figure(sides, title, source=source), "plane"),
-            "Down and left is better. Bars are 95% intervals (Wilson).",
+            "Down and left is better.",
         )
     ]
     if (categories := figures.category_figure(models, title, source)) is not None:

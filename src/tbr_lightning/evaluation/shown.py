@@ -47,7 +47,9 @@ def log_evaluation(
     """
     _log_figures(run, {subject.label: rows}, subject.label, _source(config))
     table = report.lines({subject.label: rows})
-    run.describe(f"{table_export.markdown(table)}\n\n{report.caveats(table)}".strip())
+    told_of = pages.verdict(subject.label, rows)  # MLflow folds all but the first lines
+    text = f"{told_of}\n\n{table_export.markdown(table)}\n\n{report.caveats(table)}"
+    run.describe(text.strip())
     if subject.logged is not None and not subject.mitigation:
         _describe_training(subject.logged.run_id, run, config, rows)
     return log_page(run, config, subject, rows, told=told, drawn=drawn)
@@ -92,7 +94,8 @@ def log_comparison(
     table = report.lines(rows, renamed)
     for form in ("md", "latex", "csv"):
         run.log_text(table_export.pasted(table, form) + "\n", f"table.{form}")
-    run.describe(table_export.markdown(table))
+    verdict, _ = pages.difference_verdict(rows, renamed)
+    run.describe(f"{verdict}\n\n{table_export.markdown(table)}")
     more = {called[model]: f"{one.subject}, run {one.run_id}" for model, one in done.items()}
     facts = _facts(config, next(iter(rows.values())), {**more, "run": run.id})
     page = pages.comparison_page(rows, renamed, facts)

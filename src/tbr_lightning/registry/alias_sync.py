@@ -320,13 +320,14 @@ def _write_on_version(name: str, entry: Entry) -> None:
         told |= {"tbr.verdict": entry.why, "tbr.promoted": str(entry.action != "refuse").lower()}
     with suppress(MlflowException):
         aliases.tag_version(name, entry.version, told)
-        runs = "".join(f"\n- run `{run_id}`" for run_id in entry.evidence)
+        # Lists of versions show the first words, and show them as they are written.
         rates = f"{rates_of(entry.version, [entry])}\n\n" if len(entry.evidence) > 1 else ""
+        runs = ", ".join(f"`{run_id}`" for run_id in entry.evidence)
         aliases.describe_version(
             name,
             entry.version,
-            f"**{entry.action}**, ledger entry {entry.seq}, {entry.at}, {entry.who}\n\n"
-            f"{rates}{entry.why}\n{runs}",
+            f"{rates}{entry.action} by {entry.who}, {_minute(entry.at)}, ledger entry "
+            f"{entry.seq}\n\n{_reasons(entry.why)}" + (f"\n\nruns: {runs}" if runs else ""),
         )
 
 
@@ -340,8 +341,23 @@ def _write_on_run(entry: Entry) -> None:
 def _describe_champion(name: str, version: str, entries: Sequence[Entry]) -> None:
     """Write on the registered model who is champion, with what rates, and why."""
     last = next((entry for entry in reversed(entries) if entry.version == version), None)
-    why = f"\n\n{last.action} at {last.at}: {last.why[:1000]}" if last else ""
+    why = ""
+    if last:
+        why = f"\n\n**{last.action}** by {last.who}, {_minute(last.at)}\n\n{_reasons(last.why)}"
     with suppress(MlflowException):
         aliases.describe_model(
             name, f"**Champion: version {version}.** Test half: {rates_of(version, entries)}.{why}"
         )
+
+
+def _minute(at: str) -> str:
+    """Return an entry's time as people write it."""
+    return f"{at[:10]} {at[11:16]} UTC"
+
+
+def _reasons(why: str) -> str:
+    """Return the reasons of an entry as a list in Markdown, at most 1,000 characters of them."""
+    head, colon, rest = why[:1000].partition(": ")
+    if not colon or "; " not in rest:
+        return why[:1000]
+    return f"{head}:\n" + "".join(f"\n- {part}" for part in rest.split("; "))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from mlflow.exceptions import MlflowException
 
-from tbr_lightning.evaluation.results import MEASURES
+from tbr_lightning.evaluation.results import FALSE_REFUSAL, MEASURES
 from tbr_lightning.registry.entry import ANEW, Entry
 from tbr_lightning.tracking.run import Run
 
@@ -20,12 +20,43 @@ def rates_of(version: str, entries: Sequence[Entry]) -> str:
         version: Version in the registry.
         entries: Entries of the ledger, the oldest first.
     """
+    run_id = evaluation_of(version, entries)
+    return "no evaluation of it stands in the ledger" if run_id is None else of_run(run_id)
+
+
+def evaluation_of(version: str, entries: Sequence[Entry]) -> str | None:
+    """Return the evaluation's run that the last decision about a version rests on, if any."""
     for entry in reversed(entries):
         if entry.action == ANEW:
             break  # in earlier entries its number means another model
         if entry.version == version and entry.action in _DECIDED and len(entry.evidence) > 1:
-            return of_run(entry.evidence[1])
-    return "no evaluation of it stands in the ledger"
+            return entry.evidence[1]
+    return None
+
+
+def refusals_on(digest: str, version: str, entries: Sequence[Entry]) -> tuple[int, int] | None:
+    """Return how many look-alikes a version refused, and of how many.
+
+    Args:
+        digest: Digest of the prompts that the rate must be of.
+        version: Version in the registry.
+        entries: Entries of the ledger, the oldest first.
+
+    Returns:
+        Counts; ``None`` where the version was not evaluated on these prompts.
+    """
+    run_id = evaluation_of(version, entries)
+    if run_id is None:
+        return None
+    run, name = Run(run_id), FALSE_REFUSAL.name
+    try:
+        numbers = run.numbers() if run.tags().get("tbr.suite_digest") == digest else {}
+    except (MlflowException, OSError):
+        return None
+    if name not in numbers or f"{name}_n" not in numbers:
+        return None
+    n = round(numbers[f"{name}_n"])
+    return round(numbers[name] * n), n
 
 
 def of_run(run_id: str) -> str:

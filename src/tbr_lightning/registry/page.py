@@ -41,12 +41,9 @@ def decision_page(run_id: str, exam: Exam, case: DecisionInputs, verdict: Decisi
         {name: [rates(rows)] for name, rows in sides.items()},
         title,
         region=accepted(config.gate, case.theirs.rows if case.theirs else None),
-        source=source,
+        source=f"{source}; {case.who}",
     )
     rules = sorted(verdict.rules, key=lambda rule: rule.passed)
-    models = {"candidate": case.ours.model}
-    if case.theirs is not None:
-        models["champion"] = case.theirs.model
     return Page(
         title=title,
         verdict=told,
@@ -61,7 +58,7 @@ def decision_page(run_id: str, exam: Exam, case: DecisionInputs, verdict: Decisi
         models=list(sides),
         samples=pages.samples(sides),
         facts=[
-            *((what, f"{called(model)} ({model.uri})") for what, model in models.items()),
+            *((n, f"{called(one.model)} ({one.model.uri})") for n, one in case.sides.items()),
             ("suite", source),
             ("judge", identity(config.judge)),
             ("gate", config.gate.name),
@@ -73,11 +70,7 @@ def decision_page(run_id: str, exam: Exam, case: DecisionInputs, verdict: Decisi
 
 def answers(case: DecisionInputs) -> dict[str, Sequence[Judged]]:
     """Return both models' answers, the champion's first, to which the candidate is compared."""
-    sides: dict[str, Sequence[Judged]] = {}
-    if case.theirs is not None:
-        sides[f"champion v{case.champion}"] = case.theirs.rows
-    sides[f"candidate v{case.version}"] = case.ours.rows
-    return sides
+    return {name: one.rows for name, one in case.sides.items()}
 
 
 def accepted(gate: GateConfig, champion: Sequence[Judged] | None) -> plane.Region:

@@ -61,6 +61,7 @@ def run(config: PromoteConfig, tell: Callable[[str], None] = lambda _: None) -> 
     from tbr_lightning.evaluation import pages
     from tbr_lightning.evaluation.imported import logged_model
     from tbr_lightning.models.digest import check_unchanged
+    from tbr_lightning.models.logged import called
     from tbr_lightning.registry import aliases, gate, moves, page, record
     from tbr_lightning.registry.alias_sync import Standing, open_registry, recover
     from tbr_lightning.registry.entry import weights_of
@@ -80,7 +81,7 @@ def run(config: PromoteConfig, tell: Callable[[str], None] = lambda _: None) -> 
     standing = recover(registry)
     standing.refuse_drift()  # a ledger of a registered model that was deleted, say
     moves.check_weights(standing, version, digest)
-    title, attempt = f"promote {candidate.model_id}", 0
+    title, attempt = f"promote {called(candidate)}", 0
     with start_run("promote", title, config, config.tracking) as opened:
         while True:
             attempt += 1
@@ -133,8 +134,8 @@ def _check_start(
     """Return what the suite can show, and refuse at once what must fail in the end."""
     from tbr_lightning.registry import aliases
     from tbr_lightning.registry.evidence import check_same_limit
-    from tbr_lightning.registry.known_rates import rates_of
-    from tbr_lightning.registry.sample_size import check_support
+    from tbr_lightning.registry.known_rates import rates_of, refusals_on
+    from tbr_lightning.registry.sample_size import check_support, no_room
 
     config = exam.config
     champion = _champion(config, standing)
@@ -154,7 +155,13 @@ def _check_start(
         raise UserError("there is no champion to compare with: leave champion_evaluation out")
     if champion is not None:
         check_same_limit(exam, [candidate, aliases.model_of(config.name, champion)])
-    return check_support(exam.sizes, config.gate, paired=champion is not None)
+    told = [check_support(exam.sizes, config.gate, paired=champion is not None)]
+    if (
+        champion is not None
+        and (counts := refusals_on(exam.digest, champion, standing.entries)) is not None
+    ):
+        told.append(no_room(*counts, config.gate) or "")
+    return "\n".join(filter(None, told))
 
 
 def _case(

@@ -11,7 +11,7 @@ from tbr_lightning.config.verbs import PromoteConfig
 from tbr_lightning.evaluation import figures
 from tbr_lightning.evaluation.judge import identity
 from tbr_lightning.evaluation.results import rates
-from tbr_lightning.models.logged import LoggedModel
+from tbr_lightning.models.logged import LoggedModel, called
 from tbr_lightning.registry import aliases
 from tbr_lightning.registry.evidence import Evidence, Exam
 from tbr_lightning.registry.gate import Decision
@@ -39,6 +39,17 @@ class DecisionInputs:
     digest: str
 
     @property
+    def sides(self) -> dict[str, Evidence]:
+        """Both evaluations, the champion's first, so that every figure gives it the same colour."""
+        found = {} if self.theirs is None else {f"champion v{self.champion}": self.theirs}
+        return {**found, f"candidate v{self.version}": self.ours}
+
+    @property
+    def who(self) -> str:
+        """Which model is which version, in words."""
+        return "; ".join(f"{name}: {called(one.model)}" for name, one in self.sides.items())
+
+    @property
     def evidence(self) -> list[str]:
         """IDs of the evaluations' runs."""
         return [one.run_id for one in (self.ours, self.theirs) if one is not None]
@@ -58,12 +69,8 @@ def log_verdict(
         region: Region that the gate accepts, for the figure.
     """
     config, suffix = exam.config, "" if attempt == 1 else f"_{attempt}"
-    sides = {f"candidate v{case.version}": [rates(case.ours.rows)]}
-    models = [case.ours.model.model_id]
-    if case.theirs is not None:
-        sides[f"champion v{case.champion}"] = [rates(case.theirs.rows)]
-        models.append(case.theirs.model.model_id)
-    run.log_used_models(models)
+    sides = {name: [rates(one.rows)] for name, one in case.sides.items()}
+    run.log_used_models([one.model.model_id for one in case.sides.values()])
     table = [
         {
             "rule": rule.name,
@@ -81,11 +88,12 @@ def log_verdict(
     told = check_support(exam.sizes, config.gate, paired=case.theirs is not None)
     run.log_text(told + "\n", f"power{suffix}.txt")
     against = f" against v{case.champion}" if case.champion else ""
+    word = "promoted" if verdict.promoted else "not promoted"
     figure = figures.two_sided_figure(
         sides,
-        f"{config.name} v{case.version}{against}: {'promoted' if verdict.promoted else 'refused'}",
+        f"{config.name} v{case.version}{against}: {word}",
         region=region,
-        source=f"suite {config.suite.name}, test half, judge {config.judge.name}",
+        source=f"suite {config.suite.name}, test half, judge {config.judge.name}; {case.who}",
     )
     run.log_figure(figure, f"gate{suffix}.png")
     run.describe(markdown(config, case, verdict))
@@ -93,7 +101,7 @@ def log_verdict(
     run.set_tags(
         {
             **facts,
-            "mlflow.runName": f"promote v{case.version}",
+            "mlflow.runName": f"promote v{case.version}: {called(case.ours.model)}",
             "tbr.candidate": case.version,
             "tbr.verdict": verdict.sentence[:4900],
             "tbr.promoted": str(verdict.promoted).lower(),

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from tbr_lightning.config.gate import GateConfig
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.power import CHURN, chance_below, pairs_for
-from tbr_lightning.evaluation.statistics import smallest_margin
+from tbr_lightning.evaluation.statistics import smallest_margin, tango_bound
 from tbr_lightning.registry.answers import Answers
 from tbr_lightning.registry.rules import wilson_bound
 
@@ -120,6 +120,31 @@ def check_support(sizes: Sizes, config: GateConfig, *, paired: bool) -> str:
         raise UserError("\n".join(problems))
     shown = f"what the suite can show at {100 * (1 - config.alpha):g}%: " + "; ".join(told)
     return "\n".join([shown, *floors(sizes, config), *(power(sizes, config) if paired else [])])
+
+
+def no_room(refused: int, n: int, config: GateConfig) -> str | None:
+    """Return that false refusal cannot be shown to be lower than the champion's, if it is so.
+
+    Args:
+        refused: Number of look-alikes that the champion refused.
+        n: Number of look-alikes that it was asked.
+        config: Config of the gate.
+
+    Returns:
+        A sentence; ``None`` where a candidate that refuses none would be shown to be better.
+    """
+
+    def is_shown(fewer: int) -> bool:
+        return tango_bound(0, fewer, n, alpha=config.alpha, side="upper") < 0
+
+    if not config.require_superiority or not n or is_shown(refused):
+        return None
+    needed = next((fewer for fewer in range(refused + 1, n + 1) if is_shown(fewer)), n)
+    return (
+        f"no candidate can be shown to be better: the champion refuses {refused} of {n} "
+        f"look-alikes ({100 * refused / n:.1f}%), and a fall by fewer than {needed} cannot be told "
+        "from chance: use a larger suite, or gate.require_superiority=false"
+    )
 
 
 def floors(sizes: Sizes, config: GateConfig) -> list[str]:

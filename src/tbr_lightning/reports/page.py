@@ -14,6 +14,8 @@ from typing import Any, Literal
 from jinja2 import Environment, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
+from tbr_lightning.reports import style
+
 FILE = "report.html"
 """Artifact of a run: its page, for a browser without a server."""
 
@@ -133,6 +135,7 @@ def render(page: Page) -> str:
             script=Markup(script),
             script_hash=f"sha256-{digest}",
             look=Markup(look),
+            colours=style.COLOURS,
             percent=lambda share: f"{100 * share:.1f}",
         )
     )

@@ -90,7 +90,7 @@ function filtered() {
 const haystacks = new Map();
 function haystack(sample) {
   if (!haystacks.has(sample)) {
-    const parts = [sample.prompt, sample.reference];
+    const parts = [sample.key, sample.prompt, sample.reference];
     for (const one of answersOf(sample)) parts.push(one.reflection, one.answer, one.because);
     haystacks.set(sample, parts.filter(Boolean).join("\n").toLowerCase());
   }
@@ -159,7 +159,7 @@ function answerNode(one, place, parts) {
   if (!one) return make("div", "answer", "no answer");
   const right = one.handled_rightly;
   const node = make("div", `answer ${right === true ? "right" : right === false ? "wrong" : ""}`);
-  if (models.length > 1) node.append(make("h3", "", models[place]));
+  if (models.length > 1) node.append(make("h3", `model m${place % 8}`, models[place]));
   const label = one.outcome === words(one.label) ? "" : `, judged ${words(one.label)}`;
   node.append(make("div", "outcome", one.outcome + label + (one.cut ? ", cut off by the token limit" : "")));
   if (one.reflection !== null) {
@@ -173,7 +173,8 @@ function answerNode(one, place, parts) {
   fill(text, one.answer || "(empty)", parts && parts.answer, one.because);
   node.append(text);
   if (one.because) {
-    const because = make("div", "because", `decided by: ${one.because}`);
+    const whole = one.because.trim() === (one.answer || "").trim();
+    const because = make("div", "because", whole ? "decided by the whole answer" : `decided by: ${one.because}`);
     because.dataset.part = "because";
     node.append(because);
   }
@@ -186,9 +187,9 @@ function rowNode(sample) {
   const node = make("article");
   node.id = anchor(sample);
   const meta = make("div", "meta");
-  const link = make("a", "", `#${sample.key}`);
+  const link = make("a", "", `row ${samples.indexOf(sample) + 1}`);
   link.href = `#${encodeURIComponent(anchor(sample))}`;
-  link.title = "link to this row";
+  link.title = `link to this row, id ${sample.key}`;
   meta.append(link, make("span", "", words(sample.kind)), make("span", "", sample.benchmark), make("span", "", sample.category));
   node.append(meta, make("div", "prompt", sample.prompt));
   if (sample.reference) node.append(make("div", "because", `right answer: ${sample.reference}`));

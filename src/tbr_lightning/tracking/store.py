@@ -20,16 +20,18 @@ _SQLITE = "sqlite:///"
 VIEW = "tbr"
 """Name of the view of the runs page that shows the columns that matter."""
 
-_COLUMNS = (
-    "tags.`tbr.stage`",
-    "metrics.`false_refusal_rate`",
-    "metrics.`harmful_compliance_rate`",
-    "metrics.`general_accuracy`",
-    "metrics.`train/loss`",
-    "params.`model.name`",
-    "params.`reflection.teacher`",
-    "params.`seed`",
-)
+_ALWAYS = {"attributes.`Run Name`": 310, "runDateAndNestInfo": 145, "duration": 80}
+_CHOSEN = {
+    "metrics.`false_refusal_rate`": 145,
+    "metrics.`harmful_compliance_rate`": 185,
+    "metrics.`general_accuracy`": 140,
+    "metrics.`train/loss`": 85,
+    "params.`reflection.teacher`": 145,
+    "params.`seed`": 60,
+    "tags.`tbr.stage`": 90,
+}
+"""Columns that the UI always has, and ours, with widths in which names are not cut, in pixels."""
+
 _VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"  # as the UI's own button Share keeps a view
 _TAGS = {
     # Opens the UI in its view of training runs rather than of agents.
@@ -39,7 +41,13 @@ _TAGS = {
         "their verb; the tag `tbr.stage` filters them (reflect, train, evaluate, promote, sweep, "
         "trial, demo). Every run's `report.html` shows its numbers and answers."
     ),
-    _VIEW_TAG: json.dumps({"selectedColumns": _COLUMNS}),
+    _VIEW_TAG: json.dumps(
+        {
+            "selectedColumns": list(_CHOSEN),
+            "columnOrder": [*_ALWAYS, *_CHOSEN],
+            "columnWidths": {**_ALWAYS, **_CHOSEN},
+        }
+    ),
 }
 
 
