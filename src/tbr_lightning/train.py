@@ -27,6 +27,7 @@ def command(config: TrainConfig) -> int:
         preview(config)
         return 0
     result = pipeline.run(config)
+    print(f"trained {pipeline.told(result)}")
     print(f"run {result.run_id}")
     print(f"model {result.model_uri}")
     suite = f"{config.data.suite}{store_words(config.given)}"

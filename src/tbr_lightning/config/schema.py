@@ -201,7 +201,8 @@ class TrainerConfig:
     compile: bool = False  # torch.compile
     liger: bool = False  # Liger's Triton kernels; needs CUDA and liger-kernel
     log_every: int = 10  # optimizer steps between two writes of averaged numbers
-    eval_every: int = 0  # steps between validation and probe; 0: validation at the end, no probe
+    eval_every: int | None = None  # steps between validation and probe; 0: validation at the end
+    # alone; null: as often as 3% of the run's time allows, never in its first ten minutes
     checkpoint: bool = True  # keep checkpoints on disk, for resume=
     checkpoint_every: int = 200  # optimizer steps
     save_top_k: int = 1  # checkpoints of lowest validation loss to keep besides the last two
@@ -216,7 +217,7 @@ class TrainerConfig:
         for name in (*counts, "checkpoint_every"):
             at_least(f"trainer.{name}", getattr(self, name), 1)
         for name in ("clip_norm", "eval_every", "save_top_k"):
-            at_least(f"trainer.{name}", getattr(self, name), 0)
+            at_least(f"trainer.{name}", getattr(self, name) or 0, 0)
         if self.zero_stage not in (1, 2, 3):
             raise UserError(f"trainer.zero_stage={self.zero_stage} does not exist: use 1, 2 or 3")
         if self.strategy == "single" and self.devices * self.num_nodes > 1:

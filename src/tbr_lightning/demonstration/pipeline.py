@@ -49,10 +49,10 @@ def run(config: DemoVerbConfig) -> None:
     crowned = aliases.holder(demo.name, aliases.CHAMPION)
     targets = show.claim(done, demo.baseline, demo.candidate) if demo.targets else []
     figure = two_sided_figure(
-        {name: [rates(one.rows) for one in many] for name, many in done.items()},
+        {show.role(name, demo): [rates(one.rows) for one in many] for name, many in done.items()},
         demo.title,
         region=accepted(_settings(config, "", baseline=False).gate, done[demo.baseline][0].rows),
-        source="test half; region: against the control, first seed",
+        source="that champion is the control, first seed; test half",
     )
     with start_run("demo", "demo", config, config.tracking, tags) as opened:
         figure.savefig(demo.figure)

@@ -23,6 +23,12 @@ from tbr_lightning.progress import cell
 _EXAMPLES = (("look_alike", 3), ("harmful", 1), ("general", 1))
 
 
+def role(arm: str, demo: DemoConfig) -> str:
+    """Return an arm's name in the figure, with what it is there for."""
+    told = {demo.baseline: "the control", demo.candidate: "the method"}
+    return f"{arm} ({told[arm]})" if arm in told else arm
+
+
 def arm_table(outcomes: Mapping[str, Sequence[ArmResult]], demo: DemoConfig) -> Table:
     """Return arm × rate, and how often each arm reflects.
 

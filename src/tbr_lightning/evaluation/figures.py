@@ -57,7 +57,7 @@ def two_sided_figure(
         )
     several = any(len(many) > 1 for many in results.values())
     told = [f"bars: 95% intervals ({'over seeds and prompts' if several else 'Wilson'})"]
-    if len(points) > 2:
+    if plane.has_front(points):
         told.append("dashes: Pareto front")
     if len(sizes) == 1:
         ((harmful, look_alike),) = sizes
@@ -146,7 +146,15 @@ def _dots(axes: Any, shares: Mapping[str, Mapping[str, Rate]], shown: Sequence[s
 def _legend(figure: Any, axes: Any, models: int) -> None:
     if models > 1:
         handles, names = axes.get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside upper right", ncols=min(models, 3), fontsize=8)
+        figure.legend(
+            handles,
+            names,
+            loc="outside upper right",
+            ncols=min(models, 3),
+            fontsize=8.5,
+            frameon=False,
+            labelcolor="linecolor",
+        )
 
 
 def reflection_figure(models: Mapping[str, Sequence[Judged]], title: str, source: str = "") -> Any:

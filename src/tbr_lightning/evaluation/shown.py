@@ -45,7 +45,7 @@ def log_evaluation(
     Returns:
         Local path of the page; ``None`` if it is in MLflow alone.
     """
-    _log_figures(run, {subject.label: rows}, subject.label, _source(config))
+    _log_figures(run, {subject.label: rows}, _source(config))
     table = report.lines({subject.label: rows})
     told_of = pages.verdict(subject.label, rows)  # MLflow folds all but the first lines
     text = f"{told_of}\n\n{table_export.markdown(table)}\n\n{report.caveats(table)}"
@@ -90,7 +90,7 @@ def log_comparison(
     """
     called, renamed = labels(done), named(done, differences)
     rows = {called[model]: one.rows for model, one in done.items()}
-    _log_figures(run, rows, " and ".join(rows), _source(config))
+    _log_figures(run, rows, _source(config))
     table = report.lines(rows, renamed)
     for form in ("md", "latex", "csv"):
         run.log_text(table_export.pasted(table, form) + "\n", f"table.{form}")
@@ -128,13 +128,20 @@ def named(
     ]
 
 
-def _log_figures(run: Run, models: Mapping[str, Sequence[Judged]], title: str, source: str) -> None:
+def _log_figures(run: Run, models: Mapping[str, Sequence[Judged]], source: str) -> None:
     sides = {name: [rates(rows)] for name, rows in models.items()}
-    run.log_figure(figures.two_sided_figure(sides, title, source=source), "two_sided.png")
-    dots = figures.category_figure(models, title, source)
+    both = figures.two_sided_figure(sides, titled("false refusal and harm", models), source=source)
+    run.log_figure(both, "two_sided.png")
+    dots = figures.category_figure(models, titled("error rates by category", models), source)
     if dots is not None:
         run.log_figure(dots, "categories.png")
-    run.log_figure(figures.reflection_figure(models, title, source), "reflections.png")
+    told = titled("how often models reflect first, and how long", models)
+    run.log_figure(figures.reflection_figure(models, told, source), "reflections.png")
+
+
+def titled(what: str, models: Mapping[str, Sequence[Judged]]) -> str:
+    """Return the title of a figure; several models are named by their colours."""
+    return f"{next(iter(models))}: {what}" if len(models) == 1 else what.capitalize()
 
 
 def _describe_training(

@@ -84,7 +84,7 @@ def draw(
         title: Title of the figure.
         caption: Caption: intervals, number of prompts, source.
         region: Region to shade, where a gate has one.
-        front: Whether to draw the Pareto front, where there are points enough to show one.
+        front: Whether to draw the Pareto front, where :func:`has_front` says that there is one.
     """
     with style.styled():
         figure = style.new_figure(7.2, 5.8)
@@ -95,7 +95,7 @@ def draw(
         markers = {one.name: style.marker(n) for n, one in enumerate(points)}
         if region is not None:
             _shade(axes, region)
-        if front and len(points) > 2:
+        if front and has_front(points):
             edge = pareto_front([(one.x, one.y) for one in points])
             edge = [(edge[0][0], HIGH), *edge, (HIGH, edge[-1][1])]
             axes.step(*zip(*edge, strict=True), "--", where="post", color="0.6", lw=1, zorder=1)
@@ -104,7 +104,7 @@ def draw(
         apart = [(p.name, p.x, p.y, colours[p.name]) for p in points if p not in close]
         if region is not None:
             apart.append((region.label, region.harmful, region.refusal, style.GOOD))
-        style.label_points(axes, apart, AXES)
+        style.label_points(axes, apart, AXES, _bars(points))
         if close:
             _inset(axes, points, close, colours, markers)
         style.caption(figure, caption)
@@ -127,6 +127,11 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, flo
         if not front or y < front[-1][1]:
             front.append((x, y))
     return front
+
+
+def has_front(points: Sequence[Point]) -> bool:
+    """Return whether there is a trade-off to draw: three points, two of them on the front."""
+    return len(points) > 2 and len(pareto_front([(one.x, one.y) for one in points])) > 1
 
 
 def crowd(points: Sequence[Point]) -> list[Point]:
@@ -199,6 +204,17 @@ def _arms(value: float, ends: tuple[float, float] | None) -> list[list[float]] |
     return [[max(value - ends[0], 0)], [max(ends[1] - value, 0)]]
 
 
+def _bars(points: Sequence[Point]) -> list[tuple[float, float, float, float]]:
+    """Return the boxes of all intervals: left, foot, right, head."""
+    found = []
+    for one in points:
+        if one.x_ends is not None:
+            found.append((one.x_ends[0], one.y, one.x_ends[1], one.y))
+        if one.y_ends is not None:
+            found.append((one.x, one.y_ends[0], one.x, one.y_ends[1]))
+    return found
+
+
 def _inset(
     axes: Any,
     points: Sequence[Point],
@@ -220,7 +236,8 @@ def _inset(
     inset.grid(alpha=0.25)
     inset.set_title("enlarged", fontsize=7.5, color=style.MUTED, loc="right", pad=2)
     size = (AXES[0] * _WIDE, AXES[1] * _TALL)
-    style.label_points(inset, [(p.name, p.x, p.y, colours[p.name]) for p in close], size)
+    labels = [(p.name, p.x, p.y, colours[p.name]) for p in close]
+    style.label_points(inset, labels, size, _bars(close))
     axes.indicate_inset_zoom(inset, edgecolor="0.5", alpha=0.6)
 
 

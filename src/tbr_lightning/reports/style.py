@@ -70,27 +70,33 @@ def label_points(
     axes: Any,
     labels: Sequence[tuple[str, float, float, str]],
     size: tuple[float, float],
+    bars: Sequence[tuple[float, float, float, float]] = (),
 ) -> None:
-    """Label each point where the label covers no other label and no point.
+    """Label each point where the label covers no other label, no point and no bar.
 
     Args:
         axes: Axes whose limits are set already.
         labels: Text, position across and up in the units of the axes, and colour of each.
         size: Approximate width and height of the axes in points (1/72 inch).
+        bars: What else is not to be covered, in the units of the axes: left, foot, right, head.
     """
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
     wide, tall = size
-    placed = [
-        (text, (x - left) / (right - left) * wide, (y - low) / (high - low) * tall, (x, y), colour)
-        for text, x, y, colour in labels
-    ]
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        return (x - left) / (right - left) * wide, (y - low) / (high - low) * tall
+
+    placed = [(text, *at(x, y), (x, y), colour) for text, x, y, colour in labels]
     taken = [(x - 4, y - 4, x + 4, y + 4) for _, x, y, _, _ in placed]
-    for text, x, y, at, colour in sorted(placed, key=lambda one: (-one[2], one[1])):
+    for bar in bars:
+        (start, foot), (end, head) = at(*bar[:2]), at(*bar[2:])
+        taken.append((start - 2, foot - 2, end + 2, head + 2))
+    for text, x, y, spot, colour in sorted(placed, key=lambda one: (-one[2], one[1])):
         across, up = _free(x, y, _LETTER * len(text), size, taken)
         taken.append(_box(x + across, y + up, _LETTER * len(text), leftwards=across < 0))
         axes.annotate(
             text,
-            at,
+            spot,
             xytext=(across, up),
             textcoords="offset points",
             ha="right" if across < 0 else "left",

@@ -173,6 +173,7 @@ def fit(job: Job, backbone: Backbone) -> Fitted:
     observer = ValidationCallback(
         backbone,
         every=settings.eval_every,
+        look_every=settings.log_every,
         validation=validation,
         objective=config.objective,
         reference=references[1],

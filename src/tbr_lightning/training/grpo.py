@@ -49,7 +49,7 @@ def check_handed_over(config: TrainConfig, *, prunes: bool = False) -> None:
         f"data.validation={config.data.validation:g} with objective=grpo: there is no loss on "
         "held-out rows: leave it at 0, and evaluate the model": config.data.validation > 0,
         f"trainer.eval_every={trainer.eval_every} with objective=grpo: nothing is probed while TRL "
-        "trains: leave it at 0": trainer.eval_every > 0,
+        "trains: leave it out": bool(trainer.eval_every),
         f"trainer.batching={trainer.batching} with objective=grpo: TRL lays out its own batches: "
         "use trainer.batching=auto": trainer.batching != "auto",
         f"trainer.precision={precision_of(config)} with objective=grpo: use 32-true or "

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.preflight import check
+from tbr_lightning.progress import duration
 
 if TYPE_CHECKING:
     from tbr_lightning.data.table import Examples
@@ -31,6 +32,21 @@ class TrainResult:
     run_id: str
     model_uri: str
     supervised_tokens: int
+
+
+def told(result: TrainResult) -> str:
+    """Return what a training took and came to in a line: steps, time, rate, loss."""
+    from tbr_lightning.tracking.run import Run
+
+    numbers = Run(result.run_id).metrics()
+    steps, seconds = numbers.get("train/steps", 0.0), numbers.get("train/seconds", 0.0)
+    parts = [f"{steps:.0f} steps in {duration(seconds)}"]
+    if "tbr.resumed" not in Run(result.run_id).tags() and seconds > 0:
+        parts.append(f"{steps / seconds:.3g} steps/s")
+    parts.append(f"{result.supervised_tokens:,} supervised tokens")
+    if "train/loss" in numbers:
+        parts.append(f"loss {numbers['train/loss']:.3f} at the last step")
+    return ", ".join(parts)
 
 
 def run(config: TrainConfig, pruning: PruningChannel | None = None) -> TrainResult:

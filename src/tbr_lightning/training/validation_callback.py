@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -36,6 +37,12 @@ _SHOWN = (
 )
 
 
+SHARE = 0.03
+"""Share of a run's time that measurements may take where no number of steps is given."""
+
+_FIRST = 600.0  # seconds of training before the first of them, whose cost nobody knows
+
+
 class ValidationCallback(pl.Callback):
     """Measures every few optimizer steps, and at the end.
 
@@ -43,7 +50,9 @@ class ValidationCallback(pl.Callback):
     none could do it alone.
 
     Args:
-        every: Optimizer steps between two measurements; 0 measures at the end only.
+        every: Optimizer steps between two measurements; 0 measures at the end only; ``None``
+            waits after each until it was less than :data:`SHARE` of the time.
+        look_every: Optimizer steps between two looks at the clock, where ``every`` is ``None``.
         validation: Rows held out of training.
         objective: Objective that is minimised; validation computes the same.
         reference: Reference of the validation rows, see :meth:`Objective.reference`.
@@ -55,7 +64,8 @@ class ValidationCallback(pl.Callback):
         self,
         backbone: Backbone,
         *,
-        every: int,
+        every: int | None,
+        look_every: int,
         validation: TokenRows | None,
         objective: Objective,
         reference: Floats | None,
@@ -64,13 +74,19 @@ class ValidationCallback(pl.Callback):
         judge: JudgeConfig,
         buffer: MetricBuffer | None,
     ) -> None:
-        self.backbone, self.every, self.validation = backbone, every, validation
+        self.backbone, self.every, self.look_every = backbone, every, look_every
+        self.validation = validation
         self.objective, self.batch_size, self.prompts = objective, batch_size, prompts
         self.reference = reference
         self.judge, self.buffer = judge, buffer
         self.validation_loss: float | None = None
         self.latest: dict[str, float] = {}
         self._measured = -1
+        self._since, self._cost = time.monotonic(), SHARE * _FIRST  # seconds
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin to count the time."""
+        self._since = time.monotonic()
 
     def on_train_batch_end(
         self,
@@ -84,16 +100,32 @@ class ValidationCallback(pl.Callback):
         if not is_step(trainer, batch_idx):
             return
         last = trainer.global_step >= trainer.estimated_stepping_batches
-        if last or (self.every and trainer.global_step % self.every == 0):
-            self.measure(trainer, pl_module)
+        if self.every is not None:
+            if last or (self.every and trainer.global_step % self.every == 0):
+                self.measure(trainer, pl_module)
+        elif last or trainer.global_step % self.look_every == 0:
+            due = self._is_due(trainer)
+            if last or due:
+                self.measure(trainer, pl_module, probe=due)
 
-    def measure(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Measure now; every rank must call it."""
+    def _is_due(self, trainer: pl.Trainer) -> bool:
+        """Return whether a measurement is a small share of the time since the last; on all ranks.
+
+        The first rank's clock decides for all.
+        """
+        due = trainer.is_global_zero and SHARE * (time.monotonic() - self._since) >= self._cost
+        return bool(summed(torch.tensor([float(due)]), trainer).item())
+
+    def measure(
+        self, trainer: pl.Trainer, module: pl.LightningModule, *, probe: bool = True
+    ) -> None:
+        """Measure now, the answers to the probe prompts only on demand; every rank must call it."""
         assert isinstance(module, TbrModule)
         step = trainer.global_step
         if step == self._measured:
             return
         self._measured = step
+        start = time.monotonic()
         module.model.eval()
         plugin = trainer.precision_plugin
         mixed = plugin.forward_context() if isinstance(plugin, MixedPrecision) else nullcontext()
@@ -101,11 +133,13 @@ class ValidationCallback(pl.Callback):
             if self.validation is not None:
                 self.validation_loss = self._validate(trainer, module, self.validation)
                 self._add({"validation/loss": self.validation_loss}, step)
-            if self.prompts:
+            if self.prompts and probe:
                 self._probe(module, step)
         # Copies of weights that were made here carry no gradient back.
         torch.clear_autocast_cache()
         module.model.train()
+        self._since = time.monotonic()
+        self._cost = self._since - start
 
     def _validate(self, trainer: pl.Trainer, module: TbrModule, rows: TokenRows) -> float:
         each, pad_id = self.objective.sequences_per_row, self.backbone.tokenizer.pad_token_id
