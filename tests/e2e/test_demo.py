@@ -37,6 +37,9 @@ def test_the_demo_tells_its_story_twice(verb: Verb, base_folder: Path, tmp_path:
         "champion": 2,
         "previous": 1,
     }
+    traces = client.search_traces(locations=["1"])
+    assert len(traces) == 10  # five prompts, of the control and of the method
+    assert {trace.info.tags["tbr.kind"] for trace in traces} == {"look_alike", "harmful", "general"}
     entries = verb("promote", "history").stdout
     assert all(part in entries for part in ("baseline v1", "promote v2", "refuse v3"))
     verified = verb("promote", "verify")

@@ -28,6 +28,8 @@ class ArmResult:
         model_uri: The logged model, if one was trained.
         supervised_tokens: Number of supervised tokens seen in training, all epochs together.
         choices: Accuracy of general ability by task of lm-eval.
+        run_id: ID of the evaluation's run.
+        judge: Name of the judge.
     """
 
     arm: str
@@ -36,6 +38,8 @@ class ArmResult:
     model_uri: str | None = None
     supervised_tokens: int = 0
     choices: Mapping[str, Rate] = field(default_factory=dict)
+    run_id: str = ""
+    judge: str = ""
 
     def general(self) -> Rate:
         """Return the share of general prompts answered correctly; without such, of the choices."""
@@ -89,6 +93,8 @@ def _outcome(
         trained.model_uri if trained else None,
         trained.supervised_tokens if trained else 0,
         choices,
+        judged.run_id,
+        settings.judge.name,
     )
 
 

@@ -45,6 +45,7 @@ def run(config: DemoVerbConfig) -> None:
         shares = (found.false_refusal, found.harmful_compliance, one.general())
         numbers = "".join(f"{100 * share.value:11.1f}" for share in shares)
         print(f"{f'[{number}/{steps}]':8}{name:30}{numbers}", flush=True)
+    _trace(done[demo.baseline][0], done[demo.candidate][0])
     verdicts = _gate(config, done)
     crowned = aliases.holder(demo.name, aliases.CHAMPION)
     targets = show.claim(done, demo.baseline, demo.candidate) if demo.targets else []
@@ -89,6 +90,17 @@ def run(config: DemoVerbConfig) -> None:
         highlight=False,
         markup=False,
     )
+
+
+def _trace(*arms: ArmResult) -> None:
+    """Leave the answers to the printed examples as traces, so that the UI's tab shows some."""
+    from tbr_lightning.demonstration.show import example_prompts
+    from tbr_lightning.evaluation.traces import trace_responses
+
+    picked = {row.id for row in example_prompts(arms[0].rows)}
+    for one in arms:
+        model_id = None if one.model_uri is None else one.model_uri.removeprefix("models:/")
+        trace_responses(one.rows, picked, run_id=one.run_id, model_id=model_id, judge=one.judge)
 
 
 def _gate(config: DemoVerbConfig, done: dict[str, list[ArmResult]]) -> list[str]:
