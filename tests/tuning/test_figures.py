@@ -46,9 +46,9 @@ def test_the_front_has_intervals_a_mark_and_a_line_for_each_bound() -> None:
     assert set(labels) == {
         "breaks a constraint",
         "dominated",
-        "Pareto front, 95% intervals",
+        "Pareto front",
         f"chosen: trial {choice.trial.number}",
-        "harmful compliance rate <= 0.5",
+        "harmful compliance rate <= 50%",
     }
     (bars,) = [item for item in axes.containers if isinstance(item, ErrorbarContainer)]
     across, up = bars.lines[0].get_data()

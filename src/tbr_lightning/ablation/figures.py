@@ -19,7 +19,8 @@ def figure(rows: Sequence[Row], title: str) -> Any:
     """Return the figure that fits the rows: :func:`by_size` of several models, else a trade-off."""
     models = [row for row in rows if row.margin == "model"]
     several = len({row.of for row in models}) > 1
-    return by_size(models, title) if several else trade_off(models, title)
+    with style.styled():
+        return by_size(models, title) if several else trade_off(models, title)
 
 
 def by_size(models: Sequence[Row], title: str) -> Any:
@@ -32,7 +33,9 @@ def by_size(models: Sequence[Row], title: str) -> Any:
         facets.setdefault(row.model.architecture if row.model else "", []).append(row)
     arms = list(dict.fromkeys(row.arm for row in models))
     sized = all(_distinct_sizes(part) for part in facets.values())
-    drawn = Figure(figsize=(max(1.4 + 2.1 * len(facets), 6.4), 6.2), dpi=120, layout="constrained")
+    drawn = Figure(
+        figsize=(max(1.4 + 2.1 * len(facets), 6.4) + 1.4, 6.2), dpi=120, layout="constrained"
+    )
     grid = drawn.subplots(2, len(facets), squeeze=False, sharey=True, sharex="col")
     for line, measure in zip(grid, _BOTH, strict=True):
         for axes, (architecture, part) in zip(line, facets.items(), strict=True):
@@ -56,7 +59,8 @@ def by_size(models: Sequence[Row], title: str) -> Any:
     for axes in grid[-1]:
         axes.set_xlabel("parameters" if sized else "model")
     _legend(drawn, grid[0][0], arms)
-    drawn.suptitle(f"{title}\nbars: 95% intervals; lower is better", fontsize=10)
+    drawn.suptitle(title, fontsize=10, x=0.01, ha="left")
+    style.caption(drawn, "bars: 95% intervals; lower is better")
     return drawn
 
 
@@ -111,7 +115,7 @@ def trade_off(rows: Sequence[Row], title: str) -> Any:
     thin line leads from the least to the most. The dashed line is the Pareto front of all.
     """
     rows = [row for row in rows if all(measure.name in row.rates for measure in _BOTH)]
-    drawn = Figure(figsize=(7.6, 6.0), dpi=120, layout="constrained")
+    drawn = style.new_figure(9.0, 6.0)
     axes = drawn.subplots()
     series: dict[str, list[Row]] = {}
     for row in rows:
@@ -138,11 +142,14 @@ def trade_off(rows: Sequence[Row], title: str) -> Any:
     _legend(drawn, axes, list(series))
     named = next((row.amount_of for row in rows if row.amount_of), "")
     beside = f"; numbers: {named}" if named else ""
-    drawn.suptitle(f"{title}\nbars: 95% intervals, dashes: Pareto front{beside}", fontsize=10)
+    drawn.suptitle(title, fontsize=10, x=0.01, ha="left")
+    style.caption(drawn, f"bars: 95% intervals; dashes: Pareto front{beside}")
     return drawn
 
 
 def _legend(drawn: Figure, axes: Any, names: Sequence[str]) -> None:
     if list(names) != [""]:
         handles, labels = axes.get_legend_handles_labels()
-        drawn.legend(handles, labels, loc="outside lower center", ncols=min(len(names), 6))
+        drawn.legend(
+            handles, labels, loc="outside right center", frameon=False, labelcolor="linecolor"
+        )

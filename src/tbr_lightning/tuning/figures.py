@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
@@ -30,6 +31,11 @@ def front_figure(
     Bars are the 95% intervals of the trials on the front. With three objectives or more the front
     is that of all of them, so that a panel may show a trial on it behind another.
     """
+    with style.styled():
+        return _front_figure(study, done, chosen)
+
+
+def _front_figure(study: Study, done: Sequence[FrozenTrial], chosen: FrozenTrial | None) -> Figure:
     names = list(study.objectives)
     pairs = [_turned(names, pair) for pair in combinations(range(len(names)), 2)]
     front = fronts.pareto_front(study, done)
@@ -38,7 +44,7 @@ def front_figure(
     infeasible = [t for t in done if not fronts.is_feasible(study, t)]
     columns = min(len(pairs), 3)
     rows = -(-len(pairs) // columns)
-    figure = Figure(figsize=(6.4 * columns, 5.0 * rows + 0.5), dpi=110, layout="constrained")
+    figure = style.new_figure(6.8 * columns, 5.2 * rows + 0.6)
     places = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in places[len(pairs) :]:
         axes.set_visible(False)
@@ -78,9 +84,12 @@ def front_figure(
                 axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
             if name in _PLANE:
                 limits(plane.LOW / 100, plane.HIGH / 100)
-    handles, labels = places[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2 * columns, fontsize=8)
-    figure.suptitle(f"{study.name}: {len(done)} finished trials, dev half", fontsize=10)
+    # Where it covers the fewest points: beneath the axes it would cover the caption.
+    places[0].legend(loc="best", fontsize=8, markerscale=0.8, edgecolor="0.85")
+    title = f"Study {study.name}: {len(done)} finished trials, numbered on the Pareto front"
+    figure.suptitle(title, fontsize=10, x=0.01, ha="left")
+    told = f"bars: 95% intervals of the trials on the front; dev half, which chooses; {study.about}"
+    style.caption(figure, textwrap.fill(told, 115 * columns))
     return figure
 
 
@@ -113,7 +122,7 @@ def _draw_front(study: Study, axes: Any, front: list[FrozenTrial], plane: tuple[
         capsize=2,
         alpha=0.9 if len(front) <= _LABELLED else 0.5,
         zorder=4,
-        label="Pareto front, 95% intervals",
+        label="Pareto front",
     )
     if len(front) > _LABELLED:
         return
@@ -152,6 +161,8 @@ def _bounds(study: Study, axes: Any, across: str, up: str) -> None:
     for bound in study.bounds:
         look = {"color": "0.35", "ls": ":", "lw": 1.2, "zorder": 1}
         label = str(bound).replace("_", " ")
+        if bound.metric in _SHARES:  # as the axis has it
+            label = label.replace(f"{bound.bound:g}", f"{100 * bound.bound:g}%")
         if bound.metric == across:
             axes.axvline(bound.bound, label=label, **look)
         elif bound.metric == up:
