@@ -26,7 +26,7 @@ def command(config: TrainConfig) -> int:
 
         preview(config)
         return 0
-    result = pipeline.run(config)
+    result = pipeline.run(config, tell=lambda text: print(text, file=sys.stderr, flush=True))
     print(f"trained {pipeline.told(result)}")
     print(f"run {result.run_id}")
     print(f"model {result.model_uri}")

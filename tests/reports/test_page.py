@@ -205,6 +205,9 @@ def test_a_browser_filters_searches_and_compares_2000_rows(page: Page, tmp_path:
         return page.locator("#count").inner_text()
 
     assert count() == "2000 of 2000 prompts"
+    assert page.locator("article a").first.inner_text() == "row 1"
+    dot = "getComputedStyle(document.querySelector('article .m1'), '::before').backgroundColor"
+    assert page.evaluate(dot) == "rgb(213, 94, 0)"  # the second model's colour in the figures
     assert page.locator("article").count() < 200  # the others when one scrolls to them
     page.select_option("select[name=changed]", "answered")
     assert count() == "533 of 2000 prompts"

@@ -21,7 +21,7 @@ from tbr_lightning.errors import OutageError, UserError
 from tbr_lightning.tracking.abandoned import close_abandoned
 from tbr_lightning.tracking.open_run import start_run
 from tbr_lightning.tracking.run import Run
-from tbr_lightning.tracking.store import address, connect
+from tbr_lightning.tracking.store import address, connect, curves
 
 from ..conftest import run_verb
 
@@ -86,6 +86,17 @@ def test_the_address_that_is_told_opens_columns_that_matter(store: Path) -> None
     connect(where)
     view = json.loads(mlflow.get_experiment(number).tags["mlflow.sharedViewState.tbr"])
     assert "metrics.`false_refusal_rate`" in view["selectedColumns"]
+    assert list(view["columnWidths"]) == view["columnOrder"]  # which is needed for their widths
+    assert view["columnOrder"][-len(view["selectedColumns"]) :] == view["selectedColumns"]
+
+
+def test_the_curves_of_a_run_that_goes_on_have_an_address(store: Path) -> None:
+    where = tracking(store)
+    with start_run("train", "x", Config(), where) as run:
+        told = curves(where, run.id)
+    number = mlflow.get_run(run.id).info.experiment_id
+    page = f"http://127.0.0.1:5000/#/experiments/{number}/runs/{run.id}/model-metrics"
+    assert told.startswith(f"{page} (of m")
 
 
 @pytest.mark.parametrize(

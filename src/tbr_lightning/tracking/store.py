@@ -174,6 +174,17 @@ def ui_command(tracking: TrackingConfig) -> str:
     return f"mlflow server --backend-store-uri {uri}, then open {there}"
 
 
+def curves(tracking: TrackingConfig, run_id: str) -> str:
+    """Return where a run's curves are seen while it goes on: an address, and what serves it."""
+    import mlflow
+
+    run = mlflow.get_run(run_id)
+    page = f"#/experiments/{run.info.experiment_id}/runs/{run_id}/model-metrics"
+    if tracking.uri.startswith("http"):
+        return f"{hidden(tracking.uri).rstrip('/')}/{page}"
+    return f"http://127.0.0.1:5000/{page} (of {ui_command(tracking).partition(', then')[0]})"
+
+
 def address(server: str, tracking: TrackingConfig) -> str:
     """Return the address of the runs page, in the view of :data:`VIEW`.
 

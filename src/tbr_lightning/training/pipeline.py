@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,8 +50,18 @@ def told(result: TrainResult) -> str:
     return ", ".join(parts)
 
 
-def run(config: TrainConfig, pruning: PruningChannel | None = None) -> TrainResult:
-    """Fine-tune a model and log it; ``pruning`` may end it early."""
+def run(
+    config: TrainConfig,
+    pruning: PruningChannel | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> TrainResult:
+    """Fine-tune a model and log it.
+
+    Args:
+        config: Config of the command.
+        pruning: Channel by which it may be ended early.
+        tell: Takes a sentence on where the run is seen while it goes on.
+    """
     resumed = None
     if config.resume is not None:
         from tbr_lightning.training.resume import interrupted_run
@@ -90,8 +101,11 @@ def run(config: TrainConfig, pruning: PruningChannel | None = None) -> TrainResu
         with start_run(
             "train", name, config, config.tracking, _tags(config), run_id=run_id
         ) as opened:
+            from tbr_lightning.tracking.store import curves
             from tbr_lightning.training.resume import RunFolder
 
+            if tell is not None:
+                tell(f"train: curves, while it runs: {curves(config.tracking, opened.id)}")
             opened.log_params({f"data/prompts_of_{name}": one.seen for name, one in seen.items()})
             folder = RunFolder(Path(config.paths.runs).absolute() / opened.id)
             if resumed is None:
