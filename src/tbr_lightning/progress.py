@@ -90,7 +90,7 @@ def duration(seconds: float) -> str:
     return f"{hours:.2g} hours" if hours < 100 else f"{hours:,.0f} hours"
 
 
-_OTHERS = 60  # columns of bar, counts, rate, times and note
+_OTHERS = 56  # columns of bar, counts, rate, times and note
 _FIRST, _EVERY = 5.0, 30.0  # seconds until the first line where there is no terminal, and between
 
 

@@ -30,6 +30,7 @@ class ArmResult:
         choices: Accuracy of general ability by task of lm-eval.
         run_id: ID of the evaluation's run.
         judge: Name of the judge.
+        notices: What its evaluation says that a reader must know.
     """
 
     arm: str
@@ -40,6 +41,7 @@ class ArmResult:
     choices: Mapping[str, Rate] = field(default_factory=dict)
     run_id: str = ""
     judge: str = ""
+    notices: tuple[str, ...] = ()
 
     def general(self) -> Rate:
         """Return the share of general prompts answered correctly; without such, of the choices."""
@@ -77,8 +79,10 @@ def _outcome(
     overrides = [f"model='{model}'", *demo.suite, *demo.evaluate, *arm.evaluate]
     settings = _within(config, compose_verb("evaluate", overrides).config)
     title = f"evaluate {name}" + (f" seed {seed}" if seed is not None else "")
+    notices: list[str] = []
     judged = evaluation.run(
-        replace(settings, run_name=title, tags=tags, traces=0, genai_dataset=False)
+        replace(settings, run_name=title, tags=tags, traces=0, genai_dataset=False),
+        tell=notices.append,
     )
     numbers = Run(judged.run_id).numbers()
     choices = {
@@ -95,6 +99,7 @@ def _outcome(
         choices,
         judged.run_id,
         settings.judge.name,
+        tuple(notices),
     )
 
 

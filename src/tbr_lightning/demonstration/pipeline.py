@@ -72,7 +72,8 @@ def run(config: DemoVerbConfig) -> None:
     console.print()
     console.print(show.examples(done))
     console.print(show.arm_table(done, demo))
-    for line in (*targets, *([""] if targets else []), *verdicts):
+    lines = [*targets, *([""] if targets else []), *verdicts, "", *show.notices(done)]
+    for line in lines:
         console.print("\n".join(wrapped(line, 10)), highlight=False, markup=False)
     python = ".venv/bin/python" if Path(".venv/bin/python").exists() else "python"
     talk = (

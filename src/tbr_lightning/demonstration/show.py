@@ -162,6 +162,15 @@ def example_prompts(rows: Sequence[Judged]) -> list[Judged]:
     return chosen
 
 
+def notices(outcomes: Mapping[str, Sequence[ArmResult]]) -> list[str]:
+    """Return what the evaluations say that a reader must know, once, with the arms that say it."""
+    arms: dict[str, list[str]] = {}
+    for name, many in outcomes.items():
+        for notice in dict.fromkeys(notice for one in many for notice in one.notices):
+            arms.setdefault(notice, []).append(name)
+    return [f"{', '.join(names)}: {notice}" for notice, names in arms.items()]
+
+
 def claim(outcomes: Mapping[str, Sequence[ArmResult]], control: str, arm: str) -> list[str]:
     """Return the three targets of the demo with what was measured, met or missed."""
     ours, theirs = _means(outcomes[arm]), _means(outcomes[control])

@@ -107,7 +107,7 @@ class EngineLM(TemplateLM):
                 pairs.append(Continuation(tuple(context), tuple(continuation)))
         model, pad = self.backbone.model, self.tokenizer.pad_token_id
         scored = log_likelihoods(model, pairs, pad, self.batch_size)
-        for number, score in track(scored, "likelihoods", len(pairs)):
+        for number, score in track(scored, "general tasks", len(pairs)):
             results[places[number]] = score
         return results
 
@@ -148,7 +148,7 @@ class EngineLM(TemplateLM):
                 seed=seed,
                 ends=self._ends(until),
             )
-            for place, response in track(made, "answers", len(asked)):
+            for place, response in track(made, "general tasks", len(asked)):
                 answers[asked[place][0]] = self._cut(response.text, until)
         return answers
 

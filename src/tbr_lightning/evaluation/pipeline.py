@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from tbr_lightning.config.verbs import EvaluateConfig
 from tbr_lightning.evaluation.evaluated import RESPONSES, ComparisonResult, EvaluateResult
+from tbr_lightning.progress import wrapped
 
 if TYPE_CHECKING:
     from tbr_lightning.evaluation.judged import Judged
@@ -35,8 +36,24 @@ COMPARISON = "comparison.json"
 """Artifact that holds the differences between models."""
 
 
-def run(config: EvaluateConfig, explain: Explain | None = None) -> EvaluateResult:
-    """Evaluate one model on a suite; ``explain`` may add to the run while it is open."""
+Tell = Callable[[str], None]
+"""Takes a notice about an evaluation's numbers."""
+
+
+def _print(notice: str) -> None:
+    print("\n".join(wrapped(f"evaluate: {notice}", 2, sys.stderr)), file=sys.stderr)
+
+
+def run(
+    config: EvaluateConfig, explain: Explain | None = None, tell: Tell = _print
+) -> EvaluateResult:
+    """Evaluate one model on a suite.
+
+    Args:
+        config: Config of the command.
+        explain: May add to the run while it is open.
+        tell: Takes what a reader must know of the numbers; by default it is printed.
+    """
     from tbr_lightning.evaluation import suites
     from tbr_lightning.evaluation.hosted import HostedModel
     from tbr_lightning.evaluation.key import cue_of, evaluation_key, other_settings, token_limit
@@ -93,7 +110,7 @@ def run(config: EvaluateConfig, explain: Explain | None = None) -> EvaluateResul
     if config.repeats > 1:
         key += f"-{config.repeats}"
     asked = _all_that_is_asked(config, subject, prompts, questions, key)
-    if config.reuse and (found := _earlier(config, subject, asked, key, limit)) is not None:
+    if config.reuse and (found := _earlier(config, subject, asked, key, limit, tell=tell)):
         return found
     if config.mitigated:
         subject = replace(subject, model=config.mitigation.apply(subject.backbone, config))
@@ -120,7 +137,9 @@ def run(config: EvaluateConfig, explain: Explain | None = None) -> EvaluateResul
     if config.mitigated:
         tags["tbr.mitigation"] = config.mitigation.name
     tags |= _made_by(subject)
-    return _evaluate(config, subject, prompts, questions, tags=tags, limit=limit, explain=explain)
+    return _evaluate(
+        config, subject, prompts, questions, tags=tags, limit=limit, explain=explain, tell=tell
+    )
 
 
 def _made_by(subject: EvaluatedModel) -> dict[str, str]:
@@ -181,7 +200,7 @@ def _all_that_is_asked(
 
 
 def _earlier(
-    config: EvaluateConfig, subject: EvaluatedModel, asked: str, key: str, limit: int
+    config: EvaluateConfig, subject: EvaluatedModel, asked: str, key: str, limit: int, *, tell: Tell
 ) -> EvaluateResult | None:
     """Return the stored evaluation of a logged model; files in a folder may have changed since.
 
@@ -215,7 +234,7 @@ def _earlier(
     rows = from_table(signed[RESPONSES])
     check_limits(rows, config, limit, run)
     if told := run.tags().get(CONTAMINATION):
-        print(f"evaluate: {told}", file=sys.stderr)
+        tell(told)
     # An earlier version left no page.
     page = (
         run.place(FILE)
@@ -236,6 +255,7 @@ def _evaluate(
     tags: dict[str, str],
     limit: int,
     explain: Explain | None,
+    tell: Tell,
 ) -> EvaluateResult:
     from tbr_lightning.evaluation import asked, contamination, general, shown, traces
     from tbr_lightning.evaluation.agreement import judges_agree
@@ -257,7 +277,7 @@ def _evaluate(
             numbers |= shares
         if told:
             opened.set_tags({CONTAMINATION: told})
-            print(f"evaluate: {told}", file=sys.stderr)
+            tell(told)
         rows: list[Judged] = []
         stored = open_store(subject, config.generation, config.paths)
         start = time.monotonic()
@@ -356,7 +376,7 @@ def compare(config: EvaluateConfig, explain: Explain | None = None) -> Compariso
         rows = {model: one.rows for model, one in done.items()}
         if differ := contamination.different_rows({m: one.model_id for m, one in done.items()}):
             opened.set_tags({"tbr.trained_rows_differ": differ})
-            print(f"evaluate: {differ}", file=sys.stderr)
+            _print(differ)
         differences = comparison.compare(rows)
         if differences:
             opened.log_table([comparison.as_row(one) for one in differences], COMPARISON)

@@ -151,7 +151,7 @@ def _digest(folder: Path, named: list[tuple[str, Path]]) -> str:
     files = sorted((name, file) for name, file in named if file.is_file())
     digest = hashlib.sha256()
     megabytes = sum(file.stat().st_size for _, file in files) >> 20
-    with bar(f"digest of {folder.name}", megabytes) as shown:
+    with bar("hash of the files", megabytes) as shown:
         for name, file in files:
             # The length keeps a name and its contents from being read in two ways.
             digest.update(f"{len(name.encode())}:{name}:{file.stat().st_size}:".encode())
