@@ -2,8 +2,7 @@
 
 A folder with a store worth showing is needed: ``--store FOLDER`` takes one where the demo was run
 (``mlflow.db``, ``demo.png``), else the demo is run in ``.tbr/screenshots``. What is compared there
-and what the server is asked is made here, and so is the demo of README's seeds, beneath it in
-``seeds``, which takes the longest. Every picture is a PNG with a palette, so that all of
+and what the server is asked is made here. Every picture is a PNG with a palette, so that all of
 them are a few megabytes.
 """
 
@@ -28,7 +27,6 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = ROOT / "docs" / "images"
 STORE = ROOT / ".tbr" / "screenshots"
-SEEDS = ("demo.seeds=5", "demo.first_seed=100")  # those of README's table
 NAME = "tbr-microworld"
 COLOURS = 256  # of a picture's palette
 MOST = 3 * 2**20  # bytes of all pictures
@@ -114,9 +112,6 @@ def _prepare(folder: Path, chosen: list[str]) -> None:
         models = f"model=[models:/{NAME}@previous,models:/{NAME}@champion]"
         said = _verb(folder, "evaluate", models, "suite=smoke", "traces=5", "attribution=true")
         (folder / "compared.txt").write_text(said)
-    if "demo" in chosen and not (folder / "seeds" / "demo.png").is_file():
-        (folder / "seeds").mkdir(exist_ok=True)
-        _verb(folder / "seeds", "demo", *SEEDS)
     if "study" in chosen and not (folder / "studied.txt").is_file():
         (folder / "studied.txt").write_text(_verb(folder, "sweep", "study=smoke"))
 
@@ -251,7 +246,7 @@ def figure(name: str, folder: Path, images: Path) -> None:
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
-    store = f"sqlite:///{folder / 'seeds' if name == 'demo' else folder}/mlflow.db"
+    store = f"sqlite:///{folder}/mlflow.db"
     artifact, where = FIGURES[name]
     for run in MlflowClient(store).search_runs(["1"], where, max_results=50):
         try:

@@ -82,14 +82,15 @@ def run(config: DemoVerbConfig) -> None:
         if crowned is not None
         else "  nobody was promoted, so that there is no champion to serve"
     )
-    console.print(
-        f"\nFigure: {demo.figure}; its numbers: {table}; also in MLflow, run {opened.id}. Next:\n"
-        f"  {ui_command(config.tracking)}\n    every run, answer and model in MLflow\n"
+    looked = ui_command(config.tracking).replace(", then open ", "\n  then open ")
+    # Commands and addresses are copied: a line break within would spoil them.
+    print(
+        f"\nFigure: {demo.figure}; its numbers: {table}; both also in MLflow, run demo. Next:\n"
+        f"  {looked}\n    every run, answer and model in MLflow\n"
         f"  {python} -m tbr_lightning.promote status name={demo.name}\n"
         "    who is champion, and why\n"
         f"{talk}",
-        highlight=False,
-        markup=False,
+        flush=True,
     )
 
 
