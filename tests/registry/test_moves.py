@@ -13,7 +13,7 @@ from mlflow.tracking import MlflowClient
 from tbr_lightning.errors import UserError
 from tbr_lightning.models.digest import model_digest
 from tbr_lightning.registry import aliases, commands, moves
-from tbr_lightning.registry.alias_sync import Registry, look, project, recover
+from tbr_lightning.registry.alias_sync import Registry, look, project, reasons, recover
 from tbr_lightning.registry.audit import audit
 from tbr_lightning.registry.entry import TAG, weights_of
 
@@ -57,6 +57,14 @@ def test_aliases_tags_follow_the_ledger(registry: Registry) -> None:
     assert "UTC, ledger entry 3\n" in version.description
     assert audit(registry).sound[0].endswith("entries 1 to 3, each signed by a trusted key")
     assert audit(registry).problems == ()
+
+
+def test_reasons_are_a_list_that_parts_no_brackets() -> None:
+    assert reasons("worse in the field") == "worse in the field"
+    assert reasons("not promoted: harm rose (by 3; of 9); refusals too") == (
+        "not promoted:\n\n- harm rose (by 3; of 9)\n- refusals too"
+    )
+    assert reasons(f"promoted: {'word ' * 999}").endswith("word …")
 
 
 def test_a_challenger_is_registered_once(tmp_path: Path, registry: Registry) -> None:

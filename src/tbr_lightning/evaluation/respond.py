@@ -47,12 +47,14 @@ class EvaluatedModel:
         logged: The logged model in MLflow, or ``None`` for any other.
         digest: Digest of a logged model's files as they were loaded, and of the mitigation.
         mitigation: Name of the mitigation; empty for none.
+        title: Display name of a model that is not logged; empty for its origin.
     """
 
     model: Backbone | HostedModel
     logged: LoggedModel | None
     digest: str = ""
     mitigation: str = ""
+    title: str = ""
 
     @property
     def name(self) -> str:
@@ -63,7 +65,7 @@ class EvaluatedModel:
     @property
     def label(self) -> str:
         """Display name, in titles, figures and the names of runs."""
-        own = called(self.logged) if self.logged else self.model.origin
+        own = called(self.logged) if self.logged else self.title or self.model.origin
         return f"{own} with {self.mitigation}" if self.mitigation else own
 
     @property
@@ -120,7 +122,9 @@ def load_model(
         return _placed(_load_local(name, Path(paths.cache)), None, dtype)
     from tbr_lightning.models.backbone import load_backbone
 
+    title = ""
     if name in options("model"):
+        title = f"{name}, not tuned"
         config = compose_verb("train", [f"model={name}"]).config
         model, data = config.model, config.data.name
     elif "/" in name:
@@ -137,7 +141,7 @@ def load_model(
     if sentences := missing_weights(model):
         raise UserError("\n".join(sentences))
     backbone = load_backbone(model, data=data, rows=(), cache=Path(paths.cache), seed=0)
-    return _placed(backbone, None, dtype)
+    return replace(_placed(backbone, None, dtype), title=title)
 
 
 def _load_local(name: str, cache: Path) -> Backbone:

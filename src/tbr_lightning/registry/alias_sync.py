@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -33,6 +34,9 @@ from tbr_lightning.tracking.store import connect
 DECISIONS = ("promote", "baseline", "refuse")
 """Actions of entries that are a verdict of the gate."""
 
+
+_LONGEST = 2000  # characters of a reason in a description; the ledger has all of them
+_BETWEEN = re.compile(r"; (?![^()]*\))")  # what parts reasons, and stands within none
 
 MOVED, ANEW_DRIFT, UNSIGNED, BEFORE = "moved", "anew", "unsigned", "before"
 """Kinds of drift. Only what was moved can be put back; the others can only be taken over."""
@@ -327,7 +331,7 @@ def _write_on_version(name: str, entry: Entry) -> None:
             name,
             entry.version,
             f"{rates}{entry.action} by {entry.who}, {_minute(entry.at)}, ledger entry "
-            f"{entry.seq}\n\n{_reasons(entry.why)}" + (f"\n\nruns: {runs}" if runs else ""),
+            f"{entry.seq}\n\n{reasons(entry.why)}" + (f"\n\nruns: {runs}" if runs else ""),
         )
 
 
@@ -343,7 +347,7 @@ def _describe_champion(name: str, version: str, entries: Sequence[Entry]) -> Non
     last = next((entry for entry in reversed(entries) if entry.version == version), None)
     why = ""
     if last:
-        why = f"\n\n**{last.action}** by {last.who}, {_minute(last.at)}\n\n{_reasons(last.why)}"
+        why = f"\n\n**{last.action}** by {last.who}, {_minute(last.at)}\n\n{reasons(last.why)}"
     with suppress(MlflowException):
         aliases.describe_model(
             name, f"**Champion: version {version}.** Test half: {rates_of(version, entries)}.{why}"
@@ -355,9 +359,12 @@ def _minute(at: str) -> str:
     return f"{at[:10]} {at[11:16]} UTC"
 
 
-def _reasons(why: str) -> str:
-    """Return the reasons of an entry as a list in Markdown, at most 1,000 characters of them."""
-    head, colon, rest = why[:1000].partition(": ")
-    if not colon or "; " not in rest:
-        return why[:1000]
-    return f"{head}:\n" + "".join(f"\n- {part}" for part in rest.split("; "))
+def reasons(why: str) -> str:
+    """Return the reasons of an entry as a list in Markdown, some 2,000 characters of them."""
+    if len(why) > _LONGEST:
+        why = why[:_LONGEST].rsplit(" ", 1)[0] + " …"
+    head, colon, rest = why.partition(": ")
+    parts = _BETWEEN.split(rest)
+    if not colon or len(parts) == 1:
+        return why
+    return f"{head}:\n" + "".join(f"\n- {part}" for part in parts)
