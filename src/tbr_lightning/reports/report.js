@@ -9,6 +9,7 @@ const more = document.getElementById("more");
 const count = document.getElementById("count");
 const BATCH = 40;
 const LONGEST = 700; // words of a text that is compared word by word
+const FOLDED = 1500; // letters of a text that would push the next answer off the screen
 const samples = data.samples;
 const models = data.models;
 let found = samples, shown = 0, aim = null;
@@ -148,6 +149,7 @@ function differing(a, b) {
   return parts;
 }
 function fill(node, text, parts, quote) {
+  if (text.length > FOLDED) { node.classList.add("long"); node.tabIndex = 0; }
   if (parts) {
     for (const [piece, only] of parts) node.append(only && piece.trim() ? make("span", "only", piece) : piece);
   } else if (quote && text.includes(quote)) {

@@ -150,7 +150,7 @@ def _free(
 
 
 def svg(figure: Figure, name: str) -> str:
-    """Return a figure as an ``<svg>`` element that fits the width it is given.
+    """Return a figure as an ``<svg>`` element whose natural width is its property ``--wide``.
 
     Args:
         figure: The figure.
@@ -162,6 +162,7 @@ def svg(figure: Figure, name: str) -> str:
     drawn = stream.getvalue()
     drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn[drawn.index("<svg") :], flags=re.S)
     end = drawn.index(">")
-    drawn = _SIZE.sub("", drawn[:end]) + drawn[end:]
+    widest = f' style="--wide:{72 * figure.get_figwidth():.0f}pt"'
+    drawn = _SIZE.sub("", drawn[:end]) + widest + drawn[end:]
     # Ids that matplotlib counts per figure: two figures of a page would share them.
     return re.sub(r'(<g id=")([a-z]+[\w.]*_\d+")', rf"\1{name}-\2", drawn)
