@@ -63,7 +63,8 @@ def called(model: LoggedModel) -> str:
         return short
     plain = teacher in (None, "none")
     arm = "without reflection" if plain else f"reflection {teacher}"
-    if (named := model.tags.get("tbr.demo_arm")) is not None:
+    named = model.tags.get("tbr.demo_arm")
+    if named is not None and named != (teacher or "none"):  # another arm with these reflections
         arm = f"arm {named}"
     return f"{base}, {arm}, seed {seed}"
 

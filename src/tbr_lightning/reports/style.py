@@ -24,6 +24,7 @@ REFUSAL_AXIS = "false refusal, % of look-alikes (lower is more helpful)"
 """The two-sided plane's axes, across and up, in every figure that shows it."""
 
 _LETTER, _LINE = 4.9, 11.5  # points that a letter is wide, and a line high, at 8.5 points
+_ASIDE = 12.0  # points between a point and its name
 _SIZE = re.compile(r' (?:width|height)="[^"]*"')
 _LOOK: dict[Any, Any] = {
     "axes.spines.top": False,
@@ -130,9 +131,9 @@ def _free(
         taken: Occupied boxes: left, foot, right, head.
     """
     ups = sorted((step * _LINE for step in range(-6, 7)), key=lambda up: (abs(up - 9), up))
-    best, least = (9.0, 9.0), float("inf")
+    best, least = (_ASIDE, 9.0), float("inf")
     for up in ups:
-        for across in (9.0, -9.0):
+        for across in (_ASIDE, -_ASIDE):
             left, foot, right, head = _box(x + across, y + up, width, leftwards=across < 0)
             outside = max(-left, 0) + max(right - size[0], 0) + max(-foot, 0)
             outside += max(head - size[1], 0)
