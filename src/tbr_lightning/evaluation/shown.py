@@ -48,7 +48,7 @@ def log_evaluation(
     _log_figures(run, {subject.label: rows}, _source(config))
     table = report.lines({subject.label: rows})
     told_of = pages.verdict(subject.label, rows)  # MLflow folds all but the first lines
-    text = f"{told_of}\n\n{table_export.markdown(table)}\n\n{report.caveats(table)}"
+    text = f"{told_of}\n\n{listed(table)}\n\n{report.caveats(table)}"
     run.describe(text.strip())
     if subject.logged is not None and not subject.mitigation:
         _describe_training(subject.logged.run_id, run, config, rows)
@@ -95,12 +95,28 @@ def log_comparison(
     for form in ("md", "latex", "csv"):
         run.log_text(table_export.pasted(table, form) + "\n", f"table.{form}")
     verdict, _ = pages.difference_verdict(rows, renamed)
-    run.describe(f"{verdict}\n\n{table_export.markdown(table)}")
+    run.describe(f"{verdict}\n\n{listed(table)}")
     more = {called[model]: f"{one.subject}, run {one.run_id}" for model, one in done.items()}
     facts = _facts(config, next(iter(rows.values())), {**more, "run": run.id})
     page = pages.comparison_page(rows, renamed, facts)
     drawn = next(iter(done.values())).figures  # of the first model against the last
     return run.log_page(render(replace(page, figures=[*page.figures, *drawn])), FILE)
+
+
+def listed(table: Sequence[report.Line]) -> str:
+    """Return the lines of a table as a list in Markdown: MLflow sets no room between columns."""
+    several = len({line.model for line in table}) > 1
+    found = []
+    for line in table:
+        value, low, high = (100 * share for share in (line.rate.value, *line.rate.interval))
+        what = f"{line.measure}, {line.benchmark}" + (f", {line.model}" if several else "")
+        told = (
+            f"{100 * line.rate.value:.1f}% ({100 * low:.1f} to {100 * high:.1f}, n={line.rate.n})"
+        )
+        if line.difference is not None:
+            told += f", {100 * line.difference.value:+.1f} points"
+        found.append(f"- {what}: {told}")
+    return "\n".join(found)
 
 
 def labels(models: Mapping[str, EvaluateResult]) -> dict[str, str]:

@@ -325,12 +325,12 @@ def _write_on_version(name: str, entry: Entry) -> None:
     with suppress(MlflowException):
         aliases.tag_version(name, entry.version, told)
         # Lists of versions show the first words, and show them as they are written.
-        rates = f"{rates_of(entry.version, [entry])}\n\n" if len(entry.evidence) > 1 else ""
+        rates = f": {rates_of(entry.version, [entry])}" if len(entry.evidence) > 1 else ""
         runs = ", ".join(f"`{run_id}`" for run_id in entry.evidence)
         aliases.describe_version(
             name,
             entry.version,
-            f"{rates}{entry.action} by {entry.who}, {_minute(entry.at)}, ledger entry "
+            f"{entry.action}{rates}\n\nby {entry.who}, {_minute(entry.at)}, ledger entry "
             f"{entry.seq}\n\n{reasons(entry.why)}" + (f"\n\nruns: {runs}" if runs else ""),
         )
 

@@ -20,15 +20,13 @@ _SQLITE = "sqlite:///"
 VIEW = "tbr"
 """Name of the view of the runs page that shows the columns that matter."""
 
-_ALWAYS = {"attributes.`Run Name`": 310, "runDateAndNestInfo": 145, "duration": 80}
+_ALWAYS = {"attributes.`Run Name`": 345, "runDateAndNestInfo": 145, "duration": 80}
 _CHOSEN = {
     "metrics.`false_refusal_rate`": 145,
     "metrics.`harmful_compliance_rate`": 185,
     "metrics.`general_accuracy`": 140,
     "metrics.`train/loss`": 85,
     "params.`reflection.teacher`": 145,
-    "params.`seed`": 60,
-    "tags.`tbr.stage`": 90,
 }
 """Columns that the UI always has, and ours, with widths in which names are not cut, in pixels."""
 
@@ -37,9 +35,8 @@ _TAGS = {
     # Opens the UI in its view of training runs rather than of agents.
     "mlflow.experimentKind": "custom_model_development",
     "mlflow.note.content": (
-        "Think-Before-Refusal: reflection fine-tuning, evaluation, promotion. Runs are named by "
-        "their verb; the tag `tbr.stage` filters them (reflect, train, evaluate, promote, sweep, "
-        "trial, demo). Every run's `report.html` shows its numbers and answers."
+        "Think-Before-Refusal: reflection fine-tuning, evaluation, promotion. The tag `tbr.stage` "
+        "is a run's verb; the artifact `report.html` shows its numbers and answers."
     ),
     _VIEW_TAG: json.dumps(
         {
