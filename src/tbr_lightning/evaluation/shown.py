@@ -110,9 +110,7 @@ def listed(table: Sequence[report.Line]) -> str:
     for line in table:
         value, low, high = (100 * share for share in (line.rate.value, *line.rate.interval))
         what = f"{line.measure}, {line.benchmark}" + (f", {line.model}" if several else "")
-        told = (
-            f"{100 * line.rate.value:.1f}% ({100 * low:.1f} to {100 * high:.1f}, n={line.rate.n})"
-        )
+        told = f"{value:.1f}% ({low:.1f} to {high:.1f}, n={line.rate.n})"
         if line.difference is not None:
             told += f", {100 * line.difference.value:+.1f} points"
         found.append(f"- {what}: {told}")
