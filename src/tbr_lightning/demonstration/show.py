@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,6 +21,7 @@ from tbr_lightning.evaluation.results import metrics, rates
 from tbr_lightning.evaluation.statistics import Rate, over_seeds
 from tbr_lightning.progress import cell
 
+_NUMBERS = 60  # columns of the table beside the arm's name
 _EXAMPLES = (("look_alike", 3), ("harmful", 1), ("general", 1))
 
 
@@ -52,6 +54,7 @@ def arm_table(outcomes: Mapping[str, Sequence[ArmResult]], demo: DemoConfig) -> 
         table.add_column(heading, justify="center", no_wrap=True)
     table.add_column("reflects\nL/H/G", justify="center", no_wrap=True)
     table.add_column("tokens", justify="right", no_wrap=True)
+    wide = max(min(shutil.get_terminal_size().columns, 120) - _NUMBERS, 20)
     for name, many in outcomes.items():
         cells = [interval([_share(one, field) for one in many]) for _, field in COLUMNS[:4]]
         numbers = [metrics(one.rows) for one in many]
@@ -61,7 +64,7 @@ def arm_table(outcomes: Mapping[str, Sequence[ArmResult]], demo: DemoConfig) -> 
         )
         tokens = int(np.mean([one.supervised_tokens for one in many]))
         table.add_row(
-            f"{cell(name)}\n[dim]{cell(textwrap.fill(demo.arms[name].about, 20))}[/dim]",
+            f"{cell(name)}\n[dim]{cell(textwrap.fill(demo.arms[name].about, wide))}[/dim]",
             *cells,
             reflects,
             f"{tokens / 1000:.0f}k" if tokens else "–",
