@@ -111,13 +111,24 @@ def disk_full(error: BaseException) -> str | None:
         text = str(cause)
         by_number = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
         if by_number or any(word in text for word in _FULL):
-            where = cause.filename if isinstance(cause, OSError) else None
-            where = where or _fullest()
+            where = _full_place(cause) or _fullest()
             return (
                 f"the disk is full{f' at {where}' if where else ''}: free some space and give the "
                 "same command again; what was written before is kept"
             )
     return None
+
+
+def _full_place(error: BaseException) -> str | None:
+    """Return the file of an error of the system's; of a copy, which names two, the full one."""
+    if not isinstance(error, OSError):
+        return None
+    named = [one for one in (error.filename2, error.filename) if isinstance(one, str)]
+    for one in named:
+        with suppress(OSError):
+            if shutil.disk_usage(Path(one).parent).free < _ROOM:
+                return one
+    return next(iter(named), None)
 
 
 def _fullest() -> str | None:

@@ -122,6 +122,18 @@ def test_a_full_disk_is_called_one(error: Exception, full: bool) -> None:
         assert (disk_full(one) is not None) == full
 
 
+def test_of_a_copy_the_full_one_of_its_two_places_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def usage(folder: Path) -> SimpleNamespace:
+        return SimpleNamespace(free=0 if str(folder) == "/full" else 2**40)
+
+    monkeypatch.setattr("tbr_lightning.errors.shutil.disk_usage", usage)
+    for places in (("/roomy/a", None, "/full/b"), ("/full/b", None, "/roomy/a")):
+        told = disk_full(OSError(28, "No space left on device", *places))
+        assert told is not None and told.startswith("the disk is full at /full/b:")
+
+
 @pytest.mark.parametrize(
     ("words", "base"),
     [
