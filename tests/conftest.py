@@ -107,8 +107,12 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _tables_are_made_once() -> Iterator[None]:
-    """Let MLflow make the tables of a new store once: it takes seconds; later ones are copies."""
+def make_tables() -> Iterator[Callable[[Path], None]]:
+    """Let MLflow make the tables of a new store once: it takes seconds; later ones are copies.
+
+    Yields:
+        What makes them each time, for a test of just that.
+    """
     from tbr_lightning.tracking import store
 
     made, template = store._make_tables, list[bytes]()
@@ -125,7 +129,7 @@ def _tables_are_made_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store, "_make_tables", copied)
-        yield
+        yield made
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from tbr_lightning.errors import UserError, above, at_least, first_line
     [
         (ValueError("one\ntwo"), "one"),
         (ValueError("\n  one\n"), "one"),
-        (ValueError("x" * 500), "x" * 160),
+        (ValueError("x" * 500), "x" * 200),
         (TimeoutError(), "TimeoutError"),
         (AssertionError(" \n"), "AssertionError"),
     ],

@@ -284,7 +284,8 @@ def test_settings_of_endpoints_are_read_where_earlier_versions_had_them(tmp_path
     ).config.judge.endpoint
     assert (endpoint.model, endpoint.retries, endpoint.timeout) == ("mine", 2, 60)
     saved = {"reflection": {"teacher": "external", "base_url": "http://h/v1", "traces": 3}}
-    base = OmegaConf.to_container(compose_verb("train", ["model=tiny", "data=microworld"]).node)
+    node = compose_verb("train", ["model=tiny", "data=microworld"]).node
+    base = OmegaConf.to_container(node, resolve=True)
     old = restored(TrainConfig, OmegaConf.create(base | saved)).reflection
     assert (old.endpoint.base_url, old.endpoint.traces) == ("http://h/v1", 3)
 

@@ -61,8 +61,8 @@ def test_a_wider_limit_of_before_is_not_taken_over(
 ) -> None:
     subject = stored(store, label)
     lenient = compose_verb("evaluate", [*WORDS, f"{limit}=0.3"]).config
-    found = pipeline._earlier(lenient, subject, "asked", "key", 64)
+    found = pipeline._earlier(lenient, subject, "asked", "key", 64, tell=print)
     assert found is not None and len(found.rows) == 10
     strict = compose_verb("evaluate", [*WORDS, f"{limit}=0.2"]).config
     with pytest.raises(UserError, match=says):
-        pipeline._earlier(strict, subject, "asked", "key", 64)
+        pipeline._earlier(strict, subject, "asked", "key", 64, tell=print)

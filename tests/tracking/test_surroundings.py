@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import mlflow
@@ -57,8 +58,9 @@ def test_other_names_hold_their_store(
 
 
 def test_a_store_whose_making_was_interrupted_is_made_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_tables: Callable[[Path], None]
 ) -> None:
+    monkeypatch.setattr("tbr_lightning.tracking.store._make_tables", make_tables)
     tracking = TrackingConfig(uri=f"sqlite:///{tmp_path}/new.db", artifacts=str(tmp_path / "a"))
 
     def interrupted(engine: object) -> None:

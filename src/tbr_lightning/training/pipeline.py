@@ -101,10 +101,6 @@ def run(
         with start_run(
             "train", name, config, config.tracking, _tags(config), run_id=run_id
         ) as opened:
-            from tbr_lightning.tracking.store import curves
-
-            if tell is not None:
-                tell(f"train: curves, while it runs: {curves(config.tracking, opened.id)}")
             opened.log_params({f"data/prompts_of_{name}": one.seen for name, one in seen.items()})
             folder = RunFolder.of(config, opened.id)
             if resumed is None:
@@ -113,7 +109,13 @@ def run(
                 folder.claim()
             held.callback(folder.release)
             outcome = _train(
-                config, examples, opened, folder.path, resumed=resumed is not None, pruning=pruning
+                config,
+                examples,
+                opened,
+                folder.path,
+                resumed=resumed is not None,
+                pruning=pruning,
+                tell=tell,
             )
         # Last, when the tracker has all of it: killed before, the run goes on.
         folder.finish(outcome.model_uri)
@@ -128,9 +130,11 @@ def _train(
     *,
     resumed: bool,
     pruning: PruningChannel | None,
+    tell: Callable[[str], None] | None,
 ) -> Outcome:
     from tbr_lightning.models.backbone import adapter_notice, load_backbone
     from tbr_lightning.models.tokenizers import template_notice
+    from tbr_lightning.tracking.store import curves
     from tbr_lightning.training import ranks
     from tbr_lightning.training.devices import world_size
     from tbr_lightning.training.finish import (
@@ -165,6 +169,8 @@ def _train(
         config.objective.check_rows(examples)
     prepared = prepare(config, examples, backbone, opened, folder=folder, log=not resumed)
     log_counts(opened, prepared, len(examples))
+    if tell is not None:
+        tell(f"train: curves, while it runs: {curves(config.tracking, opened.id)}")
     tokenizer = folder / "tokenizer"
     backbone.tokenizer.save_pretrained(tokenizer)
     keep_base(config, backbone, folder)
