@@ -249,6 +249,7 @@ def soak(root: Path, args: argparse.Namespace, mounted: bool) -> int:
         tracker.start()
         proxy = Proxy(tracker.port)
         uri = f"http://127.0.0.1:{proxy.port}"
+
         def verb(name: str, *words: str) -> list[str]:
             return [f"tbr_lightning.{name}", *words, "tracking=server", f"tracking.uri={uri}"]
 
