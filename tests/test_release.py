@@ -30,8 +30,6 @@ PINS = {
     if line and not line.startswith("#")
     for pin in [Requirement(line)]
 }
-UNPINNED = {"vllm"}
-"""Extras that no version of resolves with the pins: pyproject.toml says why."""
 
 
 def run(*words: object, cwd: Path = ROOT) -> str:
@@ -55,10 +53,9 @@ def test_the_version_moves_with_the_code_and_the_changelog_begins_with_it() -> N
 def test_what_an_extra_names_is_pinned_to_a_version_that_it_allows(extra: str) -> None:
     for requirement in map(Requirement, PROJECT["optional-dependencies"][extra]):
         pin = PINS.get(canonicalize_name(requirement.name))
-        assert pin is not None or extra in UNPINNED, requirement.name
-        if pin is not None:
-            (version,) = [one.version for one in pin.specifier]
-            assert requirement.specifier.contains(version), (requirement, pin)
+        assert pin is not None, requirement.name
+        (version,) = [one.version for one in pin.specifier]
+        assert requirement.specifier.contains(version), (requirement, pin)
 
 
 def test_issue_forms_ask_for_what_is_needed() -> None:
@@ -135,9 +132,7 @@ def test_an_installed_wheel_finds_its_configs(built: Path, tmp_path: Path) -> No
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)  # some pins are built from source to read what they need
-@pytest.mark.parametrize(
-    "extra", [e for e in PROJECT["optional-dependencies"] if e not in UNPINNED]
-)
+@pytest.mark.parametrize("extra", PROJECT["optional-dependencies"])
 def test_an_extra_resolves_with_the_pins(extra: str) -> None:
     """As ``pip install -c constraints.txt '.[EXTRA]'`` would, without installing."""
     words = ("install", "--dry-run", "--quiet", "-c", "constraints.txt")

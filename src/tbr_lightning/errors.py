@@ -155,7 +155,7 @@ def outage(error: BaseException) -> str | None:
 
 
 def unreadable(uri: str, error: BaseException, fix: str) -> UserError:
-    """Return what to raise where a model's files cannot be had from the artifact store.
+    """Return the error for a model whose files cannot be read from the artifact store.
 
     Args:
         uri: The model's.

@@ -69,7 +69,7 @@ import tbr_lightning.reflect, tbr_lightning.train
 """
 COMMANDED = """
 from tbr_lightning import cli
-assert cli.main("train", ["data=files", "data.general=absent.json", "reflection=none"]) == 2
+assert cli.main("train", ["data=microworld", "dry_run=true"]) == 0
 """
 
 

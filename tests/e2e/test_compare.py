@@ -42,7 +42,7 @@ def client(folder: Path, trained: str, monkeypatch: pytest.MonkeyPatch) -> Mlflo
 def test_two_models_are_compared(
     trained: str, client: MlflowClient, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [f"model=[tiny,{trained}]", *FEW, "suite.limit=24", "traces=2"]
+    words = [f"model=[tiny,{trained}]", *FEW, "suite.limit=60", "traces=2"]
     assert cli.main("evaluate", words) == 0
     told = capsys.readouterr().out
     for word in ("difference", "Holm", "harmful", "traces of these runs", "to look at it"):
@@ -53,8 +53,8 @@ def test_two_models_are_compared(
     numbers = Run(parent.info.run_id).numbers()
     shown = parent.data.metrics
     assert {name, "difference/false_refusal_rate/microworld"} == set(shown)
-    # The base refuses nothing, the tuned model what it has learnt to.
-    assert numbers[name] < -0.25
+    # The base refuses nothing, the tuned model all but a few.
+    assert numbers[name] < -0.5
     assert numbers[f"{name}_lo"] <= numbers[name] <= numbers[f"{name}_hi"] < 0
     assert numbers[f"{name}_p"] < 0.05
     artifacts = {item.path for item in client.list_artifacts(parent.info.run_id)}

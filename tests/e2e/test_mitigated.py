@@ -21,7 +21,8 @@ from .test_serve import Server
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 NAME = "mitigated"
 MODEL = re.compile(r"models:/m-[0-9a-f]{32}")
-ABLATION = ("mitigation=ablation", "mitigation.prompts=40")
+# The whole direction of false refusal: what is orthogonal to refusal moves too few answers here.
+ABLATION = ("mitigation=ablation", "mitigation.orthogonal=0", "mitigation.depth=0.9")
 EVALUATED = (
     *("suite=smoke", "suite.half=dev", "suite.limit=40", "suite.lm_eval=[]", "traces=0"),
     "generation.reuse=false",
@@ -84,9 +85,13 @@ def test_what_is_kept_answers_as_what_was_evaluated(kept: Kept) -> None:
         k: row.answer for k, row in applied.items()
     }
 
-    refused = [row.refused for row in before.values() if row.kind == "look_alike"]
-    assert sum(refused) > 30  # of 40: what plain refusals teach
     assert any(row.answer != before[key].answer for key, row in logged.items())
+
+    def refused(rows: dict[str, Judged]) -> int:
+        return sum(row.refused for row in rows.values() if row.kind == "look_alike")
+
+    assert refused(before) > 30  # of 40: what plain refusals teach
+    assert refused(logged) < refused(before)
 
 
 def test_asked_for_again_it_is_found_and_not_logged_twice(kept: Kept) -> None:

@@ -151,9 +151,10 @@ def test_the_earlier_name_of_the_tasks_is_read() -> None:
 def test_the_real_files(shared_data: Path, task: str) -> None:
     words = ("suite=standard", f"suite.root={shared_data}", f"suite.lm_eval=[{task}]")
     halves = [prepare(suite(*words, f"suite.half={half}")) for half in ("dev", "test")]
-    assert sum(map(len, halves)) == COUNTS[task]
+    whole = prepare(suite(*words, "suite.half=all"))
+    assert sum(map(len, halves)) == len(whole) == COUNTS[task]
     assert not {q.text for q in halves[0]} & {q.text for q in halves[1]}
-    assert all(0.45 < len(half) / COUNTS[task] < 0.55 for half in halves)
+    assert all(0.45 < len(half) / len(whole) < 0.55 for half in halves)
 
 
 def test_real_files_on_a_tiny_model(shared_data: Path, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def _problem(backbone: Backbone, suppresses: bool) -> str | None:
     if not torch.cuda.is_available():
         return "needs a CUDA device and there is none"
     if importlib.util.find_spec("vllm") is None:
-        return "needs the package vllm, which is not installed (pip install 'tbr-lightning[vllm]')"
+        return "needs the package vllm, which is not installed (pip install vllm)"
     if backbone.folder is None:
         return "reads weights from a folder, and these were made here"
     if backbone.guide is not None:

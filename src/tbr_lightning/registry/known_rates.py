@@ -21,7 +21,7 @@ def rates_of(version: str, entries: Sequence[Entry]) -> str:
         entries: Entries of the ledger, the oldest first.
     """
     run_id = evaluation_of(version, entries)
-    return "no evaluation of it stands in the ledger" if run_id is None else of_run(run_id)
+    return "the ledger has no evaluation of it" if run_id is None else of_run(run_id)
 
 
 def evaluation_of(version: str, entries: Sequence[Entry]) -> str | None:

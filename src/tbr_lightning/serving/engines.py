@@ -55,7 +55,7 @@ def choose(wanted: str) -> Engine:
 
 def _no_vllm() -> str | None:
     if importlib.util.find_spec("vllm") is None:
-        return "needs the package vllm, which is not installed (pip install 'tbr-lightning[vllm]')"
+        return "needs the package vllm, which is not installed (pip install vllm)"
     import torch
 
     return None if torch.cuda.is_available() else "needs a CUDA device and there is none"

@@ -244,7 +244,7 @@ def _quiet() -> None:
     """Keep MLflow's and Alembic's progress messages out of the output."""
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    # Each retry of a request: what comes of it is told once it has failed.
+    # One line for each retry would fill the log; a request that fails in the end raises.
     logging.getLogger("urllib3").setLevel(logging.ERROR)
     # It logs a traceback of what it raises, which is told in a sentence where it is caught.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
