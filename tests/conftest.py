@@ -52,6 +52,20 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.fixture
+def importable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that python imports from, and whose modules it forgets at the end."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield tmp_path
+    for found in [n for n, m in sys.modules.items() if _below(m, tmp_path)]:
+        del sys.modules[found]
+
+
+def _below(module: object, folder: Path) -> bool:
+    file = getattr(module, "__file__", None)
+    return isinstance(file, str) and Path(file).is_relative_to(folder)
+
+
 def environment(**more: str) -> dict[str, str]:
     """Return the environment of a fresh shell: what MLflow exports in this process stays here."""
     return {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_TRACKING")} | more

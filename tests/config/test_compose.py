@@ -173,11 +173,10 @@ class Rows(DataConfig):
 
 
 @pytest.fixture
-def own_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def own_rows(importable: Path) -> str:
     """A user's own class of data in a folder of configs whose name a URI would escape."""
-    (tmp_path / "my_rows.py").write_text(PLUGIN)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    folder = tmp_path / "my conf 100%25 #1?"
+    (importable / "my_rows.py").write_text(PLUGIN)
+    folder = importable / "my conf 100%25 #1?"
     (folder / "data").mkdir(parents=True)
     (folder / "data" / "mine.yaml").write_text("_target_: my_rows.Rows\ncount: 2\n")
     return str(folder)

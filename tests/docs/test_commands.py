@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import re
 import shlex
@@ -96,13 +97,12 @@ def check(words: list[str], where: str) -> None:
 
 
 @pytest.fixture
-def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def beside(importable: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with what the commands name and no page shows."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(importable)
     monkeypatch.setenv("OPENAI_API_KEY", "none")
-    (tmp_path / "DIR").mkdir()
-    return tmp_path
+    (importable / "DIR").mkdir()
+    return importable
 
 
 def shown(page: Path, folder: Path) -> list[Block]:
@@ -149,7 +149,7 @@ def test_every_snippet_of_python_compiles_and_its_names_exist(page: Path, beside
         if block.language == "python":
             tree = ast.parse(block.text, block.where)
             if block.title:  # a part of one's own: all of it can be imported
-                exec(compile(tree, block.where, "exec"), {"__name__": Path(block.title).stem})
+                importlib.import_module(".".join(Path(block.title).with_suffix("").parts))
             for node in ast.walk(tree):
                 if isinstance(node, ast.ImportFrom) and node.module == "tbr_lightning":
                     for alias in node.names:
