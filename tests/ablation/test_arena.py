@@ -26,7 +26,7 @@ from tbr_lightning.config.groups import shipped
 from tbr_lightning.config.sweep import SweepConfig
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.comparison import compare
-from tbr_lightning.evaluation.judged import Judged
+from tbr_lightning.evaluation.judged_response import Judged
 from tbr_lightning.evaluation.results import MEASURES
 from tbr_lightning.evaluation.suites import Prompt
 from tbr_lightning.registry.answers import Answers

@@ -18,7 +18,7 @@ from tbr_lightning.evaluation.figures import (
     reflection_figure,
     two_sided_figure,
 )
-from tbr_lightning.evaluation.judged import Judged
+from tbr_lightning.evaluation.judged_response import Judged
 from tbr_lightning.evaluation.report import lines, short_names
 from tbr_lightning.evaluation.results import rates
 from tbr_lightning.evaluation.statistics import Rate, over_seeds, tango_interval

@@ -7,7 +7,7 @@ from matplotlib.container import ErrorbarContainer
 from optuna.trial import FrozenTrial, TrialState
 
 from tbr_lightning.tuning import figures
-from tbr_lightning.tuning import front as fronts
+from tbr_lightning.tuning import pareto_front as fronts
 from tbr_lightning.tuning.study import Study
 
 from .conftest import filled, made_trial, make_study

@@ -19,7 +19,7 @@ from tbr_lightning.errors import UserError, in_one_line
 from tbr_lightning.evaluation import comparison, general, pages
 from tbr_lightning.evaluation import pipeline as evaluating
 from tbr_lightning.evaluation.comparison import Difference
-from tbr_lightning.evaluation.judged import Judged
+from tbr_lightning.evaluation.judged_response import Judged
 from tbr_lightning.evaluation.questions import identity
 from tbr_lightning.evaluation.report import probability
 from tbr_lightning.evaluation.results import MEASURES, Measure

@@ -10,7 +10,7 @@ from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.config.verbs import DemoVerbConfig
 from tbr_lightning.evaluation import pipeline as evaluation
 from tbr_lightning.evaluation.figures import pool
-from tbr_lightning.evaluation.judged import Judged
+from tbr_lightning.evaluation.judged_response import Judged
 from tbr_lightning.evaluation.results import rates
 from tbr_lightning.evaluation.statistics import Rate
 from tbr_lightning.tracking.run import Run

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from tbr_lightning.config.verbs import DemoConfig
 from tbr_lightning.demonstration.arms import ArmResult
-from tbr_lightning.evaluation.judged import Judged
+from tbr_lightning.evaluation.judged_response import Judged
 from tbr_lightning.evaluation.report import COLUMNS
 from tbr_lightning.evaluation.results import metrics, rates
 from tbr_lightning.evaluation.statistics import Rate, over_seeds

@@ -8,7 +8,7 @@ from typing import Any
 
 from tbr_lightning.evaluation import figures, report
 from tbr_lightning.evaluation.comparison import ALL, Difference
-from tbr_lightning.evaluation.judged import Judged
+from tbr_lightning.evaluation.judged_response import Judged
 from tbr_lightning.evaluation.results import (
     FALSE_REFUSAL,
     HARMFUL_COMPLIANCE,

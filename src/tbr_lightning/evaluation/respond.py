@@ -19,10 +19,10 @@ from tbr_lightning.data.cache import content_key
 from tbr_lightning.data.chat_template import prompt_ids
 from tbr_lightning.data.think_format import ThinkFormat
 from tbr_lightning.errors import UserError, in_one_line
-from tbr_lightning.evaluation.hosted import PREFIX, HostedModel, hosted_model, split
-from tbr_lightning.evaluation.judged import Judged
+from tbr_lightning.evaluation.comparison_key import cue_of, token_limit
+from tbr_lightning.evaluation.endpoint_model import PREFIX, HostedModel, hosted_model, split
+from tbr_lightning.evaluation.judged_response import Judged
 from tbr_lightning.evaluation.judges.loading import make_judge
-from tbr_lightning.evaluation.key import cue_of, token_limit
 from tbr_lightning.evaluation.rationale import with_rationale
 from tbr_lightning.evaluation.store import FILE, ResponseStore, weights_identity
 from tbr_lightning.evaluation.suites import Prompt

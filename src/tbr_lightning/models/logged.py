@@ -13,7 +13,8 @@ from mlflow.entities import LoggedModelStatus
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from tbr_lightning.errors import UserError, first_line, refused
+from tbr_lightning.errors import UserError, first_line
+from tbr_lightning.outages import refused
 from tbr_lightning.tracking.run import Run
 
 if TYPE_CHECKING:

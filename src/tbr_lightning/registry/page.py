@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tbr_lightning.config.gate import GateConfig
 from tbr_lightning.evaluation import figures, pages
-from tbr_lightning.evaluation.judged import Judged
+from tbr_lightning.evaluation.judged_response import Judged
 from tbr_lightning.evaluation.judges.loading import identity
 from tbr_lightning.evaluation.results import FALSE_REFUSAL, HARMFUL_COMPLIANCE, rates
 from tbr_lightning.models.logged import called

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial
 
 from tbr_lightning.evaluation.results import FALSE_REFUSAL, HARMFUL_COMPLIANCE, MEASURES
 from tbr_lightning.reports import plane, style
-from tbr_lightning.tuning import front as fronts
+from tbr_lightning.tuning import pareto_front as fronts
 from tbr_lightning.tuning.study import Study
 
 _FRONT, _OTHER, _INFEASIBLE, _CHOSEN = style.BAD, style.COLOURS[0], "0.62", "#111111"

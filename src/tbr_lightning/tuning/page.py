@@ -10,13 +10,13 @@ from mlflow.exceptions import MlflowException
 from optuna.trial import FrozenTrial
 
 from tbr_lightning.evaluation import pages
-from tbr_lightning.evaluation.evaluated import RESPONSES
-from tbr_lightning.evaluation.judged import Judged, from_table
+from tbr_lightning.evaluation.evaluation_result import RESPONSES
+from tbr_lightning.evaluation.judged_response import Judged, from_table
 from tbr_lightning.evaluation.results import MEASURES
 from tbr_lightning.reports import style
 from tbr_lightning.reports.page import Drawn, Listed, Measured, Number, Page
 from tbr_lightning.tracking.run import Run
-from tbr_lightning.tuning import front as fronts
+from tbr_lightning.tuning import pareto_front as fronts
 from tbr_lightning.tuning.report import INTERVALS, StudyResult
 from tbr_lightning.tuning.study import Study
 

@@ -45,13 +45,13 @@ from tbr_lightning.evaluation.judges import refusal_patterns as g
 from tbr_lightning.evaluation.judges import request
 from tbr_lightning.evaluation.judges.base import Case, Judge, Label, Verdict
 from tbr_lightning.evaluation.judges.content import SAFE, handed_over, idle
-from tbr_lightning.evaluation.judges.help_after import facts_in, helps, tells
 from tbr_lightning.evaluation.judges.languages import (
     helps_after,
     language,
     ordered_step,
     refusing_sentence,
 )
+from tbr_lightning.evaluation.judges.safe_completion import facts_in, helps, tells
 
 _OPENING = 4  # sentences in which declining governs the whole answer
 _HEAD = 2  # sentences in which disapproval does

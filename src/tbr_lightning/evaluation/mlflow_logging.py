@@ -12,8 +12,8 @@ from mlflow.exceptions import MlflowException
 from tbr_lightning.config.verbs import EvaluateConfig
 from tbr_lightning.evaluation import figures, pages, report, table_export
 from tbr_lightning.evaluation.comparison import Difference
-from tbr_lightning.evaluation.evaluated import EvaluateResult
-from tbr_lightning.evaluation.judged import Judged
+from tbr_lightning.evaluation.evaluation_result import EvaluateResult
+from tbr_lightning.evaluation.judged_response import Judged
 from tbr_lightning.evaluation.judges.loading import identity
 from tbr_lightning.evaluation.results import rates
 from tbr_lightning.reports.page import FILE, Drawn, render
