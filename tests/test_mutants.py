@@ -65,7 +65,11 @@ def test_the_files_of_the_core_and_their_tests_are_there() -> None:
         ("def level(): return 4", "from tbr_lightning_x import level", "test_it.py::test_level"),
         ("raise OSError", "from tbr_lightning_x import level", "test_it.py"),
         ("def level(): return 3", "level = lambda: 3", "another checkout"),
-        ("def level(): import time; time.sleep(60)", "from tbr_lightning_x import level", "TIMED"),
+        (
+            "import time\ndef level(): time.sleep(9)",
+            "from tbr_lightning_x import level",
+            "TIMED OUT",
+        ),
     ],
 )
 def test_what_is_noticed(tmp_path: Path, source: str, tests: str, says: str) -> None:
@@ -76,5 +80,6 @@ def test_what_is_noticed(tmp_path: Path, source: str, tests: str, says: str) -> 
     (copy / "tests" / "test_it.py").write_text(
         f"{tests}\n\ndef test_level():\n    assert level() == 3\n"
     )
-    found = noticed(copy, ["test_it.py"], 15, product="tbr_lightning_x")
+    limit = 1 if says == "TIMED OUT" else 300
+    found = noticed(copy, ["test_it.py"], limit, product="tbr_lightning_x")
     assert (says in found) if says else found == ""
