@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from .support.mutants import CORE, ROOT, noticed
+from .support.asking import noticed
+from .support.mutants import CORE, ROOT
 from .support.mutations import places, planted
 
 CODE = """
@@ -46,10 +47,11 @@ CHANGES = {
 def test_what_is_changed_and_what_is_left() -> None:
     tree = ast.parse(CODE)
     made = [planted(tree, place) for place in places(tree)]
-    assert {what for _, what, _ in made} == CHANGES
-    texts = [ast.unparse(ast.fix_missing_locations(changed)) for _, _, changed in made]
+    assert {change.what for change in made} == CHANGES
+    texts = [ast.unparse(change.tree) for change in made]
     assert len({*texts, ast.unparse(tree)}) == len(texts) + 1  # each differs from all others
-    assert next(line for line, what, _ in made if what.startswith("log")) == 6
+    (one,) = (change for change in made if change.what.startswith("log"))
+    assert (one.line, one.within) == (6, 2)
 
 
 def test_the_files_of_the_core_and_their_tests_are_there() -> None:

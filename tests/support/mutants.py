@@ -4,8 +4,8 @@
 copies of the checkout, so that an interruption leaves nothing behind. It prints each change that no
 test noticed, and the share that was noticed, by file and in all; the exit code is 1 below 90%.
 
-Each file is controlled twice before: its tests must pass without a change, and fail where the file
-raises an error when it is imported, so that tests which never read it count for nothing.
+The tests of a file must pass without a change, and import the file. A change counts as noticed
+where one of them fails, or hangs; ``--show`` prints which.
 """
 
 from __future__ import annotations
@@ -16,23 +16,19 @@ import importlib
 import os
 import random
 import shutil
-import signal
 import sys
 import tempfile
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import suppress
 from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
 
-import pytest
-
+from .asking import ANEW, ask, noticed
 from .mutations import places, planted
 
 ROOT = Path(__file__).resolve().parents[2]
-LIMIT = 60, 10  # seconds, and times the time without a change: beyond both a change has hung
 WANTED = 0.9
 
 _PREFERENCES = ["objectives/test_dpo.py", "objectives/test_pairs.py", "objectives/test_trl.py"]
@@ -112,90 +108,6 @@ def _warm() -> None:
     assert not loaded, f"already imported, so that no change would be: {loaded[:3]}"
 
 
-class _First:
-    """A plug-in of pytest that keeps what failed first."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        self._keep(report)
-
-    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        self._keep(report)
-
-    def _keep(self, report: pytest.TestReport | pytest.CollectReport) -> None:
-        if report.failed and not self.file.exists():
-            self.file.write_text(f"{report.nodeid} {report.longreprtext.splitlines()[-1:]}")
-
-
-def noticed(copy: Path, tests: list[str], limit: float, product: str = "tbr_lightning") -> str:
-    """Return what fails in a copy of the checkout, in a process forked from here; empty if nothing.
-
-    Args:
-        copy: Folder of the copy.
-        tests: Files and folders below its ``tests``.
-        limit: Seconds until the tests have hung, which counts as a failure.
-        product: Package that the tests must have imported from the copy.
-    """
-    first = copy.parent / "first"
-    first.unlink(missing_ok=True)
-    _forget(copy)
-    sys.stdout.flush()
-    child = os.fork()
-    if child == 0:
-        os._exit(_run_tests(copy, tests, first, product))
-    end = time.monotonic() + limit
-    failed = "TIMED OUT"
-    while time.monotonic() < end:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            code = os.waitstatus_to_exitcode(status)
-            told = first.read_text() if first.exists() else f"exit code {code}"
-            failed = told if code else ""
-            break
-        time.sleep(0.05)
-    with suppress(ProcessLookupError):  # also what a failed test left running
-        os.killpg(child, signal.SIGKILL)
-    with suppress(ChildProcessError):
-        os.waitpid(child, 0)
-    return failed
-
-
-def _forget(copy: Path) -> None:
-    """Empty the cache but for the base models, which cost a minute: a change is to be executed."""
-    for path in (copy / ".tbr" / "cache").glob("*"):
-        if path.is_dir() and not path.name.startswith("microworld-base-"):
-            shutil.rmtree(path)
-
-
-def _run_tests(copy: Path, tests: list[str], first: Path, product: str) -> int:
-    code = 1
-    try:
-        os.setsid()
-        os.chdir(copy)
-        nowhere = os.open(os.devnull, os.O_RDWR)
-        for stream in range(3):
-            os.dup2(nowhere, stream)
-        os.environ["PYTHONPATH"] = str(copy / "src")
-        os.environ["TBR_CACHE"] = str(copy / ".tbr" / "cache")
-        sys.dont_write_bytecode = True
-        os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
-        sys.path[:0] = [str(copy), str(copy / "src")]
-        for name in [n for n in sys.modules if n == "tests" or n.startswith("tests.")]:
-            del sys.modules[name]
-        found = [str(copy / "tests" / test) for test in tests]
-        words = ["-n0", "-x", "-q", "-p", "no:cacheprovider", "-m", "not slow"]
-        words.append(f"--basetemp={copy.parent / 'tmp'}")
-        code = int(pytest.main([*words, *found], plugins=[_First(first)]))
-        imported = getattr(sys.modules.get(product), "__file__", None) or ""
-        if code == 0 and not imported.startswith(str(copy)):
-            first.write_text("the tests import another checkout, or nothing of the product")
-            code = 1
-    finally:
-        return code  # noqa: B012  a child must never come back into the parent's loop
-
-
 def _copied(folder: Path) -> Path:
     """Copy the checkout, and the base models that it has made."""
     copy, bases = folder / "checkout", ROOT / ".tbr" / "cache"
@@ -231,33 +143,28 @@ def _of_file(
         ValueError: Its tests fail without a change, or do not read the file.
     """
     copy, tests, begun = path.parents[file.count("/") + 2], CORE[file], time.monotonic()
-    tree = ast.parse(path.read_text())
-    path.write_text(ast.unparse(tree))
-    if told := noticed(copy, tests, 10 * 60):
-        raise ValueError(f"its tests fail without any change: {told}")
-    took = time.monotonic() - begun
-    path.write_text("raise RuntimeError('planted')\n")
-    if not noticed(copy, tests, 10 * 60):
-        raise ValueError("its tests pass although it raises an error when it is imported")
-    every, seen, found = places(tree), 0, 0
+    tree, seen, anew = ast.parse(path.read_text()), 0, 0
+    every = places(tree)
     drawn = random.Random(args.seed).sample(every, min(args.each, len(every)))
-    for place in drawn[share[0] :: share[1]]:
-        line, what, changed = planted(tree, place)
-        path.write_text(ast.unparse(ast.fix_missing_locations(changed)))
-        found += 1
-        told = noticed(copy, tests, max(LIMIT[0], LIMIT[1] * took))
+    changes = [planted(tree, place) for place in drawn[share[0] :: share[1]]]
+    answers = ask(copy, tests, path, changes)
+    for change, answer in zip(changes, answers, strict=True):
+        told = answer
+        if told == ANEW:
+            path.write_text(ast.unparse(change.tree))
+            told = noticed(copy, tests)
+            anew += 1
         seen += bool(told)
         if not told:
-            print(f"NOT NOTICED  {file}:{line}  {what}", flush=True)
+            print(f"NOT NOTICED  {file}:{change.line}  {change.what}", flush=True)
         elif args.show or told == "TIMED OUT":
-            print(f"noticed  {file}:{line}  {what}  BY  {told}", flush=True)
-    spent = time.monotonic() - begun
+            print(f"noticed  {file}:{change.line}  {change.what}  BY  {told}", flush=True)
     print(
-        f"{file}: {seen} of {found} noticed, of {len(every)} places ({took:.0f} s the tests, "
-        f"{spent:.0f} s in all)",
+        f"{file}: {seen} of {len(changes)} noticed, of {len(every)} places ({anew} by a fresh "
+        f"import, {time.monotonic() - begun:.0f} s)",
         flush=True,
     )
-    return found, seen
+    return len(changes), seen
 
 
 def main() -> int:

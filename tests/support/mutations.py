@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from copy import deepcopy
+from dataclasses import dataclass
 
 _SWAPS: dict[type, type] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq,
@@ -31,13 +32,37 @@ def places(tree: ast.Module) -> list[tuple[int, int]]:
     ]
 
 
-def planted(tree: ast.Module, place: tuple[int, int]) -> tuple[int, str, ast.Module]:
-    """Return line, description and a copy of the tree with the change at a place."""
+@dataclass(frozen=True)
+class Change:
+    """A file with one change.
+
+    Attributes:
+        line: Line of the change.
+        what: Code before and after it.
+        within: Line of the innermost function that holds it; 0 for none.
+        tree: The file.
+    """
+
+    line: int
+    what: str
+    within: int
+    tree: ast.Module
+
+
+def planted(tree: ast.Module, place: tuple[int, int]) -> Change:
+    """Return a copy of a file with the change at a place."""
     copy = deepcopy(tree)
     target = next(node for number, node in enumerate(ast.walk(copy)) if number == place[0])
     before, line = _short(target), getattr(target, "lineno", 0)
+    holders = [
+        node.lineno
+        for node in ast.walk(copy)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and any(inner is target for inner in ast.walk(node))
+    ]
     _change(target, place[1])
-    return line, f"{before}  ->  {_short(target)}", copy
+    what = f"{before}  ->  {_short(target)}"
+    return Change(line, what, max(holders, default=0), ast.fix_missing_locations(copy))
 
 
 def _short(node: ast.AST) -> str:
@@ -116,7 +141,7 @@ def _change(node: ast.AST, part: int) -> None:
     elif isinstance(node, ast.UnaryOp):
         node.operand = ast.UnaryOp(ast.Not(), node.operand)  # not not
     elif isinstance(node, ast.Call) and _swapped_call(node):
-        node.func = ast.Name(_OTHERS[_name(node.func)])
+        node.func = ast.Name(_OTHERS[_name(node.func)], ast.Load())
     elif isinstance(node, ast.Call):
         node.keywords.pop()
     elif isinstance(node, ast.Dict):
