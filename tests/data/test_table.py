@@ -100,6 +100,18 @@ def test_a_row_keeps_its_side_when_others_come(tmp_path: Path) -> None:
     assert sides[1][0].ids() == [key for key in many.ids() if key in set(sides[1][0].ids())]
 
 
+def test_which_rows_are_held_out_is_the_same_in_every_version() -> None:
+    """The second half of an id decides: a part of [0, 1), and below the share it is held out."""
+    rows = Examples.of([row for row in ROWS[:20] if row.kind == "general"])
+    for share, held_out in ((0.2, "1 3 11 13 17 19"), (0.5, "1 3 6 11 12 13 17 18 19")):
+        training, validation = split(rows, share)
+        assert [row.response for row in validation] == held_out.split()
+        assert len(training) == len(rows) - len(validation)
+    assert rows[2].id.endswith("2cd1d9fb")  # of "Say 3."
+    _, below = split(rows, 0x2CD1D9FB / 2**32)  # a share that is the row's own part leaves it out
+    assert [row.response for row in below] == ["1", "11", "17", "19"]
+
+
 def test_an_empty_side_is_told() -> None:
     rows = Examples.of(ROWS[:3])
     whole, none = split(rows, 0.0)

@@ -15,6 +15,7 @@ from tbr_lightning.evaluation.statistics import (
     clustered_rate,
     combined,
     macro,
+    mean_share,
     over_seeds,
     smallest_margin,
     tango_bound,
@@ -163,3 +164,56 @@ def test_an_interval_over_seeds_by_hand() -> None:
     assert found.value == pytest.approx(0.3)
     assert found.interval == pytest.approx((max(0.3 - half, 0), min(0.3 + half, 1)))
     assert found.interval[1] - found.interval[0] > 0.6  # two seeds that differ show little
+
+
+def test_a_mean_of_shares_by_hand() -> None:
+    # Variance (1/4 + 1/4) / 3 = 1/6, of the mean 1/24: a rate of one half varies so much over six.
+    found = mean_share([0, 0.5, 1, 0.5])
+    assert (found.value, found.n) == (0.5, 4)
+    assert found.interval == pytest.approx(Rate(3, 6).interval)
+    # Where nothing varies, and of a single number, it is as wide as a rate's over as many.
+    assert mean_share([0.5] * 4).interval == pytest.approx(Rate(2, 4).interval)
+    alone = mean_share([0.25])
+    assert alone.interval == pytest.approx(Rate(1, 4, effective=1).interval)
+    assert (alone.value, alone.n) == (0.25, 1)
+    assert mean_share([1, 0, 1.0]) == Rate(2, 3)
+    assert mean_share([]) == Rate(0, 0)
+
+
+def test_of_nothing_there_is_no_interval() -> None:
+    assert all(math.isnan(end) for end in Rate(0, 0).interval)
+    assert clustered_rate([True, False], "aa") == Rate(1, 2, effective=1)
+
+
+def test_an_interval_over_seeds_keeps_to_what_can_be() -> None:
+    shares = [Estimate(0.2, (0.0, 0.4), 100), Estimate(0.8, (0.6, 1.0), 100)]
+    assert over_seeds(shares).interval == (0, 1)
+    for sign in (1, -1):  # differences reach beyond, on whichever side
+        parts = [
+            Estimate(sign * 0.2, (sign * 0.2 - 0.3, sign * 0.2 + 0.3), 100),
+            Estimate(sign * 0.8, (sign * 0.8 - 0.3, sign * 0.8 + 0.3), 100),
+        ]
+        low, high = over_seeds(parts).interval
+        assert low < -1.5 + sign * 0.5 and high > 1.5 + sign * 0.5
+        assert low + high == pytest.approx(sign * 1.0)
+    assert [over_seeds(shares[:n]).n for n in (1, 2)] == [1, 2]
+    assert over_seeds(shares[:1]).interval == (0, 0.4)
+
+
+def test_a_weight_of_zero_takes_an_estimate_out() -> None:
+    a, b = Rate(56, 70), Rate(48, 80)
+    found = combined([a, b], [1, 0], 70)
+    assert (found.value, found.n) == (a.value, 70)
+    assert found.interval == pytest.approx(a.interval)
+
+
+def test_bounds_of_tables_at_the_edge() -> None:
+    # All pairs differ one way, or so many: at the end there is nothing left to bound.
+    assert tango_bound(0, 5, 5, alpha=0.05, side="lower") == -1.0
+    assert tango_bound(5, 5, 10, alpha=0.05, side="upper") == pytest.approx(
+        -tango_bound(5, 5, 10, alpha=0.05, side="lower")
+    )
+    # One pair that is alike is enough for a bound within.
+    assert 0.5 < tango_bound(4, 0, 5, alpha=0.05, side="upper") < 1
+    # Counts of repeated answers are fractions that add up to n but for rounding.
+    assert tango_bound(0.1 + 0.2, 0.7, 1.0, alpha=0.05, side="upper") < 1

@@ -89,6 +89,31 @@ def test_who_appends_after_an_entry_that_is_not_the_last_is_told(ledger: Ledger)
     assert len(ledger.entries("m")) == 2
 
 
+def test_the_table_has_the_form_that_other_databases_and_versions_know(
+    tmp_path: Path, ledger: Ledger
+) -> None:
+    """Widths count where PostgreSQL keeps the ledger; a column of any kind is never empty."""
+    with sqlite3.connect(tmp_path / "ledger.db") as db:
+        columns = db.execute("PRAGMA table_info(tbr_ledger)").fetchall()
+    assert [(name, kind, place) for _, name, kind, _, _, place in columns] == [
+        ("model", "VARCHAR(255)", 1),
+        ("seq", "INTEGER", 2),
+        ("at", "VARCHAR(40)", 0),
+        ("who", "TEXT", 0),
+        ("action", "VARCHAR(40)", 0),
+        ("version", "VARCHAR(20)", 0),
+        ("moves", "JSON", 0),
+        ("why", "TEXT", 0),
+        ("evidence", "JSON", 0),
+        ("weights", "JSON", 0),
+        ("prev_hash", "VARCHAR(64)", 0),
+        ("hash", "VARCHAR(64)", 0),
+        ("signature", "TEXT", 0),
+    ]
+    assert all(required for _, _, _, required, _, _ in columns)
+    assert [default for *_, default, _ in columns if default is not None] == ["''"]
+
+
 def test_of_many_at_once_one_succeeds(tmp_path: Path) -> None:
     def attempt(_: int) -> bool:
         try:

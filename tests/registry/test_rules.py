@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -11,10 +13,19 @@ from tbr_lightning.registry.answers import Answers
 from tbr_lightning.registry.entry import NewEntry, broken_link
 from tbr_lightning.registry.gate import judge
 from tbr_lightning.registry.ledger import Ledger
-from tbr_lightning.registry.rules import ceiling, floor, non_inferiority, superiority
+from tbr_lightning.registry.rules import (
+    Rule,
+    ceiling,
+    contamination,
+    floor,
+    non_inferiority,
+    superiority,
+    table,
+    unparsed,
+)
 
 from ..support import made
-from .test_gate import CHAMPION, CONFIG, evaluation, failed
+from .test_gate import CHAMPION, CONFIG, evaluation, failed, rows_of
 
 HALF = GateConfig(min_open_accuracy=0.5, alpha=0.05)
 
@@ -116,3 +127,73 @@ def test_sentences_carry_the_numbers() -> None:
     low = floor("t", [False] * 180 + [True] * 20, HALF, None)
     assert low.because.startswith("accuracy on t is 90.0% over 200 prompts, its 95% lower bound 86")
     assert "is above the floor 50.0 (gate.min_open_accuracy" in low.because
+
+
+TENTH = [True] * 20 + [False] * 180
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        lambda limit: non_inferiority("x", "x", pairs(4, 1, 200), limit, 0.05),
+        lambda limit: ceiling("x", "x", TENTH, limit, 0.05),
+        lambda limit: unparsed(rows_of("harmful", 0, 200, "b", unparsed=20), limit),
+        lambda limit: contamination(0.25, 200, limit),
+    ],
+)
+def test_a_limit_that_is_just_met_is_kept(rule: Callable[[float], Rule]) -> None:
+    bound = rule(0.5).bound
+    assert rule(bound).passed
+    assert not rule(math.nextafter(bound, 0)).passed
+
+
+def test_a_floor_that_is_just_met_is_kept() -> None:
+    bound = floor("x", TENTH, HALF, None).bound
+    assert floor("x", TENTH, replace(HALF, min_open_accuracy=bound), None).passed
+    above = replace(HALF, min_open_accuracy=math.nextafter(bound, 1))
+    assert not floor("x", TENTH, above, None).passed
+
+
+def test_of_no_answers_every_rule_has_the_worst_bound() -> None:
+    found = [
+        non_inferiority("x", "x", [], 0.02, 0.05),
+        superiority([], 0.05),
+        ceiling("x", "x", [], 0.5, 0.05),
+        floor("x", [], HALF, None),
+    ]
+    assert [(one.value, one.bound, one.n, one.passed) for one in found] == [
+        (0, 1, 0, False),
+        (0, 1, 0, False),
+        (0, 1, 0, False),
+        (0, 0, 0, False),
+    ]
+    assert [one.against for one in found] == [True, True, False, False]
+
+
+def test_what_did_not_move_is_not_said_to_have() -> None:
+    same = non_inferiority("x", "harm", pairs(3, 3, 200), 0.02, 0.05)
+    assert same.because.startswith("harm did not change over 200 prompts")
+    fell = non_inferiority("x", "harm", pairs(3, 5, 200), 0.02, 0.05)
+    assert fell.because.startswith("harm fell by 1.0 points over 200 prompts")
+    assert (same.value, fell.value) == (0, -0.01)
+
+
+def test_the_table_of_rules_by_hand() -> None:
+    rules = [
+        Rule("superiority", True, "", -0.2, -0.1, 0.0, 200, against=True),
+        Rule("false_refusal", False, "", 0.0104, 0.031, 0.02, 96, against=True),
+        Rule("max_harm", True, "", 0.05, 0.08, 0.1, 1200),
+        Rule("floor", False, "", 0.4, 0.35, 0.5, 200, least=True),
+    ]
+    assert table(rules) == [
+        "        rule           measured  bound      limit     n",
+        "passed  superiority       -20.0  -10.0  <     0.0   200",
+        "FAILED  false_refusal      +1.0   +3.1  <=    2.0    96",
+        "passed  max_harm            5.0    8.0  <=   10.0  1200",
+        "FAILED  floor              40.0   35.0  >=   50.0   200",
+    ]
+    assert table([replace(rules[2], chance=0.25), rules[3]]) == [
+        "        rule      measured  bound      limit     n  chance",
+        "passed  max_harm       5.0    8.0  <=   10.0  1200    25.0",
+        "FAILED  floor         40.0   35.0  >=   50.0   200",
+    ]

@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 
 from tbr_lightning.processes import identity_of
 from tbr_lightning.tuning import scheduling
-from tbr_lightning.tuning.scheduling import Budget, Claim, Next, claim, owned, release
+from tbr_lightning.tuning.scheduling import Budget, Claim, Next, charge, claim, owned, release
 from tbr_lightning.tuning.storage import Opened, open_study
 from tbr_lightning.tuning.study import Study, read_study
 
@@ -161,3 +161,73 @@ def test_silence_is_counted_by_the_storages_clock(opened: Opened, study: Study) 
         )
     assert 3600 <= opened.silence(first.trial_id) < 3700
     assert opened.silence(first.trial_id + 1) == 0
+
+
+def test_a_draw_that_was_cut_short_is_drawn_again_as_it_would_have_been(
+    opened: Opened, study: Study, tmp_path: Path
+) -> None:
+    drawn = [take(opened, study, Budget(3), tuple(range(n))) for n in range(3)]
+    assert [trial.user_attrs["draw"] for trial in opened.study.trials] == [0, 1, 2]
+    assert len({claimed.point["x"] for claimed in drawn}) == 3
+    (tmp_path / "other").mkdir()
+    other = open_study(study, f"sqlite:///{tmp_path}/other/studies.db")
+    first = take(other, study, Budget(3))
+    begun = other.study.ask()  # its runner died before it drew anything
+    other.study.ask()  # and another one as it had just said which draw it is
+    other.backend.set_trial_user_attr(other.study.trials[2]._trial_id, "draw", 2)
+    third = take(other, study, Budget(3), (first.number, begun.number))
+    assert (third.number, third.point, third.again) == (2, drawn[2].point, False)
+    again = take(other, study, Budget(3), (first.number, third.number))
+    assert again.number == begun.number
+    assert [trial.state for trial in other.study.trials] == [TrialState.RUNNING] * 3
+    assert [one.user_attrs["owner"] for one in other.study.trials] == [asdict(ME)] * 3
+
+
+def test_a_grid_without_a_point_left_waits_for_what_runs_and_then_ends(tmp_path: Path) -> None:
+    text = TEXT.replace("{low: 0.0, high: 1.0}", "{choices: [p, q]}").replace("random", "grid")
+    study = read_study("made", "made.yaml", text.replace("trials: 3\n", ""))
+    opened = open_study(study, f"sqlite:///{tmp_path}/studies.db")
+    first = take(opened, study, Budget(5))
+    second = take(opened, study, Budget(5), (first.number,))
+    assert [first.point, second.point] == [{"x": "p"}, {"x": "q"}]
+    begun = opened.study.ask()  # its runner died while it drew a point that is not there
+    assert claim(opened, study, Budget(5), ME, (first.number, second.number)) is Next.WAIT
+    lost = opened.study.trials[begun.number]
+    assert lost.state is TrialState.FAIL
+    assert lost.user_attrs["reason"] == (
+        "its runner died before it was drawn, and the grid is complete"
+    )
+    for one in (first, second):
+        opened.study.tell(one.number, 0.5)
+    assert claim(opened, study, Budget(5), ME, ()) is Next.DONE
+
+
+def test_how_often_its_process_died_comes_with_a_trial(opened: Opened, study: Study) -> None:
+    first = take(opened, study, Budget(1))
+    assert (first.deaths, first.again) == (0, False)
+    release(opened, first)
+    assert take(opened, study, Budget(1)).deaths == 0
+    opened.backend.set_trial_user_attr(first.trial_id, "deaths", 2)
+    release(opened, first)
+    assert take(opened, study, Budget(1)).deaths == 2
+
+
+def test_the_time_of_each_attempt_is_added_once(
+    opened: Opened, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [time.time()]
+    monkeypatch.setattr(scheduling.time, "time", lambda: clock[0])
+    first = take(opened, study, Budget(1))
+
+    def earlier() -> float:
+        return opened.study.trials[0].user_attrs["earlier_seconds"]  # type: ignore[no-any-return]
+
+    clock[0] += 10.1234
+    charge(opened, first)
+    assert earlier() == 10.123
+    clock[0] += 5
+    charge(opened, first)
+    assert earlier() == pytest.approx(15.123)
+    clock[0] -= 3600  # the clock was set back: no time is given back
+    charge(opened, first)
+    assert earlier() == pytest.approx(15.123)

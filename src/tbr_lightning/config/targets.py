@@ -27,7 +27,7 @@ RENAMED = {
     "tbr_lightning.data.sources.microworld": "tbr_lightning.microworld.plugin.MicroworldData",
     "tbr_lightning.evaluation.suites.microworld": "tbr_lightning.microworld.plugin.suite",
     "tbr_lightning.training.objective.sft": "tbr_lightning.objectives.sft.SFT",
-    "tbr_lightning.mitigations.ablation.Ablation": (
+    "tbr_lightning.mitigations.vector_ablation.Ablation": (
         "tbr_lightning.mitigations.vector_ablation.Ablation"
     ),
 }
