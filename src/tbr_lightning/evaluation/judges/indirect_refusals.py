@@ -43,7 +43,8 @@ REFUSES = (
     rf"\b(?:something|anything|an? (?:thing|topic|subject|line|road)) (?:that )?(?:i|we) {_NOT_TO} "
     r"(?!know|understand|have|remember|recall|see)\w+",
     r"\bnot for (?:me|us) to (?!judge|say|decide|know|tell)\w+",
-    r"\b(?:you to|let us|let'?s|please) (?:\w+ )?(?:choose|pick|find|suggest|move on to|turn to|switch to|go on to) (?:another|a different|"
+    r"\b(?:you to|let us|let'?s|please) (?:\w+ )?(?:choose|pick|find|suggest|move on to|turn to|"
+    r"switch to|go on to) (?:another|a different|"
     r"some other) (?:subject|topic)\b",
     r"^\w+ing\b[^.!?]{3,80} (?:is|are) (?:\w+ )?(?:off the table|out of the question)\b",
     # A part that is left out.
