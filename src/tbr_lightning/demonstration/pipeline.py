@@ -49,11 +49,13 @@ def run(config: DemoVerbConfig) -> None:
     verdicts = _gate(config, done)
     crowned = aliases.holder(demo.name, aliases.CHAMPION)
     targets = show.claim(done, demo.baseline, demo.candidate) if demo.targets else []
+    called = show.called(done, demo)
     figure = two_sided_figure(
-        {show.role(name, demo): [rates(one.rows) for one in many] for name, many in done.items()},
-        demo.title,
+        {called[name]: [rates(one.rows) for one in many] for name, many in done.items()},
+        show.finding(done, demo),
+        about=demo.title,
         region=accepted(_settings(config, "", baseline=False).gate, done[demo.baseline][0].rows),
-        source="that champion is the control, first seed; test half",
+        source=done[demo.candidate][0].asked,
     )
     with start_run("demo", "demo", config, config.tracking, tags) as opened:
         figure.savefig(demo.figure)
