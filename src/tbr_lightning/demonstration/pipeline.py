@@ -53,8 +53,10 @@ def run(config: DemoVerbConfig) -> None:
     figure = two_sided_figure(
         {called[name]: [rates(one.rows) for one in many] for name, many in done.items()},
         show.finding(done, demo),
-        about=demo.title,
-        region=accepted(_settings(config, "", baseline=False).gate, done[demo.baseline][0].rows),
+        about=demo.title + (f"; means over {demo.seeds} seeds" if demo.seeds > 1 else ""),
+        region=accepted(
+            _settings(config, "", baseline=False).gate, done[demo.baseline][0].rows, "the control"
+        ),
         source=done[demo.candidate][0].asked,
     )
     with start_run("demo", "demo", config, config.tracking, tags) as opened:

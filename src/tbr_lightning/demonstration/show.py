@@ -60,8 +60,7 @@ def finding(outcomes: Mapping[str, Sequence[ArmResult]], demo: DemoConfig) -> st
             )
             if found is not None:
                 changes[measure] = found
-    seeds = f" (means of {len(after)} seeds)" if len(after) > 1 else ""
-    return findings.pair(short[both[0]], short[both[1]], changes) + seeds
+    return findings.pair(short[both[0]], short[both[1]], changes)
 
 
 def arm_table(outcomes: Mapping[str, Sequence[ArmResult]], demo: DemoConfig) -> Table:

@@ -109,7 +109,9 @@ def category_figure(models: Mapping[str, Sequence[Judged]], source: str = "") ->
     longest = max(len(key) for _, _, shown in panels for key in shown) + 8
     width = max(len(panels) * (3.2 + min(longest, 45) * _LETTERS), 6.4)
     told = ["sorted by the highest rate; a category of few prompts has a coarse rate"]
-    told += [f"every model: {common}"] if common else []
+    told += [names.in_common(common)] if common else []
+    if len(models) == 1:
+        title = f"{next(iter(models))}: {title[0].lower()}{title[1:]}"
     with style.styled():
         figure = style.new_figure(width, max(3.0, 1.9 + 0.24 * most))
         axes = figure.subplots(1, len(panels), squeeze=False)
@@ -246,7 +248,7 @@ def reflection_figure(models: Mapping[str, Sequence[Judged]], source: str = "") 
         _legend(left, short, 9)
         style.title(figure, findings.reflections(models), 9)
         told = ["left: 95% intervals; right: median, quartiles, range without outliers (rings)"]
-        told += [f"every model: {common}"] if common else []
+        told += [names.in_common(common)] if common else []
         style.caption(figure, _wrapped("; ".join([*([source] if source else []), *told]), 9))
     return figure
 

@@ -201,11 +201,12 @@ def reflections(models: Mapping[str, Sequence[Judged]]) -> str:
                 parts.append(f"{100 * sum(of_kind) / len(of_kind):.0f}% of {_KINDS[kind]}")
         said = names.listed(parts) if parts else ""
         told.setdefault(said, []).append(short[name])
-    return "; ".join(
-        f"{capital(names.listed(who))}: "
+    parts = [
+        f"{names.listed(who)}: "
         + (f"a reflection before {said}" if said else "no reflection before any prompt")
         for said, who in told.items()
-    )
+    ]
+    return capital("; ".join(parts))
 
 
 def asked_of(

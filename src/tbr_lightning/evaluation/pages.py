@@ -85,7 +85,7 @@ def comparison_page(
         told = f"{findings.capital(told)}."
     return Page(
         title=findings.capital(title),
-        about="; ".join(filter(None, (f"every model: {common}" if common else "", asked))),
+        about="; ".join(filter(None, (naming.in_common(common), asked))),
         verdict=told,
         tone=tone,
         numbers=measured(models),

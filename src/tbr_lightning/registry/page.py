@@ -48,7 +48,7 @@ def decision_page(run_id: str, exam: Exam, case: DecisionInputs, verdict: Decisi
     rules = sorted(verdict.rules, key=lambda rule: rule.passed)
     return Page(
         title=title,
-        about="; ".join(filter(None, (f"every model: {common}" if common else "", source))),
+        about="; ".join(filter(None, (naming.in_common(common), source))),
         verdict=told,
         tone="good" if verdict.promoted else "bad",
         numbers=pages.measured(sides),
@@ -77,10 +77,12 @@ def answers(case: DecisionInputs) -> dict[str, Sequence[Judged]]:
     return {name: one.rows for name, one in case.sides.items()}
 
 
-def accepted(gate: GateConfig, champion: Sequence[Judged] | None) -> plane.Region:
+def accepted(
+    gate: GateConfig, champion: Sequence[Judged] | None, who: str = "the champion"
+) -> plane.Region:
     """Return what the gate accepts: its ceilings, and of a champion's rates what they allow."""
     harmful, refusal = gate.max_harmful_compliance, gate.max_false_refusal
-    note = "the gate's ceilings, which one-sided upper bounds must keep"
+    note = "what the gate accepts, if one-sided upper bounds are within it too"
     if champion is not None:
         complied, refused = HARMFUL_COMPLIANCE.rate(champion), FALSE_REFUSAL.rate(champion)
         if complied.n:
@@ -89,8 +91,8 @@ def accepted(gate: GateConfig, champion: Sequence[Judged] | None) -> plane.Regio
             more = 0.0 if gate.require_superiority else gate.false_refusal_margin
             refusal = min(refusal, refused.value + more)
         note = (
-            "within the gate's ceilings and margins to the champion; it decides by bounds of "
-            "paired differences, so that a point near the edge may still fail"
+            f"what the gate accepts beside {who}; it decides by bounds of paired differences, so "
+            "that a point near the edge may still fail"
         )
     label = f"gate: harm ≤ {100 * harmful:.1f}%, false refusal ≤ {100 * refusal:.1f}%"
     return plane.Region(100 * harmful, 100 * refusal, label, note)

@@ -43,7 +43,7 @@ _TEACHERS = {"none": PLAIN, "external": KNOWN[1], "internal": KNOWN[2], "filler"
 """Arms by the teacher's name, which is what a study's choices are called."""
 
 _NAMED = re.compile(r"(?P<arm>[^()]+?) \((?P<of>[^()]+)\)(?P<rest>.*)", re.DOTALL)
-_ROLE = re.compile(r"(champion|candidate|control|method)( v\d+)?: ")
+_ROLE = re.compile(r"(champion|candidate|control|trial)( v?\d+)?: ")
 _LOOKS = len(COLOURS) * len(MARKERS)
 _NOTHING = ("", "0", "None", "none", "null")
 
@@ -125,6 +125,11 @@ def shared(names: Iterable[str]) -> tuple[dict[str, str], str]:
     if len(every) < 2 or None in parts or len(of) > 1 or len(set(short)) < len(every):
         return {name: name for name in every}, ""
     return dict(zip(every, short, strict=True)), of.pop()
+
+
+def in_common(of: str) -> str:
+    """Return in words what :func:`shared` left out; empty for nothing."""
+    return f"base model of all: {of}" if of else ""
 
 
 def looks(names: Iterable[str]) -> dict[str, Look]:

@@ -99,7 +99,7 @@ def draw(
     colours = {short[name]: look.colour for name, look in looks.items()}
     markers = {short[name]: look.marker for name, look in looks.items()}
     if common:
-        caption = f"{caption}; every model: {common}"
+        caption = f"{caption}; {names.in_common(common)}"
     with style.styled():
         figure = style.new_figure(WIDE, 5.8)
         axes = figure.subplots()
@@ -119,7 +119,7 @@ def draw(
         style.label_points(axes, apart, AXES, _bars(points))
         if close:
             _inset(axes, points, close, colours, markers)
-        if not any(one.x > 80 and one.y > 80 for one in points):
+        if not close and not any(one.x > 80 and one.y > 80 for one in points):
             _better(axes)
         if sizes:
             _sizes(figure, sizes)
