@@ -20,6 +20,7 @@ from tbr_lightning.reports import names, plane, style
 
 _BOX = ("boxprops", "medianprops", "whiskerprops", "capprops")
 _MOST = 40  # categories in a panel
+_LONGEST = 55  # letters of a model's name in a legend
 _LETTERS = 0.075  # inches that a letter of a tick's name takes
 
 
@@ -178,6 +179,8 @@ def _legend(axes: Any, short: Mapping[str, str], width: float) -> None:
     if len(short) < 2:
         return
     handles, told = axes.get_legend_handles_labels()
+    # A name that is a path would leave no room for the axes.
+    told = [name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…" for name in told]
     letters = max(map(len, told)) + 5
     axes.legend(
         handles,

@@ -57,11 +57,11 @@ def title(axes: Any, text: str, width: float, about: str = "") -> None:
         width: Width of the figure, in inches.
         about: Scope in a few words, in grey; empty for none.
     """
-    lines = textwrap.wrap(text, int(13.2 * width))
     if isinstance(axes, Figure):
-        told = "\n".join([*lines, *textwrap.wrap(about, int(13.2 * width))])
-        axes.suptitle(told, fontsize=10.5, x=0.01, ha="left")
+        lines = [*textwrap.wrap(text, int(12 * width)), *textwrap.wrap(about, int(12 * width))]
+        axes.suptitle("\n".join(lines), fontsize=10.5, x=0.01, ha="left")
         return
+    lines = textwrap.wrap(text, int(12 * (width - 0.6)))  # beside the axis's numbers
     axes.set_title("\n".join(lines), loc="left", pad=20 if about else 8)
     if about:
         axes.text(0, 1.015, about, transform=axes.transAxes, fontsize=8.5, color=MUTED)
