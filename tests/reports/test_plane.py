@@ -90,7 +90,7 @@ def test_a_long_title_is_wrapped_and_scope_and_sizes_are_told() -> None:
     box = figure.axes[0]._left_title.get_window_extent(canvas.get_renderer())
     assert box.x1 <= figure.bbox.width
     assert "a made miniature" in texts(figure)
-    (legend,) = figure.legends
+    legend = figure.axes[0].get_legend()
     assert [text.get_text() for text in legend.get_texts()] == ["4 ms an answer", "13 ms an answer"]
 
 

@@ -78,7 +78,11 @@ class RivalResult:
     def called(self) -> str:
         """The name in figures and pages: that of an arm every figure knows, else the rival's."""
         arm = naming.arm_in(self.label)
-        return arm if arm in naming.KNOWN else self.name.replace("_", " ")
+        return (
+            arm
+            if arm in naming.KNOWN
+            else self.name.replace("look_al", "look-al").replace("_", " ")
+        )
 
     @property
     def rows(self) -> Sequence[Judged]:
@@ -366,7 +370,8 @@ def figure(
     ]
     title = findings.compared(rows, told) if rows else "No rival was tested"
     asked = next((one.asked for one in results.values() if one.asked), "")
-    caption = "; ".join(filter(None, [asked, "dashes: Pareto front"]))
+    front = "dashes: Pareto front" if plane.has_front(points) else ""
+    caption = "; ".join(filter(None, [asked, front]))
     ends = sorted({min(costs), max(costs)}) if costs else []
     sizes = [(f"{1000 * cost:.3g} ms an answer", _diameter(cost, unit)) for cost in ends]
     return plane.draw(points, title, caption, about=about, sizes=sizes)

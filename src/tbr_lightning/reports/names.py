@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -69,16 +70,13 @@ def arm_of(params: Mapping[str, str]) -> str:
         plain = params.get("data.harmful", "?") not in _NOTHING
         arm = PLAIN if plain else GENERAL
     else:
-        arm = f"{teacher} reflections"
-        if "general" in kinds:
-            arm += " on every row"
-        elif "look_alike" in kinds:
-            arm += " on look-alikes too"
+        arm = f"{teacher} reflections" + (" on every row" if "general" in kinds else "")
     count = params.get("data.look_alikes", "0")
+    reasoned = "reasoned " if "look_alike" in kinds and arm not in (PLAIN, GENERAL) else ""
     if count not in _NOTHING:
-        arm += f", {count} look-alikes"
+        arm += f", {count} {reasoned}look-alikes"
     elif any(params.get(key, "") not in _NOTHING for key in _LOOK_ALIKES):
-        arm += ", look-alikes"
+        arm += f", {reasoned}look-alikes"
     objective = params.get("objective._target_", "").rpartition(".")[2]
     return arm if objective in ("", "SFT") else f"{arm}, {objective}"
 
@@ -136,30 +134,32 @@ def looks(names: Iterable[str]) -> dict[str, Look]:
     """Return colour and marker of each name; no two of a figure look the same.
 
     An arm that this project knows always has the same look. Any other has one that its name
-    decides, or the next one that is free.
+    decides, or where that is taken the next one in a colour that few others have.
     """
+    every = list(dict.fromkeys(names))
     found: dict[str, int] = {}
-    for name in dict.fromkeys(names):
-        place = _preferred(name)
-        for step in range(_LOOKS):
-            slot = (place + step) % _LOOKS
-            if slot not in found.values() and _new_colour(slot, found.values()):
-                found[name] = slot
-                break
+    for name in sorted(every, key=lambda one: _teacher_or_arm(one) not in KNOWN):
+        used = Counter(slot % len(COLOURS) for slot in found.values())
+        rarest = min(used[place] for place in range(len(COLOURS)))
+        start = _preferred(name)
+        slots = [(start + step) % _LOOKS for step in range(_LOOKS)]
+        free = [slot for slot in slots if slot not in found.values()]
+        if start in free and _teacher_or_arm(name) in KNOWN:
+            found[name] = start
         else:
-            found[name] = place
-    return {name: _look(slot) for name, slot in found.items()}
+            rare = (slot for slot in free if used[slot % len(COLOURS)] == rarest)
+            found[name] = next(rare, start)
+    return {name: _look(found[name]) for name in every}
 
 
-def _new_colour(slot: int, taken: Iterable[int]) -> bool:
-    colours = {one % len(COLOURS) for one in taken}
-    return len(colours) == len(COLOURS) or slot % len(COLOURS) not in colours
+def _teacher_or_arm(name: str) -> str:
+    arm = arm_in(name)
+    return _TEACHERS.get(arm, arm)
 
 
 def _preferred(name: str) -> int:
     """Return the number of the look that a name would have by itself."""
-    arm = arm_in(name)
-    arm = _TEACHERS.get(arm, arm)
+    arm = _teacher_or_arm(name)
     return KNOWN.index(arm) if arm in KNOWN else zlib.crc32(arm.encode()) % _LOOKS
 
 

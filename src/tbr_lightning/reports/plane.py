@@ -103,7 +103,7 @@ def draw(
     with style.styled():
         figure = style.new_figure(WIDE, 5.8)
         axes = figure.subplots()
-        style.title(axes, title, WIDE, about)
+        style.title(axes, title, WIDE, about, room=bool(sizes))
         frame(axes)
         if region is not None:
             _shade(axes, region)
@@ -122,7 +122,7 @@ def draw(
         if not close and not any(one.x > 80 and one.y > 80 for one in points):
             _better(axes)
         if sizes:
-            _sizes(figure, sizes)
+            _sizes(axes, sizes)
         style.caption(figure, textwrap.fill(caption, int(17 * WIDE)))
     return figure
 
@@ -140,14 +140,17 @@ def _better(axes: Any) -> None:
     )
 
 
-def _sizes(figure: Figure, sizes: Sequence[tuple[str, float]]) -> None:
+def _sizes(axes: Any, sizes: Sequence[tuple[str, float]]) -> None:
+    """Say above the axes, from the right, what the size of a marker means."""
     handles = [
         Line2D([], [], ls="", marker="o", ms=diameter, color="0.6", label=text)
         for text, diameter in sizes
     ]
-    figure.legend(
+    axes.legend(
         handles=handles,
-        loc="outside lower right",
+        loc="lower right",
+        bbox_to_anchor=(1.0, 1.0),
+        borderaxespad=0.0,
         ncols=len(handles),
         frameon=False,
         fontsize=8.5,

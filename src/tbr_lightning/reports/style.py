@@ -48,7 +48,7 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), dpi=120, layout="constrained")
 
 
-def title(axes: Any, text: str, width: float, about: str = "") -> None:
+def title(axes: Any, text: str, width: float, about: str = "", *, room: bool = False) -> None:
     """Write what a figure shows above its axes, wrapped, and beneath it what it is about.
 
     Args:
@@ -56,13 +56,14 @@ def title(axes: Any, text: str, width: float, about: str = "") -> None:
         text: What the numbers show.
         width: Width of the figure, in inches.
         about: Scope in a few words, in grey; empty for none.
+        room: Leaves a line between title and axes for a legend.
     """
     if isinstance(axes, Figure):
         lines = [*textwrap.wrap(text, int(12 * width)), *textwrap.wrap(about, int(12 * width))]
         axes.suptitle("\n".join(lines), fontsize=10.5, x=0.01, ha="left")
         return
     lines = textwrap.wrap(text, int(12 * (width - 0.6)))  # beside the axis's numbers
-    axes.set_title("\n".join(lines), loc="left", pad=20 if about else 8)
+    axes.set_title("\n".join(lines), loc="left", pad=20 if about or room else 8)
     if about:
         axes.text(0, 1.015, about, transform=axes.transAxes, fontsize=8.5, color=MUTED)
 
