@@ -78,11 +78,8 @@ class RivalResult:
     def called(self) -> str:
         """The name in figures and pages: that of an arm every figure knows, else the rival's."""
         arm = naming.arm_in(self.label)
-        return (
-            arm
-            if arm in naming.KNOWN
-            else self.name.replace("look_al", "look-al").replace("_", " ")
-        )
+        own = self.name.replace("look_alike", "look-alike").replace("_", " ")
+        return arm if arm in naming.KNOWN else own
 
     @property
     def rows(self) -> Sequence[Judged]:
