@@ -100,7 +100,7 @@ def main() -> int:
     parser.add_argument("--images", type=Path, default=IMAGES, help="where pictures go")
     parser.add_argument("only", nargs="*", help=f"of {', '.join([*PAGES, *FIGURES])}")
     given = parser.parse_args()
-    chosen = given.only or [*PAGES, *FIGURES]
+    chosen = given.only or [name for name in (*PAGES, *FIGURES) if name not in LONG]
     if unknown := set(chosen) - {*PAGES, *FIGURES}:
         parser.error(f"there is no picture {', '.join(sorted(unknown))}")
     folder = given.store.resolve()
@@ -130,6 +130,8 @@ def _prepare(folder: Path, chosen: list[str]) -> None:
         (folder / "compared.txt").write_text(said)
     if "study" in chosen and not (folder / "studied.txt").is_file():
         (folder / "studied.txt").write_text(_verb(folder, "sweep", "study=smoke"))
+    if "arena" in chosen and not (folder / "arena.png").is_file():
+        _verb(folder, "sweep", "study=arena")
 
 
 def _verb(folder: Path, verb: str, *words: str) -> str:
@@ -269,7 +271,10 @@ FIGURES = {
     "reflections": ("reflections.png", "tags.`tbr.comparison` = '2'"),
     "gate": ("gate.png", "tags.`tbr.promoted` = 'true'"),
     "study": ("figures/pareto.png", "tags.`tbr.stage` = 'sweep'"),
+    "arena": ("arena.png", "tags.`tbr.stage` = 'sweep'"),
 }
+LONG = ("arena",)
+"""Made when they are named alone: they take longer than the others together."""
 """Figures of the newest run that has them: artifact, and which runs are looked through."""
 
 
