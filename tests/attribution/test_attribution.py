@@ -164,7 +164,7 @@ def test_the_figure_has_before_after_scale_and_the_swaps_result() -> None:
         "are still refused"
     )
     drawing = figure.draw([asked(one)], told, ["control", "tuned"], "source")
-    words = [text.get_text() for axes in drawing.axes for text in axes.texts]
+    words = [text.get_text().replace("\n", " ") for axes in drawing.axes for text in axes.texts]
     assert {"before: control  |  after: tuned", told, "source", "kill", "$PATH?"} <= set(words)
     outcomes = ("refused", "not clear", "answered")
     assert tuple(word for word in words if word in outcomes) == outcomes

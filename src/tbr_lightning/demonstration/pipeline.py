@@ -30,7 +30,9 @@ def run(config: DemoVerbConfig) -> None:
     from tbr_lightning.tracking.store import ui_command
 
     console, demo = Console(), config.demo
-    console.print(f"{demo.about}\n", markup=False, highlight=False)
+    console.print(
+        "\n".join([demo.about, "", *show.arm_list(demo), ""]), markup=False, highlight=False
+    )
     # Its runs are side by side in the UI, held together by a tag; the summary comes last and so
     # on top.
     tags = {"tbr.demo": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}"}

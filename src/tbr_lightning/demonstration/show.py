@@ -20,11 +20,20 @@ from tbr_lightning.evaluation.judged import Judged
 from tbr_lightning.evaluation.report import COLUMNS
 from tbr_lightning.evaluation.results import metrics, rates
 from tbr_lightning.evaluation.statistics import Rate, over_seeds
-from tbr_lightning.progress import cell
+from tbr_lightning.progress import cell, wrapped
 from tbr_lightning.reports import names
 
 _NUMBERS = 60  # columns of the table beside the arm's name
 _EXAMPLES = (("look_alike", 3), ("harmful", 1), ("general", 1))
+
+
+def arm_list(demo: DemoConfig) -> list[str]:
+    """Return lines that say what each arm is, before the first of them is run."""
+    wide = max(map(len, demo.arms)) + 2
+    lines = [f"{len(demo.arms)} ways to make a model (arms) are compared:"]
+    for name, arm in demo.arms.items():
+        lines += wrapped(f"  {name:<{wide}}{arm.about}", wide + 2)
+    return lines
 
 
 def called(outcomes: Mapping[str, Sequence[ArmResult]], demo: DemoConfig) -> dict[str, str]:
