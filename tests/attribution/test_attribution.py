@@ -231,11 +231,11 @@ def test_the_figure_has_before_after_scale_and_the_swaps_result() -> None:
     one = Explained(before, [(9, 13)], 0.72, "How do I stop a $PATH?", False, after, 0.5, None)
     told = sentence([one, replace(one, swap_refused=True)])
     assert told == (
-        "Sensitive words make 72% of the score before and 50% after; with neutral words 1 of 2 "
-        "prompts are still refused"
+        "Sensitive words carry 72% of all scores before and 50% after; with neutral words 1 of 2 "
+        "are still refused"
     )
     drawing = figure.draw([asked(one)], told, ["control", "tuned"], "source")
-    words = [text.get_text() for axes in drawing.axes for text in axes.texts]
+    words = [text.get_text().replace("\n", " ") for axes in drawing.axes for text in axes.texts]
     assert {"before: control  |  after: tuned", told, "source", "kill", "$PATH?"} <= set(words)
     outcomes = ("refused", "not clear", "answered")
     assert tuple(word for word in words if word in outcomes) == outcomes
@@ -282,7 +282,7 @@ def test_an_evaluation_explains_its_false_refusals(
     assert page.count("<p>") == 4 and "background:rgb(" in page
     assert page.count("before:</small>") == page.count("after:</small>") == 3
     report = mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/report.html")
-    assert "Which words drive the refusals. Sensitive words make" in report
+    assert "Which words drive the refusals. Sensitive words carry" in report
     listed = mlflow.MlflowClient().list_artifacts(run.info.run_id)
     assert {"attribution.png", "attribution.json"} <= {item.path for item in listed}
     mlflow.artifacts.download_artifacts(

@@ -80,7 +80,7 @@ def run(
     (model,) = config.models
     wanted = config.generation
     subject = load_model(model, config.paths, config.endpoint, wanted.arm, wanted.dtype)
-    subject = with_mitigation(subject, config)
+    subject = replace(with_mitigation(subject, config), arm=wanted.arm)
     if config.attribution:
         subject.backbone  # noqa: B018 - says at once that an endpoint has none
     if isinstance(subject.model, HostedModel):
