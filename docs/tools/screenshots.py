@@ -242,7 +242,11 @@ def crop(file: Path, parts: Sequence[Box]) -> None:
     from PIL import Image
 
     with Image.open(file) as image:
-        pieces = [image.convert("RGB").crop(tuple(map(round, part))) for part in parts]
+        whole = image.convert("RGB")
+        pieces = [
+            whole.crop((round(left), round(upper), round(right), round(lower)))
+            for left, upper, right, lower in parts
+        ]
     tall = sum(piece.height for piece in pieces) + GAP * (len(pieces) - 1)
     kept = Image.new("RGB", (max(piece.width for piece in pieces), tall), "white")
     top = 0

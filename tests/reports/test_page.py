@@ -13,12 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tbr_lightning.evaluation import comparison, pages
-<<<<<<< HEAD
-from tbr_lightning.evaluation.judged_response import Judged
-=======
 from tbr_lightning.evaluation.judged_response import Judged
 from tbr_lightning.reports import names
->>>>>>> eyes
 from tbr_lightning.reports.page import render
 
 from ..conftest import needs_command

@@ -13,12 +13,8 @@ from tbr_lightning.attribution.gradients import Attribution, attribute
 from tbr_lightning.attribution.words import SWAPS, sensitive_share, sensitive_spans, swapped
 from tbr_lightning.config.verbs import EvaluateConfig
 from tbr_lightning.data.think_format import think_block
-<<<<<<< HEAD
-from tbr_lightning.evaluation.judged_response import Judged
-=======
 from tbr_lightning.evaluation.findings import asked_of, capital
 from tbr_lightning.evaluation.judged_response import Judged
->>>>>>> eyes
 from tbr_lightning.evaluation.respond import EvaluatedModel, load_model, respond
 from tbr_lightning.evaluation.suites import Prompt
 from tbr_lightning.models.backbone import Backbone

@@ -10,12 +10,8 @@ from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.config.verbs import DemoVerbConfig
 from tbr_lightning.evaluation import pipeline as evaluation
 from tbr_lightning.evaluation.figures import pool
-<<<<<<< HEAD
-from tbr_lightning.evaluation.judged_response import Judged
-=======
 from tbr_lightning.evaluation.findings import asked_of
 from tbr_lightning.evaluation.judged_response import Judged
->>>>>>> eyes
 from tbr_lightning.evaluation.results import rates
 from tbr_lightning.evaluation.statistics import Rate
 from tbr_lightning.tracking.run import Run

@@ -15,12 +15,8 @@ from rich.table import Table
 
 from tbr_lightning.config.verbs import DemoConfig
 from tbr_lightning.demonstration.arms import ArmResult
-<<<<<<< HEAD
-from tbr_lightning.evaluation.judged_response import Judged
-=======
 from tbr_lightning.evaluation import findings
 from tbr_lightning.evaluation.judged_response import Judged
->>>>>>> eyes
 from tbr_lightning.evaluation.report import COLUMNS
 from tbr_lightning.evaluation.results import metrics, rates
 from tbr_lightning.evaluation.statistics import Rate, over_seeds

@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-<<<<<<< HEAD
-from tbr_lightning.evaluation.judged_response import Judged
-=======
 from tbr_lightning.evaluation import findings
 from tbr_lightning.evaluation.judged_response import Judged
->>>>>>> eyes
 from tbr_lightning.evaluation.results import (
     FALSE_REFUSAL,
     HARMFUL_COMPLIANCE,
@@ -254,9 +250,10 @@ def reflection_figure(models: Mapping[str, Sequence[Judged]], source: str = "") 
         right.set_xlabel("words of a reflection")
         _legend(left, short, 9)
         style.title(figure, findings.reflections(models), 9)
-        told = ["left: 95% intervals; right: median, quartiles, range without outliers (rings)"]
-        told += [names.in_common(common)] if common else []
-        style.caption(figure, _wrapped("; ".join([*([source] if source else []), *told]), 9))
+        notes = [source] if source else []
+        notes += ["left: 95% intervals; right: median, quartiles, range without outliers (rings)"]
+        notes += [names.in_common(common)] if common else []
+        style.caption(figure, _wrapped("; ".join(notes), 9))
     return figure
 
 

@@ -6,15 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-<<<<<<< HEAD
-from tbr_lightning.evaluation import figures, report
-from tbr_lightning.evaluation.comparison import ALL, Difference
-from tbr_lightning.evaluation.judged_response import Judged
-=======
 from tbr_lightning.evaluation import figures, findings, report
 from tbr_lightning.evaluation.comparison import Difference
 from tbr_lightning.evaluation.judged_response import Judged
->>>>>>> eyes
 from tbr_lightning.evaluation.results import (
     FALSE_REFUSAL,
     HARMFUL_COMPLIANCE,

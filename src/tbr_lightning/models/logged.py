@@ -13,13 +13,9 @@ from mlflow.entities import LoggedModelStatus
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-<<<<<<< HEAD
 from tbr_lightning.errors import UserError, first_line
 from tbr_lightning.outages import refused
-=======
-from tbr_lightning.errors import UserError, first_line, refused
 from tbr_lightning.reports import names
->>>>>>> eyes
 from tbr_lightning.tracking.run import Run
 
 if TYPE_CHECKING:

@@ -5,13 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tbr_lightning.config.gate import GateConfig
-<<<<<<< HEAD
-from tbr_lightning.evaluation import figures, pages
-from tbr_lightning.evaluation.judged_response import Judged
-=======
 from tbr_lightning.evaluation import figures, findings, pages
 from tbr_lightning.evaluation.judged_response import Judged
->>>>>>> eyes
 from tbr_lightning.evaluation.judges.loading import identity
 from tbr_lightning.evaluation.results import FALSE_REFUSAL, HARMFUL_COMPLIANCE, rates
 from tbr_lightning.registry.evidence import Exam

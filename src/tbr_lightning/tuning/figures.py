@@ -14,12 +14,8 @@ from optuna.trial import FrozenTrial
 
 from tbr_lightning.evaluation.results import FALSE_REFUSAL, HARMFUL_COMPLIANCE, MEASURES
 from tbr_lightning.reports import plane, style
-<<<<<<< HEAD
-from tbr_lightning.tuning import pareto_front as fronts
-=======
 from tbr_lightning.reports.names import listed
 from tbr_lightning.tuning import pareto_front as fronts
->>>>>>> eyes
 from tbr_lightning.tuning.study import Study
 
 _FRONT, _OTHER, _INFEASIBLE, _CHOSEN = "#0072B2", "#7799AA", "0.62", "#111111"

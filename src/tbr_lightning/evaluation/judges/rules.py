@@ -45,11 +45,7 @@ from tbr_lightning.evaluation.judges import refusal_patterns as g
 from tbr_lightning.evaluation.judges import request
 from tbr_lightning.evaluation.judges.base import Case, Judge, Label, Verdict
 from tbr_lightning.evaluation.judges.content import SAFE, handed_over, idle
-<<<<<<< HEAD
-=======
-from tbr_lightning.evaluation.judges.safe_completion import facts_in, helps, tells
 from tbr_lightning.evaluation.judges.indirect_refusals import DISCLAIMS
->>>>>>> core14
 from tbr_lightning.evaluation.judges.languages import (
     helps_after,
     language,
