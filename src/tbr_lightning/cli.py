@@ -19,8 +19,6 @@ from tbr_lightning.config.compose import Composed, compose_verb
 from tbr_lightning.credentials import hidden
 from tbr_lightning.errors import INTERRUPTED, USAGE_ERROR, UserError, disk_full, near
 from tbr_lightning.outages import OUTAGE, OutageError, outage
-from tbr_lightning.processes import quiet
-from tbr_lightning.progress import wrapped
 
 ACTIONS: dict[str, tuple[str, ...]] = {
     "evaluate": ("calibrate", "labelled"),
@@ -98,6 +96,9 @@ def _goes_on(verb: str, error: KeyboardInterrupt) -> str:
 
 
 def _run(verb: str, composed: Composed, action: str | None) -> int:
+    from tbr_lightning.processes import quiet
+    from tbr_lightning.progress import wrapped
+
     quiet()
     if action is None and (line := first_line(verb, composed.config)) is not None:
         print("\n".join(wrapped(line, 2, sys.stderr)), file=sys.stderr, flush=True)
