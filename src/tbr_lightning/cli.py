@@ -96,9 +96,10 @@ def _goes_on(verb: str, error: KeyboardInterrupt) -> str:
 
 
 def _run(verb: str, composed: Composed, action: str | None) -> int:
-    from tbr_lightning.processes import quiet
+    from tbr_lightning.processes import collect_rarely, quiet
     from tbr_lightning.progress import wrapped
 
+    collect_rarely()
     quiet()
     if action is None and (line := first_line(verb, composed.config)) is not None:
         print("\n".join(wrapped(line, 2, sys.stderr)), file=sys.stderr, flush=True)
