@@ -98,23 +98,20 @@ def _kept(
 
 
 def _compose(verb: str, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str | None]]:
-    try:
-        repository = _Repository(_loader().repository)
-        defaults = _defaults(verb, overrides, repository)
-        choices = defaults.overrides.known_choices
-        if choices.get("data") != _AUTO:
-            return _merged(defaults, repository)
-        # Only the model shows what goes with it, and nearly always its own file does: composing
-        # takes long enough to be noticed, and this saves doing it twice.
-        file = repository.load_config(f"model/{choices['model']}")
-        data = _data_of(OmegaConf.create() if file is None else file.config)
-        found = _merged(_defaults(verb, [*overrides, f"data={data}"], repository), repository)
-        if (right := _data_of(found[0].model)) == data:
-            return found
-        repository = _Repository(_loader().repository)
-        return _merged(_defaults(verb, [*overrides, f"data={right}"], repository), repository)
-    except OmegaConfBaseException as error:
-        raise ConfigCompositionException from error
+    repository = _Repository(_loader().repository)
+    defaults = _defaults(verb, overrides, repository)
+    choices = defaults.overrides.known_choices
+    if choices.get("data") != _AUTO:
+        return _merged(defaults, repository)
+    # Only the model shows what goes with it, and nearly always its own file does: composing takes
+    # long enough to be noticed, and this saves doing it twice.
+    file = repository.load_config(f"model/{choices['model']}") if choices.get("model") else None
+    data = _data_of({} if file is None else file.config)
+    found = _merged(_defaults(verb, [*overrides, f"data={data}"], repository), repository)
+    if (right := _data_of(found[0].model)) == data:
+        return found
+    repository = _Repository(_loader().repository)
+    return _merged(_defaults(verb, [*overrides, f"data={right}"], repository), repository)
 
 
 def _data_of(model: Any) -> str:
@@ -122,12 +119,23 @@ def _data_of(model: Any) -> str:
     return str((model.get("pretraining") or {}).get("data", "safety_mix"))
 
 
+@contextmanager
+def _as_of_hydra() -> Iterator[None]:
+    """Raise OmegaConf's errors as errors of the composition."""
+    try:
+        yield
+    except OmegaConfBaseException as error:
+        raise ConfigCompositionException from error
+
+
+@_as_of_hydra()
 def _defaults(verb: str, overrides: Sequence[str], repository: IConfigRepository) -> DefaultsList:
     return create_defaults_list(
         repository, verb, _parsed(overrides), prepend_hydra=False, skip_missing=False
     )
 
 
+@_as_of_hydra()
 def _merged(
     defaults: DefaultsList, repository: IConfigRepository
 ) -> tuple[DictConfig, dict[str, str | None]]:
@@ -139,12 +147,10 @@ def _merged(
     return node, dict(defaults.overrides.known_choices)
 
 
+@_as_of_hydra()
 def override(node: DictConfig, overrides: Sequence[str]) -> None:
     """Write the values of overrides that choose no member of a group into a composed config."""
-    try:
-        _loader()._apply_overrides_to_config(_parsed(overrides), node)
-    except OmegaConfBaseException as error:
-        raise ConfigCompositionException from error
+    _loader()._apply_overrides_to_config(_parsed(overrides), node)
 
 
 def _loader() -> ConfigLoaderImpl:
