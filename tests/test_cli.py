@@ -15,7 +15,10 @@ from tbr_lightning.config.compose import compose_verb, keys_of
 from tbr_lightning.config.help import COMMON
 from tbr_lightning.config.verbs import VERBS
 
-HEAVY = ("torch", "transformers", "lightning", "mlflow", "optuna")
+HEAVY = (
+    *("torch", "transformers", "lightning", "mlflow", "optuna"),
+    "tbr_lightning.evaluation.judges.rules",  # compiles its patterns
+)
 
 
 @pytest.mark.parametrize("columns", [80, 120])
