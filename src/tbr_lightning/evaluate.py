@@ -6,6 +6,7 @@ import sys
 
 from tbr_lightning import cli
 from tbr_lightning.config.verbs import EvaluateConfig
+from tbr_lightning.errors import UserError
 
 
 def command(config: EvaluateConfig) -> int:
@@ -42,6 +43,20 @@ def command_labelled(config: EvaluateConfig) -> int:
     from tbr_lightning.evaluation import labelled
 
     labelled.show(labelled.run(config), config)
+    return 0
+
+
+def command_draw(config: EvaluateConfig) -> int:
+    """Draw the figures of a stored evaluation, and print where its page is."""
+    from tbr_lightning.evaluation import mlflow_logging
+    from tbr_lightning.reports.page import FILE
+    from tbr_lightning.tracking.store import connect
+
+    if config.evaluation is None:
+        raise UserError("evaluation is not set: give evaluation=RUN_ID of a finished evaluation")
+    connect(config.tracking)
+    page = mlflow_logging.draw(config.evaluation)
+    print(f"report: {page or f'the artifact {FILE}'}; figures: artifacts of that run")
     return 0
 
 

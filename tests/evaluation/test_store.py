@@ -24,7 +24,7 @@ from tbr_lightning.config.verbs import GenerationConfig
 from tbr_lightning.data.think_format import ThinkFormat
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation import respond as responding
-from tbr_lightning.evaluation.key import seed_of
+from tbr_lightning.evaluation.comparison_key import seed_of
 from tbr_lightning.evaluation.respond import arm_prompts, respond
 from tbr_lightning.evaluation.store import FILE, ResponseStore, weights_identity
 from tbr_lightning.evaluation.suites import Prompt
