@@ -6,7 +6,6 @@ import sys
 
 from tbr_lightning import cli
 from tbr_lightning.config.verbs import EvaluateConfig
-from tbr_lightning.errors import UserError
 
 
 def command(config: EvaluateConfig) -> int:
@@ -48,15 +47,9 @@ def command_labelled(config: EvaluateConfig) -> int:
 
 def command_draw(config: EvaluateConfig) -> int:
     """Draw the figures of a stored evaluation, and print where its page is."""
-    from tbr_lightning.evaluation import mlflow_logging
-    from tbr_lightning.reports.page import FILE
-    from tbr_lightning.tracking.store import connect
+    from tbr_lightning.evaluation import terminal
 
-    if config.evaluation is None:
-        raise UserError("evaluation is not set: give evaluation=RUN_ID of a finished evaluation")
-    connect(config.tracking)
-    page = mlflow_logging.draw(config.evaluation)
-    print(f"report: {page or f'the artifact {FILE}'}; figures: artifacts of that run")
+    terminal.drawn(config)
     return 0
 
 

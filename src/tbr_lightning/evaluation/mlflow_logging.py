@@ -70,14 +70,14 @@ def log_evaluation(
     run.describe(text.strip())
     if subject.logged is not None and not subject.mitigation:
         _describe_training(subject.logged.run_id, run, config, rows)
-    named = (subject.label, subject.name)
-    return log_page(run, config, named, rows, told=told, drawn=drawn, figures=figures)
+    titles = subject.titles
+    return log_page(run, config, titles, rows, told=told, drawn=drawn, figures=figures)
 
 
 def log_page(
     run: Run,
     config: EvaluateConfig,
-    named: tuple[str, str],
+    titles: tuple[str, str],
     rows: Sequence[Judged],
     *,
     told: str,
@@ -89,7 +89,7 @@ def log_page(
     Args:
         run: Run of the evaluation.
         config: Config of the command.
-        named: Display name and identity of the model.
+        titles: Display name and identity of the model.
         rows: Judged answers of the model.
         told: Notice for readers of the page; empty for none.
         drawn: Figures of an explanation.
@@ -98,7 +98,7 @@ def log_page(
     Returns:
         Local path of the page; ``None`` if it is in MLflow alone.
     """
-    label, name = named
+    label, name = titles
     facts = _facts(config, rows, {"model": name, "run": run.id})
     later = f"No figures yet: `tbr evaluate draw evaluation={run.id}` adds them."
     notes = (told, "" if figures else later, report.caveats(report.lines({label: rows})))

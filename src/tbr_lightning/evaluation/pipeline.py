@@ -232,9 +232,7 @@ def _earlier(
     page = (
         run.place(FILE)
         if run.has(FILE)
-        else mlflow_logging.log_page(
-            run, config, (subject.label, subject.name), rows, told=told or ""
-        )
+        else mlflow_logging.log_page(run, config, subject.titles, rows, told=told or "")
     )
     return EvaluateResult(
         run_id, rows, subject.name, subject.model_id, label=subject.label, report=page
