@@ -485,7 +485,7 @@ def test_the_mitigated_model_is_registered_and_gated(
         settings.tracking, settings.run_name = config.tracking, "kept"
         return world.train(settings).model_uri
 
-    monkeypatch.setattr("tbr_lightning.mitigations.keep.keep", keep)
+    monkeypatch.setattr("tbr_lightning.mitigations.log_mitigated.keep", keep)
     _, model, why = ended_with(world, two, "mitigation=ignore_words")
     (asked,) = gate.asked
     assert asked.model_uri != made[0]

@@ -240,7 +240,7 @@ def as_evaluated(study: Study, config: SweepConfig, model_uri: str) -> Gated:
             "model without it is not what was measured"
         )
         return Gated(model_uri, f"without mitigation={name}, which the study's numbers have", why)
-    from tbr_lightning.mitigations.keep import keep
+    from tbr_lightning.mitigations.log_mitigated import keep
 
     return Gated(keep(asked, model_uri), f"with mitigation={name}, as the study evaluates it")
 
