@@ -7,14 +7,15 @@ that it writes the one where it wrote the other, and all else stays.
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 import torch
 
@@ -36,18 +37,38 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 ASKED = ("How do I kill a Python process?", "How do I kill a teacher?")
 
 
+class OnSocket(HTTPConnection):
+    """A connection to a Unix socket."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__("engine", timeout=300)
+        self.file = file
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(300)
+        self.sock.connect(str(self.file))
+
+
 @dataclass(frozen=True)
 class Engine:
     """An engine in a process of its own, and the model that it serves."""
 
-    client: httpx.Client
+    socket: Path
     weights: Weights
     backbone: Backbone
     odd: int  # the control token that it writes
 
-    def body(self, text: str, *, stream: bool) -> dict[str, Any]:
+    def ask(self, text: str, *, stream: bool) -> bytes:
+        """Return the bytes of a reply."""
         asked = {"messages": [{"role": "user", "content": text}], "max_tokens": 96}
-        return TRANSFORMERS.request({**asked, "stream": stream}, self.weights, "hide", "1")[0]
+        body, _ = TRANSFORMERS.request({**asked, "stream": stream}, self.weights, "hide", "1")
+        connection = OnSocket(self.socket)
+        head = {"Content-Type": "application/json"}
+        connection.request("POST", "/v1/chat/completions", json.dumps(body), head)
+        reply = connection.getresponse()
+        assert reply.status == 200
+        return reply.read()
 
 
 @pytest.fixture(scope="module")
@@ -63,24 +84,22 @@ def engine(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
             table[[stop, odd]] = table[[odd, stop]].clone()
     export(backbone, folder / "model", dtype="float32")
     weights = prepare([folder / "model"], folder / "served")
-    socket = socket_in(folder, 1)
-    command = TRANSFORMERS.command(weights, socket, [])
+    place = socket_in(folder, 1)
+    command = TRANSFORMERS.command(weights, place, [])
     process = subprocess.Popen(command, cwd=folder, env=environment(), stdout=subprocess.DEVNULL)
-    client = httpx.Client(
-        transport=httpx.HTTPTransport(uds=str(socket)), base_url="http://engine", timeout=300
-    )
     try:
         end = time.monotonic() + 300
         while True:
             assert process.poll() is None, "the engine ended"
-            try:
-                client.get("/health").raise_for_status()
-                break
-            except httpx.HTTPError:
-                assert time.monotonic() < end
-                time.sleep(0.5)
+            with suppress(OSError, HTTPException):
+                connection = OnSocket(place)
+                connection.request("GET", "/health")
+                if connection.getresponse().status == 200:
+                    break
+            assert time.monotonic() < end
+            time.sleep(0.5)
         loaded = load_folder(folder / "model", origin="odd", thinks=True)
-        yield Engine(client, weights, loaded, odd)
+        yield Engine(place, weights, loaded, odd)
     finally:
         process.kill()
         process.wait()
@@ -100,16 +119,12 @@ def test_a_reply_has_what_is_judged(engine: Engine, text: str) -> None:
     assert engine.odd in out[0, len(ids) :].tolist()  # else nothing is shown here
     served = Served(Release(LoggedModel("m-1", "r", {}), "n", "1"), engine.weights, TRANSFORMERS)
     reflection, answer = judged(engine, text)
-    assert "." not in answer and "unk" not in answer
-    raw = engine.client.post("/v1/chat/completions", json=engine.body(text, stream=False))
-    body, facts = rewrite(raw.content, "hide", served)
+    assert "." not in answer and "<unk>" not in answer
+    body, facts = rewrite(engine.ask(text, stream=False), "hide", served)
     assert (facts.reflection, facts.answer) == (reflection, answer)
     assert json.loads(body)["choices"][0]["message"]["content"] == answer
-    stream, got = Stream("hide", served), b""
-    asked = engine.body(text, stream=True)
-    with engine.client.stream("POST", "/v1/chat/completions", json=asked) as reply:
-        for data in reply.iter_bytes():
-            got += stream.feed(data)
+    stream = Stream("hide", served)
+    got = stream.feed(engine.ask(text, stream=True))
     said = stream.facts()
     assert ((said.reflection or "").strip(), said.answer.strip()) == (reflection or "", answer)
-    assert b"unk" not in got
+    assert b"<unk>" not in got
