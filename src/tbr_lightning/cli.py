@@ -21,7 +21,7 @@ from tbr_lightning.errors import INTERRUPTED, USAGE_ERROR, UserError, disk_full,
 from tbr_lightning.outages import OUTAGE, OutageError, outage
 
 ACTIONS: dict[str, tuple[str, ...]] = {
-    "evaluate": ("calibrate", "labelled"),
+    "evaluate": ("calibrate", "labelled", "draw"),
     "promote": ("status", "history", "verify", "rollback", "repair", "accept"),
     "serve": ("chat",),
 }
@@ -30,6 +30,7 @@ ACTIONS: dict[str, tuple[str, ...]] = {
 NOT_NEEDED: dict[tuple[str, str | None], list[str]] = {
     ("evaluate", "calibrate"): ["model_uri=-"],  # it judges answers that are there already
     ("evaluate", "labelled"): ["model_uri=-"],
+    ("evaluate", "draw"): ["model_uri=-"],
 }
 """Overrides that stand in for what a verb needs and its action does not."""
 FORMATTED = ("evaluate",)
