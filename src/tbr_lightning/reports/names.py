@@ -114,15 +114,18 @@ def over_seeds(name: str) -> str:
 def shared(names: Iterable[str]) -> tuple[dict[str, str], str]:
     """Return the short form of each name, and what was left out since all have it in common.
 
-    Names that do not differ without it, and a single name, stay as they are.
+    A model that is not tuned has no seed, and may stand beside others. Names that do not differ
+    without it, and a single name, stay as they are.
     """
     every = list(names)
     parts = [_NAMED.fullmatch(name) for name in every]
-    of = {part["of"] for part in parts if part is not None}
+    of = sorted({part["of"] for part in parts if part is not None}, key=len)
+    one = len({base.partition(", seed ")[0] for base in of}) == 1 and len(of) < 3
+    one = one and (len(of) == 1 or ", seed " not in of[0])
     short = [part["arm"] + part["rest"] if part is not None else "" for part in parts]
-    if len(every) < 2 or None in parts or len(of) > 1 or len(set(short)) < len(every):
+    if len(every) < 2 or None in parts or not one or len(set(short)) < len(every):
         return {name: name for name in every}, ""
-    return dict(zip(every, short, strict=True)), of.pop()
+    return dict(zip(every, short, strict=True)), of[-1]
 
 
 def in_common(of: str) -> str:
