@@ -330,9 +330,9 @@ def _evaluation(page: Any, place: Place) -> list[Box]:
     page.get_by_text("Show more", exact=True).first.click()
     page.wait_for_timeout(500)
     left, top, _, _ = _box(page.get_by_role("heading", level=2).first)
-    _, _, right, _ = _box(page.get_by_placeholder("Search metrics"))
+    right, _, _, _ = _box(page.get_by_text("About this run", exact=True).first)
     _, bottom, _, _ = _box(page.get_by_text("Parameters (", exact=False).first)
-    return [(left - 40, top - 12, right + 24, bottom - 8)]
+    return [(left - 12, top - 12, right - 12, bottom - 8)]
 
 
 def _model(page: Any, place: Place) -> list[Box]:
