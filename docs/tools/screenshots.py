@@ -343,7 +343,9 @@ def _model(page: Any, place: Place) -> list[Box]:
     _, tags, _, _ = _box(page.get_by_text("Tags", exact=True).first)
     _, versions, _, _ = _box(page.get_by_text("Versions", exact=True).first)
     header = _box(page.get_by_role("row").filter(has_text="Registered at").first)
-    row = page.get_by_role("row").filter(has=page.get_by_text("champion", exact=True)).first
+    number = _client(place.folder).get_model_version_by_alias(NAME, "champion").version
+    link = page.get_by_text(f"Version {number}", exact=True)
+    row = page.get_by_role("row").filter(has=link).first
     _, first, right, last = _box(row)
     last = min(last, first + 130)  # of a version's tags the first are enough
     page.evaluate(_MARK, [left - 12, first, right, last, "the champion"])
@@ -393,18 +395,22 @@ def _chat(page: Any, place: Place) -> list[Box]:
 
 def _evaluation_of_champion(folder: Path, *, apart: bool = False) -> Any:
     """Return the newest evaluation's run of the champion; ``apart`` leaves out comparisons'."""
-    from mlflow.tracking import MlflowClient
-
-    store = f"sqlite:///{folder}/mlflow.db"
-    client = MlflowClient(store, registry_uri=store)
+    client = _client(folder)
     version = client.get_model_version_by_alias(NAME, "champion")
     model = version.model_id or version.source.removeprefix("models:/")
     where = f"tags.`tbr.stage` = 'evaluate' AND tags.`tbr.subject` = '{model}'"
     found = client.search_runs(["1"], f"{where} AND attributes.status = 'FINISHED'", max_results=9)
     kept = [run for run in found if not (apart and "mlflow.parentRunId" in run.data.tags)]
     if not kept:
-        raise SystemExit(f"{store} has no evaluation of {NAME}@champion")
+        raise SystemExit(f"the store in {folder} has no evaluation of {NAME}@champion")
     return kept[0]
+
+
+def _client(folder: Path) -> Any:
+    from mlflow.tracking import MlflowClient
+
+    store = f"sqlite:///{folder}/mlflow.db"
+    return MlflowClient(store, registry_uri=store)
 
 
 PAGES: dict[str, Callable[[Any, Place], list[Box]]] = {
