@@ -348,8 +348,8 @@ def _model(page: Any, place: Place) -> list[Box]:
     row = page.get_by_role("row").filter(has=link).first
     _, first, right, last = _box(row)
     last = min(last, first + 130)  # of a version's tags the first are enough
-    page.evaluate(_MARK, [left - 12, first, right, last, "the champion"])
-    edge = left - 16, right + 8
+    page.evaluate(_MARK, [left - 8, first, right, last, "the champion"])
+    edge = left - 12, right + 8
     return [
         (edge[0], top - 8, edge[1], tags - 24),
         (edge[0], versions - 8, edge[1], header[3]),

@@ -151,7 +151,8 @@ def alive(what: str) -> Iterator[None]:
             now = time.monotonic()
             if now - _last[0] >= _EVERY:
                 _last[0] = now
-                print(f"{what}: {duration(now - began)} so far", file=sys.stderr, flush=True)
+                passed = timedelta(seconds=round(now - began))
+                print(f"{what}: {passed} so far", file=sys.stderr, flush=True)
 
     teller = threading.Thread(target=tell, daemon=True)
     teller.start()

@@ -12,6 +12,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 
 COLOURS = ("#0072B2", "#AA1166", "#998800", "#222222", "#7799AA", "#4422BB", "#7A2A00", "#AA7777")
 """Of models, apart for colour-blind readers too. Green and orange say right and wrong."""
@@ -104,6 +105,15 @@ def arm_in(name: str) -> str:
 def untuned(base: str) -> str:
     """Return the name of a model as it comes."""
     return f"{UNTUNED} ({base})"
+
+
+def base_of(name: str, hub_id: str | None, path: str | None) -> str:
+    """Return what a base model is called: of ``model=hub`` its id, or its file or folder."""
+    if name != "hub":
+        return name
+    if path and path not in _NOTHING:  # it comes before the id
+        return PurePath(path).stem
+    return hub_id if hub_id and hub_id not in _NOTHING else name
 
 
 def over_seeds(name: str) -> str:
