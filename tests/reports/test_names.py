@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,12 +32,12 @@ SEEN = {
 }
 
 
-def linear(colour: str) -> np.ndarray:
+def linear(colour: str) -> Any:
     parts = np.array([int(colour[n : n + 2], 16) for n in (1, 3, 5)]) / 255
     return np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
 
 
-def oklab(rgb: np.ndarray) -> np.ndarray:
+def oklab(rgb: Any) -> Any:
     """Return a colour in Oklab (Ottosson, 2020), where distances are as people see them."""
     lms = np.array(
         [
