@@ -19,8 +19,6 @@ from tbr_lightning.config.compose import Composed, compose_verb
 from tbr_lightning.credentials import hidden
 from tbr_lightning.errors import INTERRUPTED, USAGE_ERROR, UserError, disk_full, near
 from tbr_lightning.outages import OUTAGE, OutageError, outage
-from tbr_lightning.processes import quiet
-from tbr_lightning.progress import alive, wrapped
 
 ACTIONS: dict[str, tuple[str, ...]] = {
     "evaluate": ("calibrate", "labelled", "draw"),
@@ -103,7 +101,7 @@ def _goes_on(verb: str, error: KeyboardInterrupt) -> str:
 
 def _run(verb: str, composed: Composed, action: str | None) -> int:
     from tbr_lightning.processes import collect_rarely, quiet
-    from tbr_lightning.progress import wrapped
+    from tbr_lightning.progress import alive, wrapped
 
     collect_rarely()
     quiet()
