@@ -35,11 +35,15 @@ _PREFERENCES = ["objectives/test_dpo.py", "objectives/test_pairs.py", "objective
 
 CORE = {
     "registry/rules.py": ["registry/test_rules.py", "registry/test_gate.py"],
-    "registry/gate.py": ["registry/test_gate.py", "registry/test_rules.py"],
+    "registry/gate.py": [
+        "registry/test_gate.py",
+        "registry/test_rules.py",
+        "registry/test_adversarial.py",
+    ],
     "registry/entry.py": ["registry/test_ledger.py", "registry/test_rules.py"],
     "registry/ledger.py": ["registry/test_ledger.py"],
     "registry/alias_sync.py": ["registry/test_moves.py", "registry/test_ledger.py"],
-    "registry/sample_size.py": ["registry/test_gate.py", "registry/test_rules.py"],
+    "registry/sample_size.py": ["registry/test_sample_size.py", "registry/test_gate.py"],
     "evaluation/statistics.py": ["evaluation/test_statistics.py", "evaluation/test_comparison.py"],
     "evaluation/results.py": ["evaluation/test_results.py", "evaluation/test_content.py"],
     "evaluation/comparison.py": ["evaluation/test_comparison.py"],
