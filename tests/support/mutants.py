@@ -64,7 +64,7 @@ CORE = {
     "data/split.py": ["data/test_table.py", "data/test_mix.py"],
     "reflection/checks.py": ["reflection/test_planted.py", "reflection/test_collect.py"],
     "data/tokens.py": ["data/test_tokens.py", "data/test_think_format.py"],
-    "data/think_format.py": ["data/test_think_format.py", "data/test_tokens.py"],
+    "data/think_format.py": ["data/test_think_format.py", "data/test_template_families.py"],
     "data/chat_template.py": ["data/test_think_format.py", "data/test_template_families.py"],
     "training/batches.py": ["training/test_batches.py"],
     "training/module.py": ["training/test_module.py"],
