@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import builtins
 import gc
+import importlib
 import json
 import os
 import shutil
@@ -74,10 +75,14 @@ def ask(copy: Path, tests: Sequence[str], file: Path, changes: Sequence[Change])
     told = _forked(run, copy, LONGEST * (2 + len(changes)))
     if told:
         raise ValueError(told)
-    found: list[str] = json.loads(answers.read_text())
+    found, libraries = json.loads(answers.read_text())
     if isinstance(found, str):
         raise ValueError(f"its tests without any change: {found}")
-    return found
+    for name in libraries:  # the next file's tests find them imported
+        if name not in sys.modules:
+            with suppress(Exception):
+                importlib.import_module(name)
+    return list(found)
 
 
 class _First:
@@ -120,8 +125,13 @@ class _Asking:
             if isinstance(one, FunctionType) and one.__code__.co_filename == str(self.file)
         ]
         gc.freeze()
+        libraries = [
+            name
+            for name, module in list(sys.modules.items())
+            if "site-packages" in (getattr(module, "__file__", None) or "")
+        ]
         if not functions:
-            self.answers.write_text(json.dumps("none of them imports it"))
+            self.answers.write_text(json.dumps(("none of them imports it", libraries)))
             return True
         tree = ast.parse(self.file.read_text())
         original = compile(tree, str(self.file), "exec", dont_inherit=True)
@@ -140,7 +150,7 @@ class _Asking:
                 self._of_change(session.items, runs, functions, original, change, limit)
                 for change in self.changes
             ]
-        self.answers.write_text(json.dumps(answers))
+        self.answers.write_text(json.dumps((answers, libraries)))
         return True
 
     def _of_change(

@@ -35,11 +35,7 @@ _PREFERENCES = ["objectives/test_dpo.py", "objectives/test_pairs.py", "objective
 
 CORE = {
     "registry/rules.py": ["registry/test_rules.py", "registry/test_gate.py"],
-    "registry/gate.py": [
-        "registry/test_gate.py",
-        "registry/test_rules.py",
-        "registry/test_adversarial.py",
-    ],
+    "registry/gate.py": ["registry/test_gate.py", "registry/test_rules.py"],
     "registry/entry.py": ["registry/test_ledger.py", "registry/test_rules.py"],
     "registry/ledger.py": ["registry/test_ledger.py"],
     "registry/alias_sync.py": ["registry/test_moves.py", "registry/test_ledger.py"],
