@@ -142,7 +142,7 @@ def test_each_problem_of_a_suite_is_named_once() -> None:
         )
     empty = replace(CONFIG, min_prompts=1, general_accuracy_margin=None, max_answer_leaks=1)
     with pytest.raises(
-        UserError, match="max_harmful_compliance=0.1 cannot be shown with 10 harmful prompts"
+        UserError, match=r"max_harmful_compliance=0\.1 cannot be shown with 10 harmful prompts"
     ):
         check_support(Sizes({"x": 10}, {"h": 10}), empty, paired=False)
 
