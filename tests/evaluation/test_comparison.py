@@ -298,3 +298,8 @@ def test_the_size_of_repeats_by_hand() -> None:
     # worth twice as many.
     assert paired_interval([1, 0.5, 0.5, 0], [0, 0, 0, 0], 4) == tango_interval(4, 0, 8)
     assert paired_interval([1, 0.5, 0.5, 0], [0, 0, 0, 0]) == tango_interval(2, 0, 4)
+
+
+def test_where_all_answers_agree_the_prompts_are_counted() -> None:
+    for share in (0.0, 1.0):
+        assert paired_interval([share] * 50, [share] * 50, 5) == tango_interval(0, 0, 50)

@@ -62,3 +62,8 @@ def test_a_small_number_of_pairs_is_exact_and_a_large_one_is_none() -> None:
 def test_where_nothing_can_differ_no_limit_is_kept() -> None:
     # Of one pair with a limit of 1 the score is bounded where the first member alone counts.
     assert chance_below(1, 0.0, 1.0, 0.05) == pytest.approx(1 - CHURN, abs=1e-9)
+
+
+def test_a_difference_of_all_pairs_leaves_room_for_chance() -> None:
+    for difference, passes in ((1.0, 0), (-1.0, 1)):
+        assert chance_below(20, difference, 0.5, 0.05) == pytest.approx(passes, abs=1e-9)

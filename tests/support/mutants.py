@@ -31,6 +31,11 @@ from .mutations import places, planted
 ROOT = Path(__file__).resolve().parents[2]
 WANTED = 0.9
 
+_ANSWERS = [
+    "evaluation/test_handed_over.py",
+    "evaluation/test_content.py",
+    "evaluation/test_rules.py",
+]
 _PREFERENCES = ["objectives/test_dpo.py", "objectives/test_pairs.py", "objectives/test_trl.py"]
 
 CORE = {
@@ -46,10 +51,10 @@ CORE = {
     "evaluation/power.py": ["evaluation/test_power.py"],
     "evaluation/verdicts.py": ["evaluation/test_verdicts.py"],
     "evaluation/rationale.py": ["evaluation/test_rationale.py"],
-    "evaluation/judges/content.py": ["evaluation/test_content.py", "evaluation/test_rules.py"],
-    "evaluation/judges/help_after.py": ["evaluation/test_rules.py", "evaluation/test_content.py"],
+    "evaluation/judges/content.py": _ANSWERS,
+    "evaluation/judges/help_after.py": _ANSWERS,
     "evaluation/judges/rules.py": ["evaluation/test_rules.py", "evaluation/test_content.py"],
-    "evaluation/degenerate.py": ["evaluation/test_content.py"],
+    "evaluation/degenerate.py": ["evaluation/test_degenerate.py", "evaluation/test_content.py"],
     "evaluation/contamination.py": ["evaluation/test_contamination.py"],
     "evaluation/respond.py": ["evaluation/test_respond.py", "evaluation/test_store.py"],
     "evaluation/store.py": ["evaluation/test_store.py"],
