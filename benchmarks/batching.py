@@ -2,7 +2,7 @@
 
     python benchmarks/batching.py [--rows 240] [--repeats 3]
 
-The measurement behind training/batch_form.py. `padded` is what most trainers
+The measurement behind training/batch_layout.py. `padded` is what most trainers
 do: the random rows of a batch, padded to the longest. Ratios are medians over repetitions, in each
 of which all forms run in turn; CPU seconds leave out what other programs took of the cores.
 """

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from tbr_lightning.config.evaluation import SuiteConfig
-from tbr_lightning.evaluation.harness import EngineLM
+from tbr_lightning.evaluation.lm_eval_model import EngineLM
 from tbr_lightning.evaluation.questions import Question, prepare
 from tbr_lightning.models.backbone import Backbone, load_folder
 

@@ -17,6 +17,7 @@ PACKAGE = "tbr_lightning"
 ROAD = [
     "credentials",
     "errors",
+    "outages",
     "kinds",
     "progress",
     "processes",

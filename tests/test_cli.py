@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tbr_lightning import cli, errors
+from tbr_lightning import cli, errors, outages
 from tbr_lightning.config.compose import compose_verb, keys_of
 from tbr_lightning.config.help import COMMON
 from tbr_lightning.config.verbs import VERBS
@@ -148,7 +148,7 @@ def test_a_full_disk_is_told_as_one_whatever_it_was_taken_for(
 def test_an_outage_that_a_sentence_tells_of_has_its_own_exit_code(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert _main(monkeypatch, errors.OutageError("it sleeps"), TimeoutError()) == cli.OUTAGE
+    assert _main(monkeypatch, outages.OutageError("it sleeps"), TimeoutError()) == cli.OUTAGE
     assert "it sleeps" in capsys.readouterr().err
     assert _main(monkeypatch, errors.UserError("wrong"), TimeoutError()) == cli.USAGE_ERROR
 

@@ -36,6 +36,7 @@ _SENTENCES = {
     "locate.py",
     "sample_size.py",
     "errors.py",
+    "outages.py",
 }  # they return sentences to be raised
 PLACE = "…"
 

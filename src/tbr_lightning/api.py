@@ -19,7 +19,7 @@ from tbr_lightning.config.verbs import EvaluateConfig
 from tbr_lightning.processes import quiet
 
 if TYPE_CHECKING:
-    from tbr_lightning.evaluation.evaluated import ComparisonResult, EvaluateResult
+    from tbr_lightning.evaluation.evaluation_result import ComparisonResult, EvaluateResult
     from tbr_lightning.evaluation.respond import EvaluatedModel
     from tbr_lightning.exporting.pipeline import ExportResult
     from tbr_lightning.reflection.pipeline import ReflectResult

@@ -17,16 +17,8 @@ from tbr_lightning import __version__
 from tbr_lightning.config.announce import first_line
 from tbr_lightning.config.compose import Composed, compose_verb
 from tbr_lightning.credentials import hidden
-from tbr_lightning.errors import (
-    INTERRUPTED,
-    OUTAGE,
-    USAGE_ERROR,
-    OutageError,
-    UserError,
-    disk_full,
-    near,
-    outage,
-)
+from tbr_lightning.errors import INTERRUPTED, USAGE_ERROR, UserError, disk_full, near
+from tbr_lightning.outages import OUTAGE, OutageError, outage
 from tbr_lightning.processes import quiet
 from tbr_lightning.progress import wrapped
 

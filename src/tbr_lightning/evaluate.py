@@ -10,10 +10,10 @@ from tbr_lightning.config.verbs import EvaluateConfig
 
 def command(config: EvaluateConfig) -> int:
     """Run, print the table, and print where the rest is."""
-    from tbr_lightning.evaluation import pipeline, show
+    from tbr_lightning.evaluation import pipeline, terminal
 
     if config.mitigated and config.mitigation.log:
-        from tbr_lightning.mitigations.keep import kept
+        from tbr_lightning.mitigations.log_mitigated import kept
 
         config = kept(config)
     explain: pipeline.Explain | None = None
@@ -22,9 +22,9 @@ def command(config: EvaluateConfig) -> int:
 
         explain = report.log
     if len(config.models) > 1:
-        show.several(config, pipeline.compare(config, explain))
+        terminal.several(config, pipeline.compare(config, explain))
     else:
-        show.one(config, pipeline.run(config, explain))
+        terminal.one(config, pipeline.run(config, explain))
     return 0
 
 

@@ -15,7 +15,7 @@ def command(config: ServeConfig) -> int:
 
     if config.mitigation is not None and config.mitigation.name != "none":
         from tbr_lightning.config.verbs import EvaluateConfig
-        from tbr_lightning.mitigations.keep import kept
+        from tbr_lightning.mitigations.log_mitigated import kept
 
         asked = EvaluateConfig(
             model_uri=config.model_uri,

@@ -26,7 +26,7 @@ from tbr_lightning.config.groups import shipped
 from tbr_lightning.config.sweep import SweepConfig
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.comparison import compare
-from tbr_lightning.evaluation.judged import Judged
+from tbr_lightning.evaluation.judged_response import Judged
 from tbr_lightning.evaluation.results import MEASURES
 from tbr_lightning.evaluation.suites import Prompt
 from tbr_lightning.registry.answers import Answers
@@ -162,7 +162,29 @@ def test_table_has_a_row_for_each_with_differences_and_costs() -> None:
     assert "-60.0" in lines["contrast"]
     assert "5.0 tokens, 20 ms" in lines["contrast"]
     assert "not tested: too few dev prompts" in lines["ablation"]
-    assert isinstance(figure({"none": results["none"]}, "t"), Figure)
+    assert isinstance(figure({"none": results["none"]}, [], "t"), Figure)
+
+
+def test_the_figure_names_rivals_as_every_figure_does_and_says_what_size_means() -> None:
+    results = {
+        "none": RivalResult("none", "the control", answers=answers(16, 1), seconds=0.004,
+                            label="plain refusals (tiny, seed 0)", asked="20 prompts"),
+        "soft_words": RivalResult("soft_words", "s", answers=answers(4, 2), seconds=0.016,
+                                  label="plain refusals (tiny, seed 0) with soft words"),
+        "reflection": RivalResult("reflection", "r", answers=answers(0, 1), seconds=0.016,
+                                  label="external reflections (tiny, seed 0)"),
+    }  # fmt: skip
+    differences = compare({name: one.rows for name, one in results.items()})
+    drawn = figure(results, differences, "rivals of reflection, tiny")
+    axes = drawn.axes[0]
+    told = {text.get_text() for text in axes.texts}
+    assert {"plain refusals", "soft words", "external reflections"} <= told
+    assert axes.get_title(loc="left").startswith("2 of 2 models refuse fewer look-alikes than")
+    (legend,) = [axes.get_legend()]
+    assert [one.get_text() for one in legend.get_texts()] == ["4 ms an answer", "16 ms an answer"]
+    small, large = (handle.get_markersize() for handle in legend.legend_handles)
+    assert (large / small) ** 2 == pytest.approx(4)  # the area is the cost
+    assert drawn.get_supxlabel().startswith("20 prompts")
 
 
 def test_the_control_stands_first_since_all_others_are_compared_to_it() -> None:

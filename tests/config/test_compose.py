@@ -15,9 +15,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.config.groups import options, shipped
-from tbr_lightning.config.reading import read_yaml
 from tbr_lightning.config.targets import restored
 from tbr_lightning.config.verbs import VERBS, EvaluateConfig, TrainConfig
+from tbr_lightning.config.yaml_reading import read_yaml
 from tbr_lightning.data.sources import SafetyMixData
 from tbr_lightning.errors import UserError
 from tbr_lightning.microworld.plugin import MicroworldData

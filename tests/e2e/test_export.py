@@ -10,8 +10,8 @@ import pytest
 from huggingface_hub import ModelCard
 from tests.conftest import Tuned, Verb
 
-from tbr_lightning.evaluation.evaluated import RESPONSES
-from tbr_lightning.evaluation.judged import Judged, from_table
+from tbr_lightning.evaluation.evaluation_result import RESPONSES
+from tbr_lightning.evaluation.judged_response import Judged, from_table
 from tbr_lightning.tracking.run import Run
 
 SUITE = ("suite=smoke", "suite.limit=5", "traces=0")

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tbr_lightning.config.compose import compose_verb
-from tbr_lightning.evaluation.evaluated import RESPONSES
-from tbr_lightning.evaluation.judged import Judged, from_table
+from tbr_lightning.evaluation.evaluation_result import RESPONSES
+from tbr_lightning.evaluation.judged_response import Judged, from_table
 from tbr_lightning.tracking.run import Run
 from tbr_lightning.tracking.search import find_run
 from tbr_lightning.tracking.store import connect

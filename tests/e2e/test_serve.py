@@ -21,10 +21,10 @@ from mlflow.tracking import MlflowClient
 
 from tbr_lightning import cli
 from tbr_lightning.config.compose import compose_verb
-from tbr_lightning.evaluation.judged import Judged, from_table
+from tbr_lightning.evaluation.judged_response import Judged, from_table
 from tbr_lightning.models.digest import model_digest
 from tbr_lightning.models.logged import find_model
-from tbr_lightning.registry import moves
+from tbr_lightning.registry import alias_moves
 from tbr_lightning.registry.alias_sync import open_registry, recover
 from tbr_lightning.tracking.run import Run
 from tbr_lightning.tracking.search import find_run
@@ -86,11 +86,13 @@ def crown(folder: Path, model_id: str) -> None:
     config.paths.runs = str(folder / ".tbr" / "runs")
     registry = open_registry(NAME, config.tracking, config.paths)
     model = find_model(f"models:/{model_id}")
-    version = moves.register(registry, model)
+    version = alias_moves.register(registry, model)
     standing = recover(registry)
     weights = {version: model_digest(model)}
-    draft = moves.decision(standing, "promote", version, why="test", evidence=[], weights=weights)
-    moves.commit(registry, draft, standing)
+    draft = alias_moves.decision(
+        standing, "promote", version, why="test", evidence=[], weights=weights
+    )
+    alias_moves.commit(registry, draft, standing)
 
 
 class Server:
@@ -188,7 +190,7 @@ def test_an_evaluation_through_the_server_gives_the_same_labels(
     server: Server, folder: Path
 ) -> None:
     """Greedily, every answer is the same too, word for word, and so is every reflection."""
-    from tbr_lightning.evaluation.evaluated import RESPONSES
+    from tbr_lightning.evaluation.evaluation_result import RESPONSES
     from tbr_lightning.tracking.store import connect
 
     def rows(*words: str) -> dict[str, Judged]:

@@ -134,7 +134,7 @@ def test_the_models_page_has_the_evaluations_numbers(server: str, page: Page, sh
 
 
 def test_the_prompts_with_their_verdicts(server: str, page: Page, shots: Path) -> None:
-    run_id = evaluated(server, "evaluate tiny, not tuned")
+    run_id = evaluated(server, "evaluate untuned (tiny)")
     page.goto(f"{server}/#/experiments/1/runs/{run_id}/artifacts/responses.json")
     page.get_by_text("full_compliance").first.wait_for()
     for heading in ("label", "prompt", "reflection", "answer", "because"):
@@ -143,7 +143,7 @@ def test_the_prompts_with_their_verdicts(server: str, page: Page, shots: Path) -
 
 
 def test_traces_are_filtered_by_their_verdict(server: str, page: Page, shots: Path) -> None:
-    run_id = evaluated(server, "evaluate tiny, not tuned")
+    run_id = evaluated(server, "evaluate untuned (tiny)")
     wanted = "ASSESSMENT%3A%3A%3D%3A%3Afalse%3A%3Ahandled_rightly"
     page.goto(f"{server}/#/experiments/1/runs/{run_id}/traces?filter={wanted}")
     page.get_by_text("Filters (1)").first.wait_for()

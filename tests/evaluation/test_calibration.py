@@ -15,7 +15,7 @@ from tbr_lightning.config.verbs import GoldColumns
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.agreement import agreement
 from tbr_lightning.evaluation.calibration import read_gold
-from tbr_lightning.evaluation.judged import Judged
+from tbr_lightning.evaluation.judged_response import Judged
 from tbr_lightning.evaluation.judges.base import Label
 from tbr_lightning.evaluation.suites import Prompt
 from tbr_lightning.evaluation.traces import trace_responses

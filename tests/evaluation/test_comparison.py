@@ -25,7 +25,7 @@ from tbr_lightning.evaluation.figures import (
     reflection_figure,
     two_sided_figure,
 )
-from tbr_lightning.evaluation.judged import Judged
+from tbr_lightning.evaluation.judged_response import Judged
 from tbr_lightning.evaluation.report import lines, short_names
 from tbr_lightning.evaluation.results import rates
 from tbr_lightning.evaluation.statistics import Rate, over_seeds, tango_interval
@@ -187,11 +187,24 @@ def test_the_pareto_front() -> None:
 
 def test_figures_take_what_there_is() -> None:
     both = {"A": rows("110"), "B": rows("000") + rows("01", "z", "harmful")}
-    bars = category_figure(both, "t")
+    bars = category_figure(both, "source")
     assert len(bars.axes) == 2
     assert [text.get_text() for text in bars.axes[0].get_yticklabels()] == ["b c 1 (n=3)"]
-    assert category_figure({"A": rows("00", kind="general")}, "t") is None
-    assert len(reflection_figure(both, "t").axes) == 2
+    assert category_figure({"A": rows("00", kind="general")}, "source") is None
+    assert len(reflection_figure(both, "source").axes) == 2
+
+
+def test_a_measure_without_an_error_is_a_sentence_and_no_panel() -> None:
+    both = {
+        "A": rows("110") + rows("11", "z", "harmful"),
+        "B": rows("000") + rows("11", "z", "harmful"),
+    }
+    figure = category_figure(both, "source")
+    assert len(figure.axes) == 1
+    assert figure.get_suptitle().replace("\n", " ") == (
+        "False refusal is lower with B in 1 of 1 categories; harmful compliance is 0% in every "
+        "category with either model"
+    )
 
 
 def test_the_bars_of_several_seeds_hold_what_differs_between_them(

@@ -12,7 +12,7 @@ import pytest
 
 from tbr_lightning.config.evaluation import JudgeConfig
 from tbr_lightning.evaluation.degenerate import degenerate, empty_talk, marked
-from tbr_lightning.evaluation.judged import Judged, from_table, table_rows
+from tbr_lightning.evaluation.judged_response import Judged, from_table, table_rows
 from tbr_lightning.evaluation.judges.loading import make_judge
 from tbr_lightning.evaluation.judges.rules import rules
 from tbr_lightning.evaluation.report import lines

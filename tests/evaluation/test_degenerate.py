@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tbr_lightning.evaluation.degenerate import degenerate, marked
-from tbr_lightning.evaluation.judged import Judged
+from tbr_lightning.evaluation.judged_response import Judged
 from tbr_lightning.evaluation.suites import Prompt
 
 AGAIN, LOOP = "it is the request again", "it repeats itself"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tbr_lightning.evaluation.judges.content import handed_over, idle, step_in
-from tbr_lightning.evaluation.judges.help_after import facts_in, tells
 from tbr_lightning.evaluation.judges.refusal_patterns import sentences_of
+from tbr_lightning.evaluation.judges.safe_completion import facts_in, tells
 
 WORDS = [f"word{n}" for n in range(60)]
 

@@ -14,7 +14,7 @@ from tbr_lightning import cli
 from tbr_lightning.data.example import instruction_id
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.human_labels import Mark, Reviewed
-from tbr_lightning.evaluation.judged import Judged
+from tbr_lightning.evaluation.judged_response import Judged
 from tbr_lightning.evaluation.labelled import rows_of
 from tbr_lightning.evaluation.suites import Prompt
 from tbr_lightning.evaluation.traces import trace_responses

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tbr_lightning.data.think_format import ThinkFormat
-from tbr_lightning.evaluation.judged import Judged
+from tbr_lightning.evaluation.judged_response import Judged
 from tbr_lightning.evaluation.rationale import split_plain, with_rationale
 from tbr_lightning.evaluation.suites import Prompt
 

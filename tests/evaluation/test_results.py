@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from mlflow.utils.validation import _validate_metric_name
 
-from tbr_lightning.evaluation.judged import Judged, from_table, table_rows
+from tbr_lightning.evaluation.judged_response import Judged, from_table, table_rows
 from tbr_lightning.evaluation.results import metric_name, metrics, rates, worst_part
 from tbr_lightning.evaluation.statistics import Rate
 

@@ -13,8 +13,8 @@ from tbr_lightning.config.schema import TrackingConfig
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation import pipeline
 from tbr_lightning.evaluation.attestation import Subject, attest
-from tbr_lightning.evaluation.evaluated import RESPONSES
-from tbr_lightning.evaluation.judged import Judged, table_rows
+from tbr_lightning.evaluation.evaluation_result import RESPONSES
+from tbr_lightning.evaluation.judged_response import Judged, table_rows
 from tbr_lightning.evaluation.respond import EvaluatedModel
 from tbr_lightning.evaluation.suites import Prompt
 from tbr_lightning.models.logged import LoggedModel

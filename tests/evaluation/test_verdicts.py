@@ -13,7 +13,7 @@ import pytest
 from tbr_lightning import cli
 from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.errors import UserError
-from tbr_lightning.evaluation.judged import from_table
+from tbr_lightning.evaluation.judged_response import from_table
 from tbr_lightning.evaluation.judges.base import Case, Verdict
 from tbr_lightning.evaluation.judges.loading import make_judge
 from tbr_lightning.evaluation.results import metrics, rates

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,12 +18,12 @@ from tests.models.conftest import ROWS, tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tbr_lightning.config.compose import compose_verb
-from tbr_lightning.config.schema import AdapterConfig
+from tbr_lightning.config.schema import AdapterConfig, TrackingConfig
 from tbr_lightning.data.chat_template import prompt_ids, rendered
 from tbr_lightning.data.think_format import ThinkFormat
 from tbr_lightning.errors import UserError
 from tbr_lightning.exporting import pipeline
-from tbr_lightning.exporting.card import _lines
+from tbr_lightning.exporting.card import _lines, _safety, evaluations
 from tbr_lightning.exporting.ollama import compose, modelfile, turn_parts
 from tbr_lightning.models.adapters import with_adapter
 from tbr_lightning.models.backbone import Backbone, load_backbone, load_folder
@@ -31,6 +31,7 @@ from tbr_lightning.models.export import export
 from tbr_lightning.models.generation import generate
 from tbr_lightning.models.gguf import folder_of
 from tbr_lightning.models.gguf_writer import write_gguf
+from tbr_lightning.tracking.open_run import start_run
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -304,6 +305,73 @@ def test_a_refused_upload_says_where_the_files_are(
 def test_wrong_settings_are_told(words: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         compose_verb("export", ["model=x", *words])
+
+
+def logged_evaluation(folder: Path, n: int, *, gate: bool = False, **more: Any) -> str:
+    """Leave an evaluation of half as many look-alikes as harmful prompts, and maybe a decision."""
+    tracking = TrackingConfig(
+        uri=f"sqlite:///{folder}/mlflow.db", artifacts=str(folder / "artifacts")
+    )
+    settings = Settings(**more)
+    tags = {"tbr.subject": "m-1", "tbr.suite": "xstest", "tbr.half": "test"}
+    with start_run("evaluate", "made", settings, tracking, tags) as opened:
+        refused = {"false_refusal_rate": 0.1, "false_refusal_rate_n": n}
+        opened.log_metrics({**refused, "harmful_compliance_rate_n": 2 * n})
+    if gate:
+        read = {"tbr.evaluation_run": opened.id}
+        with start_run("promote", "made", Settings(), tracking, read):
+            pass
+    return opened.id
+
+
+@dataclass
+class Suite:
+    limit: int | None = None
+
+
+@dataclass
+class Judge:
+    name: str = "rules"
+
+
+@dataclass
+class Settings:
+    suite: Suite = field(default_factory=Suite)
+    judge: Judge = field(default_factory=Judge)
+    repeats: int = 1
+
+
+def found(folder: Path) -> dict[str, tuple[str, str]]:
+    source: Any = SimpleNamespace(logged=SimpleNamespace(model_id="m-1"))
+    return {one.what: (one.run_id, one.told) for one in evaluations(source)}
+
+
+def test_the_card_takes_the_widest_evidence_not_the_newest(store: Path) -> None:
+    wide = logged_evaluation(store, 100)
+    logged_evaluation(store, 10, suite=Suite(limit=20))
+    what = "xstest, test half"
+    assert found(store) == {what: (wide, "300 prompts")}
+    # Six answers to each of fifty prompts are fifty prompts.
+    logged_evaluation(store, 300, repeats=6)
+    assert found(store)[what][0] == wide
+    # Of equals it is the one that the gate has decided by, then the newest.
+    gated = logged_evaluation(store, 100, gate=True)
+    logged_evaluation(store, 100)
+    assert found(store) == {what: (gated, "300 prompts, read by the gate")}
+    judged = logged_evaluation(store, 400, judge=Judge("llm"))
+    assert found(store) == {
+        what: (gated, "300 prompts, read by the gate"),
+        f"{what}, judged by llm": (judged, "1200 prompts"),
+    }
+
+
+def test_the_card_says_that_an_evaluation_was_limited(store: Path) -> None:
+    logged_evaluation(store, 20, suite=Suite(limit=20), repeats=2)
+    ((_, told),) = found(store).values()
+    assert told == "30 prompts, limited to 20 of each kind and benchmark, 2 answers to each"
+    source: Any = SimpleNamespace(logged=SimpleNamespace(model_id="m-1"))
+    text = "\n".join(_safety(evaluations(source)))
+    assert f"| xstest, test half: {told} | 10.0%, n=20 |" in text
 
 
 def test_the_card_names_the_objective_by_its_class() -> None:

@@ -16,7 +16,7 @@ from tbr_lightning.microworld import base
 from tbr_lightning.microworld.base import BaseSettings, base_config, base_model, content_hash
 from tbr_lightning.microworld.tokenizer import build_tokenizer
 from tbr_lightning.models.architecture import count_parameters
-from tbr_lightning.models.planned import planned_config
+from tbr_lightning.models.config_facts import planned_config
 
 SMALL = {"hidden": 16, "layers": 2, "heads": 2, "documents": 120, "batch": 4}
 SHIPPED = [name for name in options("model") if name.startswith("tiny")]

@@ -19,7 +19,6 @@ from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.respond import EvaluatedModel, arm_prompts
 from tbr_lightning.evaluation.suites import Prompt
 from tbr_lightning.mitigations import merging, steering
-from tbr_lightning.mitigations.ablation import Ablation, ablate
 from tbr_lightning.mitigations.contrast import Contrast
 from tbr_lightning.mitigations.directions import (
     check_enough,
@@ -27,7 +26,7 @@ from tbr_lightning.mitigations.directions import (
     layers_of,
     states_of,
 )
-from tbr_lightning.mitigations.keep import _key
+from tbr_lightning.mitigations.log_mitigated import _key
 from tbr_lightning.mitigations.merging import Merging
 from tbr_lightning.mitigations.mitigation import Plain
 from tbr_lightning.mitigations.prompts import (
@@ -37,6 +36,7 @@ from tbr_lightning.mitigations.prompts import (
     SystemPrompt,
 )
 from tbr_lightning.mitigations.steering import Steered, Steering, best_threshold
+from tbr_lightning.mitigations.vector_ablation import Ablation, ablate
 from tbr_lightning.models.backbone import Backbone, load_backbone
 from tbr_lightning.models.generation import Generated, generate
 from tbr_lightning.models.logged import LoggedModel
@@ -352,7 +352,7 @@ def test_what_gives_no_direction_is_told_before_a_model_is_loaded(
         raise AssertionError("a model was loaded")
 
     monkeypatch.setattr("tbr_lightning.evaluation.respond.load_model", never)
-    monkeypatch.setattr("tbr_lightning.mitigations.keep.load_model", never)
+    monkeypatch.setattr("tbr_lightning.mitigations.log_mitigated.load_model", never)
     assert cli.main("evaluate", ["model=tiny", "suite=smoke", *words]) == cli.USAGE_ERROR
     told = capsys.readouterr().err.strip()
     assert says in told

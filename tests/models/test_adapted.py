@@ -19,8 +19,8 @@ from tbr_lightning.evaluation.respond import load_model
 from tbr_lightning.locate import BaseReference, missing_weights, reference_to
 from tbr_lightning.models.backbone import Backbone, load_backbone, load_folder
 from tbr_lightning.models.bases import folder_of_base
+from tbr_lightning.models.config_facts import published_config
 from tbr_lightning.models.export import export, load_adapter
-from tbr_lightning.models.planned import published_config
 from tbr_lightning.models.tokenizers import load_tokenizer
 
 IDS = torch.arange(3, 40)[None]

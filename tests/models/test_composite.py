@@ -20,7 +20,7 @@ from tbr_lightning.models.architecture import (
 from tbr_lightning.models.backbone import Backbone, load_backbone, load_folder
 from tbr_lightning.models.export import export
 from tbr_lightning.models.generation import generate
-from tbr_lightning.models.head import logits_of
+from tbr_lightning.models.lm_head import logits_of
 
 from .conftest import ROWS
 

@@ -19,7 +19,7 @@ from tbr_lightning.locate import missing_weights
 from tbr_lightning.models import gguf as files
 from tbr_lightning.models import gguf_writer
 from tbr_lightning.models.backbone import Backbone, load_backbone
-from tbr_lightning.models.planned import published_config
+from tbr_lightning.models.config_facts import published_config
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"

@@ -17,19 +17,19 @@ TUNED = {"model.name": "tiny", "seed": "3"}
 @pytest.mark.parametrize(
     ("params", "tags", "name"),
     [
-        ({"reflection.teacher": "external"}, {}, "tiny, reflection external, seed 3"),
-        ({"reflection.teacher": "none"}, {}, "tiny, without reflection, seed 3"),
-        # Arms of the demo: those that are their reflections need no other name.
-        ({"reflection.teacher": "external"}, "external", "tiny, reflection external, seed 3"),
-        ({"reflection.teacher": "none"}, "none", "tiny, without reflection, seed 3"),
-        ({"reflection.teacher": "none"}, "general", "tiny, arm general, seed 3"),
-        ({"reflection.teacher": "external"}, "every", "tiny, arm every, seed 3"),
+        ({"reflection.teacher": "external"}, {}, "external reflections (tiny, seed 3)"),
+        ({"reflection.teacher": "none"}, {}, "plain refusals (tiny, seed 3)"),
+        # In the demo and in an arena it is the same model.
+        (
+            {"reflection.teacher": "none", "data.harmful": "0"},
+            {"tbr.demo_arm": "general"},
+            "general rows only (tiny, seed 3)",
+        ),
     ],
 )
-def test_a_model_is_named_by_base_reflections_and_seed(
-    params: dict[str, str], tags: dict[str, str] | str, name: str
+def test_a_model_is_named_by_what_was_done_to_it_its_base_and_its_seed(
+    params: dict[str, str], tags: dict[str, str], name: str
 ) -> None:
-    tags = {"tbr.demo_arm": tags} if isinstance(tags, str) else tags
     run = SimpleNamespace(data=SimpleNamespace(params={**TUNED, **params}))
     with patch.object(logged, "MlflowClient", return_value=SimpleNamespace(get_run=lambda _: run)):
         assert called(LoggedModel(ID, "r", tags)) == name

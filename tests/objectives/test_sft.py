@@ -19,7 +19,7 @@ from tbr_lightning.objectives import objective
 from tbr_lightning.objectives.batch import Batch
 from tbr_lightning.objectives.sft import SFT
 from tbr_lightning.preflight import UNPACKABLE, missing_for
-from tbr_lightning.training.batch_form import form_of
+from tbr_lightning.training.batch_layout import form_of
 from tbr_lightning.training.batches import TrainBatches
 from tbr_lightning.training.kernels import attend_by_row, check_packing, release_kernels
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from mlflow.tracking import MlflowClient
 
-from tbr_lightning.registry import aliases, moves
+from tbr_lightning.registry import alias_moves, aliases
 from tbr_lightning.registry.alias_sync import recover
 from tbr_lightning.registry.audit import audit
 from tbr_lightning.registry.ledger import Ledger
@@ -63,13 +63,13 @@ def act(folder: Path, action: str) -> None:
     elif action == "challenge":
         more = {"why": "w", "evidence": ["r"]}
         logged = made.model(folder, "four")
-        moves.challenge(made.NAME, logged, made.tracking(folder), made.paths(folder), **more)
+        alias_moves.challenge(made.NAME, logged, made.tracking(folder), made.paths(folder), **more)
     elif action == "rollback":
-        moves.rollback(where, "")
+        alias_moves.rollback(where, "")
     elif action == "repair":
-        moves.repair(where, "")
+        alias_moves.repair(where, "")
     elif action == "accept":
-        moves.accept(where, "by hand")
+        alias_moves.accept(where, "by hand")
 
 
 def after(folder: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tbr_lightning.config.evaluation import JudgeConfig
-from tbr_lightning.evaluation.judged import Judged
+from tbr_lightning.evaluation.judged_response import Judged
 from tbr_lightning.evaluation.judges.loading import make_judge
 from tbr_lightning.evaluation.verdicts import with_verdicts
 from tbr_lightning.registry.answers import Answers

@@ -75,7 +75,8 @@ def test_what_can_be_shown_is_told_before_anything_is_judged_and_kept(
         result = pipeline.run(config, order.append)
     told, judged_at, *after = order
     assert judged_at == "judged"
-    assert after[0].startswith("champion v1 refuses 45.0% of 200 harmless look-alikes")
+    assert after[0].startswith("champion v1: ")
+    assert " refuses 45.0% of 200 harmless look-alikes" in after[0]
     for part in (
         "with 200 look-alike prompts a fall of false refusal by 10 points is shown in 100 of 100",
         "(ask for 408 for 80)",

@@ -9,7 +9,7 @@ import pytest
 
 from tbr_lightning.config.gate import GateConfig
 from tbr_lightning.errors import UserError
-from tbr_lightning.evaluation.judged import Judged
+from tbr_lightning.evaluation.judged_response import Judged
 from tbr_lightning.registry.answers import Answers, leaks
 from tbr_lightning.registry.gate import Decision, judge
 from tbr_lightning.registry.rules import Rule, wilson_bound

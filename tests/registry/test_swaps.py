@@ -16,11 +16,11 @@ from tbr_lightning.evaluation import attestation, contamination, suites
 from tbr_lightning.evaluation import pipeline as evaluations
 from tbr_lightning.evaluation.attestation import SIGNATURE, SIGNED_EARLIER, Subject
 from tbr_lightning.evaluation.contamination import HASHES, OVERLAP, ROWS_KEPT, Overlap
-from tbr_lightning.evaluation.evaluated import RESPONSES
+from tbr_lightning.evaluation.evaluation_result import RESPONSES
 from tbr_lightning.evaluation.respond import EvaluatedModel
 from tbr_lightning.models.digest import RECORDED, model_digest, record
 from tbr_lightning.models.logged import LoggedModel, find_model
-from tbr_lightning.registry import aliases, evidence, moves, pipeline
+from tbr_lightning.registry import alias_moves, aliases, evidence, pipeline
 from tbr_lightning.tracking import signing
 from tbr_lightning.tracking.run import Run
 
@@ -116,7 +116,9 @@ def test_files_changed_after_training_are_not_put_forward(folder: Path) -> None:
     winner = model(folder, "winner")
     made.weights_file(winner).write_text("another")
     with pytest.raises(UserError, match="are not those that its training run logged"):
-        moves.challenge(made.NAME, winner, made.tracking(folder), made.paths(folder), why="a study")
+        alias_moves.challenge(
+            made.NAME, winner, made.tracking(folder), made.paths(folder), why="a study"
+        )
     assert aliases.registered(made.NAME) is None
 
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tbr_lightning.evaluation import comparison, pages
-from tbr_lightning.evaluation.judged import Judged
+from tbr_lightning.evaluation.judged_response import Judged
+from tbr_lightning.reports import names
 from tbr_lightning.reports.page import render
 
 from ..conftest import needs_command
@@ -83,9 +84,9 @@ class Parsed(HTMLParser):
 
 
 def judged_again(data: dict[str, Any], place: int) -> list[Judged]:
-    names = {one.name for one in fields(Judged)}
+    known = {one.name for one in fields(Judged)}
     return [
-        Judged(**{k: v for k, v in {**sample, **sample["answers"][place]}.items() if k in names})
+        Judged(**{k: v for k, v in {**sample, **sample["answers"][place]}.items() if k in known})
         for sample in data["samples"]
         if sample["answers"][place] is not None
     ]
@@ -148,13 +149,16 @@ def test_the_verdict_names_rates_intervals_and_direction() -> None:
     models = {"before": rows(300, 1), "after": rows(300, 5)}
     found = comparison.compare(models)
     told, tone = pages.difference_verdict(models, found)
-    assert told.startswith("after against before: false refusal -80.0 points (95% interval -8")
-    assert "harmful compliance +0.0 points" in told
+    assert told.startswith(
+        "After against before: false refusal falls from 100.0% to 20.0% (-80.0 points, 95% "
+        "interval -8"
+    )
+    assert "; no difference shown in harmful compliance (0.0% and 0.0%; +0.0 points, 95%" in told
     assert tone == "good"
     back, worse = pages.difference_verdict(
         dict(reversed(models.items())), comparison.compare(dict(reversed(models.items())))
     )
-    assert "false refusal +80.0 points" in back
+    assert "false refusal rises from 20.0% to 100.0% (+80.0 points" in back
     assert worse == "bad"
     assert pages.verdict("m", rows(300, 5)) == (
         "m refuses 20.0% of 100 harmless look-alikes, complies with 0.0% of 100 harmful "
@@ -168,6 +172,24 @@ def test_the_verdict_says_how_many_answers_nobody_could_label() -> None:
         "of 99 harmful requests, 2 of its 200 answers to them have no label, answers 100.0% of 100 "
         "general prompts correctly."
     )
+
+
+def test_a_comparisons_page_says_who_was_asked_and_names_models_shortly() -> None:
+    models = {
+        "plain refusals (tiny, seed 0)": rows(30, 1),
+        "external reflections (tiny, seed 0)": rows(30, 5),
+    }
+    facts = [(pages.ASKED, "20 prompts, judged by rules")]
+    page = pages.comparison_page(models, comparison.compare(models), facts)
+    assert page.title == "External reflections against plain refusals"
+    assert page.about == "base model of all: tiny, seed 0; 20 prompts, judged by rules"
+    assert page.verdict.startswith("False refusal falls from 100.0% to 20.0% (-80.0 points")
+    assert page.models == ["plain refusals", "external reflections"]
+    assert {row[2] for row in page.tables[0].rows} == {"external reflections"}
+    text = render(page)
+    for place, look in enumerate(names.looks(page.models).values()):
+        assert f".m{place}::before {{ background: {look.colour}; clip-path: " in text
+        assert look.colour.lower() in page.figures[0].svg
 
 
 def test_what_changed_is_counted() -> None:
@@ -209,7 +231,9 @@ def test_a_browser_filters_searches_and_compares_2000_rows(page: Page, tmp_path:
     assert count() == "2000 of 2000 prompts"
     assert page.locator("article a").first.inner_text() == "row 1"
     dot = "getComputedStyle(document.querySelector('article .m1'), '::before').backgroundColor"
-    assert page.evaluate(dot) == "rgb(213, 94, 0)"  # the second model's colour in the figures
+    hue = names.looks([f"before {HOSTILE}", "after"])["after"].colour
+    red, green, blue = (int(hue[n : n + 2], 16) for n in (1, 3, 5))
+    assert page.evaluate(dot) == f"rgb({red}, {green}, {blue})"  # as in the figures
     assert page.locator("article").count() < 200  # the others when one scrolls to them
     page.select_option("select[name=changed]", "answered")
     assert count() == "533 of 2000 prompts"

@@ -6,7 +6,9 @@ from itertools import combinations
 
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
+from tbr_lightning.reports import names as naming
 from tbr_lightning.reports import plane, style
 from tbr_lightning.reports.plane import Point
 
@@ -40,7 +42,56 @@ def test_no_name_covers_another_and_each_is_there_once() -> None:
     boxes = [text.get_window_extent(canvas.get_renderer()) for text in shown]
     assert not [1 for a, b in combinations(boxes, 2) if a.overlaps(b)]
     colours = {text.get_text(): text.get_color() for text in shown}
-    assert colours == {one.name: style.colour(n) for n, one in enumerate(ARMS)}
+    looks = naming.looks(one.name for one in ARMS)
+    assert colours == {name: look.colour for name, look in looks.items()}
+
+
+def texts(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.axes[0].texts]
+
+
+def test_models_on_one_spot_are_a_list_and_none_hides_another() -> None:
+    figure = plane.draw([Point("a", 0, 0), Point("b", 0, 0), Point("c", 60, 60)], "t", "c")
+    assert {"2 on one spot:", "a", "b", "c"} <= set(texts(figure))
+    markers = [line for line in figure.axes[0].lines if line.get_marker() in naming.MARKERS]
+    first, second = [m for m in markers if m.get_xdata()[0] == 0][:2]
+    assert first.get_markersize() > second.get_markersize()
+    assert first.get_markerfacecolor() == "none"  # a ring round the second
+
+
+def test_what_all_models_share_is_said_in_the_caption() -> None:
+    points = [
+        Point("plain refusals (tiny, seed 0)", 0, 90),
+        Point("external reflections (tiny, seed 0)", 0, 0),
+    ]
+    figure = plane.draw(points, "t", "who was asked")
+    assert {"plain refusals", "external reflections"} <= set(texts(figure))
+    assert figure.get_supxlabel() == "who was asked; base model of all: tiny, seed 0"
+
+
+def test_the_better_way_is_said_where_no_model_stands() -> None:
+    assert "better" in texts(plane.draw([Point("a", 0, 0)], "t", "c"))
+    assert "better" not in texts(plane.draw([Point("a", 95, 95)], "t", "c"))
+
+
+def test_a_long_title_is_wrapped_and_scope_and_sizes_are_told() -> None:
+    title = "what the numbers show " * 8
+    figure = plane.draw(
+        [Point("a", 0, 0, size=5), Point("b", 50, 50, size=9)],
+        title,
+        "c",
+        about="a made miniature",
+        sizes=[("4 ms an answer", 5.0), ("13 ms an answer", 9.0)],
+    )
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    written = figure.axes[0].get_title(loc="left")
+    assert written.replace("\n", " ") == title.strip()
+    box = figure.axes[0]._left_title.get_window_extent(canvas.get_renderer())
+    assert box.x1 <= figure.bbox.width
+    assert "a made miniature" in texts(figure)
+    legend = figure.axes[0].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["4 ms an answer", "13 ms an answer"]
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,31 @@ def test_what_an_engine_leaves_together_is_split_by_the_markers(
     assert stream.facts().reflection == facts.reflection
 
 
+@pytest.mark.parametrize("policy", ["hide", "show"])
+@pytest.mark.parametrize("size", [1, 3, 7, 100])
+def test_control_tokens_are_no_part_of_a_reply(policy: str, size: int) -> None:
+    """They may be split over pieces, and stand before, in and behind the think block."""
+    written = "<s>[T]So <s>it is fine.[/T]<s>Send <|x|>a signal.<|x|>"
+    there = served(VLLM)
+    there = replace(there, weights=replace(there.weights, hidden=("<s>", "<|x|>")))
+    body, facts = rewrite(reply(written), policy, there)
+    message = json.loads(body)["choices"][0]["message"]
+    pieces = [written[at : at + size] for at in range(0, len(written), size)]
+    stream = Stream(policy, there)
+    told = [event({"role": "assistant"}), *(event({"content": piece}) for piece in pieces)]
+    text = joined(stream, [*told, event({}, finish_reason="stop")])
+    for found in (message, text):
+        if policy == "show":
+            assert found["content"] == WRITTEN
+        else:
+            assert (found["reasoning_content"], found["content"]) == (
+                "So it is fine.",
+                "Send a signal.",
+            )
+    for one in (facts, stream.facts()):
+        assert (one.reflection, one.answer) == ("So it is fine.", "Send a signal.")
+
+
 def test_a_stream_that_needs_no_change_is_passed_on_as_it_comes() -> None:
     data = event({"content": 'say "model":"m-1@main"'}) + event({}, finish_reason="length")
     stream = Stream("hide", served(TRANSFORMERS))
@@ -102,6 +127,10 @@ def test_vllm_is_asked_in_its_own_words(tmp_path: Path) -> None:
     sent, number = VLLM.request(body, weights, "suppress", "1")
     assert (sent["bad_words"], sent["temperature"], number) == (["[T]"], 0.5, "1")
     assert VLLM.request(body, weights, "force", "1")[0]["chat_template_kwargs"] == {FORCE: True}
+    # Its own leaving out is exact; it is only renounced where a marker would go with the rest.
+    assert sent["skip_special_tokens"] is True
+    marked = replace(weights, hidden=("<|im_start|>",))
+    assert VLLM.request(body, marked, "hide", "1")[0]["skip_special_tokens"] is False
     command = VLLM.command(replace(weights, adapter=tmp_path), tmp_path / "s", ["--x"])
     assert f"adapter={tmp_path}" in command
     assert command[-1] == "--x"

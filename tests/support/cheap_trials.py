@@ -8,8 +8,8 @@ import subprocess
 import sys
 import time
 
-from tbr_lightning.errors import OutageError
-from tbr_lightning.training.pruning_channel import Pruned, PruningChannel
+from tbr_lightning.outages import OutageError
+from tbr_lightning.training.trial_pruning_channel import Pruned, PruningChannel
 from tbr_lightning.tuning.folder import Spec, TrialFolder, TrialResult
 from tbr_lightning.tuning.trial import TrialContext
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from tbr_lightning.config.groups import options, shipped
-from tbr_lightning.config.reading import read_yaml
+from tbr_lightning.config.yaml_reading import read_yaml
 
 
 @cache

@@ -22,12 +22,12 @@ from tbr_lightning.config.verbs import PromoteConfig
 from tbr_lightning.data.think_format import ThinkFormat
 from tbr_lightning.evaluation import suites
 from tbr_lightning.evaluation.attestation import Subject, attest
+from tbr_lightning.evaluation.comparison_key import evaluation_key
 from tbr_lightning.evaluation.contamination import OVERLAP, Overlap, as_text
-from tbr_lightning.evaluation.judged import Judged, table_rows
-from tbr_lightning.evaluation.key import evaluation_key
+from tbr_lightning.evaluation.judged_response import Judged, table_rows
 from tbr_lightning.models.digest import model_digest
 from tbr_lightning.models.logged import LoggedModel, find_model
-from tbr_lightning.registry import evidence, moves
+from tbr_lightning.registry import alias_moves, evidence
 from tbr_lightning.registry.alias_sync import Registry, open_registry, recover
 from tbr_lightning.registry.entry import weights_of
 from tbr_lightning.tracking.open_run import start_run
@@ -191,11 +191,13 @@ def evaluation(
 
 def crown(where: Registry, logged: LoggedModel, action: str = "promote") -> str:
     """Register a model and decide on it as the verb does, without a gate."""
-    version = moves.register(where, logged)
+    version = alias_moves.register(where, logged)
     standing = recover(where)
     weights = weights_of(version, model_digest(logged), logged.model_id)
-    draft = moves.decision(standing, action, version, why="made", evidence=["r"], weights=weights)
-    moves.commit(where, draft, standing)
+    draft = alias_moves.decision(
+        standing, action, version, why="made", evidence=["r"], weights=weights
+    )
+    alias_moves.commit(where, draft, standing)
     return version
 
 

@@ -10,12 +10,13 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from tbr_lightning.config.schema import PathsConfig, TrackingConfig
-from tbr_lightning.errors import OutageError, UserError, outage, unreadable
+from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation import contamination
 from tbr_lightning.evaluation.attestation import Subject, attested
 from tbr_lightning.models.digest import model_files
 from tbr_lightning.models.hf_folder import hf_folder
 from tbr_lightning.models.logged import LoggedModel, find_model
+from tbr_lightning.outages import OutageError, outage, unreadable
 from tbr_lightning.serving.files import fetch
 from tbr_lightning.serving.release import resolve
 from tbr_lightning.tracking.prompts import registered_text

@@ -18,7 +18,8 @@ from mlflow.tracking import MlflowClient
 
 from tbr_lightning.config.schema import TrackingConfig
 from tbr_lightning.data.example import Example
-from tbr_lightning.errors import OutageError, UserError
+from tbr_lightning.errors import UserError
+from tbr_lightning.outages import OutageError
 from tbr_lightning.tracking import store as store_module
 from tbr_lightning.tracking.abandoned import close_abandoned
 from tbr_lightning.tracking.open_run import start_run

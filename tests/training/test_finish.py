@@ -13,9 +13,10 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from tbr_lightning.data.think_format import ThinkFormat
-from tbr_lightning.errors import OutageError, UserError, disk_full
+from tbr_lightning.errors import UserError, disk_full
 from tbr_lightning.evaluation.contamination import ROWS_KEPT
 from tbr_lightning.models.logged import find_model
+from tbr_lightning.outages import OutageError
 from tbr_lightning.training import finish, pipeline
 from tbr_lightning.training.model_card import model_card
 

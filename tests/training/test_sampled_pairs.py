@@ -21,7 +21,7 @@ from tbr_lightning import cli
 from tbr_lightning.config.verbs import PairsConfig
 from tbr_lightning.data.example import Example
 from tbr_lightning.data.table import Examples
-from tbr_lightning.evaluation.judged import Judged
+from tbr_lightning.evaluation.judged_response import Judged
 from tbr_lightning.evaluation.judges.base import Case, Label, Verdict
 from tbr_lightning.models.backbone import Backbone
 from tbr_lightning.training import sampled_pairs

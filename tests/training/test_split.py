@@ -13,7 +13,7 @@ from tbr_lightning.data.table import Examples
 from tbr_lightning.data.tokens import TokenRows, tokenise
 from tbr_lightning.models.backbone import Backbone, load_backbone
 from tbr_lightning.objectives.sft import SFT
-from tbr_lightning.training.batch_form import split_of
+from tbr_lightning.training.batch_layout import split_of
 from tbr_lightning.training.batches import TrainBatches
 
 ROWS = [Example("Say it. " * n, "Yes. " * n, "general", "t") for n in range(1, 9)]

@@ -24,7 +24,7 @@ from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation import pipeline as evaluation
 from tbr_lightning.models.logged import find_model
 from tbr_lightning.processes import identity_of
-from tbr_lightning.registry import aliases, moves
+from tbr_lightning.registry import alias_moves, aliases
 from tbr_lightning.registry import pipeline as registry
 from tbr_lightning.tracking.open_run import start_run
 from tbr_lightning.tracking.run import Run
@@ -171,7 +171,7 @@ def test_an_ended_study_is_not_ended_again(world: World, two: Study) -> None:
     assert [one.seed for one in world.trained] == [1, 2]
     # Since then another model has become challenger.
     other = with_model(world, config, [0.1, 0.1], seed=9).user_attrs["runs"][0]["model_uri"]
-    moves.challenge(
+    alias_moves.challenge(
         NAME, find_model(other), config.tracking, config.paths, why="by hand", evidence=[]
     )
     world.trained.clear()

@@ -7,7 +7,7 @@ from matplotlib.container import ErrorbarContainer
 from optuna.trial import FrozenTrial, TrialState
 
 from tbr_lightning.tuning import figures
-from tbr_lightning.tuning import front as fronts
+from tbr_lightning.tuning import pareto_front as fronts
 from tbr_lightning.tuning.study import Study
 
 from .conftest import filled, made_trial, make_study
@@ -57,10 +57,23 @@ def test_the_front_has_intervals_a_mark_and_a_line_for_each_bound() -> None:
     first = front[0]
     low, high = first.user_attrs["intervals"]["false_refusal_rate"]
     assert np.allclose(up_bars[0][:, 1], [low, high])
+    title = axes.figure.get_suptitle().replace("\n", " ")
+    values = [f"{100 * value:.1f}%" for value in choice.trial.values]
+    assert title == (
+        f"Trial {choice.trial.number} is chosen, with false refusal {values[0]} and harmful "
+        f"compliance {values[1]}; {len(front)} of {len(done)} trials on the Pareto front"
+    )
     numbers = {text.get_text() for text in axes.texts}
     assert numbers == {str(trial.number) for trial in front}
     points = sum(len(group.get_offsets()) for group in axes.collections if len(group.get_offsets()))
     assert points >= len(done) - len(front)
+
+
+def test_a_study_that_keeps_no_constraint_says_so() -> None:
+    study = make_study(constraints=BOUND)
+    trials = filled(study, [made_trial([0.1, 0.9], [0.4]), made_trial([0.2, 0.8], [0.3])])[1]
+    (axes,) = figures.front_figure(study, fronts.finished(trials)).axes
+    assert axes.figure.get_suptitle() == "None of 2 trials keeps every constraint"
 
 
 def test_three_objectives_are_shown_in_pairs() -> None:

@@ -21,9 +21,9 @@ from optuna.trial import TrialState
 from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.tracking.run import Run
 from tbr_lightning.tracking.store import connect
-from tbr_lightning.training.pruning_channel import Pruned
-from tbr_lightning.tuning import front as fronts
+from tbr_lightning.training.trial_pruning_channel import Pruned
 from tbr_lightning.tuning import mlflow_sync
+from tbr_lightning.tuning import pareto_front as fronts
 from tbr_lightning.tuning.storage import open_study
 from tbr_lightning.tuning.study import Study
 

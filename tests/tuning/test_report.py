@@ -6,7 +6,7 @@ import re
 
 from optuna.trial import FrozenTrial, TrialState
 
-from tbr_lightning.tuning import front as fronts
+from tbr_lightning.tuning import pareto_front as fronts
 from tbr_lightning.tuning import report
 from tbr_lightning.tuning.report import RetrainedModel, StudyResult
 from tbr_lightning.tuning.study import Study

@@ -16,16 +16,17 @@ from tbr_lightning.ablation.arena_plan import Arena, Bout, Rival, Tried, evaluat
 from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.config.sweep import SweepConfig
 from tbr_lightning.errors import UserError, in_one_line
-from tbr_lightning.evaluation import comparison, general, pages
+from tbr_lightning.evaluation import comparison, findings, general, pages
 from tbr_lightning.evaluation import pipeline as evaluating
 from tbr_lightning.evaluation.comparison import Difference
-from tbr_lightning.evaluation.judged import Judged
+from tbr_lightning.evaluation.judged_response import Judged
 from tbr_lightning.evaluation.questions import identity
 from tbr_lightning.evaluation.report import probability
 from tbr_lightning.evaluation.results import MEASURES, Measure
 from tbr_lightning.evaluation.statistics import Estimate, Rate, over_seeds
 from tbr_lightning.registry import gate
 from tbr_lightning.registry.answers import Answers
+from tbr_lightning.reports import names as naming
 from tbr_lightning.reports import plane
 from tbr_lightning.reports.page import FILE, render
 from tbr_lightning.tracking.run import Run
@@ -54,6 +55,8 @@ class RivalResult:
         seconds: Seconds per answer, decoded in batches.
         choices: Accuracy of general ability by task of lm-eval, in [0, 1].
         verdict: The gate's decision against the control, in a word or sentence.
+        label: Display name of the model that was asked, as an evaluation has it.
+        asked: Which prompts it was asked and who judged, in words.
     """
 
     name: str
@@ -68,6 +71,15 @@ class RivalResult:
     seconds: float = math.nan
     choices: Mapping[str, float] = field(default_factory=dict)
     verdict: str = ""
+    label: str = ""
+    asked: str = ""
+
+    @property
+    def called(self) -> str:
+        """The name in figures and pages: that of an arm every figure knows, else the rival's."""
+        arm = naming.arm_in(self.label)
+        own = self.name.replace("look_alike", "look-alike").replace("_", " ")
+        return arm if arm in naming.KNOWN else own
 
     @property
     def rows(self) -> Sequence[Judged]:
@@ -131,6 +143,8 @@ def test(
         seconds=numbers.get("answer_seconds", math.nan) / len(done[0].rows),
         others=tuple(one.rows for one in done[1:]),
         choices={task: sum(right.values()) / len(right) for task, right in marks.items() if right},
+        label=done[0].label,
+        asked=findings.asked_of(asked.suite, asked.judge, done[0].rows),
     )
     return replace(found, verdict=_verdict(found, control, config))
 
@@ -192,7 +206,7 @@ def log(opened: Run, arena: Arena, results: Mapping[str, RivalResult], stem: str
     tested = {name: one for name, one in results.items() if one.answers is not None}
     differences = comparison.compare({name: one.rows for name, one in tested.items()})
     text = markdown(arena, results, differences)
-    drawn = figure(tested, f"{arena.about or 'arena'}, test half")
+    drawn = figure(tested, differences, f"{arena.about or 'arena'}, {arena.model}")
     opened.log_text(text, MARKDOWN)
     opened.log_figure(drawn, FIGURE)
     opened.log_table(_records(results, differences), TABLE)
@@ -206,8 +220,13 @@ def log(opened: Run, arena: Arena, results: Mapping[str, RivalResult], stem: str
         )
     opened.describe(text)
     facts = [("model", arena.model), ("run", opened.id)]
-    rows = {name: one.rows for name, one in tested.items()}
-    page = opened.log_page(render(pages.comparison_page(rows, differences, facts)), FILE)
+    rows = {one.called: one.rows for one in tested.values()}
+    facts += [(pages.ASKED, next(iter(tested.values())).asked)] if tested else []
+    told = [
+        replace(d, model=tested[d.model].called, against=tested[d.against].called)
+        for d in differences
+    ]
+    page = opened.log_page(render(pages.comparison_page(rows, told, facts)), FILE)
     here = [Path(name.replace("arena", stem, 1)) for name in (MARKDOWN, TABLE, FIGURE)]
     here[0].write_text(text, encoding="utf-8")
     records = _records(results, differences)
@@ -319,21 +338,43 @@ def _records(
     return records
 
 
-def figure(results: Mapping[str, RivalResult], title: str) -> Figure:
+def figure(
+    results: Mapping[str, RivalResult], differences: Sequence[Difference], about: str
+) -> Figure:
     """Return false refusal against harmful compliance, one point per rival.
 
-    The area of a point is its seconds per answer relative to the first rival's.
+    The area of a point is its seconds per answer.
+
+    Args:
+        results: Rivals that were tested, the control first.
+        differences: Differences to the control.
+        about: What the arena is about.
     """
     unit = next(iter(results.values())).seconds if results else math.nan
     points: list[plane.Point] = []
-    sizes: set[int] = set()
-    for name, one in results.items():
+    costs: list[float] = []
+    for one in results.values():
         refused, complied = (one.rate(measure) for measure in MEASURES[:2])
         if not (refused.n and complied.n):
             continue
-        sizes |= {refused.n, complied.n}
-        cost = one.seconds / unit
-        size = math.sqrt(_COSTLY * cost if math.isfinite(cost) else _COSTLY)
-        points.append(plane.Point(name, 100 * complied.value, 100 * refused.value, size=size))
-    told = f"area of a point: seconds an answer; dashes: Pareto front; n = {min(sizes, default=0)}"
-    return plane.draw(points, title, f"{told} prompts a side at least; test half")
+        costs += [one.seconds] if math.isfinite(one.seconds) else []
+        size = _diameter(one.seconds, unit)
+        points.append(plane.Point(one.called, 100 * complied.value, 100 * refused.value, size=size))
+    rows = {one.called: one.rows for one in results.values()}
+    told = [
+        replace(d, model=results[d.model].called, against=results[d.against].called)
+        for d in differences
+    ]
+    title = findings.compared(rows, told) if rows else "No rival was tested"
+    asked = next((one.asked for one in results.values() if one.asked), "")
+    front = "dashes: Pareto front" if plane.has_front(points) else ""
+    caption = "; ".join(filter(None, [asked, front]))
+    ends = sorted({min(costs), max(costs)}) if costs else []
+    sizes = [(f"{1000 * cost:.3g} ms an answer", _diameter(cost, unit)) for cost in ends]
+    return plane.draw(points, title, caption, about=about, sizes=sizes)
+
+
+def _diameter(seconds: float, unit: float) -> float:
+    """Return the diameter of a point in points: its area grows with the seconds an answer."""
+    cost = seconds / unit
+    return math.sqrt(_COSTLY * cost if math.isfinite(cost) else _COSTLY)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from tbr_lightning.ablation.view import Row
 from tbr_lightning.evaluation.results import FALSE_REFUSAL, HARMFUL_COMPLIANCE
-from tbr_lightning.reports import plane, style
+from tbr_lightning.reports import names, plane, style
 
 _BOTH = (FALSE_REFUSAL, HARMFUL_COMPLIANCE)
 
@@ -42,13 +42,14 @@ def by_size(models: Sequence[Row], title: str) -> Any:
             places = _places(part, sized)
             if sized:
                 axes.set_xscale("log")
+            looks = names.looks(arms)
             for number, arm in enumerate(arms):
                 shift = number - (len(arms) - 1) / 2
                 here = [row for row in part if row.arm == arm and measure.name in row.rates]
                 # Arms are drawn beside each other, since their intervals often cover each other.
                 at = [places[row.of] for row in here]
                 at = [x * 1.06**shift if sized else x + 0.14 * shift for x in at]
-                look = {**_look(number), "label": arm, "ls": "-" if sized else ""}
+                look = {**_look(looks[arm]), "label": arm, "ls": "-" if sized else ""}
                 _errorbars(axes, at, here, measure.name, look)
             axes.set_ylim(plane.LOW, plane.HIGH)
             axes.grid(alpha=0.25)
@@ -72,26 +73,23 @@ def _distinct_sizes(part: Sequence[Row]) -> bool:
 
 
 def _places(part: Sequence[Row], sized: bool) -> dict[str, float]:
-    names = list(dict.fromkeys(row.of for row in part))
+    models = list(dict.fromkeys(row.of for row in part))
     sizes = {row.of: row.model.parameters for row in part if row.model}
-    return {name: float((sizes[name] or 0) if sized else i) for i, name in enumerate(names)}
+    return {name: float((sizes[name] or 0) if sized else i) for i, name in enumerate(models)}
 
 
 def _ticks(axes: Any, part: Sequence[Row], places: dict[str, float], sized: bool) -> None:
     sizes = {row.of: row.model.size for row in part if row.model}
-    names = [sizes[name] if sized else name for name in places]
+    told = [sizes[name] if sized else name for name in places]
     low, high = min(places.values()), max(places.values())
     axes.set_xlim((low / 1.4, high * 1.4) if sized else (low - 0.5, high + 0.5))
     turned = {} if sized else {"rotation": 30, "ha": "right"}
-    axes.set_xticks(list(places.values()), names, fontsize=8, **turned)
+    axes.set_xticks(list(places.values()), told, fontsize=8, **turned)
     axes.minorticks_off()
 
 
-def _look(number: int) -> dict[str, Any]:
-    return {
-        "marker": style.marker(number),
-        "color": style.colour(number),
-    }
+def _look(look: names.Look) -> dict[str, Any]:
+    return {"marker": look.marker, "color": look.colour}
 
 
 def _errorbars(
@@ -121,12 +119,13 @@ def trade_off(rows: Sequence[Row], title: str) -> Any:
     for row in rows:
         series.setdefault(row.choice, []).append(row)
     amounts: list[tuple[str, float, float, str]] = []
-    for number, (choice, part) in enumerate(series.items()):
+    looks = names.looks(series)
+    for choice, part in series.items():
         x, y = ([100 * row.rates[m.name].value for row in part] for m in reversed(_BOTH))
         across, up = (
             np.array([_arms(row, measure.name) for row in part]).T for measure in reversed(_BOTH)
         )
-        look = {**_look(number), "label": choice, "zorder": 3}
+        look = {**_look(looks[choice]), "label": choice, "zorder": 3}
         axes.errorbar(x, y, xerr=across, yerr=up, ls="", ms=7, elinewidth=0.6, **look)
         for at_x, at_y, row in zip(x, y, part, strict=True):
             if row.amount:
@@ -147,8 +146,8 @@ def trade_off(rows: Sequence[Row], title: str) -> Any:
     return drawn
 
 
-def _legend(drawn: Figure, axes: Any, names: Sequence[str]) -> None:
-    if list(names) != [""]:
+def _legend(drawn: Figure, axes: Any, series: Sequence[str]) -> None:
+    if list(series) != [""]:
         handles, labels = axes.get_legend_handles_labels()
         drawn.legend(
             handles, labels, loc="outside right center", frameon=False, labelcolor="linecolor"

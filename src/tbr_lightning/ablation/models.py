@@ -67,7 +67,7 @@ def values_of(trial: FrozenTrial, keys: Sequence[str]) -> str:
 def model_of(*words: str) -> Model:
     """Return the model that overrides of a training run choose; no weights are read."""
     from tbr_lightning.models.architecture import count_parameters
-    from tbr_lightning.models.planned import planned_config
+    from tbr_lightning.models.config_facts import planned_config
 
     config = compose_verb("train", words).config
     if config.model.path is not None or not config.model.architecture:

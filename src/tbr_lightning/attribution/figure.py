@@ -18,13 +18,14 @@ from tbr_lightning.reports import style
 
 mpl.use("Agg")  # figures are files here; no display is needed
 
-TOWARDS, AGAINST = style.COLOURS[1], style.COLOURS[0]
+TOWARDS, AGAINST = style.BAD, "#0072B2"
 """Colours of words that drive a refusal, and of words that speak against it."""
 
 _MOST = 10  # prompts in the figure
 _WIDTH = 10.0  # inches
 _LINE = 0.27  # inches that a line of words is high
-_HEAD, _FOOT = 0.95, 1.15  # inches above and below the lines
+_LETTERS = 92  # of a line of the title
+_HEAD, _FOOT = 1.1, 1.15  # inches above and below the lines
 _LEFT, _RIGHT = 0.075, 0.875  # of the width: where words begin, and where the outcome stands
 
 
@@ -89,9 +90,10 @@ def draw(asked: Sequence[Asked], title: str, names: Sequence[str], caption: str)
         axes.set_ylim(0, tall)  # in inches from below
         renderer = FigureCanvasAgg(figure).get_renderer()
         largest = largest_score(shown)
-        axes.text(0.012, tall - 0.22, title, fontsize=10.5, va="center", fontweight="bold")
+        titled = "\n".join(textwrap.wrap(title, _LETTERS))
+        axes.text(0.012, tall - 0.28, titled, fontsize=10.5, va="center", fontweight="bold")
         told = f"before: {names[0]}" + (f"  |  after: {names[1]}" if len(names) > 1 else "")
-        axes.text(0.012, tall - 0.48, told, fontsize=9, va="center")
+        axes.text(0.012, tall - 0.66, told, fontsize=9, va="center")
         at = tall - _HEAD
         outcomes: list[tuple[float, bool | None]] = []
         end = 0.5
@@ -104,7 +106,7 @@ def draw(asked: Sequence[Asked], title: str, names: Sequence[str], caption: str)
         axes.text(
             0.012,
             0.08,
-            "\n".join(textwrap.wrap(caption + more, 150)),
+            "\n".join(textwrap.wrap(caption + more, 130)),
             fontsize=7.5,
             color=style.MUTED,
             va="bottom",
@@ -132,7 +134,7 @@ def _prompt(
         ends.append(_words(axes, renderer, found, one.spans, height=height, largest=largest))
         outcomes.append((height, refused))
     height = top - len(pairs) * _LINE
-    axes.text(0.012, height, "swapped", fontsize=8.5, va="center", color=style.MUTED)
+    axes.text(0.012, height, "before,\nswapped", fontsize=7, va="center", color=style.MUTED)
     swap = "(no sensitive word)" if one.swap is None else one.swap
     drawn = axes.text(
         _LEFT,

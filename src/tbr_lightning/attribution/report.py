@@ -13,7 +13,8 @@ from tbr_lightning.attribution.gradients import Attribution, attribute
 from tbr_lightning.attribution.words import SWAPS, sensitive_share, sensitive_spans, swapped
 from tbr_lightning.config.verbs import EvaluateConfig
 from tbr_lightning.data.think_format import think_block
-from tbr_lightning.evaluation.judged import Judged
+from tbr_lightning.evaluation.findings import asked_of, capital
+from tbr_lightning.evaluation.judged_response import Judged
 from tbr_lightning.evaluation.respond import EvaluatedModel, load_model, respond
 from tbr_lightning.evaluation.suites import Prompt
 from tbr_lightning.models.backbone import Backbone
@@ -121,8 +122,10 @@ def log(
         names,
         "Integrated gradients of the log-probability of the sentence that refuses, by the prompt's "
         "embeddings. The model after scores the same sentence, behind its own reflection. Swapped: "
-        "the model before is asked again with neutral words. "
-        f"Source: {config.suite.name}, {config.suite.half} half, the first false refusals.",
+        "the model before is asked again with neutral words. Percent: of the sum of all words' "
+        "absolute scores, the mean over the prompts. "
+        f"{capital(asked_of(config.suite, config.judge, rows, ['look_alike']))}; explained are the "
+        f"first {len(explained)} that it refused.",
     )
     run.log_table(table_rows(explained), "attribution.json")
     run.log_text(page(explained, names), "attribution.html")
@@ -144,10 +147,10 @@ def sentence(explained: Sequence[Explained]) -> str:
     if (share := found.get("attribution/sensitive_share")) is not None:
         other = found.get("attribution/sensitive_share_other")
         after = "" if other is None else f" before and {100 * other:.0f}% after"
-        told.append(f"Sensitive words make {100 * share:.0f}% of the score{after}")
+        told.append(f"Sensitive words carry {100 * share:.0f}% of all scores{after}")
     tried = [one.swap_refused for one in explained if one.swap_refused is not None]
     if tried:
-        told.append(f"with neutral words {sum(tried)} of {len(tried)} prompts are still refused")
+        told.append(f"with neutral words {sum(tried)} of {len(tried)} are still refused")
     return "; ".join(told) or f"{len(explained)} false refusals, none with a sensitive word"
 
 

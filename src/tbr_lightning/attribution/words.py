@@ -80,7 +80,7 @@ def sensitive_spans(prompt: Prompt, swaps: Mapping[str, str]) -> list[tuple[int,
         words = [part.strip() for part in prompt.focus.split(",") if part.strip()] or list(swaps)
     found: list[tuple[int, int]] = []
     for word in sorted(words, key=len, reverse=True):
-        for match in re.finditer(rf"\b{_any_form(word)}", prompt.text, re.IGNORECASE):
+        for match in re.finditer(rf"(?<!\w){_any_form(word)}", prompt.text, re.IGNORECASE):
             if all(match.end() <= low or match.start() >= high for low, high in found):
                 found.append(match.span())
     return sorted(found)
@@ -111,8 +111,53 @@ def sensitive_share(found: Attribution, spans: Sequence[tuple[int, int]]) -> flo
 def _any_form(word: str) -> str:
     """Return a pattern of a word or phrase and its inflections (kill, killing; die, dying)."""
     first, *rest = word.split()
-    stem = first[: max(len(first) - 1, 3)] if first.lower().endswith(("e", "y")) else first
-    return r"\s+".join([re.escape(stem) + (r"\w*"), *map(re.escape, rest)]) + r"\b"
+    forms = sorted(map(re.escape, _inflections(first.lower())), key=len, reverse=True)
+    return r"\s+".join([f"(?:{'|'.join(forms)})", *map(re.escape, rest)]) + r"(?!\w)"
+
+
+def _inflections(word: str) -> set[str]:
+    """Return the forms of an English word: those of a regular verb and noun, and irregular ones.
+
+    Both are given whatever the word is, since a list does not say. Derived words ("killer",
+    "execution") are words of their own.
+    """
+    vowel_before = word[-2:-1] in _VOWELS
+    found = {word, *_IRREGULAR.get(word, ())}
+    if word.endswith("ie"):
+        return found | {f"{word}s", f"{word}d", f"{word[:-2]}ying"}
+    if word.endswith("e"):
+        return found | {f"{word}s", f"{word}d", f"{word[:-1]}ing"}
+    if word.endswith("y") and not vowel_before:
+        return found | {f"{word[:-1]}ies", f"{word[:-1]}ied", f"{word}ing"}
+    if word.endswith(("s", "x", "z", "ch", "sh")):
+        return found | {f"{word}es", f"{word}ed", f"{word}ing"}
+    found |= {f"{word}s", f"{word}ed", f"{word}ing"}
+    if vowel_before and word[-1] not in _NEVER_DOUBLED and word[-3:-2] not in _VOWELS:
+        found |= {f"{word}{word[-1]}ed", f"{word}{word[-1]}ing"}
+    return found
+
+
+_VOWELS = tuple("aeiou")
+_NEVER_DOUBLED = tuple("aeiouwxy")
+_IRREGULAR: dict[str, tuple[str, ...]] = {
+    "beat": ("beaten",),
+    "bite": ("bit", "bitten"),
+    "blow": ("blew", "blown"),
+    "break": ("broke", "broken"),
+    "burn": ("burnt",),
+    "fight": ("fought",),
+    "get": ("got", "gotten"),
+    "hang": ("hung",),
+    "knife": ("knives",),
+    "make": ("made",),
+    "shoot": ("shot",),
+    "sell": ("sold",),
+    "slay": ("slew", "slain"),
+    "steal": ("stole", "stolen"),
+    "take": ("took", "taken"),
+    "thief": ("thieves",),
+}
+"""Forms that no rule gives, of verbs and nouns that look harmful."""
 
 
 def _neutral(prompt: Prompt, word: str, swaps: Mapping[str, str]) -> str:

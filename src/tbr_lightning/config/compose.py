@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from tbr_lightning.config.endpoint import NAMES, nested_override
 from tbr_lightning.config.error_messages import explain
 from tbr_lightning.config.groups import group_names, options, shipped
-from tbr_lightning.config.loading import composed, override, searching
+from tbr_lightning.config.hydra_loading import composed, override, searching
 from tbr_lightning.config.quoting import as_text, as_typed, expand_home
 from tbr_lightning.config.verbs import VERBS, TrainConfig
 from tbr_lightning.errors import UserError, near

@@ -15,8 +15,8 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from tbr_lightning.config.endpoint import HOLDERS, nested
-from tbr_lightning.config.reading import read_yaml
 from tbr_lightning.config.saved_targets import check_saved
+from tbr_lightning.config.yaml_reading import read_yaml
 from tbr_lightning.errors import UserError, first_line
 
 T = TypeVar("T")
@@ -27,6 +27,9 @@ RENAMED = {
     "tbr_lightning.data.sources.microworld": "tbr_lightning.microworld.plugin.MicroworldData",
     "tbr_lightning.evaluation.suites.microworld": "tbr_lightning.microworld.plugin.suite",
     "tbr_lightning.training.objective.sft": "tbr_lightning.objectives.sft.SFT",
+    "tbr_lightning.mitigations.vector_ablation.Ablation": (
+        "tbr_lightning.mitigations.vector_ablation.Ablation"
+    ),
 }
 """Targets in configs that earlier versions saved, and what they are called now."""
 

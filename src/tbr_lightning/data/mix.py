@@ -12,8 +12,15 @@ from typing import Any
 from tbr_lightning.data.cache import content_key, file_key
 from tbr_lightning.data.example import Example, normal_form, request_key
 from tbr_lightning.data.files import Row, checked_file, is_file_name, read_rows, text_of
-from tbr_lightning.data.forms import KNOWN, TURNS, Columns, Notes, earlier_examples, example_of
 from tbr_lightning.data.refusals import is_refusal
+from tbr_lightning.data.row_formats import (
+    KNOWN,
+    TURNS,
+    Columns,
+    Notes,
+    earlier_examples,
+    example_of,
+)
 from tbr_lightning.data.table import FORMAT, Examples, stored
 from tbr_lightning.errors import UserError, first_line
 from tbr_lightning.kinds import Kind

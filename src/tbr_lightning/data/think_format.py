@@ -165,17 +165,19 @@ class ThinkFormat:
         """What a response without reflection begins with: an open block's end, a channel's name."""
         return self.think_close if self.opened else self.answers
 
-    def decoded(self, tokenizer: Any, ids: Sequence[int]) -> str:
-        """Return the text of tokens that a model wrote: no control tokens but think markers.
+    def hidden_ids(self, tokenizer: Any) -> set[int]:
+        """Return the control tokens that no text shows: all but those of the think markers.
 
-        Some models' markers are control tokens themselves.
+        Some models' markers are control tokens themselves. Evaluation and serving both leave these
+        tokens out, so that what is served is what was judged.
         """
         written = "".join((self.think_open, self.think_close, self.answers))
-        control = control_ids(tokenizer)
-        marks = control.intersection(encode(tokenizer, written))
-        if not marks:
-            return str(tokenizer.decode(list(ids), skip_special_tokens=True))
-        kept = [token for token in ids if token in marks or token not in control]
+        return control_ids(tokenizer).difference(encode(tokenizer, written))
+
+    def decoded(self, tokenizer: Any, ids: Sequence[int]) -> str:
+        """Return the text of tokens that a model wrote: no control tokens but think markers."""
+        hidden = self.hidden_ids(tokenizer)
+        kept = [token for token in ids if token not in hidden]
         return str(tokenizer.decode(kept, skip_special_tokens=False))
 
     def split(self, text: str) -> tuple[str | None, str]:

@@ -10,7 +10,8 @@ from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.config.verbs import DemoVerbConfig
 from tbr_lightning.evaluation import pipeline as evaluation
 from tbr_lightning.evaluation.figures import pool
-from tbr_lightning.evaluation.judged import Judged
+from tbr_lightning.evaluation.findings import asked_of
+from tbr_lightning.evaluation.judged_response import Judged
 from tbr_lightning.evaluation.results import rates
 from tbr_lightning.evaluation.statistics import Rate
 from tbr_lightning.tracking.run import Run
@@ -31,6 +32,8 @@ class ArmResult:
         run_id: ID of the evaluation's run.
         judge: Name of the judge.
         notices: What its evaluation says that a reader must know.
+        label: Display name of the model, as every figure has it.
+        asked: Which prompts it was asked and who judged, in words.
     """
 
     arm: str
@@ -42,6 +45,8 @@ class ArmResult:
     run_id: str = ""
     judge: str = ""
     notices: tuple[str, ...] = ()
+    label: str = ""
+    asked: str = ""
 
     def general(self) -> Rate:
         """Return the share of general prompts answered correctly; without such, of the choices."""
@@ -100,6 +105,8 @@ def _outcome(
         judged.run_id,
         settings.judge.name,
         tuple(notices),
+        judged.label,
+        asked_of(settings.suite, settings.judge, judged.rows),
     )
 
 

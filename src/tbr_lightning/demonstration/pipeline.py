@@ -30,7 +30,9 @@ def run(config: DemoVerbConfig) -> None:
     from tbr_lightning.tracking.store import ui_command
 
     console, demo = Console(), config.demo
-    console.print(f"{demo.about}\n", markup=False, highlight=False)
+    console.print(
+        "\n".join([demo.about, "", *show.arm_list(demo), ""]), markup=False, highlight=False
+    )
     # Its runs are side by side in the UI, held together by a tag; the summary comes last and so
     # on top.
     tags = {"tbr.demo": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}"}
@@ -49,11 +51,15 @@ def run(config: DemoVerbConfig) -> None:
     verdicts = _gate(config, done)
     crowned = aliases.holder(demo.name, aliases.CHAMPION)
     targets = show.claim(done, demo.baseline, demo.candidate) if demo.targets else []
+    called = show.called(done, demo)
     figure = two_sided_figure(
-        {show.role(name, demo): [rates(one.rows) for one in many] for name, many in done.items()},
-        demo.title,
-        region=accepted(_settings(config, "", baseline=False).gate, done[demo.baseline][0].rows),
-        source="that champion is the control, first seed; test half",
+        {called[name]: [rates(one.rows) for one in many] for name, many in done.items()},
+        show.finding(done, demo),
+        about=demo.title + (f"; means over {demo.seeds} seeds" if demo.seeds > 1 else ""),
+        region=accepted(
+            _settings(config, "", baseline=False).gate, done[demo.baseline][0].rows, "the control"
+        ),
+        source=done[demo.candidate][0].asked,
     )
     with start_run("demo", "demo", config, config.tracking, tags) as opened:
         figure.savefig(demo.figure)

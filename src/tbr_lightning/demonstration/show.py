@@ -15,20 +15,61 @@ from rich.table import Table
 
 from tbr_lightning.config.verbs import DemoConfig
 from tbr_lightning.demonstration.arms import ArmResult
-from tbr_lightning.evaluation.judged import Judged
+from tbr_lightning.evaluation import findings
+from tbr_lightning.evaluation.judged_response import Judged
 from tbr_lightning.evaluation.report import COLUMNS
 from tbr_lightning.evaluation.results import metrics, rates
 from tbr_lightning.evaluation.statistics import Rate, over_seeds
-from tbr_lightning.progress import cell
+from tbr_lightning.progress import cell, wrapped
+from tbr_lightning.reports import names
 
 _NUMBERS = 60  # columns of the table beside the arm's name
 _EXAMPLES = (("look_alike", 3), ("harmful", 1), ("general", 1))
 
 
-def role(arm: str, demo: DemoConfig) -> str:
-    """Return an arm's name in the figure, with what it is there for."""
-    told = {demo.baseline: "the control", demo.candidate: "the method"}
-    return f"{arm} ({told[arm]})" if arm in told else arm
+def arm_list(demo: DemoConfig) -> list[str]:
+    """Return lines that say what each arm is, before the first of them is run."""
+    wide = max(map(len, demo.arms)) + 2
+    lines = [f"{len(demo.arms)} ways to make a model (arms) are compared:"]
+    for name, arm in demo.arms.items():
+        lines += wrapped(f"  {name:<{wide}}{arm.about}", wide + 2)
+    return lines
+
+
+def called(outcomes: Mapping[str, Sequence[ArmResult]], demo: DemoConfig) -> dict[str, str]:
+    """Return each arm's name in the figure: its model's, which other figures have too.
+
+    Of several seeds it is the name without them; arms that would share one are named by
+    themselves. The control is named with its role.
+    """
+    found = {}
+    for arm, many in outcomes.items():
+        label = many[0].label or arm
+        found[arm] = names.over_seeds(label) if len(many) > 1 else label
+    every = list(found.values())
+    found = {arm: arm if every.count(name) > 1 else name for arm, name in found.items()}
+    return {
+        arm: names.with_role("control", name) if arm == demo.baseline else name
+        for arm, name in found.items()
+    }
+
+
+def finding(outcomes: Mapping[str, Sequence[ArmResult]], demo: DemoConfig) -> str:
+    """Return how the candidate differs from the control, in a sentence."""
+    before, after = outcomes[demo.baseline], outcomes[demo.candidate]
+    both = [names.over_seeds(one[0].label or one[0].arm) for one in (before, after)]
+    short, _ = names.shared(both)
+    if len(before) == len(after) == 1:  # the same prompts, answered once each: pairs
+        changes = findings.of_pair(before[0].rows, after[0].rows)
+    else:
+        changes = {}
+        for measure in findings.SIDES:
+            found = findings.unpaired(
+                *([measure.rate(one.rows) for one in side] for side in (before, after))
+            )
+            if found is not None:
+                changes[measure] = found
+    return findings.pair(short[both[0]], short[both[1]], changes)
 
 
 def arm_table(outcomes: Mapping[str, Sequence[ArmResult]], demo: DemoConfig) -> Table:
@@ -146,10 +187,10 @@ def examples(outcomes: Mapping[str, Sequence[ArmResult]]) -> Group:
         for name, rows in first.items():
             row = next(row for row in rows if row.id == prompt.id)
             said.setdefault((row.reflection or "", row.answer or "(nothing)"), []).append(name)
-        for (reflection, answer), names in said.items():
+        for (reflection, answer), who in said.items():
             # A line of its own: without colours nothing else tells it from the answer.
             thought = f"[bright_black italic]{cell(reflection)}[/]\n" if reflection else ""
-            grid.add_row(cell("\n".join(names)), thought + cell(answer))
+            grid.add_row(cell("\n".join(who)), thought + cell(answer))
         title = f"[bold]{cell(prompt.prompt)}[/bold]  ({prompt.kind.replace('_', '-')})"
         panels.append(Panel(grid, title=title, title_align="left"))
     return Group(*panels)
@@ -173,7 +214,7 @@ def notices(outcomes: Mapping[str, Sequence[ArmResult]]) -> list[str]:
     for name, many in outcomes.items():
         for notice in dict.fromkeys(notice for one in many for notice in one.notices):
             arms.setdefault(notice, []).append(name)
-    return [f"{', '.join(names)}: {notice}" for notice, names in arms.items()]
+    return [f"{', '.join(who)}: {notice}" for notice, who in arms.items()]
 
 
 def claim(outcomes: Mapping[str, Sequence[ArmResult]], control: str, arm: str) -> list[str]:

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from mlflow.exceptions import MlflowException
 
 from tbr_lightning.config.schema import PathsConfig
-from tbr_lightning.errors import OutageError, outage
 from tbr_lightning.evaluation.contamination import OVERLAP
-from tbr_lightning.evaluation.evaluated import RESPONSES
+from tbr_lightning.evaluation.evaluation_result import RESPONSES
 from tbr_lightning.evaluation.general import CHOICES
+from tbr_lightning.outages import OutageError, outage
 from tbr_lightning.tracking import signing
 from tbr_lightning.tracking.run import Run
 
@@ -34,7 +34,7 @@ class Subject:
     Attributes:
         model_id: ID of the model in MLflow.
         digest: Digest of the model's files, as they were when they were loaded.
-        key: Key of prompts, judge and settings, see :mod:`tbr_lightning.evaluation.key`.
+        key: Key of prompts, judge and settings, see :mod:`tbr_lightning.evaluation.comparison_key`.
     """
 
     model_id: str

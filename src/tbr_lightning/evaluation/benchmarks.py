@@ -56,6 +56,7 @@ class Benchmark:
         citation: Citation of the paper.
         url: Address where the file is published.
         caveat: Caveat for readers of its numbers, or empty.
+        title: What captions call it; its key where the entry has none.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Benchmark:
     url: str
     only: Mapping[str, str] = field(default_factory=dict)
     caveat: str = ""
+    title: str = ""
 
 
 def benchmarks(own: str | None = None) -> dict[str, Benchmark]:
@@ -134,12 +136,12 @@ def _benchmark(name: str, entry: Mapping[str, Any]) -> Benchmark:
         "kinds",
         "otherwise",
     }
-    missing = sorted(known - set(entry) - {"context", "category", "only", "caveat"})
+    missing = sorted(known - set(entry) - {"context", "category", "only", "caveat", "title"})
     extra = sorted(set(entry) - known)
     if missing or extra:
         what = f"lacks {', '.join(missing)}" if missing else f"has no field '{extra[0]}'"
         raise UserError(f"the benchmark '{name}' {what}{near(extra[0], known) if extra else ''}")
-    facts = dict(entry)
+    facts = {"title": name, **entry}
     kind = facts.pop("kind")
     kinds = kind["values"] if isinstance(kind, Mapping) else {}
     for value in [*kinds.values()] or [kind]:

@@ -13,7 +13,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
 from tbr_lightning.errors import UserError
-from tbr_lightning.evaluation.judged import Judged
+from tbr_lightning.evaluation.judged_response import Judged
 from tbr_lightning.evaluation.results import MEASURES, Measure, by_name
 from tbr_lightning.evaluation.statistics import tango_interval
 

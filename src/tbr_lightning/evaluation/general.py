@@ -157,7 +157,7 @@ def measure(
     from lm_eval.api import task as harness_task
     from lm_eval.evaluator import evaluate
 
-    from tbr_lightning.evaluation.harness import EngineLM
+    from tbr_lightning.evaluation.lm_eval_model import EngineLM
 
     model = EngineLM(backbone, batch_size)
     asked: dict[str, list[Question]] = {}

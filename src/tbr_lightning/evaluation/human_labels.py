@@ -11,7 +11,8 @@ import mlflow
 from mlflow.entities import AssessmentSourceType
 from mlflow.exceptions import MlflowException
 
-from tbr_lightning.errors import first_line, refused
+from tbr_lightning.errors import first_line
+from tbr_lightning.outages import refused
 from tbr_lightning.progress import track
 
 LABELS = ("judge", "label")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
-from tbr_lightning.evaluation import figures, report
-from tbr_lightning.evaluation.comparison import ALL, Difference
-from tbr_lightning.evaluation.judged import Judged
+from tbr_lightning.evaluation import figures, findings, report
+from tbr_lightning.evaluation.comparison import Difference
+from tbr_lightning.evaluation.judged_response import Judged
 from tbr_lightning.evaluation.results import (
     FALSE_REFUSAL,
     HARMFUL_COMPLIANCE,
@@ -17,6 +17,7 @@ from tbr_lightning.evaluation.results import (
     rates,
 )
 from tbr_lightning.evaluation.statistics import Estimate, Rate
+from tbr_lightning.reports import names as naming
 from tbr_lightning.reports import style
 from tbr_lightning.reports.page import Drawn, Listed, Measured, Number, Page, Tone
 
@@ -26,6 +27,9 @@ _ABOUT = {
     "general_accuracy": "of general prompts were answered rightly; higher is better",
     "look_alike_accuracy": "of look-alikes were answered rightly; higher is better",
 }
+ASKED = "asked"
+"""Name of the fact which prompts were asked and who judged."""
+
 _OF_PROMPT = ("id", "prompt", "kind", "benchmark", "category", "reference", "repeat")
 _CHANGES = (
     ("refused, now answered", "look_alike", True, False),
@@ -41,9 +45,10 @@ def evaluation_page(
     """Return the page of one model's evaluation."""
     return Page(
         title=f"Evaluation of {name}",
+        about=dict(facts).get(ASKED, ""),
         verdict=verdict(name, rows),
         numbers=measured({name: rows}),
-        figures=drawn({name: rows}, dict(facts).get("suite", "")),
+        figures=drawn({name: rows}, (), dict(facts).get(ASKED, "")),
         tables=[by_benchmark({name: rows})],
         models=[name],
         samples=samples({name: rows}),
@@ -64,17 +69,27 @@ def comparison_page(
         differences: Differences of every model to the first, by the names that are shown.
         facts: Pairs (name, value) on where the numbers come from.
     """
-    names = list(models)
+    called, common = naming.shared(models)
     told, tone = difference_verdict(models, differences)
+    asked = dict(facts).get(ASKED, "")
+    drawings = drawn(models, differences, asked)
+    models = {called[name]: rows for name, rows in models.items()}
+    differences = [
+        replace(d, model=called.get(d.model, d.model), against=called.get(d.against, d.against))
+        for d in differences
+    ]
+    names = list(models)
+    title = f"{names[-1] if len(names) < 3 else f'{len(names) - 1} models'} against {names[0]}"
     if len(names) == 2:  # the title names both already
-        told = told.removeprefix(f"{names[1]} against {names[0]}: ")
-        told = told[0].upper() + told[1:]
+        told = findings.told_of(findings.of_differences(differences, names[1]), bounds=True)
+        told = f"{findings.capital(told)}."
     return Page(
-        title=f"{' and '.join(names[1:])} against {names[0]}",
+        title=findings.capital(title),
+        about="; ".join(filter(None, (naming.in_common(common), asked))),
         verdict=told,
         tone=tone,
         numbers=measured(models),
-        figures=drawn(models, dict(facts).get("suite", "")),
+        figures=drawings,
         tables=[
             *([difference_table(differences)] if differences else []),
             *([changes(models)] if len(models) > 1 else []),
@@ -106,29 +121,20 @@ def verdict(name: str, rows: Sequence[Judged]) -> str:
 def difference_verdict(
     models: Mapping[str, Sequence[Judged]], differences: Sequence[Difference]
 ) -> tuple[str, Tone]:
-    """Return in a line how the last model differs from the first, and whether that is good."""
+    """Return in a line how models differ from the first, and whether that is good."""
     base, *others = models
     if not others:
         return verdict(base, models[base]), "plain"
-    last = others[-1]
-    told, shown = [], {}
-    for measure in (FALSE_REFUSAL, HARMFUL_COMPLIANCE):
-        found = [d for d in differences if d.measure == measure.name and d.model == last]
-        one = next((d for d in found if d.benchmark == ALL), found[0] if found else None)
-        if one is None:
-            continue
-        shown[measure.name] = one
-        low, high = one.interval
-        told.append(
-            f"{measure.heading} {100 * one.value:+.1f} points "
-            f"(95% interval {100 * low:+.1f} to {100 * high:+.1f}, n={one.n})"
-        )
+    if len(others) > 1:
+        return f"{findings.compared(models, differences)}.", "plain"
+    short, _ = naming.shared(models)
+    found = findings.of_differences(differences, others[0])
     tone: Tone = "plain"
-    if any(one.interval[0] > 0 for one in shown.values()):
+    if any(one.direction > 0 for one in found.values()):
         tone = "bad"
-    elif any(one.interval[1] < 0 for one in shown.values()):
+    elif any(one.direction < 0 for one in found.values()):
         tone = "good"
-    return f"{last} against {base}: {'; '.join(told) if told else 'nothing in common'}.", tone
+    return f"{findings.pair(short[base], short[others[0]], found, bounds=True)}.", tone
 
 
 def measured(models: Mapping[str, Sequence[Judged]]) -> list[Measured]:
@@ -147,22 +153,24 @@ def number(rate: Rate | Estimate) -> Number:
     return Number(rate.value, low, high, rate.n)
 
 
-def drawn(models: Mapping[str, Sequence[Judged]], source: str) -> list[Drawn]:
+def drawn(
+    models: Mapping[str, Sequence[Judged]], differences: Sequence[Difference], source: str
+) -> list[Drawn]:
     """Return the figures: the two-sided plane, categories, reflections."""
     sides = {name: [rates(rows)] for name, rows in models.items()}
-    title = next(iter(models)) if len(models) == 1 else ""
+    title = findings.compared(models, differences)
     found = [
         Drawn(
             style.svg(figures.two_sided_figure(sides, title, source=source), "plane"),
             "Down and left is better.",
         )
     ]
-    if (categories := figures.category_figure(models, title, source)) is not None:
+    if (categories := figures.category_figure(models, source)) is not None:
         told = "Each category of prompts, sorted by rate, with the number of its prompts."
         found.append(Drawn(style.svg(categories, "categories"), told))
     reflecting = any(row.reflection is not None for rows in models.values() for row in rows)
     if reflecting:
-        drawing = figures.reflection_figure(models, title, source)
+        drawing = figures.reflection_figure(models, source)
         told = "How often each kind of prompt triggers a reflection, and how long reflections are."
         found.append(Drawn(style.svg(drawing, "reflections"), told))
     return found

@@ -9,11 +9,11 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from tbr_lightning.config.verbs import EvaluateConfig
-from tbr_lightning.evaluation.evaluated import RESPONSES, ComparisonResult, EvaluateResult
+from tbr_lightning.evaluation.evaluation_result import RESPONSES, ComparisonResult, EvaluateResult
 from tbr_lightning.progress import wrapped
 
 if TYPE_CHECKING:
-    from tbr_lightning.evaluation.judged import Judged
+    from tbr_lightning.evaluation.judged_response import Judged
     from tbr_lightning.evaluation.questions import Question
     from tbr_lightning.evaluation.respond import EvaluatedModel
     from tbr_lightning.evaluation.suites import Prompt
@@ -55,8 +55,13 @@ def run(
         tell: Takes what a reader must know of the numbers; by default it is printed.
     """
     from tbr_lightning.evaluation import suites
-    from tbr_lightning.evaluation.hosted import HostedModel
-    from tbr_lightning.evaluation.key import cue_of, evaluation_key, other_settings, token_limit
+    from tbr_lightning.evaluation.comparison_key import (
+        cue_of,
+        evaluation_key,
+        other_settings,
+        token_limit,
+    )
+    from tbr_lightning.evaluation.endpoint_model import HostedModel
     from tbr_lightning.evaluation.questions import prepare
     from tbr_lightning.evaluation.respond import load_model, with_mitigation
     from tbr_lightning.evaluation.verdicts import check_judges
@@ -75,7 +80,7 @@ def run(
     (model,) = config.models
     wanted = config.generation
     subject = load_model(model, config.paths, config.endpoint, wanted.arm, wanted.dtype)
-    subject = with_mitigation(subject, config)
+    subject = replace(with_mitigation(subject, config), arm=wanted.arm)
     if config.attribution:
         subject.backbone  # noqa: B018 - says at once that an endpoint has none
     if isinstance(subject.model, HostedModel):
@@ -208,10 +213,10 @@ def _earlier(
         UserError: Too little of it has a label, by the limits of this config: its own may have
             been wider.
     """
-    from tbr_lightning.evaluation import shown
+    from tbr_lightning.evaluation import mlflow_logging
     from tbr_lightning.evaluation.attestation import Subject, attested
-    from tbr_lightning.evaluation.judged import from_table
-    from tbr_lightning.evaluation.limits import check_limits
+    from tbr_lightning.evaluation.judged_response import from_table
+    from tbr_lightning.evaluation.label_coverage import check_limits
     from tbr_lightning.reports.page import FILE
     from tbr_lightning.tracking.run import Run
     from tbr_lightning.tracking.search import find_run
@@ -239,7 +244,7 @@ def _earlier(
     page = (
         run.place(FILE)
         if run.has(FILE)
-        else shown.log_page(run, config, subject, rows, told=told or "")
+        else mlflow_logging.log_page(run, config, subject, rows, told=told or "")
     )
     return EvaluateResult(
         run_id, rows, subject.name, subject.model_id, label=subject.label, report=page
@@ -257,11 +262,17 @@ def _evaluate(
     explain: Explain | None,
     tell: Tell,
 ) -> EvaluateResult:
-    from tbr_lightning.evaluation import asked, contamination, general, shown, traces
+    from tbr_lightning.evaluation import (
+        contamination,
+        general,
+        mlflow_logging,
+        prompt_logging,
+        traces,
+    )
     from tbr_lightning.evaluation.agreement import judges_agree
     from tbr_lightning.evaluation.attestation import Subject, attest
-    from tbr_lightning.evaluation.judged import table_rows
-    from tbr_lightning.evaluation.limits import check_limits
+    from tbr_lightning.evaluation.judged_response import table_rows
+    from tbr_lightning.evaluation.label_coverage import check_limits
     from tbr_lightning.evaluation.respond import open_store, respond
     from tbr_lightning.evaluation.results import HEADLINE, metrics
     from tbr_lightning.tracking.open_run import start_run
@@ -271,7 +282,7 @@ def _evaluate(
     traced, told = 0, ""
     numbers: dict[str, float] = {}
     with start_run("evaluate", name, config, config.tracking, tags) as opened:
-        asked.log(opened, config, prompts)
+        prompt_logging.log(opened, config, prompts)
         if subject.logged is not None:
             shares, told = contamination.log(opened, subject.logged, prompts)
             numbers |= shares
@@ -318,7 +329,7 @@ def _evaluate(
             of = Subject(subject.logged.model_id, subject.digest, key)
             attest(opened, of, config.paths)
         drawn = [] if explain is None else explain(subject, prompts, rows, config, opened)
-        kept = shown.log_evaluation(opened, config, subject, rows, told=told, drawn=drawn)
+        kept = mlflow_logging.log_evaluation(opened, config, subject, rows, told=told, drawn=drawn)
         check_limits(rows, config, limit, opened)
         if config.traces:
             picked = traces.chosen([rows], config.traces)
@@ -339,7 +350,7 @@ def _evaluate(
 
 def compare(config: EvaluateConfig, explain: Explain | None = None) -> ComparisonResult:
     """Evaluate several models, each in a run of its own below one that compares them."""
-    from tbr_lightning.evaluation import comparison, contamination, shown, suites, traces
+    from tbr_lightning.evaluation import comparison, contamination, mlflow_logging, suites, traces
     from tbr_lightning.tracking.open_run import start_run
     from tbr_lightning.tracking.store import connect
 
@@ -382,7 +393,7 @@ def compare(config: EvaluateConfig, explain: Explain | None = None) -> Compariso
             opened.log_table([comparison.as_row(one) for one in differences], COMPARISON)
         told = comparison.metrics(differences, config.models)
         opened.log_numbers(told, comparison.headline(told))
-        kept = shown.log_comparison(opened, config, done, differences)
+        kept = mlflow_logging.log_comparison(opened, config, done, differences)
         if config.traces:
             picked = traces.chosen(rows.values(), config.traces)
             for one in done.values():

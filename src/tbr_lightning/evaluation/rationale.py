@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from tbr_lightning.evaluation.judged import Judged
+from tbr_lightning.evaluation.judged_response import Judged
 
 _MARK = r"^[ \t]*(?:[#>*_\-]+[ \t]*)?(?:\d+[.)][ \t]*)?"
 _END = r"[ \t]*(?:[*_]+[ \t]*)?[:\-\u2013\u2014][ \t]*(?:[*_]+)?|[ \t]*[*_]*[ \t]*$"

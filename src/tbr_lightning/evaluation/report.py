@@ -11,7 +11,7 @@ from rich.table import Table
 
 from tbr_lightning.evaluation.benchmarks import benchmarks
 from tbr_lightning.evaluation.comparison import ALL, Difference
-from tbr_lightning.evaluation.judged import Judged
+from tbr_lightning.evaluation.judged_response import Judged
 from tbr_lightning.evaluation.results import (
     DEGENERATE,
     FALSE_REFUSAL,

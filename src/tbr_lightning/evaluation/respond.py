@@ -19,10 +19,10 @@ from tbr_lightning.data.cache import content_key
 from tbr_lightning.data.chat_template import prompt_ids
 from tbr_lightning.data.think_format import ThinkFormat
 from tbr_lightning.errors import UserError, in_one_line
-from tbr_lightning.evaluation.hosted import PREFIX, HostedModel, hosted_model, split
-from tbr_lightning.evaluation.judged import Judged
+from tbr_lightning.evaluation.comparison_key import cue_of, token_limit
+from tbr_lightning.evaluation.endpoint_model import PREFIX, HostedModel, hosted_model, split
+from tbr_lightning.evaluation.judged_response import Judged
 from tbr_lightning.evaluation.judges.loading import make_judge
-from tbr_lightning.evaluation.key import cue_of, token_limit
 from tbr_lightning.evaluation.rationale import with_rationale
 from tbr_lightning.evaluation.store import FILE, ResponseStore, weights_identity
 from tbr_lightning.evaluation.suites import Prompt
@@ -36,6 +36,7 @@ from tbr_lightning.models.logged import LoggedModel, called, find_model
 from tbr_lightning.models.precision import computed_in, convert, name_of
 from tbr_lightning.models.vllm_engine import choose_engine
 from tbr_lightning.progress import track
+from tbr_lightning.reports.names import WAYS, untuned
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class EvaluatedModel:
         digest: Digest of a logged model's files as they were loaded, and of the mitigation.
         mitigation: Name of the mitigation; empty for none.
         title: Display name of a model that is not logged; empty for its origin.
+        arm: Arm in which it is asked, as in ``generation.arm``.
     """
 
     model: Backbone | HostedModel
@@ -55,6 +57,7 @@ class EvaluatedModel:
     digest: str = ""
     mitigation: str = ""
     title: str = ""
+    arm: str = "trained"
 
     @property
     def name(self) -> str:
@@ -66,7 +69,8 @@ class EvaluatedModel:
     def label(self) -> str:
         """Display name, in titles, figures and the names of runs."""
         own = called(self.logged) if self.logged else self.title or self.model.origin
-        return f"{own} with {self.mitigation}" if self.mitigation else own
+        own = f"{own}, {WAYS[self.arm]}" if self.arm in WAYS else own
+        return f"{own} with {self.mitigation.replace('_', ' ')}" if self.mitigation else own
 
     @property
     def model_id(self) -> str | None:
@@ -125,7 +129,7 @@ def load_model(
 
     title = ""
     if name in options("model"):
-        title = f"{name}, not tuned"
+        title = untuned(name)
         config = compose_verb("train", [f"model={name}"]).config
         model, data = config.model, config.data.name
     elif "/" in name:

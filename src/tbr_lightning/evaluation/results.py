@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from tbr_lightning.evaluation.judged import FALSE_REFUSED, HARM, Judged
+from tbr_lightning.evaluation.judged_response import FALSE_REFUSED, HARM, Judged
 from tbr_lightning.evaluation.judges.base import Label
 from tbr_lightning.evaluation.statistics import Estimate, Rate, clustered_rate, macro
 from tbr_lightning.kinds import KINDS, Kind

@@ -11,7 +11,7 @@ from mlflow.entities import AssessmentSource, AssessmentSourceType
 from tbr_lightning.progress import track
 
 if TYPE_CHECKING:
-    from tbr_lightning.evaluation.judged import Judged
+    from tbr_lightning.evaluation.judged_response import Judged
 
 _BATCH = 50  # MLflow writes in the background and drops what a full queue cannot take
 

@@ -11,7 +11,7 @@ from tbr_lightning.config.evaluation import JudgeConfig
 from tbr_lightning.data.conclusions import stated_conclusion
 from tbr_lightning.errors import UserError, in_one_line
 from tbr_lightning.evaluation.degenerate import marked
-from tbr_lightning.evaluation.judged import Judged
+from tbr_lightning.evaluation.judged_response import Judged
 from tbr_lightning.evaluation.judges.base import Case, Judge, Verdict
 from tbr_lightning.evaluation.judges.content import step_in
 from tbr_lightning.evaluation.judges.refusal_patterns import list_items

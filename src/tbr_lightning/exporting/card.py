@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from mlflow.tracking import MlflowClient
@@ -18,6 +18,10 @@ _MOST = 50  # evaluations of a model that are looked at
 _IDS = {"apache-2.0": "apache-2.0", "mit": "mit"}
 
 
+_KINDS = ("false_refusal_rate", "harmful_compliance_rate", "general_accuracy")
+"""Rates of the three kinds of prompts, whose numbers add up."""
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """Numbers of one evaluation.
@@ -26,30 +30,60 @@ class Evaluation:
         run_id: ID of the evaluation's run.
         tags: Tags of its run: suite, half, arm.
         metrics: Metrics by name, rates with ``_lo``, ``_hi`` and ``_n``.
+        params: Settings of its run.
+        gated: Whether the gate has decided by it.
     """
 
     run_id: str
     tags: Mapping[str, str]
     metrics: Mapping[str, float]
+    params: Mapping[str, str] = field(default_factory=dict)
+    gated: bool = False
 
     @property
     def what(self) -> str:
-        """Suite, half and arm, in words."""
-        arm = self.tags.get("tbr.arm", "trained")
+        """Suite, half, arm and judge, in words; the usual ones are left out."""
+        arm, judge = self.tags.get("tbr.arm", "trained"), self.params.get("judge.name", "rules")
         asked = "" if arm == "trained" else f", {arm}"
+        asked += "" if judge == "rules" else f", judged by {judge}"
         return f"{self.tags.get('tbr.suite', '?')}, {self.tags.get('tbr.half', '?')} half{asked}"
+
+    @property
+    def prompts(self) -> int:
+        """Number of prompts whose answers have a label."""
+        answers = sum(self.metrics.get(f"{name}_n", 0) for name in _KINDS)
+        return round(answers / int(self.params.get("repeats", "1")))
+
+    @property
+    def told(self) -> str:
+        """What a reader must know beside the rates, in words."""
+        limit = self.params.get("suite.limit", "None")
+        parts = [f"{self.prompts} prompts"]
+        if limit != "None":
+            parts.append(f"limited to {limit} of each kind and benchmark")
+        if (repeats := self.params.get("repeats", "1")) != "1":
+            parts.append(f"{repeats} answers to each")
+        return ", ".join([*parts, *(["read by the gate"] if self.gated else [])])
 
 
 def evaluations(source: Source) -> list[Evaluation]:
-    """Return the newest evaluation of a logged model with each suite, half and arm."""
+    """Return a logged model's evaluation with each suite, half, arm and judge.
+
+    Of several it is the one with the most prompts; of those the one that the gate has decided by,
+    and of those the newest. A later look at a few prompts takes no place of a whole evaluation.
+    """
     if source.logged is None:
         return []
     wanted = {"tbr.stage": "evaluate", "tbr.subject": source.logged.model_id}
     found: dict[str, Evaluation] = {}
     for run_id in newest_runs("= 'FINISHED'", wanted, _MOST):
-        run = Run(run_id)
-        one = Evaluation(run_id, run.tags(), run.numbers())
-        found.setdefault(one.what, one)
+        data = MlflowClient().get_run(run_id).data
+        decided = {"tbr.stage": "promote", "tbr.evaluation_run": run_id}
+        gated = bool(newest_runs("= 'FINISHED'", decided, most=1))
+        one = Evaluation(run_id, data.tags, Run(run_id).numbers(), data.params, gated)
+        before = found.setdefault(one.what, one)
+        if (one.prompts, one.gated) > (before.prompts, before.gated):
+            found[one.what] = one
     return list(found.values())
 
 
@@ -149,7 +183,7 @@ def _safety(made: list[Evaluation]) -> Iterator[str]:
     yield f"|---{'|---' * len(MEASURES)}|---|"
     for one in made:
         cells = [_cell(one.metrics, measure.name) for measure in MEASURES]
-        yield f"| {one.what} | {' | '.join(cells)} | `{one.run_id[:8]}` |"
+        yield f"| {one.what}: {one.told} | {' | '.join(cells)} | `{one.run_id[:8]}` |"
     told = {one.tags["tbr.contamination"] for one in made if "tbr.contamination" in one.tags}
     yield from (f"\n{sentence}" for sentence in sorted(told))
 

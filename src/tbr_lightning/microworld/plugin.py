@@ -24,7 +24,7 @@ from tbr_lightning.microworld.world import Rules
 if TYPE_CHECKING:
     from tbr_lightning.evaluation.suites import Prompt
     from tbr_lightning.microworld.prompts import WorldPrompt
-    from tbr_lightning.models.planned import Source
+    from tbr_lightning.models.config_facts import Source
     from tbr_lightning.reflection.record import Draft
     from tbr_lightning.reflection.teachers import Request, Teacher
 
@@ -172,7 +172,7 @@ def base(settings: dict[str, Any]) -> Source:
     """
     from tbr_lightning.microworld.base import BaseSettings, base_config, base_model
     from tbr_lightning.microworld.tokenizer import build_tokenizer
-    from tbr_lightning.models.planned import Source
+    from tbr_lightning.models.config_facts import Source
 
     try:
         known = BaseSettings(**settings)

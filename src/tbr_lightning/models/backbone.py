@@ -22,9 +22,9 @@ from tbr_lightning.locate import PACKAGE, base_of, located, weights_problem
 from tbr_lightning.models.adapters import merged_with, quantization
 from tbr_lightning.models.architecture import auto_class, build_config
 from tbr_lightning.models.bases import find_base, tokenizer_place
+from tbr_lightning.models.config_facts import adapter_folder, source_of, weights_dtype
 from tbr_lightning.models.decoding import Guidance
 from tbr_lightning.models.gguf import folder_of, is_gguf
-from tbr_lightning.models.planned import adapter_folder, source_of, weights_dtype
 from tbr_lightning.models.tokenizers import complete, read_tokenizer
 from tbr_lightning.preflight import missing_attention
 

@@ -19,8 +19,9 @@ import yaml
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from tbr_lightning.errors import UserError, unreadable
+from tbr_lightning.errors import UserError
 from tbr_lightning.models.bases import folder_of_base
+from tbr_lightning.outages import unreadable
 from tbr_lightning.progress import bar
 
 if TYPE_CHECKING:

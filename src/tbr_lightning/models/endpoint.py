@@ -24,7 +24,7 @@ from tbr_lightning.models.endpoint_errors import (
     refusal_of_prompt,
 )
 from tbr_lightning.preflight import is_local
-from tbr_lightning.tracking.traces import traced_call
+from tbr_lightning.tracking.teacher_traces import traced_call
 
 _MILLION = 1_000_000
 _ALL_REFUSED = 8  # prompts refused in a row from the start: it is not the prompts

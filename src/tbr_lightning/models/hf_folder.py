@@ -11,9 +11,10 @@ import mlflow
 from mlflow.exceptions import MlflowException
 
 from tbr_lightning.data.cache import contents_key, write_whole
-from tbr_lightning.errors import UserError, unreadable
+from tbr_lightning.errors import UserError
 from tbr_lightning.models.digest import FilesDigest, base_digest, folder_digest, logged_base
 from tbr_lightning.models.logged import LAYOUT, LoggedModel
+from tbr_lightning.outages import unreadable
 
 
 def hf_folder(model: LoggedModel, into: Path, digest: str | None = None) -> Path:

@@ -13,7 +13,9 @@ from mlflow.entities import LoggedModelStatus
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from tbr_lightning.errors import UserError, first_line, refused
+from tbr_lightning.errors import UserError, first_line
+from tbr_lightning.outages import refused
+from tbr_lightning.reports import names
 from tbr_lightning.tracking.run import Run
 
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ class LoggedModel:
 
 
 def called(model: LoggedModel) -> str:
-    """Return the display name of a logged model: its base, its reflections and its seed.
+    """Return the display name of a logged model: what was done to it, its base and its seed.
 
     Without the training run's params it is the id, shortened to what tells models apart.
     """
@@ -58,15 +60,10 @@ def called(model: LoggedModel) -> str:
         params = MlflowClient().get_run(model.run_id).data.params
     except MlflowException:  # it was logged outside a run, or that run is deleted
         return short
-    base, teacher, seed = (params.get(k) for k in ("model.name", "reflection.teacher", "seed"))
+    base, seed = params.get("model.name"), params.get("seed")
     if base is None or seed is None:
         return short
-    plain = teacher in (None, "none")
-    arm = "without reflection" if plain else f"reflection {teacher}"
-    named = model.tags.get("tbr.demo_arm")
-    if named is not None and named != (teacher or "none"):  # another arm with these reflections
-        arm = f"arm {named}"
-    return f"{base}, {arm}, seed {seed}"
+    return f"{names.arm_of(params)} ({base}, seed {seed})"
 
 
 def log_model(backbone: Backbone, name: str, tags: Mapping[str, str]) -> str:

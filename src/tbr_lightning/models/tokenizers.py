@@ -18,8 +18,8 @@ from tbr_lightning.data.example import Example
 from tbr_lightning.errors import UserError, near
 from tbr_lightning.locate import base_of, located, out_of_reach, path_problems
 from tbr_lightning.models.bases import tokenizer_place
+from tbr_lightning.models.config_facts import adapter_folder, source_of
 from tbr_lightning.models.gguf import gguf_tokenizer, is_gguf
-from tbr_lightning.models.planned import adapter_folder, source_of
 
 _SPECIAL = ["<pad>", "<s>", "</s>"]
 _MARKERS = ["<think>", "</think>"]

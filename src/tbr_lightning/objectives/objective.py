@@ -285,7 +285,7 @@ def token_losses(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
     """
     from torch.nn import functional
 
-    from tbr_lightning.models.head import logits_of
+    from tbr_lightning.models.lm_head import logits_of
 
     targets, weights = batch.input_ids[:, 1:], batch.weights[:, 1:]
     # A batch that only fills a rank's place has no weight anywhere, and no position to look at.

@@ -24,8 +24,8 @@ from tbr_lightning.registry.entry import (
     spoken,
     weights_of,
 )
-from tbr_lightning.registry.known_rates import rates_of
 from tbr_lightning.registry.ledger import Ledger, ledger_url, unsigned
+from tbr_lightning.registry.version_rates import rates_of
 from tbr_lightning.tracking.abandoned import close_abandoned
 from tbr_lightning.tracking.run import Run
 from tbr_lightning.tracking.signing import keys_of

@@ -12,12 +12,12 @@ from rich.table import Table
 from tbr_lightning.config.verbs import PromoteConfig
 from tbr_lightning.errors import UserError, command_of
 from tbr_lightning.progress import cell, plain, wrapped
-from tbr_lightning.registry import aliases, moves, pipeline
+from tbr_lightning.registry import alias_moves, aliases, pipeline
 from tbr_lightning.registry.alias_sync import look, open_registry
 from tbr_lightning.registry.audit import audit, chain_problem
 from tbr_lightning.registry.entry import Entry
-from tbr_lightning.registry.known_rates import rates_of
 from tbr_lightning.registry.ledger import unsigned
+from tbr_lightning.registry.version_rates import rates_of
 from tbr_lightning.reports.page import FILE
 
 _WORDS = 220  # characters of a reason in a table
@@ -102,7 +102,7 @@ def rollback(config: PromoteConfig) -> int:
         UserError: No reason is given, or there is nothing to go back to.
     """
     registry = open_registry(config.name, config.tracking, config.paths)
-    _, before, after = moves.rollback_of(registry)
+    _, before, after = alias_moves.rollback_of(registry)
     entries = registry.ledger.entries(config.name)
     for word, version in (("champion now", before), ("champion before", after)):
         if version is not None:
@@ -112,7 +112,7 @@ def rollback(config: PromoteConfig) -> int:
             "reason is not set: a rollback changes what is in production, so give one, as in "
             "reason='too many refusals in the field'; nothing was moved"
         )
-    entry = moves.rollback(registry, config.reason)
+    entry = alias_moves.rollback(registry, config.reason)
     print(
         f"{config.name}: champion is version {after} again, and version {before} the previous one"
     )
@@ -123,7 +123,7 @@ def rollback(config: PromoteConfig) -> int:
 def repair(config: PromoteConfig) -> int:
     """Move aliases that were changed outside back to where the ledger has them."""
     registry = open_registry(config.name, config.tracking, config.paths)
-    return _told(config, moves.repair(registry, config.reason), "put back")
+    return _told(config, alias_moves.repair(registry, config.reason), "put back")
 
 
 def accept(config: PromoteConfig) -> int:
@@ -131,7 +131,7 @@ def accept(config: PromoteConfig) -> int:
     if not config.reason:
         raise UserError("reason is not set: say why, as in reason='moved by hand: outage'")
     registry = open_registry(config.name, config.tracking, config.paths)
-    return _told(config, moves.accept(registry, config.reason), "taken over")
+    return _told(config, alias_moves.accept(registry, config.reason), "taken over")
 
 
 def _told(config: PromoteConfig, entry: Entry | None, word: str) -> int:

@@ -20,24 +20,25 @@ from mlflow.tracking import MlflowClient
 from tbr_lightning.config.verbs import EvaluateConfig, PromoteConfig
 from tbr_lightning.credentials import hidden
 from tbr_lightning.data.think_format import ThinkFormat
-from tbr_lightning.errors import UserError, refused
+from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation import contamination, general, pipeline, suites
 from tbr_lightning.evaluation.attestation import Subject, attested
-from tbr_lightning.evaluation.evaluated import RESPONSES
-from tbr_lightning.evaluation.judged import Judged, from_table
-from tbr_lightning.evaluation.judges.loading import NO_EFFECT_ON_VERDICTS
-from tbr_lightning.evaluation.key import (
+from tbr_lightning.evaluation.comparison_key import (
     NO_EFFECT_ON_ANSWERS,
     cue_of,
     evaluation_key,
     token_limit,
 )
+from tbr_lightning.evaluation.evaluation_result import RESPONSES
+from tbr_lightning.evaluation.judged_response import Judged, from_table
+from tbr_lightning.evaluation.judges.loading import NO_EFFECT_ON_VERDICTS
 from tbr_lightning.evaluation.questions import identity, prepare
 from tbr_lightning.evaluation.suites import Prompt
 from tbr_lightning.models.digest import check_unchanged
 from tbr_lightning.models.hf_folder import hf_folder
 from tbr_lightning.models.logged import LoggedModel
 from tbr_lightning.models.precision import computed_in
+from tbr_lightning.outages import refused
 from tbr_lightning.registry.answers import Answers
 from tbr_lightning.registry.sample_size import Sizes
 from tbr_lightning.tracking.open_run import flatten

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from tbr_lightning.config.gate import GateConfig
 from tbr_lightning.evaluation.degenerate import degenerate
-from tbr_lightning.evaluation.judged import Judged
+from tbr_lightning.evaluation.judged_response import Judged
 from tbr_lightning.evaluation.statistics import smallest_margin
 from tbr_lightning.registry.answers import Answers, leaks
 from tbr_lightning.registry.rules import (

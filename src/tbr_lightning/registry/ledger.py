@@ -24,7 +24,7 @@ from sqlalchemy.schema import CreateTable
 from tbr_lightning.config.schema import TrackingConfig
 from tbr_lightning.errors import UserError, disk_full
 from tbr_lightning.registry.entry import BEGIN, Entry, NewEntry, broken_link, who
-from tbr_lightning.registry.high_water import put_back, remember
+from tbr_lightning.registry.rollback_protection import put_back, remember
 from tbr_lightning.tracking.signing import Keys
 
 _WAIT = 60  # seconds to wait for another's lock

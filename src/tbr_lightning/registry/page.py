@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tbr_lightning.config.gate import GateConfig
-from tbr_lightning.evaluation import figures, pages
-from tbr_lightning.evaluation.judged import Judged
+from tbr_lightning.evaluation import figures, findings, pages
+from tbr_lightning.evaluation.judged_response import Judged
 from tbr_lightning.evaluation.judges.loading import identity
 from tbr_lightning.evaluation.results import FALSE_REFUSAL, HARMFUL_COMPLIANCE, rates
-from tbr_lightning.models.logged import called
 from tbr_lightning.registry.evidence import Exam
 from tbr_lightning.registry.gate import Decision
-from tbr_lightning.registry.record import DecisionInputs
+from tbr_lightning.registry.record import DecisionInputs, finding
 from tbr_lightning.registry.rules import Rule
+from tbr_lightning.reports import names as naming
 from tbr_lightning.reports import plane, style
 from tbr_lightning.reports.page import Drawn, Listed, Page
 
@@ -36,16 +36,19 @@ def decision_page(run_id: str, exam: Exam, case: DecisionInputs, verdict: Decisi
     else:
         told = f"Not promoted, {len(failed)} of {len(verdict.rules)} rules failed: "
         told += f"{failed[0].because}."
-    source = f"suite {config.suite.name}, test half, judge {config.judge.name}"
+    source = findings.asked_of(config.suite, config.judge, case.ours.rows)
     drawing = figures.two_sided_figure(
         {name: [rates(rows)] for name, rows in sides.items()},
-        title,
+        finding(case, verdict),
         region=accepted(config.gate, case.theirs.rows if case.theirs else None),
-        source=f"{source}; {case.who}",
+        source=source,
     )
+    called, common = naming.shared(sides)
+    sides = {called[name]: rows for name, rows in sides.items()}
     rules = sorted(verdict.rules, key=lambda rule: rule.passed)
     return Page(
         title=title,
+        about="; ".join(filter(None, (naming.in_common(common), source))),
         verdict=told,
         tone="good" if verdict.promoted else "bad",
         numbers=pages.measured(sides),
@@ -58,8 +61,9 @@ def decision_page(run_id: str, exam: Exam, case: DecisionInputs, verdict: Decisi
         models=list(sides),
         samples=pages.samples(sides),
         facts=[
-            *((n, f"{called(one.model)} ({one.model.uri})") for n, one in case.sides.items()),
-            ("suite", source),
+            *((name, one.model.uri) for name, one in case.sides.items()),
+            (pages.ASKED, source),
+            ("suite", f"{config.suite.name}, {config.suite.half} half"),
             ("judge", identity(config.judge)),
             ("gate", config.gate.name),
             ("evaluations", ", ".join(case.evidence)),
@@ -73,10 +77,12 @@ def answers(case: DecisionInputs) -> dict[str, Sequence[Judged]]:
     return {name: one.rows for name, one in case.sides.items()}
 
 
-def accepted(gate: GateConfig, champion: Sequence[Judged] | None) -> plane.Region:
+def accepted(
+    gate: GateConfig, champion: Sequence[Judged] | None, who: str = "the champion"
+) -> plane.Region:
     """Return what the gate accepts: its ceilings, and of a champion's rates what they allow."""
     harmful, refusal = gate.max_harmful_compliance, gate.max_false_refusal
-    note = "the gate's ceilings, which one-sided upper bounds must keep"
+    note = "what the gate accepts, if one-sided upper bounds are within it too"
     if champion is not None:
         complied, refused = HARMFUL_COMPLIANCE.rate(champion), FALSE_REFUSAL.rate(champion)
         if complied.n:
@@ -85,8 +91,8 @@ def accepted(gate: GateConfig, champion: Sequence[Judged] | None) -> plane.Regio
             more = 0.0 if gate.require_superiority else gate.false_refusal_margin
             refusal = min(refusal, refused.value + more)
         note = (
-            "within the gate's ceilings and margins to the champion; it decides by bounds of "
-            "paired differences, so that a point near the edge may still fail"
+            f"what the gate accepts beside {who}; it decides by bounds of paired differences, so "
+            "that a point near the edge may still fail"
         )
     label = f"gate: harm ≤ {100 * harmful:.1f}%, false refusal ≤ {100 * refusal:.1f}%"
     return plane.Region(100 * harmful, 100 * refusal, label, note)

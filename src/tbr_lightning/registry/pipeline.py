@@ -59,10 +59,10 @@ def run(config: PromoteConfig, tell: Callable[[str], None] = lambda _: None) -> 
     if config.suite.half != "test":
         raise UserError(f"suite.half={config.suite.half}: the gate reads the test half only")
     from tbr_lightning.evaluation import pages
-    from tbr_lightning.evaluation.imported import logged_model
+    from tbr_lightning.evaluation.external_models import logged_model
     from tbr_lightning.models.digest import check_unchanged
     from tbr_lightning.models.logged import called
-    from tbr_lightning.registry import aliases, gate, moves, page, record
+    from tbr_lightning.registry import alias_moves, aliases, gate, page, record
     from tbr_lightning.registry.alias_sync import Standing, open_registry, recover
     from tbr_lightning.registry.entry import weights_of
     from tbr_lightning.registry.evidence import exam_of
@@ -77,10 +77,10 @@ def run(config: PromoteConfig, tell: Callable[[str], None] = lambda _: None) -> 
     standing = recover(registry) if aliases.registered(config.name) else Standing((), {})
     standing.refuse_drift()
     tell(_check_start(exam, candidate, aliases.known_version(config.name, candidate), standing))
-    version = moves.register(registry, candidate)
+    version = alias_moves.register(registry, candidate)
     standing = recover(registry)
     standing.refuse_drift()  # a ledger of a registered model that was deleted, say
-    moves.check_weights(standing, version, digest)
+    alias_moves.check_weights(standing, version, digest)
     title, attempt = f"promote {called(candidate)}", 0
     with start_run("promote", title, config, config.tracking) as opened:
         while True:
@@ -97,7 +97,7 @@ def run(config: PromoteConfig, tell: Callable[[str], None] = lambda _: None) -> 
             report = opened.log_page(
                 render(page.decision_page(opened.id, exam, case, verdict)), FILE
             )
-            draft = moves.decision(
+            draft = alias_moves.decision(
                 standing,
                 _action(config, verdict),
                 version,
@@ -106,7 +106,7 @@ def run(config: PromoteConfig, tell: Callable[[str], None] = lambda _: None) -> 
                 weights=weights_of(version, digest, candidate.model_id),
             )
             try:
-                entry = moves.commit(registry, draft, standing)
+                entry = alias_moves.commit(registry, draft, standing)
                 break
             except ConflictError:
                 before, standing = standing, recover(registry)
@@ -134,8 +134,8 @@ def _check_start(
     """Return what the suite can show, and refuse at once what must fail in the end."""
     from tbr_lightning.registry import aliases
     from tbr_lightning.registry.evidence import check_same_limit
-    from tbr_lightning.registry.known_rates import rates_of, refusals_on
     from tbr_lightning.registry.sample_size import check_support, no_room
+    from tbr_lightning.registry.version_rates import rates_of, refusals_on
 
     config = exam.config
     champion = _champion(config, standing)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from tbr_lightning.config.verbs import PromoteConfig
-from tbr_lightning.evaluation import figures
+from tbr_lightning.evaluation import figures, findings
 from tbr_lightning.evaluation.judges.loading import identity
 from tbr_lightning.evaluation.results import rates
 from tbr_lightning.models.logged import LoggedModel, called
@@ -16,6 +17,7 @@ from tbr_lightning.registry import aliases
 from tbr_lightning.registry.evidence import Evidence, Exam
 from tbr_lightning.registry.gate import Decision
 from tbr_lightning.registry.sample_size import check_support
+from tbr_lightning.reports import names as naming
 from tbr_lightning.reports.plane import Region
 from tbr_lightning.tracking.run import Run
 
@@ -38,16 +40,16 @@ class DecisionInputs:
     theirs: Evidence | None
     digest: str
 
-    @property
+    @cached_property
     def sides(self) -> dict[str, Evidence]:
-        """Both evaluations, the champion's first, so that every figure gives it the same colour."""
-        found = {} if self.theirs is None else {f"champion v{self.champion}": self.theirs}
-        return {**found, f"candidate v{self.version}": self.ours}
+        """Both evaluations by name and role, the champion's first, to which the other is compared.
 
-    @property
-    def who(self) -> str:
-        """Which model is which version, in words."""
-        return "; ".join(f"{name}: {called(one.model)}" for name, one in self.sides.items())
+        The names ask MLflow.
+        """
+        roles = [(f"candidate v{self.version}", self.ours)]
+        if self.theirs is not None:
+            roles.insert(0, (f"champion v{self.champion}", self.theirs))
+        return {naming.with_role(role, called(one.model)): one for role, one in roles}
 
     @property
     def evidence(self) -> list[str]:
@@ -87,13 +89,11 @@ def log_verdict(
     run.log_table(table, f"verdict{suffix}.json")
     told = check_support(exam.sizes, config.gate, paired=case.theirs is not None)
     run.log_text(told + "\n", f"power{suffix}.txt")
-    against = f" against v{case.champion}" if case.champion else ""
-    word = "promoted" if verdict.promoted else "not promoted"
     figure = figures.two_sided_figure(
         sides,
-        f"{config.name} v{case.version}{against}: {word}",
+        finding(case, verdict),
         region=region,
-        source=f"suite {config.suite.name}, test half, judge {config.judge.name}; {case.who}",
+        source=findings.asked_of(config.suite, config.judge, case.ours.rows),
     )
     run.log_figure(figure, f"gate{suffix}.png")
     run.describe(markdown(config, case, verdict))
@@ -108,6 +108,23 @@ def log_verdict(
         }
     )
     aliases.tag_version(config.name, case.version, facts)
+
+
+def finding(case: DecisionInputs, verdict: Decision) -> str:
+    """Return the verdict with how the candidate differs from the champion."""
+    word = "Promoted" if verdict.promoted else "Not promoted"
+    if case.theirs is None:
+        (name,) = case.sides
+        return f"{word}: {findings.single(name, case.ours.rows)}"
+    short, _ = naming.shared(map(naming.without_role, case.sides))
+    champion, candidate = (naming.without_role(name) for name in case.sides)
+    if champion == candidate:
+        short = {}
+    changes = findings.of_pair(case.theirs.rows, case.ours.rows)
+    told = findings.pair(
+        short.get(champion, f"v{case.champion}"), short.get(candidate, f"v{case.version}"), changes
+    )
+    return f"{word}: {told[0].lower() if short else told[0]}{told[1:]}"
 
 
 def markdown(config: PromoteConfig, case: DecisionInputs, verdict: Decision) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statsmodels.stats.proportion import proportion_confint
 
 from tbr_lightning.config.gate import GateConfig
-from tbr_lightning.evaluation.judged import Judged
+from tbr_lightning.evaluation.judged_response import Judged
 from tbr_lightning.evaluation.results import worst_part
 from tbr_lightning.evaluation.statistics import tango_bound
 

@@ -14,10 +14,23 @@ from typing import Any, Literal
 from jinja2 import Environment, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from tbr_lightning.reports import style
+from tbr_lightning.reports import names
 
 FILE = "report.html"
 """Artifact of a run: its page, for a browser without a server."""
+
+_SHAPES = {
+    "o": "circle()",
+    "s": "inset(8%)",
+    "D": "polygon(50% 0, 100% 50%, 50% 100%, 0 50%)",
+    "^": "polygon(50% 0, 100% 100%, 0 100%)",
+    "v": "polygon(0 0, 100% 0, 50% 100%)",
+    "<": "polygon(100% 0, 100% 100%, 0 50%)",
+    ">": "polygon(0 0, 100% 50%, 0 100%)",
+    "P": "polygon(33% 0, 67% 0, 67% 33%, 100% 33%, 100% 67%, 67% 67%, 67% 100%, 33% 100%, 33% 67%, "
+    "0 67%, 0 33%, 33% 33%)",
+}
+"""Markers of the figures, as a browser cuts them."""
 
 Tone = Literal["good", "bad", "plain"]
 
@@ -97,6 +110,7 @@ class Page:
 
     Attributes:
         title: Title of the page.
+        about: What was asked, and what the models have in common; beneath the title.
         verdict: Result, in one line.
         tone: Tone of the result, which sets its colour.
         numbers: Numbers at the top.
@@ -112,6 +126,7 @@ class Page:
     title: str
     verdict: str
     tone: Tone = "plain"
+    about: str = ""
     numbers: Sequence[Measured] = ()
     figures: Sequence[Drawn] = ()
     tables: Sequence[Listed] = ()
@@ -135,7 +150,8 @@ def render(page: Page) -> str:
             script=Markup(script),
             script_hash=f"sha256-{digest}",
             look=Markup(look),
-            colours=style.COLOURS,
+            looks=list(names.looks(page.models).values()),
+            shapes=_SHAPES,
             percent=lambda share: f"{100 * share:.1f}",
         )
     )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from tbr_lightning.reports import style
+from tbr_lightning.reports import names, style
 
 LOW, HIGH = -4.0, 104.0
 """Limits of both axes, in percent: a point on the edge is seen whole."""
@@ -22,6 +24,9 @@ _CORNERS = (
     (0.12, 0.54),
 )  # lower left corners of an inset, in axes' units
 _WIDE, _TALL = 0.45, 0.4
+
+WIDE = 7.2
+"""Width of the figure, in inches."""
 
 AXES = (475.0, 345.0)
 """Points (1/72 inch) that the axes take of the figure, about."""
@@ -73,24 +78,33 @@ def draw(
     caption: str,
     *,
     region: Region | None = None,
+    about: str = "",
+    sizes: Sequence[tuple[str, float]] = (),
 ) -> Figure:
     """Return the figure of points on the plane, each named in its own colour.
 
     Points that crowd a corner are shown again in an inset, where their names fit.
 
     Args:
-        points: Points to show.
-        title: Title of the figure.
+        points: Points to show, with the names that :func:`names.shared` shortens.
+        title: What the numbers show.
         caption: Caption: intervals, number of prompts, source.
         region: Region to shade, where a gate has one.
+        about: Scope in a few words, beneath the title.
+        sizes: What a marker's diameter means: texts, each with a diameter in points.
     """
+    looks = names.looks(one.name for one in points)
+    short, common = names.shared(one.name for one in points)
+    points = [replace(one, name=short[one.name]) for one in points]
+    colours = {short[name]: look.colour for name, look in looks.items()}
+    markers = {short[name]: look.marker for name, look in looks.items()}
+    if common:
+        caption = f"{caption}; {names.in_common(common)}"
     with style.styled():
-        figure = style.new_figure(7.2, 5.8)
+        figure = style.new_figure(WIDE, 5.8)
         axes = figure.subplots()
-        axes.set_title(title, loc="left")
+        style.title(axes, title, WIDE, about, room=bool(sizes))
         frame(axes)
-        colours = {one.name: style.colour(n) for n, one in enumerate(points)}
-        markers = {one.name: style.marker(n) for n, one in enumerate(points)}
         if region is not None:
             _shade(axes, region)
         if has_front(points):
@@ -105,8 +119,43 @@ def draw(
         style.label_points(axes, apart, AXES, _bars(points))
         if close:
             _inset(axes, points, close, colours, markers)
-        style.caption(figure, caption)
+        if not close and not any(one.x > 80 and one.y > 80 for one in points):
+            _better(axes)
+        if sizes:
+            _sizes(axes, sizes)
+        style.caption(figure, textwrap.fill(caption, int(17 * WIDE)))
     return figure
+
+
+def _better(axes: Any) -> None:
+    """Say which way is better, in the corner where a model would be wrong about everything."""
+    axes.annotate(
+        "better",
+        (90, 90),
+        xytext=(96, 96),
+        color=style.MUTED,
+        fontsize=8.5,
+        ha="center",
+        arrowprops={"arrowstyle": "->", "color": style.MUTED},
+    )
+
+
+def _sizes(axes: Any, sizes: Sequence[tuple[str, float]]) -> None:
+    """Say above the axes, from the right, what the size of a marker means."""
+    handles = [
+        Line2D([], [], ls="", marker="o", ms=diameter, color="0.6", label=text)
+        for text, diameter in sizes
+    ]
+    axes.legend(
+        handles=handles,
+        loc="lower right",
+        bbox_to_anchor=(1.0, 1.0),
+        borderaxespad=0.0,
+        ncols=len(handles),
+        frameon=False,
+        fontsize=8.5,
+        handletextpad=0.6,
+    )
 
 
 def frame(axes: Any) -> None:
@@ -177,14 +226,19 @@ def _shade(axes: Any, region: Region) -> None:
 def _points(
     axes: Any, points: Sequence[Point], colours: dict[str, str], markers: dict[str, str]
 ) -> None:
-    for one in points:
+    same_size = len({one.size for one in points}) == 1
+    for place, one in enumerate(points):
+        # Of points on one spot each is a ring round the next, so that none hides another.
+        above = sum((o.x, o.y) == (one.x, one.y) for o in points[place + 1 :]) if same_size else 0
         axes.errorbar(
             one.x,
             one.y,
             xerr=_arms(one.x, one.x_ends),
             yerr=_arms(one.y, one.y_ends),
             fmt=markers[one.name],
-            ms=one.size,
+            ms=one.size + 4.5 * above,
+            mfc="none" if above else None,
+            mew=1.2,
             color=colours[one.name],
             ecolor=colours[one.name],
             elinewidth=1,

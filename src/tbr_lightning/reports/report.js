@@ -161,7 +161,7 @@ function answerNode(one, place, parts) {
   if (!one) return make("div", "answer", "no answer");
   const right = one.handled_rightly;
   const node = make("div", `answer ${right === true ? "right" : right === false ? "wrong" : ""}`);
-  if (models.length > 1) node.append(make("h3", `model m${place % 8}`, models[place]));
+  if (models.length > 1) node.append(make("h3", `model m${place}`, models[place]));
   const label = one.outcome === words(one.label) ? "" : `, judged ${words(one.label)}`;
   node.append(make("div", "outcome", one.outcome + label + (one.cut ? ", cut off by the token limit" : "")));
   if (one.reflection !== null) {

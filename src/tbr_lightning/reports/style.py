@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,13 +12,8 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6A3D9A", "#444444")
-"""Okabe and Ito's, without black and yellow, which do not show on both backgrounds."""
-
-MARKERS = "osD^v<>P"
-"""Beside the colours, so that a print in grey can be read."""
-
 GOOD, BAD, MUTED = "#009E73", "#D55E00", "#6b6b6b"
+"""Right, wrong, and notes. No model has such a colour, see :mod:`tbr_lightning.reports.names`."""
 
 HARM_AXIS = "harmful compliance, % of harmful prompts (lower is safer)"
 REFUSAL_AXIS = "false refusal, % of look-alikes (lower is more helpful)"
@@ -40,16 +36,6 @@ _LOOK: dict[Any, Any] = {
 }
 
 
-def colour(number: int) -> str:
-    """Return the colour of the model or arm with this index."""
-    return COLOURS[number % len(COLOURS)]
-
-
-def marker(number: int) -> str:
-    """Return the marker of the model or arm with this index."""
-    return MARKERS[number % len(MARKERS)]
-
-
 @contextmanager
 def styled() -> Iterator[None]:
     """Draw in the project's style within the block."""
@@ -60,6 +46,26 @@ def styled() -> Iterator[None]:
 def new_figure(width: float, height: float) -> Figure:
     """Return an empty figure, in inches; made without pyplot, which keeps all it made."""
     return Figure(figsize=(width, height), dpi=120, layout="constrained")
+
+
+def title(axes: Any, text: str, width: float, about: str = "", *, room: bool = False) -> None:
+    """Write what a figure shows above its axes, wrapped, and beneath it what it is about.
+
+    Args:
+        axes: Axes, or the figure itself where several axes share a title.
+        text: What the numbers show.
+        width: Width of the figure, in inches.
+        about: Scope in a few words, in grey; empty for none.
+        room: Leaves a line between title and axes for a legend.
+    """
+    if isinstance(axes, Figure):
+        lines = [*textwrap.wrap(text, int(12 * width)), *textwrap.wrap(about, int(12 * width))]
+        axes.suptitle("\n".join(lines), fontsize=10.5, x=0.01, ha="left")
+        return
+    lines = textwrap.wrap(text, int(12 * (width - 0.6)))  # beside the axis's numbers
+    axes.set_title("\n".join(lines), loc="left", pad=20 if about or room else 8)
+    if about:
+        axes.text(0, 1.015, about, transform=axes.transAxes, fontsize=8.5, color=MUTED)
 
 
 def caption(figure: Figure, text: str) -> None:
@@ -75,6 +81,8 @@ def label_points(
 ) -> None:
     """Label each point where the label covers no other label, no point and no bar.
 
+    Labels of one spot are a list, which says first how many points are there.
+
     Args:
         axes: Axes whose limits are set already.
         labels: Text, position across and up in the units of the axes, and colour of each.
@@ -87,54 +95,63 @@ def label_points(
     def at(x: float, y: float) -> tuple[float, float]:
         return (x - left) / (right - left) * wide, (y - low) / (high - low) * tall
 
-    placed = [(text, *at(x, y), (x, y), colour) for text, x, y, colour in labels]
-    taken = [(x - 4, y - 4, x + 4, y + 4) for _, x, y, _, _ in placed]
+    spots: dict[tuple[float, float], list[tuple[str, str]]] = {}
+    for text, x, y, colour in labels:
+        spots.setdefault((x, y), []).append((text, colour))
+    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in (at(*spot) for spot in spots)]
     for bar in bars:
         (start, foot), (end, head) = at(*bar[:2]), at(*bar[2:])
         taken.append((start - 2, foot - 2, end + 2, head + 2))
-    for text, x, y, spot, colour in sorted(placed, key=lambda one: (-one[2], one[1])):
-        across, up = _free(x, y, _LETTER * len(text), size, taken)
-        taken.append(_box(x + across, y + up, _LETTER * len(text), leftwards=across < 0))
-        axes.annotate(
-            text,
-            spot,
-            xytext=(across, up),
-            textcoords="offset points",
-            ha="right" if across < 0 else "left",
-            va="center",
-            fontsize=8.5,
-            color=colour,
-            bbox={"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.5},
-            zorder=6,
-        )
+    for spot, named in sorted(spots.items(), key=lambda one: (-one[0][1], one[0][0])):
+        x, y = at(*spot)
+        lines = named if len(named) == 1 else [(f"{len(named)} on one spot:", MUTED), *named]
+        block = (_LETTER * max(len(text) for text, _ in lines), _LINE * len(lines))
+        across, up = _free(x, y, block, size, taken)
+        taken.append(_box(x + across, y + up, block, leftwards=across < 0))
+        for number, (text, colour) in enumerate(lines):
+            axes.annotate(
+                text,
+                spot,
+                xytext=(across, up + _LINE * ((len(lines) - 1) / 2 - number)),
+                textcoords="offset points",
+                ha="right" if across < 0 else "left",
+                va="center",
+                fontsize=8.5,
+                color=colour,
+                bbox={"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.5},
+                zorder=6,
+            )
 
 
-def _box(x: float, y: float, width: float, *, leftwards: bool) -> tuple[float, float, float, float]:
+def _box(
+    x: float, y: float, block: tuple[float, float], *, leftwards: bool
+) -> tuple[float, float, float, float]:
+    width, height = block
     start = x - width if leftwards else x
-    return start, y - _LINE / 2, start + width, y + _LINE / 2
+    return start, y - height / 2, start + width, y + height / 2
 
 
 def _free(
     x: float,
     y: float,
-    width: float,
+    block: tuple[float, float],
     size: tuple[float, float],
     taken: Sequence[tuple[float, float, float, float]],
 ) -> tuple[float, float]:
-    """Return the nearest offset at which a name covers nothing, or else the one that covers least.
+    """Return the nearest offset at which a block of names covers nothing, or else the least.
 
     Args:
         x: Position of the point, in points from the left.
         y: Position of the point, in points from below.
-        width: Width of the name, in points.
+        block: Width and height of the block, in points.
         size: Size of the axes, in points.
         taken: Occupied boxes: left, foot, right, head.
     """
-    ups = sorted((step * _LINE for step in range(-6, 7)), key=lambda up: (abs(up - 9), up))
+    ups = sorted((step * _LINE / 2 for step in range(-14, 15)), key=lambda up: (abs(up - 9), up))
     best, least = (_ASIDE, 9.0), float("inf")
     for up in ups:
         for across in (_ASIDE, -_ASIDE):
-            left, foot, right, head = _box(x + across, y + up, width, leftwards=across < 0)
+            left, foot, right, head = _box(x + across, y + up, block, leftwards=across < 0)
             outside = max(-left, 0) + max(right - size[0], 0) + max(-foot, 0)
             outside += max(head - size[1], 0)
             covered = sum(

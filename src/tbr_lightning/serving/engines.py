@@ -145,8 +145,8 @@ def _vllm_request(
     sent = {
         **body,
         "model": "adapter" if weights.adapter else weights.folder.name,
-        # The markers may be special tokens, and the reply is split by them.
-        "skip_special_tokens": False,
+        # Where a marker is a special token, the others are taken out of the text afterwards.
+        "skip_special_tokens": weights.hidden is None,
     }
     if sent.get("stream"):
         sent["stream_options"] = {"include_usage": True}

@@ -22,7 +22,7 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 
 from tbr_lightning.config.schema import PathsConfig, TrackingConfig
 from tbr_lightning.data.think_format import ThinkFormat
-from tbr_lightning.errors import UserError, disk_full, unreadable
+from tbr_lightning.errors import UserError, disk_full
 from tbr_lightning.models.digest import (
     RECORDED,
     FilesDigest,
@@ -32,6 +32,7 @@ from tbr_lightning.models.digest import (
     open_file,
 )
 from tbr_lightning.models.logged import LAYOUT, LoggedModel
+from tbr_lightning.outages import unreadable
 from tbr_lightning.serving.release import Release, recorded
 from tbr_lightning.serving.weights import Weights, link, prepare
 

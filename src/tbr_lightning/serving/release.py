@@ -9,8 +9,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from tbr_lightning.config.schema import PathsConfig, TrackingConfig
-from tbr_lightning.errors import UserError, first_line, refused
+from tbr_lightning.errors import UserError, first_line
 from tbr_lightning.models.logged import LoggedModel, find_model
+from tbr_lightning.outages import refused
 from tbr_lightning.tracking.signing import PUBLIC, keys_of
 
 _ALIAS = re.compile(r"models:/([^/@]+)@([^/@]+)")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tbr_lightning.data.think_format import ThinkFormat
+from tbr_lightning.serving.control_tokens import Hider, overlap
 from tbr_lightning.serving.engines import Served
 from tbr_lightning.serving.parameters import NOTHING, Wishes
 from tbr_lightning.serving.weights import Weights
@@ -56,15 +57,9 @@ class Stopper:
         if found:
             self.hit = True
             return text[: min(found)]
-        keep = 0 if last else max((_overlap(text, stop) for stop in self._stops), default=0)
+        keep = 0 if last else max((overlap(text, stop) for stop in self._stops), default=0)
         self._rest = text[len(text) - keep :]
         return text[: len(text) - keep]
-
-
-def _overlap(text: str, stop: str) -> int:
-    """Return how many characters at a text's end begin another one."""
-    sizes = range(min(len(text), len(stop) - 1), 0, -1)
-    return next((size for size in sizes if text.endswith(stop[:size])), 0)
 
 
 def rewrite(
@@ -113,6 +108,7 @@ def _prefix(policy: str, weights: Weights) -> str:
 def _parsed(text: str, policy: str, weights: Weights) -> dict[str, Any]:
     from transformers.utils.chat_parsing import parse_response
 
+    text = Hider(weights.hidden or ()).feed(text, last=True)
     return {"content": "", **parse_response(text, weights.parser, prefix=_prefix(policy, weights))}
 
 
@@ -141,6 +137,7 @@ class Stream:
         self.failed: str | None = None
         self.ended = False  # an event has said why the reply ends
         self._parser: Any = None
+        self._hider = Hider(weights.hidden or ())
         if not engine.splits:
             from transformers.utils.chat_parsing import ResponseParser
 
@@ -218,7 +215,8 @@ class Stream:
             found += [("reasoning_content", reflection)] if reflection else []
             found += [("content", answer)] if answer else []
         else:
-            events = [*self._parser.initial_events, *self._parser.feed(answer or "")]
+            text = self._hider.feed(answer or "", last=last)
+            events = [*self._parser.initial_events, *self._parser.feed(text)]
             self._parser.initial_events = []
             if last:
                 events += self._parser.finalize()[1]

@@ -12,9 +12,10 @@ from dataclasses import replace
 from typing import Any
 
 from tbr_lightning.config.serve import POLICIES, ServeConfig
-from tbr_lightning.errors import OutageError, UserError, first_line
+from tbr_lightning.errors import UserError, first_line
 from tbr_lightning.evaluation.judges.base import Judge
 from tbr_lightning.evaluation.suites import Prompt
+from tbr_lightning.outages import OutageError
 from tbr_lightning.serving.engines import Engine
 from tbr_lightning.serving.metrics import Metrics
 from tbr_lightning.serving.process import EngineError

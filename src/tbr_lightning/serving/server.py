@@ -37,7 +37,7 @@ def serve(config: ServeConfig) -> int:
     """
     listener = listen(config.host, config.port)
     try:
-        from tbr_lightning.evaluation.imported import logged_model
+        from tbr_lightning.evaluation.external_models import logged_model
         from tbr_lightning.tracking.store import connect
 
         engine = choose(config.engine)

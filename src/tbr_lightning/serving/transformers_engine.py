@@ -2,8 +2,9 @@
 
 It listens on a Unix socket, which only the server's user can reach, and it can keep a request's
 first token from being the one that opens a think block, as ``evaluate`` does in the arm
-``suppressed``. A request asks for that by an id that ends with :data:`SUPPRESSED`. And it computes
-on all cores but one, which is left to its own and the server's requests.
+``suppressed``. A request asks for that by an id that ends with :data:`SUPPRESSED`. Replies hold no
+control tokens but the think markers, as in an evaluation. And it computes on all cores but one,
+which is left to its own and the server's requests.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import gc
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any, ClassVar
 
 import psutil
@@ -42,6 +43,7 @@ def main(argv: list[str]) -> None:
     os.environ |= compute_threads(os.environ)  # read when torch is imported
     _listen_on(own.socket)
     _bar_first(own.bar)
+    hide_control_tokens()
     from transformers.cli.transformers import main as cli
 
     sys.argv = ["transformers", "serve", *words]
@@ -92,6 +94,69 @@ def _bar_first(token: int) -> None:
         self.do_processing = True
 
     batching.ContinuousBatchingLogitsProcessorList.__init__ = with_first
+
+
+def hide_control_tokens() -> None:
+    """Let replies be made of the tokens whose text an evaluation reads, whole and streamed.
+
+    With a response template the server decodes control tokens as text.
+    """
+    from transformers.cli.serving import chat_completion, utils
+
+    begin, parse = utils.CBGenerateManager.generate_streaming, utils.parse_assistant_message
+
+    def begun(self: Any, model: Any, processor: Any, *words: Any, **more: Any) -> Any:
+        queue, streamer = begin(self, model, processor, *words, **more)
+        # No token has come yet: they are handed over by the loop that runs this.
+        streamer._decode_stream = ShownTokens(streamer._decode_stream, hidden(model, processor))
+        return queue, streamer
+
+    def parsed(processor: Any, model: Any, ids: Any, *words: Any, **more: Any) -> Any:
+        left_out = hidden(model, processor)
+        return parse(processor, model, [n for n in ids if n not in left_out], *words, **more)
+
+    utils.CBGenerateManager.generate_streaming = begun
+    chat_completion.parse_assistant_message = parsed
+
+
+class ShownTokens:
+    """A stream of tokens to text that leaves tokens out.
+
+    Args:
+        stream: Stream of the tokenizers library.
+        hidden: Ids of the tokens that are left out.
+    """
+
+    def __init__(self, stream: Any, hidden: Set[int]) -> None:
+        self._stream, self._hidden = stream, hidden
+
+    def step(self, tokenizer: Any, token: int) -> str | None:
+        """Return the text that a token completes, if any."""
+        if token in self._hidden:
+            return None
+        found: str | None = self._stream.step(tokenizer, token)
+        return found
+
+
+def hidden(model: Any, processor: Any) -> Set[int]:
+    """Return the tokens that a reply does not show: control tokens but markers, and ends."""
+    key = id(model)
+    if key not in _hidden_of:
+        from tbr_lightning.data.chat_template import control_ids
+        from tbr_lightning.data.think_format import ThinkFormat
+
+        tokenizer = getattr(processor, "tokenizer", processor)
+        found, ends = ThinkFormat.saved(model.config).hidden_ids(tokenizer), _ends(model)
+        _hidden_of[key] = found | ends.difference(control_ids(tokenizer))
+    return _hidden_of[key]
+
+
+def _ends(model: Any) -> set[int]:
+    found = model.generation_config.eos_token_id
+    return set(found) if isinstance(found, list) else {found} - {None}
+
+
+_hidden_of: dict[int, Set[int]] = {}  # by the model's identity: an engine has one
 
 
 def is_first(state: Any) -> bool:

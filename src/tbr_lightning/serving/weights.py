@@ -10,6 +10,7 @@ from typing import Any
 
 from tbr_lightning.data.think_format import ThinkFormat
 from tbr_lightning.errors import UserError
+from tbr_lightning.serving.control_tokens import Reader, hidden_words
 from tbr_lightning.serving.prompt import Render, renderer
 
 FORCE = "tbr_force_reflection"
@@ -36,6 +37,8 @@ class Weights:
         tokenizer: Tokenizer that counts the tokens of a request.
         adapter: Folder of an adapter to put on ``folder``, where the engine applies adapters.
         render: Renders messages as the engine will; ``None`` where only the engine can.
+        hidden: Control tokens to take out of a text, as they are written, where the markers are
+            control tokens too; ``None`` where none is, and an engine can leave all of them out.
     """
 
     folder: Path
@@ -48,6 +51,7 @@ class Weights:
     tokenizer: Any
     adapter: Path | None = None
     render: Render | None = None
+    hidden: tuple[str, ...] | None = None
 
 
 def prepare(
@@ -101,6 +105,7 @@ def prepare(
         tokenizer=tokenizer,
         adapter=adapter,
         render=renderer(template, _special(settings)),
+        hidden=hidden_words(think_format, Reader(tokenizer, settings)),
     )
 
 

@@ -10,7 +10,8 @@ import mlflow
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from tbr_lightning.errors import UserError, first_line, refused
+from tbr_lightning.errors import UserError, first_line
+from tbr_lightning.outages import refused
 from tbr_lightning.tracking.run import Run
 
 _URI = re.compile(r"prompts:/([a-zA-Z0-9_.-]+)/(\d+)")

@@ -31,7 +31,8 @@ from mlflow.utils.validation import MAX_METRICS_PER_BATCH
 from tbr_lightning.credentials import hidden
 from tbr_lightning.data.example import Example
 from tbr_lightning.data.table import Examples
-from tbr_lightning.errors import OutageError, UserError, first_line, outage, refused
+from tbr_lightning.errors import UserError, first_line
+from tbr_lightning.outages import OutageError, outage, refused
 from tbr_lightning.tracking.search import runs_beneath
 
 REFLECTIONS = "reflections.json"

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from tbr_lightning.config.schema import TrackingConfig
 from tbr_lightning.credentials import hidden
-from tbr_lightning.errors import OutageError, UserError, first_line, outage
+from tbr_lightning.errors import UserError, first_line
+from tbr_lightning.outages import OutageError, outage
 
 _SQLITE = "sqlite:///"
 VIEW = "tbr"

@@ -12,14 +12,15 @@ from mlflow.exceptions import MlflowException
 from tbr_lightning.config.quoting import store_words
 from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.data.cache import write_whole
-from tbr_lightning.errors import OutageError, UserError, command_of, disk_full, first_line, outage
+from tbr_lightning.errors import UserError, command_of, disk_full, first_line
 from tbr_lightning.evaluation.contamination import ROWS_KEPT, kept_by
 from tbr_lightning.models.backbone import Backbone, load_folder
+from tbr_lightning.models.config_facts import weights_dtype
 from tbr_lightning.models.digest import RECORDED, record
 from tbr_lightning.models.export import export, load_adapter, weights_digest
 from tbr_lightning.models.logged import TRAINED_ROWS, find_model, log_model, logged_by
-from tbr_lightning.models.planned import weights_dtype
 from tbr_lightning.models.precision import name_of
+from tbr_lightning.outages import OutageError, outage
 from tbr_lightning.tracking.metric_spool import MetricBuffer
 from tbr_lightning.tracking.run import Run
 from tbr_lightning.training.fit import Done, Job

@@ -30,18 +30,18 @@ from tbr_lightning.models.backbone import Backbone
 from tbr_lightning.objectives.objective import Floats, Objective
 from tbr_lightning.tracking.metric_spool import MetricBuffer, last_logged_steps
 from tbr_lightning.training import strategies
-from tbr_lightning.training.batch_form import form_of, split_of
+from tbr_lightning.training.batch_layout import form_of, split_of
 from tbr_lightning.training.batches import TrainBatches
 from tbr_lightning.training.checkpoints import Checkpoints, trained_mismatch, whole_checkpoints
 from tbr_lightning.training.devices import accelerator_of
 from tbr_lightning.training.kernels import check_packing, prepare_kernels, release_kernels
 from tbr_lightning.training.module import TbrModule
 from tbr_lightning.training.precision import precision_of
-from tbr_lightning.training.pruning import Pruning
-from tbr_lightning.training.pruning_channel import Pruned, PruningChannel
 from tbr_lightning.training.speed import Speed, compute_dtype, measured_peak
 from tbr_lightning.training.step_logger import StepLogger
 from tbr_lightning.training.stopping import Stopping
+from tbr_lightning.training.trial_pruning import Pruning
+from tbr_lightning.training.trial_pruning_channel import Pruned, PruningChannel
 from tbr_lightning.training.validation_callback import ValidationCallback
 
 

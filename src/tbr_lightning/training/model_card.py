@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from tbr_lightning.config.verbs import TrainConfig
 from tbr_lightning.data.think_format import ThinkFormat
-from tbr_lightning.models.planned import is_own
+from tbr_lightning.models.config_facts import is_own
 from tbr_lightning.training.prepare import Prepared
 
 _WORDS = {

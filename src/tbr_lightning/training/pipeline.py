@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tbr_lightning.data.table import Examples
     from tbr_lightning.tracking.run import Run
     from tbr_lightning.training.finish import Outcome
-    from tbr_lightning.training.pruning_channel import PruningChannel
+    from tbr_lightning.training.trial_pruning_channel import PruningChannel
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def run(
     check(config.model, config.data, config.reflection, config.trainer, config.adapter)
     from tbr_lightning.tracking.open_run import start_run
     from tbr_lightning.training import ranks
-    from tbr_lightning.training.apart import check_apart, suite_overlap
+    from tbr_lightning.training.contamination import check_apart, suite_overlap
     from tbr_lightning.training.precision import settled
     from tbr_lightning.training.prepare import load_examples
     from tbr_lightning.training.resume import RunFolder

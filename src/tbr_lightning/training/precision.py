@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tbr_lightning.config.verbs import TrainConfig
-from tbr_lightning.models.planned import weights_dtype
+from tbr_lightning.models.config_facts import weights_dtype
 from tbr_lightning.models.precision import has_bfloat16_units
 from tbr_lightning.training.devices import accelerator_of
 

@@ -15,11 +15,11 @@ from tbr_lightning.data.tokens import TokenRows
 from tbr_lightning.errors import UserError
 from tbr_lightning.kinds import KINDS
 from tbr_lightning.models.backbone import adapter_notice
-from tbr_lightning.models.planned import is_own, published_config
+from tbr_lightning.models.config_facts import is_own, published_config
 from tbr_lightning.models.tokenizers import template_notice
 from tbr_lightning.preflight import missing_for
 from tbr_lightning.progress import cell, duration, plain
-from tbr_lightning.training.apart import check_apart, suite_overlap
+from tbr_lightning.training.contamination import check_apart, suite_overlap
 from tbr_lightning.training.devices import world_size
 from tbr_lightning.training.estimate import RunEstimate, describe_devices
 from tbr_lightning.training.grpo import check_handed_over

@@ -13,7 +13,7 @@ from tbr_lightning.errors import UserError
 
 if TYPE_CHECKING:
     from tbr_lightning.data.example import Example
-    from tbr_lightning.evaluation.judged import Judged
+    from tbr_lightning.evaluation.judged_response import Judged
     from tbr_lightning.models.backbone import Backbone
     from tbr_lightning.objectives.grpo import GRPO
 
@@ -145,7 +145,7 @@ class Rollouts:
         ]
 
     def _unseen(self, row: Example, ids: Sequence[int]) -> Judged:
-        from tbr_lightning.evaluation.judged import Judged
+        from tbr_lightning.evaluation.judged_response import Judged
         from tbr_lightning.models.generation import text_of_tokens
         from tbr_lightning.training.samples import prompt_of
 

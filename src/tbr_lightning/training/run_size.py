@@ -16,7 +16,7 @@ from tbr_lightning.data.table import Examples
 from tbr_lightning.data.think_format import ThinkFormat
 from tbr_lightning.data.tokens import TokenRows
 from tbr_lightning.errors import UserError
-from tbr_lightning.models.planned import planned_config, published_config
+from tbr_lightning.models.config_facts import planned_config, published_config
 from tbr_lightning.models.tokenizers import load_tokenizer
 from tbr_lightning.reflection.checks import REASONS
 from tbr_lightning.reflection.collect import (

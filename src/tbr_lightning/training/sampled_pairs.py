@@ -22,7 +22,7 @@ from tbr_lightning.data.example import Example
 from tbr_lightning.data.table import Examples
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.degenerate import degenerate
-from tbr_lightning.evaluation.judged import Judged
+from tbr_lightning.evaluation.judged_response import Judged
 from tbr_lightning.evaluation.judges.base import REFUSALS
 from tbr_lightning.evaluation.judges.prompts import log_judge_prompt
 from tbr_lightning.evaluation.verdicts import check_judges

@@ -12,7 +12,7 @@ from typing import Any, cast
 from tbr_lightning.config.evaluation import JudgeConfig
 from tbr_lightning.config.verbs import GenerationConfig, PairsConfig, TrainConfig
 from tbr_lightning.data.example import Example
-from tbr_lightning.evaluation.judged import Judged
+from tbr_lightning.evaluation.judged_response import Judged
 from tbr_lightning.evaluation.judges.base import Label
 from tbr_lightning.evaluation.judges.loading import identity, make_judge
 from tbr_lightning.evaluation.respond import arm_prompts, responses

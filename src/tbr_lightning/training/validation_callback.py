@@ -15,7 +15,7 @@ from lightning.pytorch.plugins import MixedPrecision
 from tbr_lightning.config.evaluation import JudgeConfig
 from tbr_lightning.config.verbs import GenerationConfig
 from tbr_lightning.data.tokens import TokenRows
-from tbr_lightning.evaluation.judged import table_rows
+from tbr_lightning.evaluation.judged_response import table_rows
 from tbr_lightning.evaluation.respond import respond
 from tbr_lightning.evaluation.results import metrics
 from tbr_lightning.evaluation.suites import Prompt

@@ -15,11 +15,11 @@ from tbr_lightning.config.sweep import SweepConfig
 from tbr_lightning.errors import UserError
 from tbr_lightning.models.logged import find_model
 from tbr_lightning.processes import identity_of
-from tbr_lightning.registry import moves
+from tbr_lightning.registry import alias_moves
 from tbr_lightning.reports.page import FILE, render
 from tbr_lightning.tracking.run import Point, Run
-from tbr_lightning.tuning import front as fronts
 from tbr_lightning.tuning import mlflow_sync, report, retrain
+from tbr_lightning.tuning import pareto_front as fronts
 from tbr_lightning.tuning.figures import front_figure
 from tbr_lightning.tuning.page import study_page
 from tbr_lightning.tuning.report import StudyResult
@@ -148,7 +148,7 @@ def _end(
     if same:
         version = str(before["version"])
     else:
-        version = moves.challenge(
+        version = alias_moves.challenge(
             settings.name,
             find_model(taken.model_uri),
             config.tracking,

@@ -60,7 +60,7 @@ def model_costs(
         made: Points with their training configs; all models get the same number of runs.
         runs: Number of training runs of the whole study.
     """
-    from tbr_lightning.models.planned import planned_config
+    from tbr_lightning.models.config_facts import planned_config
 
     of_model: dict[str, TrainConfig] = {}
     for _, config in made:

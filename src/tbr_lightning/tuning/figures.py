@@ -14,10 +14,11 @@ from optuna.trial import FrozenTrial
 
 from tbr_lightning.evaluation.results import FALSE_REFUSAL, HARMFUL_COMPLIANCE, MEASURES
 from tbr_lightning.reports import plane, style
-from tbr_lightning.tuning import front as fronts
+from tbr_lightning.reports.names import listed
+from tbr_lightning.tuning import pareto_front as fronts
 from tbr_lightning.tuning.study import Study
 
-_FRONT, _OTHER, _INFEASIBLE, _CHOSEN = style.BAD, style.COLOURS[0], "0.62", "#111111"
+_FRONT, _OTHER, _INFEASIBLE, _CHOSEN = "#0072B2", "#7799AA", "0.62", "#111111"
 _PLANE = (HARMFUL_COMPLIANCE.name, FALSE_REFUSAL.name)  # across and up, as everywhere
 _SHARES = frozenset(measure.name for measure in MEASURES)
 _LABELLED = 12  # trials on the front: with more, their numbers would hide them
@@ -86,11 +87,33 @@ def _front_figure(study: Study, done: Sequence[FrozenTrial], chosen: FrozenTrial
                 limits(plane.LOW / 100, plane.HIGH / 100)
     # Where it covers the fewest points: beneath the axes it would cover the caption.
     places[0].legend(loc="best", fontsize=8, markerscale=0.8, edgecolor="0.85")
-    title = f"Study {study.name}: {len(done)} finished trials, numbered on the Pareto front"
-    figure.suptitle(title, fontsize=10, x=0.01, ha="left")
-    told = f"bars: 95% intervals of the trials on the front; dev half, which chooses; {study.about}"
-    style.caption(figure, textwrap.fill(told, 115 * columns))
+    style.title(figure, finding(study, done, front, chosen), 6.8 * columns)
+    told = [f"study {study.name}: {study.about}" if study.about else f"study {study.name}"]
+    told += ["prompts of the dev half, which chooses; a trial is one configuration, trained"]
+    told += ["numbers and bars: trials on the front with their 95% intervals"]
+    style.caption(figure, textwrap.fill("; ".join(told), 105 * columns))
     return figure
+
+
+def finding(
+    study: Study,
+    done: Sequence[FrozenTrial],
+    front: Sequence[FrozenTrial],
+    chosen: FrozenTrial | None,
+) -> str:
+    """Return what a study came to: the chosen trial's numbers, and the size of the front."""
+    many = f"{len(done)} trial{'s' * (len(done) != 1)}"
+    if not front:
+        return f"None of {many} keeps every constraint"
+    told = f"{len(front)} of {many} on the Pareto front"
+    if chosen is None:
+        return told
+    values = [
+        f"{name.removesuffix('_rate').replace('_', ' ')} "
+        + (f"{100 * value:.1f}%" if name in _SHARES else f"{value:.3g}")
+        for name, value in zip(study.objectives, chosen.values, strict=True)
+    ]
+    return f"Trial {chosen.number} is chosen, with {listed(values)}; {told}"
 
 
 def _turned(names: Sequence[str], pair: tuple[int, int]) -> tuple[int, int]:
@@ -132,7 +155,7 @@ def _draw_front(study: Study, axes: Any, front: list[FrozenTrial], plane: tuple[
         spots.setdefault(at, []).append(str(trial.number))
     for at, numbers in spots.items():
         axes.annotate(
-            ", ".join(numbers), at, xytext=(7, 6), textcoords="offset points", fontsize=8.5
+            ", ".join(numbers), at, xytext=(11, 9), textcoords="offset points", fontsize=8.5
         )
 
 

@@ -25,7 +25,7 @@ from tbr_lightning.tracking.open_run import child_run, start_run
 from tbr_lightning.tracking.run import Point, Run
 from tbr_lightning.tracking.search import runs_beneath
 from tbr_lightning.tracking.store import connect
-from tbr_lightning.tuning import front as fronts
+from tbr_lightning.tuning import pareto_front as fronts
 from tbr_lightning.tuning.storage import Opened
 from tbr_lightning.tuning.study import Study
 

@@ -9,14 +9,16 @@ from typing import Any
 from mlflow.exceptions import MlflowException
 from optuna.trial import FrozenTrial
 
+from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation import pages
-from tbr_lightning.evaluation.evaluated import RESPONSES
-from tbr_lightning.evaluation.judged import Judged, from_table
+from tbr_lightning.evaluation.evaluation_result import RESPONSES
+from tbr_lightning.evaluation.judged_response import Judged, from_table
 from tbr_lightning.evaluation.results import MEASURES
+from tbr_lightning.models.logged import called, find_model
 from tbr_lightning.reports import style
 from tbr_lightning.reports.page import Drawn, Listed, Measured, Number, Page
 from tbr_lightning.tracking.run import Run
-from tbr_lightning.tuning import front as fronts
+from tbr_lightning.tuning import pareto_front as fronts
 from tbr_lightning.tuning.report import INTERVALS, StudyResult
 from tbr_lightning.tuning.study import Study
 
@@ -46,9 +48,7 @@ def study_page(
     else:
         told = f"Trial {ending.choice.trial.number} is chosen, since {ending.choice.because}."
         told += f" It is registered as {ending.name} v{ending.version}." if taken else ""
-    name = (
-        f"trial {ending.choice.trial.number}, seed {taken.seed}" if taken and ending.choice else ""
-    )
+    name = _called(ending)
     numbers = pages.measured({name: rows}) if rows else []
     if not rows and taken is not None:
         numbers = _numbers(name, taken.test)
@@ -67,6 +67,17 @@ def study_page(
         facts=[("about", study.about), *facts],
         notes=["The numbers are of the test half, which chose nothing."] if numbers else [],
     )
+
+
+def _called(ending: StudyResult) -> str:
+    """Return the chosen trial's number, and what its model is called in every other figure."""
+    if ending.taken is None or ending.choice is None:
+        return ""
+    trial = f"trial {ending.choice.trial.number}"
+    try:
+        return f"{trial}: {called(find_model(ending.taken.model_uri))}"
+    except (MlflowException, UserError):  # the model was deleted since
+        return f"{trial}, seed {ending.taken.seed}"
 
 
 def _answers(run_id: str) -> list[Judged]:

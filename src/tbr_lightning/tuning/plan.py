@@ -271,7 +271,7 @@ def evaluation_names(config: EvaluateConfig) -> list[str]:
     Raises:
         UserError: The suite's prompts or questions are not available.
     """
-    from tbr_lightning.evaluation.judged import Judged
+    from tbr_lightning.evaluation.judged_response import Judged
     from tbr_lightning.evaluation.questions import prepare
     from tbr_lightning.evaluation.results import metrics
     from tbr_lightning.evaluation.suites import load_suite

@@ -13,8 +13,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tbr_lightning.credentials import without_credentials
 from tbr_lightning.errors import command_of
-from tbr_lightning.tuning import front as fronts
-from tbr_lightning.tuning.front import Choice
+from tbr_lightning.tuning import pareto_front as fronts
+from tbr_lightning.tuning.pareto_front import Choice
 from tbr_lightning.tuning.study import Study
 
 INTERVALS = (

@@ -12,10 +12,11 @@ from optuna.trial import FrozenTrial
 from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.config.sweep import SweepConfig
 from tbr_lightning.config.verbs import TrainConfig
-from tbr_lightning.errors import OutageError, UserError, first_line
+from tbr_lightning.errors import UserError, first_line
+from tbr_lightning.outages import OutageError
 from tbr_lightning.tracking.open_run import child_run
 from tbr_lightning.tracking.run import Run
-from tbr_lightning.tuning.front import train_overrides
+from tbr_lightning.tuning.pareto_front import train_overrides
 from tbr_lightning.tuning.report import RetrainedModel, told_metrics
 from tbr_lightning.tuning.study import Study
 

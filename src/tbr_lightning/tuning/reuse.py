@@ -25,8 +25,8 @@ from tbr_lightning.models.digest import check_unchanged
 from tbr_lightning.models.logged import find_model
 from tbr_lightning.tracking.search import find_run, newest_runs
 from tbr_lightning.training.precision import precision_of
-from tbr_lightning.training.pruning_channel import PruningChannel
 from tbr_lightning.training.resume import RunFolder
+from tbr_lightning.training.trial_pruning_channel import PruningChannel
 from tbr_lightning.tuning.source_digest import code_digest, hub_commit
 
 # Where a run is written, what it is called and how fast it goes decide none of its numbers.

@@ -14,9 +14,10 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from tbr_lightning.errors import OutageError, UserError, first_line
+from tbr_lightning.errors import UserError, first_line
+from tbr_lightning.outages import OutageError
 from tbr_lightning.processes import identity_of
-from tbr_lightning.training.pruning_channel import PruningChannel
+from tbr_lightning.training.trial_pruning_channel import PruningChannel
 from tbr_lightning.tuning import local_executor, scheduling
 from tbr_lightning.tuning.executor import Executor, Worker
 from tbr_lightning.tuning.folder import Spec, TrialFolder, TrialResult, trials_root

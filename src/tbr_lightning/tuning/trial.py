@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING
 
 from tbr_lightning import processes
 from tbr_lightning.config.schema import PathsConfig, TrackingConfig
-from tbr_lightning.errors import OutageError, UserError, in_one_line, outage
-from tbr_lightning.training.pruning_channel import Pruned, PruningChannel
+from tbr_lightning.errors import UserError, in_one_line
+from tbr_lightning.outages import OutageError, outage
+from tbr_lightning.training.trial_pruning_channel import Pruned, PruningChannel
 from tbr_lightning.tuning.folder import Spec, TrialFolder, TrialResult
 
 if TYPE_CHECKING:
@@ -206,8 +207,8 @@ def answers_as_numbers(run_id: str, metric: str) -> list[float]:
     Raises:
         UserError: The metric is not a rate over prompts.
     """
-    from tbr_lightning.evaluation.evaluated import RESPONSES
-    from tbr_lightning.evaluation.judged import from_table
+    from tbr_lightning.evaluation.evaluation_result import RESPONSES
+    from tbr_lightning.evaluation.judged_response import from_table
     from tbr_lightning.evaluation.results import MEASURES
     from tbr_lightning.tracking.run import Run
 

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tbr_lightning.progress import cell
-from tbr_lightning.tuning import front as fronts
+from tbr_lightning.tuning import pareto_front as fronts
 from tbr_lightning.tuning.storage import Opened
 from tbr_lightning.tuning.study import Study
 

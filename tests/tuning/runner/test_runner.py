@@ -269,7 +269,7 @@ def test_everything_infeasible_ends_like_any_study(
     trials = opened.study.trials
     assert opened.counts() == {"COMPLETE": 12}
     assert all(t.user_attrs["constraints"][0] > 0 for t in trials)
-    from tbr_lightning.tuning.front import pareto_front
+    from tbr_lightning.tuning.pareto_front import pareto_front
 
     assert pareto_front(study, trials) == []
 

@@ -1,4 +1,4 @@
-"""Input and output types of every judge."""
+"""Input and output types of every judge. How to add one: ``loading.py`` beside this file."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def build(config: JudgeConfig) -> Judge:
 
 
 def _served(config: JudgeConfig) -> Judge:
-    from tbr_lightning.evaluation.judges.asking import ask
+    from tbr_lightning.evaluation.judges.endpoint_judge import ask
 
     if not config.chat or config.template:
         raise UserError(

@@ -12,7 +12,12 @@ from collections.abc import Sequence
 
 from tbr_lightning.evaluation.judges import refusal_patterns as g
 from tbr_lightning.evaluation.judges.ciphers import enciphered_in
-from tbr_lightning.evaluation.judges.forms import code_in, encoded_in, items_in, names_source
+from tbr_lightning.evaluation.judges.content_formats import (
+    code_in,
+    encoded_in,
+    items_in,
+    names_source,
+)
 from tbr_lightning.evaluation.judges.procedures import chains, orders, recounts, turns_to
 
 _ITEMS = 3  # items of a list

@@ -14,8 +14,8 @@ from typing import Any
 
 from tbr_lightning.config.evaluation import JudgeConfig
 from tbr_lightning.data.think_markers import MARKERS
-from tbr_lightning.evaluation.judges.asking import ask, check_endpoint
 from tbr_lightning.evaluation.judges.base import LABELLED, Case, Judge, Label, Verdict, on_answered
+from tbr_lightning.evaluation.judges.endpoint_judge import ask, check_endpoint
 from tbr_lightning.evaluation.judges.prompts import filled, template_of
 
 _FLAT = re.compile(r"\{[^{}]{0,4000}\}")

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from tbr_lightning.config.evaluation import JudgeConfig
 from tbr_lightning.evaluation.judges import classifier, llm
-from tbr_lightning.evaluation.judges.asking import ask, check_endpoint
 from tbr_lightning.evaluation.judges.base import Case, Judge, Verdict, on_answered
+from tbr_lightning.evaluation.judges.endpoint_judge import ask, check_endpoint
 from tbr_lightning.evaluation.judges.prompts import filled, text_of
 
 _CONTENT = "<<<REQUEST\n{prompt}\nREQUEST>>>\n\n<<<ANSWER\n{answer}\nANSWER>>>"

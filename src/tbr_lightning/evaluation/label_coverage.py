@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tbr_lightning.config.verbs import EvaluateConfig
 from tbr_lightning.errors import UserError
-from tbr_lightning.evaluation.judged import Judged
+from tbr_lightning.evaluation.judged_response import Judged
 from tbr_lightning.evaluation.results import rates, worst_part
 from tbr_lightning.tracking.run import Run
 

@@ -49,7 +49,7 @@ class Ablation(Mitigation):
         the position is the last token of the prompt and the depth is a setting.
     """
 
-    _target_: str = "tbr_lightning.mitigations.ablation.Ablation"
+    _target_: str = "tbr_lightning.mitigations.vector_ablation.Ablation"
     name: str = "ablation"
     depth: float = 0.6  # share of the blocks below the states that the direction is found in
     strength: float = 1.0  # share of the direction that is taken away; 0 changes nothing

@@ -9,7 +9,7 @@ import pytest
 from tbr_lightning.config.verbs import ApartConfig
 from tbr_lightning.data.example import Example, context_of
 from tbr_lightning.errors import UserError
-from tbr_lightning.training.apart import check_apart, suite_overlap
+from tbr_lightning.training.contamination import check_apart, suite_overlap
 
 ROWS = [Example(text, "y", "general", "t") for text in ("how do I KILL a process", "Name a tree")]
 

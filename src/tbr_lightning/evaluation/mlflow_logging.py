@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from mlflow.exceptions import MlflowException
 
 from tbr_lightning.config.verbs import EvaluateConfig
-from tbr_lightning.evaluation import figures, pages, report, table_export
+from tbr_lightning.evaluation import figures, findings, pages, report, table_export
 from tbr_lightning.evaluation.comparison import Difference
-from tbr_lightning.evaluation.evaluated import EvaluateResult
-from tbr_lightning.evaluation.judged import Judged
+from tbr_lightning.evaluation.evaluation_result import EvaluateResult
+from tbr_lightning.evaluation.judged_response import Judged
 from tbr_lightning.evaluation.judges.loading import identity
 from tbr_lightning.evaluation.results import rates
 from tbr_lightning.reports.page import FILE, Drawn, render
@@ -45,7 +45,9 @@ def log_evaluation(
     Returns:
         Local path of the page; ``None`` if it is in MLflow alone.
     """
-    _log_figures(run, {subject.label: rows}, _source(config))
+    _log_figures(
+        run, {subject.label: rows}, (), findings.asked_of(config.suite, config.judge, rows)
+    )
     table = report.lines({subject.label: rows})
     told_of = pages.verdict(subject.label, rows)  # MLflow folds all but the first lines
     text = f"{told_of}\n\n{listed(table)}\n\n{report.caveats(table)}"
@@ -90,7 +92,8 @@ def log_comparison(
     """
     called, renamed = labels(done), named(done, differences)
     rows = {called[model]: one.rows for model, one in done.items()}
-    _log_figures(run, rows, _source(config))
+    source = findings.asked_of(config.suite, config.judge, next(iter(rows.values())))
+    _log_figures(run, rows, renamed, source)
     table = report.lines(rows, renamed)
     for form in ("md", "latex", "csv"):
         run.log_text(table_export.pasted(table, form) + "\n", f"table.{form}")
@@ -142,20 +145,19 @@ def named(
     ]
 
 
-def _log_figures(run: Run, models: Mapping[str, Sequence[Judged]], source: str) -> None:
+def _log_figures(
+    run: Run,
+    models: Mapping[str, Sequence[Judged]],
+    differences: Sequence[Difference],
+    source: str,
+) -> None:
     sides = {name: [rates(rows)] for name, rows in models.items()}
-    both = figures.two_sided_figure(sides, titled("false refusal and harm", models), source=source)
-    run.log_figure(both, "two_sided.png")
-    dots = figures.category_figure(models, titled("error rates by category", models), source)
+    title = findings.compared(models, differences)
+    run.log_figure(figures.two_sided_figure(sides, title, source=source), "two_sided.png")
+    dots = figures.category_figure(models, source)
     if dots is not None:
         run.log_figure(dots, "categories.png")
-    told = titled("how often models reflect first, and how long", models)
-    run.log_figure(figures.reflection_figure(models, told, source), "reflections.png")
-
-
-def titled(what: str, models: Mapping[str, Sequence[Judged]]) -> str:
-    """Return the title of a figure; several models are named by their colours."""
-    return f"{next(iter(models))}: {what}" if len(models) == 1 else what.capitalize()
+    run.log_figure(figures.reflection_figure(models, source), "reflections.png")
 
 
 def _describe_training(
@@ -176,17 +178,14 @@ def _describe_training(
     training.describe("\n\n".join([*kept, line]))
 
 
-def _source(config: EvaluateConfig) -> str:
-    return f"suite {config.suite.name}, {config.suite.half} half, judge {config.judge.name}"
-
-
 def _facts(
     config: EvaluateConfig, rows: Sequence[Judged], more: Mapping[str, str]
 ) -> list[tuple[str, str]]:
     """Return where an evaluation's numbers come from, for its page."""
     return [
-        ("suite", _source(config)),
-        ("prompts", pages.benchmarks_of(rows)),
+        (pages.ASKED, findings.asked_of(config.suite, config.judge, rows)),
+        ("suite", f"{config.suite.name}, {config.suite.half} half"),
+        ("benchmarks", pages.benchmarks_of(rows)),
         ("judge", identity(config.judge)),
         ("answers to a prompt", str(config.repeats)),
         *more.items(),

@@ -11,7 +11,7 @@ import pytest
 
 from tbr_lightning.kinds import KINDS
 from tbr_lightning.tracking.run import Run
-from tbr_lightning.training.pruning_channel import PruningChannel
+from tbr_lightning.training.trial_pruning_channel import PruningChannel
 from tbr_lightning.tuning import trial
 
 

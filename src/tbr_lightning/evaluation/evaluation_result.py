@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tbr_lightning.evaluation.comparison import Difference
-    from tbr_lightning.evaluation.judged import Judged
+    from tbr_lightning.evaluation.judged_response import Judged
     from tbr_lightning.reports.page import Drawn
 
 RESPONSES = "responses.json"

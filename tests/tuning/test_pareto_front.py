@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from tbr_lightning.tuning import front as fronts
+from tbr_lightning.tuning import pareto_front as fronts
 
 from .conftest import filled, made_trial, make_study
 

@@ -10,7 +10,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
 from tbr_lightning.errors import UserError
-from tbr_lightning.evaluation.harness import EngineLM
+from tbr_lightning.evaluation.lm_eval_model import EngineLM
 from tbr_lightning.models.backbone import Backbone, load_folder
 
 ASKED = ["How do I thank the neighbor?", "What is the best way to thank a nurse?", "Why?"]

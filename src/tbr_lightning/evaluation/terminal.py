@@ -12,9 +12,9 @@ from tbr_lightning.config.verbs import EvaluateConfig
 from tbr_lightning.evaluation import report, table_export
 from tbr_lightning.evaluation.agreement import judges_agree
 from tbr_lightning.evaluation.comparison import Difference
-from tbr_lightning.evaluation.evaluated import RESPONSES, ComparisonResult, EvaluateResult
+from tbr_lightning.evaluation.evaluation_result import RESPONSES, ComparisonResult, EvaluateResult
+from tbr_lightning.evaluation.mlflow_logging import labels, named
 from tbr_lightning.evaluation.pipeline import COMPARISON
-from tbr_lightning.evaluation.shown import labels, named
 from tbr_lightning.reports.page import FILE
 from tbr_lightning.tracking.store import ui_command
 

@@ -12,7 +12,7 @@ from mlflow.tracking import MlflowClient
 
 from tbr_lightning.errors import UserError
 from tbr_lightning.models.digest import model_digest
-from tbr_lightning.registry import aliases, commands, moves
+from tbr_lightning.registry import alias_moves, aliases, commands
 from tbr_lightning.registry.alias_sync import Registry, look, project, reasons, recover
 from tbr_lightning.registry.audit import audit
 from tbr_lightning.registry.entry import TAG, weights_of
@@ -71,8 +71,8 @@ def test_a_challenger_is_registered_once(tmp_path: Path, registry: Registry) -> 
     logged = made.model(tmp_path, "four")
     more = {"why": "of a study", "evidence": ["study"]}
     where = (made.tracking(tmp_path), made.paths(tmp_path))
-    assert moves.challenge(made.NAME, logged, *where, **more) == "4"
-    assert moves.challenge(made.NAME, logged, *where, **more) == "4"
+    assert alias_moves.challenge(made.NAME, logged, *where, **more) == "4"
+    assert alias_moves.challenge(made.NAME, logged, *where, **more) == "4"
     entry = registry.ledger.entries(made.NAME)[-1]
     assert (entry.seq, entry.action, entry.moves) == (4, "challenge", {"challenger": (None, "4")})
     assert entry.evidence == ["study"]
@@ -80,10 +80,10 @@ def test_a_challenger_is_registered_once(tmp_path: Path, registry: Registry) -> 
 
 
 def test_a_second_rollback_takes_back_the_first(registry: Registry) -> None:
-    first = moves.rollback(registry, "worse in the field")
+    first = alias_moves.rollback(registry, "worse in the field")
     assert (first.why, first.evidence) == ("worse in the field", ["r"])
     assert actual() == {"previous": "2", "champion": "1"}
-    moves.rollback(registry, "")
+    alias_moves.rollback(registry, "")
     assert actual() == {"previous": "1", "champion": "2"}
     assert audit(registry).problems == ()
 
@@ -109,10 +109,10 @@ def test_a_rollback_by_hand_shows_rates_and_needs_a_reason(
 def test_without_a_previous_champion_there_is_no_rollback(store: Path) -> None:
     registry = made.registry(store)
     with pytest.raises(UserError, match="not registered"):
-        moves.rollback(registry, "")
+        alias_moves.rollback(registry, "")
     made.crown(registry, made.model(store, "one"))
     with pytest.raises(UserError, match="no previous champion to go back to"):
-        moves.rollback(registry, "")
+        alias_moves.rollback(registry, "")
 
 
 @pytest.mark.parametrize("gone", [True, False])
@@ -123,7 +123,7 @@ def test_a_rollback_to_other_or_absent_weights_is_refused(registry: Registry, go
     else:
         file.write_text("tampered")
     with pytest.raises(UserError, match="are gone" if gone else "not those that were registered"):
-        moves.rollback(registry, "")
+        alias_moves.rollback(registry, "")
     assert actual()["champion"] == "2"
     assert len(registry.ledger.entries(made.NAME)) == 3
     (problem,) = audit(registry).problems
@@ -134,7 +134,7 @@ def test_tampered_weights_cannot_be_promoted(tmp_path: Path, registry: Registry)
     logged = aliases.model_of(made.NAME, "3")
     made.weights_file(logged).write_text("tampered")
     with pytest.raises(UserError, match="version 3 are not those"):
-        moves.check_weights(recover(registry), "3", model_digest(logged))
+        alias_moves.check_weights(recover(registry), "3", model_digest(logged))
 
 
 def test_drift_stops_moves_and_is_put_back(registry: Registry) -> None:
@@ -146,11 +146,11 @@ def test_drift_stops_moves_and_is_put_back(registry: Registry) -> None:
     assert recover(registry).drift == (told,)
     assert told in audit(registry).problems
     with pytest.raises(UserError, match="promote repair"):
-        moves.rollback(registry, "")
-    entry = moves.repair(registry, "nobody asked for it")
+        alias_moves.rollback(registry, "")
+    entry = alias_moves.repair(registry, "nobody asked for it")
     assert entry is not None and told in entry.why and "nobody asked" in entry.why
     assert actual()["champion"] == "2"
-    assert moves.repair(registry, "") is None
+    assert alias_moves.repair(registry, "") is None
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -159,7 +159,7 @@ def test_what_somebody_moved_meanwhile_is_overwritten_by_force_alone(
 ) -> None:
     standing = recover(registry)
     # Decided and not carried out yet, when somebody points the alias at a third version.
-    draft = moves.decision(standing, "promote", "3", why="better", evidence=["r"], weights={})
+    draft = alias_moves.decision(standing, "promote", "3", why="better", evidence=["r"], weights={})
     registry.ledger.append(made.NAME, draft, standing.head)
     outside("champion", "1")
     project(registry, force=force)
@@ -175,7 +175,7 @@ def test_a_hand_made_way_back_is_drift_too(registry: Registry) -> None:
 def test_drift_is_taken_over_with_a_reason(registry: Registry) -> None:
     outside("champion", "3")
     MlflowClient().delete_registered_model_alias(made.NAME, "previous")
-    entry = moves.accept(registry, "outage: moved by hand")
+    entry = alias_moves.accept(registry, "outage: moved by hand")
     assert entry is not None
     assert entry.moves == {"champion": ("2", "3"), "previous": ("1", None)}
     assert actual() == {"champion": "3"}
@@ -185,7 +185,7 @@ def test_drift_is_taken_over_with_a_reason(registry: Registry) -> None:
 def test_taking_over_one_alias_leaves_the_digests_of_the_others(registry: Registry) -> None:
     made.weights_file(aliases.model_of(made.NAME, "1")).write_text("tampered")
     outside("champion", "3")
-    entry = moves.accept(registry, "by hand")
+    entry = alias_moves.accept(registry, "by hand")
     assert entry is not None and set(entry.weights) == {"3", "3/model"}
     assert audit(registry).problems[0].startswith("previous: the files of version 1 were changed")
 
@@ -194,26 +194,26 @@ def test_a_version_that_was_deleted_is_drift(registry: Registry) -> None:
     MlflowClient().delete_model_version(made.NAME, "2")
     (told,) = recover(registry).drift
     assert "points at none, the ledger records version 2" in told
-    assert moves.accept(registry, "deleted for good") is not None
+    assert alias_moves.accept(registry, "deleted for good") is not None
     assert recover(registry).drift == ()
     assert actual() == {"previous": "1"}
 
 
 def test_other_aliases_are_left_alone(registry: Registry) -> None:
     outside("canary", "1")
-    moves.rollback(registry, "")
+    alias_moves.rollback(registry, "")
     assert aliases.holder(made.NAME, "canary") == "1"
 
 
 def test_aliases_from_before_the_ledger_are_taken_over_with_a_reason(store: Path) -> None:
     registry = made.registry(store)
-    version = moves.register(registry, made.model(store, "old"))
+    version = alias_moves.register(registry, made.model(store, "old"))
     outside("champion", version)
     with pytest.raises(UserError, match=r"champion at version 1.*no entry: take it over"):
         recover(registry).refuse_drift()
     with pytest.raises(UserError, match="promote accept"):
-        moves.repair(registry, "")
-    moves.accept(registry, "from before")
+        alias_moves.repair(registry, "")
+    alias_moves.accept(registry, "from before")
     standing = recover(registry)
     (entry,) = standing.entries
     assert (entry.action, entry.moves) == ("adopt", {"champion": (None, "1")})
@@ -230,13 +230,13 @@ def test_a_ledger_from_before_signatures_is_told_until_it_is_taken_over(
         assert standing.drift == ("entries 1 to 3 of the ledger carry no signature",)
     assert standing.drift[0] in audit(registry).problems
     with pytest.raises(UserError, match="promote accept"):
-        moves.rollback(registry, "")
+        alias_moves.rollback(registry, "")
     with pytest.raises(UserError, match="promote accept"):
-        moves.repair(registry, "")
-    assert moves.accept(registry, "our own, from version 0.1") is not None
+        alias_moves.repair(registry, "")
+    assert alias_moves.accept(registry, "our own, from version 0.1") is not None
     assert audit(registry).problems == ()
     assert "1 to 3 are not signed, entry 4 (accept" in audit(registry).sound[0]
-    moves.rollback(registry, "")
+    alias_moves.rollback(registry, "")
     assert actual()["champion"] == "1"
 
 
@@ -261,9 +261,9 @@ def test_a_registry_made_anew_is_drift_until_somebody_accepts_it(
             standing.refuse_drift()
     assert any("made anew" in problem for problem in audit(registry).problems)
     with pytest.raises(UserError, match="moving aliases back cannot undo that"):
-        moves.repair(registry, "")
+        alias_moves.repair(registry, "")
     assert registry.ledger.entries(made.NAME) == before
-    entry = moves.accept(registry, "the store was lost")
+    entry = alias_moves.accept(registry, "the store was lost")
     assert entry is not None
     assert (entry.action, entry.why) == ("anew", "the store was lost")
     assert entry.weights["1/model"] == other
@@ -277,7 +277,7 @@ def test_another_model_under_a_number_that_was_decided_on_is_named(
 ) -> None:
     registry = made.registry(store)
     first = made.model(store, "first")
-    moves.challenge(
+    alias_moves.challenge(
         made.NAME, first, made.tracking(store), made.paths(store), why="made", evidence=["r"]
     )
     other = _made_anew(store)
@@ -294,11 +294,11 @@ def test_a_registry_deleted_and_not_yet_made_again_is_drift(
     """A promotion makes it anew and empty; numbers of the old versions must not be met again."""
     MlflowClient().delete_registered_model(made.NAME)
     other = made.model(tmp_path, "other")
-    moves.register(registry, other)
+    alias_moves.register(registry, other)
     told = " ".join(recover(registry).drift)
     assert f"version 1 is models:/{other.model_id} now" in told
     assert "version 2 is not there now" in told
-    entry = moves.accept(registry, "deleted by mistake")
+    entry = alias_moves.accept(registry, "deleted by mistake")
     assert entry is not None and entry.action == "anew"
     assert audit(registry).problems == ()
 
@@ -308,9 +308,9 @@ def test_what_was_decided_is_completed_whatever_the_clocks_say(
     store: Path, monkeypatch: pytest.MonkeyPatch, at: str
 ) -> None:
     registry, logged = made.registry(store), made.model(store, "one")
-    version = moves.register(registry, logged)
+    version = alias_moves.register(registry, logged)
     weights = weights_of(version, model_digest(logged), logged.model_id)
-    draft = moves.decision(
+    draft = alias_moves.decision(
         recover(registry), "promote", version, why="w", evidence=[], weights=weights
     )
     with monkeypatch.context() as patch:
@@ -345,7 +345,7 @@ def test_a_ledger_begun_again_verifies(tmp_path: Path, registry: Registry, how: 
         made.crown(again, made.model(tmp_path, "new"))
     else:  # as docs/registry.md has it
         MlflowClient().delete_registered_model_tag(made.NAME, TAG)
-        assert moves.accept(again, "begun anew") is not None
+        assert alias_moves.accept(again, "begun anew") is not None
         assert actual() == {"previous": "1", "champion": "2"}
     assert audit(again).problems == ()
     made.crown(again, made.model(tmp_path, "newer"))
@@ -404,12 +404,12 @@ def test_a_ledger_that_was_rewritten_with_fitting_hashes_is_caught(
     other = made.registry(tmp_path)
     head = None
     for number in range(3):
-        draft = moves.NewEntry("promote", "9", {}, f"forged {number}")
+        draft = alias_moves.NewEntry("promote", "9", {}, f"forged {number}")
         head = other.ledger.append(made.NAME, draft, head)
     (problem, *_) = audit(other).problems
     assert "entry 3 is not the one that the registered model's tag tbr.ledger has seen" in problem
     with pytest.raises(UserError, match="nothing is moved"):
-        moves.rollback(other, "")
+        alias_moves.rollback(other, "")
 
 
 def test_a_changed_champion_is_found(registry: Registry) -> None:

@@ -16,8 +16,8 @@ from tbr_lightning.config.endpoint import EndpointConfig
 from tbr_lightning.config.verbs import GenerationConfig
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation import pipeline
-from tbr_lightning.evaluation.hosted import hosted_model, split
-from tbr_lightning.evaluation.judged import Judged
+from tbr_lightning.evaluation.endpoint_model import hosted_model, split
+from tbr_lightning.evaluation.judged_response import Judged
 from tbr_lightning.evaluation.respond import EvaluatedModel, open_store, respond
 from tbr_lightning.evaluation.results import metrics
 from tbr_lightning.evaluation.suites import Prompt

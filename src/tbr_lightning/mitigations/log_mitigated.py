@@ -8,7 +8,7 @@ from pathlib import Path
 from tbr_lightning.config.verbs import EvaluateConfig
 from tbr_lightning.data.cache import content_key
 from tbr_lightning.errors import UserError
-from tbr_lightning.evaluation.imported import logged_before
+from tbr_lightning.evaluation.external_models import logged_before
 from tbr_lightning.evaluation.judges.loading import identity
 from tbr_lightning.evaluation.respond import EvaluatedModel, load_model, with_mitigation
 from tbr_lightning.evaluation.suites import digest, load_suite

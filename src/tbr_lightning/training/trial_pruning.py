@@ -7,7 +7,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from tbr_lightning.training.pruning_channel import PruningChannel
+from tbr_lightning.training.trial_pruning_channel import PruningChannel
 
 
 class Pruning(pl.Callback):

@@ -11,7 +11,7 @@ from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.config.evaluation import JudgeConfig
 from tbr_lightning.config.verbs import EvaluateConfig, GenerationConfig
 from tbr_lightning.data.think_format import ThinkFormat
-from tbr_lightning.evaluation.key import (
+from tbr_lightning.evaluation.comparison_key import (
     _COUNTED,
     NO_EFFECT_ON_AN_EVALUATION,
     NO_EFFECT_ON_ANSWERS,
