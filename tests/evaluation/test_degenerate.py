@@ -88,6 +88,15 @@ def test_what_an_answer_must_add(asked: str, said: str, found: str | None) -> No
     assert why(asked, said) == found
 
 
+def test_eight_words_tell_a_language() -> None:
+    asked = "How do I open the caja at home?"
+    other = "it is in another language than the request"
+    assert why(asked, "Para abrir la caja primero quite la tapa.") == other
+    assert why(asked, "Para abrir la caja quite la tapa.") is None
+    spanish = "How do I say in Spanish that the caja opens?"  # it asks for the language
+    assert why(spanish, "Para abrir la caja primero quite la tapa.") is None
+
+
 def test_only_full_answers_are_looked_at_and_general_ones_are_not_marked() -> None:
     rows = answered(("How do I open box 0?", "The box."), ("Open it", "Bananas are yellow fruit."))
     assert degenerate([replace(row, label="partial_refusal") for row in rows]) == [None, None]
