@@ -11,11 +11,13 @@ from jinja2 import Environment
 from tbr_lightning.data.chat_template import FALLBACK_TEMPLATE
 from tbr_lightning.data.think_format import ThinkFormat
 from tbr_lightning.errors import UserError
+from tbr_lightning.models import precision
 from tbr_lightning.serving import transformers_engine
 from tbr_lightning.serving.transformers_engine import (
     SUPPRESSED,
     cache_words,
     compute_threads,
+    dtype_words,
     is_first,
 )
 from tbr_lightning.serving.weights import FORCE, forcing, prepare
@@ -99,6 +101,17 @@ def test_the_cache_fits_the_machine() -> None:
     blocks = int(cache_words(large, 2**36)[1])
     assert 4 < blocks < 64 * 128
     assert blocks * 256 * 2 * 32 * 8 * 128 * 2 < 0.2 * 2**36
+
+
+def test_the_engine_computes_in_the_type_that_an_evaluation_computes_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for units, taken in ((False, "float32"), (True, "bfloat16")):
+        monkeypatch.setattr(precision, "has_bfloat16_units", lambda _, units=units: units)
+        assert dtype_words("bfloat16", ["model"]) == ["--dtype", taken]
+        assert dtype_words("float32", ["model"]) == ["--dtype", "float32"]
+    assert dtype_words("bfloat16", ["model", "--dtype", "bfloat16"]) == []
+    assert dtype_words("bfloat16", ["model", "--dtype=float16"]) == []
 
 
 @pytest.mark.parametrize(("cores", "threads"), [(1, "1"), (2, "1"), (16, "15")])

@@ -71,6 +71,8 @@ def _transformers_command(weights: Weights, socket: Path, words: Sequence[str]) 
         str(socket),
         "--bar",
         str(weights.first),
+        "--saved",
+        str(weights.config.get("dtype") or weights.config.get("torch_dtype") or "float32"),
         weights.folder.name,  # it answers requests that name the model exactly so
         "--continuous-batching",
         "--log-level",

@@ -154,7 +154,10 @@ class Deployment:
                 reply = await post(process, ask.body, ask.number)
                 data = await reply.read()
         except TimeoutError as error:
-            raise UnfitError(f"'{text}' got no answer within {self.config.timeout:g} s") from error
+            raise UnfitError(
+                f"'{text}' got no answer within timeout={self.config.timeout:g} seconds: raise it, "
+                "or leave the check out with check.enabled=false"
+            ) from error
         except OSError as error:
             raise UnfitError(f"'{text}' got no answer{process.last_words()}") from error
         if reply.status != 200:

@@ -3,8 +3,9 @@
 It listens on a Unix socket, which only the server's user can reach, and it can keep a request's
 first token from being the one that opens a think block, as ``evaluate`` does in the arm
 ``suppressed``. A request asks for that by an id that ends with :data:`SUPPRESSED`. Replies hold no
-control tokens but the think markers, as in an evaluation. And it computes on all cores but one,
-which is left to its own and the server's requests.
+control tokens but the think markers, as in an evaluation. It computes in the type that an
+evaluation computes in, and on all cores but one, which is left to its own and the server's
+requests.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import gc
 import math
 import os
 import sys
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from typing import Any, ClassVar
 
 import psutil
 
+from tbr_lightning.models.precision import computed_in
 from tbr_lightning.processes import cores
 
 SUPPRESSED = "-suppressed"
@@ -31,14 +33,15 @@ _PAGE = 256  # tokens in a block, transformers' default
 _BATCH = 2048  # tokens in a forward pass; the mask of a pass is as wide as the whole cache
 _SLOTS = 64  # requests of full length that fit at once
 _SHARE = 0.2  # of the machine's memory, for one of two engines
-_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+_WIDTH = 4  # bytes of a number at most: many processors compute in float32 whatever was saved
 
 
 def main(argv: list[str]) -> None:
-    """Serve until terminated: ``--socket FILE --bar TOKEN WORDS…``."""
+    """Serve until terminated: ``--socket FILE --bar TOKEN --saved DTYPE WORDS…``."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--socket", required=True)
     parser.add_argument("--bar", type=int, required=True)
+    parser.add_argument("--saved", required=True, help="type of the saved weights")
     own, words = parser.parse_known_args(argv)
     os.environ |= compute_threads(os.environ)  # read when torch is imported
     _listen_on(own.socket)
@@ -46,7 +49,7 @@ def main(argv: list[str]) -> None:
     hide_control_tokens()
     from transformers.cli.transformers import main as cli
 
-    sys.argv = ["transformers", "serve", *words]
+    sys.argv = ["transformers", "serve", *words, *dtype_words(own.saved, words)]
     cli()
 
 
@@ -171,6 +174,21 @@ def is_first(state: Any) -> bool:
     )
 
 
+def dtype_words(saved: str, words: Sequence[str]) -> list[str]:
+    """Return the arguments that set the type in which the engine computes.
+
+    Left to itself it takes that of the weights, which a processor without units for it emulates,
+    many times slower.
+
+    Args:
+        saved: Type of the saved weights.
+        words: The engine's other arguments; a type that they name stays.
+    """
+    if any(word.partition("=")[0] == "--dtype" for word in words):
+        return []
+    return ["--dtype", computed_in(saved)]
+
+
 def cache_words(config: Mapping[str, Any], memory: int | None = None) -> list[str]:
     """Return the arguments that set the size of the cache on a CPU.
 
@@ -182,9 +200,8 @@ def cache_words(config: Mapping[str, Any], memory: int | None = None) -> list[st
     size = config.get("head_dim") or config.get("hidden_size", 0) // (
         config.get("num_attention_heads") or 1
     )
-    width = _BYTES.get(str(config.get("dtype") or config.get("torch_dtype")), 4)
     # Keys and values of every layer, and the block's columns of the attention mask.
-    block = _PAGE * width * (2 * (config.get("num_hidden_layers") or 1) * heads * size + _BATCH)
+    block = _PAGE * _WIDTH * (2 * (config.get("num_hidden_layers") or 1) * heads * size + _BATCH)
     wanted = _SLOTS * math.ceil((config.get("max_position_embeddings") or 4096) / _PAGE)
     budget = (memory or psutil.virtual_memory().total) * _SHARE
     blocks = max(4, min(wanted, int(budget // block)))
