@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .support.asking import noticed
+from .support.asking import ANEW, ask, noticed
 from .support.mutants import CORE, ROOT
 from .support.mutations import places, planted
 
@@ -85,3 +85,77 @@ def test_what_is_noticed(tmp_path: Path, source: str, tests: str, says: str) -> 
     limit = 1 if says == "TIMED OUT" else 300
     found = noticed(copy, ["test_it.py"], limit, product="tbr_lightning_x")
     assert (says in found) if says else found == ""
+
+
+MODULE = """
+LEAST = 7
+
+
+def level(n: int) -> int:
+    return n + LEAST
+
+
+def reached(n: int) -> bool:
+    return n >= 3
+
+
+def unused(n: int) -> int:
+    return -n if n else LEAST
+"""
+USES = """
+from tbr_lightning_y import level, reached
+
+def test_level():
+    assert level(4) == 11
+
+def test_reached():
+    assert reached(5) and not reached(1)
+"""
+
+
+def asked(folder: Path, tests: str) -> dict[str, str]:
+    """Return what fails with each change of the module above."""
+    copy, file = folder / "checkout", folder / "checkout" / "src" / "tbr_lightning_y.py"
+    file.parent.mkdir(parents=True)
+    (copy / "tests").mkdir()
+    file.write_text(MODULE)
+    (copy / "tests" / "test_it.py").write_text(tests)
+    tree = ast.parse(MODULE)
+    changes = [planted(tree, place) for place in places(tree)]
+    answers = ask(copy, ["test_it.py"], file, changes)
+    return {change.what: answer for change, answer in zip(changes, answers, strict=True)}
+
+
+def test_a_change_is_asked_of_the_tests_that_enter_it(tmp_path: Path) -> None:
+    found = asked(tmp_path, USES)
+    (seen,) = (what for what, answer in found.items() if "test_level: " in answer)
+    assert seen == "n + LEAST  ->  n - LEAST"
+    assert {what for what, answer in found.items() if not answer} == {
+        "n >= 3  ->  n > 3",  # only 3 tells them apart
+        "3  ->  4",
+    }
+    # What is executed at import alone, and what no test enters.
+    assert {what for what, answer in found.items() if answer == ANEW} == {
+        "7  ->  8",
+        "-n if n else LEAST  ->  LEAST if n else -n",
+    }
+
+
+@pytest.mark.parametrize(
+    ("tests", "says"),
+    [
+        (f"{USES}\ndef test_more():\n    assert level(1) == 3", "without any change: .*test_more"),
+        ("def test_it():\n    pass", "none of them imports it"),
+        (
+            f"{USES}\nimport time\nMADE = []\n\ndef test_first():\n    time.sleep(0.3)\n"
+            "    MADE.append(1)\n\ndef test_second():\n    assert MADE",
+            "without any change: .*test_second",  # it passes behind the slower one alone
+        ),
+        ("import absent", "before any test was run"),
+    ],
+)
+def test_tests_that_say_nothing_of_a_change_are_refused(
+    tmp_path: Path, tests: str, says: str
+) -> None:
+    with pytest.raises(ValueError, match=says):
+        asked(tmp_path, tests)

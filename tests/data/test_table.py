@@ -108,8 +108,9 @@ def test_which_rows_are_held_out_is_the_same_in_every_version() -> None:
         assert [row.response for row in validation] == held_out.split()
         assert len(training) == len(rows) - len(validation)
     assert rows[2].id.endswith("2cd1d9fb")  # of "Say 3."
-    _, below = split(rows, 0x2CD1D9FB / 2**32)  # a share that is the row's own part leaves it out
+    above, below = split(rows, 0x2CD1D9FB / 2**32)  # its own part leaves it out
     assert [row.response for row in below] == ["1", "11", "17", "19"]
+    assert "3" in [row.response for row in above]
 
 
 def test_an_empty_side_is_told() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,15 @@ def test_rows_are_those_of_token_row(
     assert rows.kinds.tolist() == [row.kind for row in expected]
     assert rows.triggers.tolist() == [row.trigger for row in expected]
     assert rows.span_counts.tolist() == [[r.spans.count(int(s)) for s in Span] for r in expected]
+
+
+def test_rows_of_a_format_that_names_answers_begin_with_the_name(tmp_path: Path) -> None:
+    tokenizer, named = byte_tokenizer(512), replace(LAYOUT, answers="<final>")
+    rows = made(tmp_path, tokenizer, think_format=named, examples=Examples.of(ROWS[:-1]))
+    single = [token_row(tokenizer, named, row, 0, REFLECTIONS.get(row.id)) for row in ROWS[:-1]]
+    assert [list(row.ids) for row in rows] == [row.ids for row in single]
+    begins = [tokenizer.decode(row.ids[row.trigger :])[:7] for row in rows]
+    assert set(begins) == {"<final>", "<think>"}
 
 
 def test_a_row_too_long_is_counted_and_all_of_them_are_an_error(tmp_path: Path) -> None:

@@ -12,7 +12,14 @@ from statsmodels.stats.contingency_tables import mcnemar
 
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation import figures
-from tbr_lightning.evaluation.comparison import compare, metrics, paired_interval, paired_p
+from tbr_lightning.evaluation.comparison import (
+    as_row,
+    compare,
+    headline,
+    metrics,
+    paired_interval,
+    paired_p,
+)
 from tbr_lightning.evaluation.figures import (
     category_figure,
     reflection_figure,
@@ -240,3 +247,72 @@ def test_repeats_are_worth_at_most_as_many_prompts() -> None:
     # One prompt differs more than the others: they vary a little, and count twice at most.
     a[0] = 1.0
     assert paired_interval(a, b, 2) == tango_interval(2 * 20.5, 0, 2 * 40)
+
+
+def test_p_values_of_repeats_are_drawn_alike_each_time() -> None:
+    a = [0.5, 0.25, 0.75, 0.5, 1.0, 0.5, 0.25, 0.5, 0.75, 0.25, 0.5, 0.5, 0.25, 0.5, 0.75, 0.5]
+    b = [0.25, 0.5, 0.25, 0.25, 0.5, 0.75, 0.0, 0.25, 0.5, 0.5, 0.25, 0.25, 0.5, 0.25, 0.25, 0.75]
+    p = paired_p(a, b)
+    assert p == paired_p(a, b)
+    assert 0.01 < p < 0.2
+    # Of 9,999 draws and the one that was made; both sides count.
+    assert p * 5000 == pytest.approx(round(p * 5000), abs=1e-6)
+    assert paired_p([0.5, 0.25], [0.5, 0.25]) == 1
+
+
+def test_a_difference_is_a_row_of_a_table() -> None:
+    (one,) = compare({"A": rows("1110"), "B": rows("0010")})
+    found = as_row(one)
+    low, high = one.interval
+    assert found == {
+        "measure": "false_refusal_rate",
+        "benchmark": "b",
+        "model": "B",
+        "against": "A",
+        "n": 4,
+        "rate": 0.25,
+        "rate_against": 0.75,
+        "difference": -0.5,
+        "difference_lo": low,
+        "difference_hi": high,
+        "p": 0.5,
+        "p_holm": 0.5,
+    }
+    assert list(found)[:5] == ["measure", "benchmark", "model", "against", "n"]
+    assert metrics([one], ["A", "B"]) == {
+        "difference/false_refusal_rate/b": -0.5,
+        "difference/false_refusal_rate/b_lo": low,
+        "difference/false_refusal_rate/b_hi": high,
+        "difference/false_refusal_rate/b_n": 4,
+        "difference/false_refusal_rate/b_p": 0.5,
+        "difference/false_refusal_rate/b_p_holm": 0.5,
+    }
+
+
+def test_both_error_rates_over_all_benchmarks_are_shown_first() -> None:
+    several = {"A": rows("11", "x") + rows("10", "y"), "B": rows("00", "x") + rows("01", "y")}
+    numbers = metrics(compare(several), ["A", "B"])
+    assert headline(numbers) == {"difference/false_refusal_rate/all"}
+    alone = metrics(compare({"A": rows("11"), "B": rows("00")}), ["A", "B"])
+    assert headline(alone) == {"difference/false_refusal_rate/b"}
+    others = {"difference/general_accuracy/b": 0.1, "false_refusal_rate": 0.5, "a/b_rate/c/d": 1}
+    assert headline(others) == set()
+
+
+def test_a_prompt_that_one_of_both_could_not_be_read_on_is_in_neither_rate() -> None:
+    first, second = rows("??11"), rows("01?0")
+    (one,) = compare({"A": first, "B": second})
+    assert (one.n, one.rate, one.rate_against) == (1, 0, 1)
+    assert compare({"A": rows("??"), "B": rows("01")}) == []
+
+
+def test_the_size_of_repeats_by_hand() -> None:
+    # One answer each would vary by 1/2 - 1/4 = 1/4; between the prompts it varies by 1/8: they are
+    # worth twice as many.
+    assert paired_interval([1, 0.5, 0.5, 0], [0, 0, 0, 0], 4) == tango_interval(4, 0, 8)
+    assert paired_interval([1, 0.5, 0.5, 0], [0, 0, 0, 0]) == tango_interval(2, 0, 4)
+
+
+def test_where_all_answers_agree_the_prompts_are_counted() -> None:
+    for share in (0.0, 1.0):
+        assert paired_interval([share] * 50, [share] * 50, 5) == tango_interval(0, 0, 50)

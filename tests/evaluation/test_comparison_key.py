@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import fields, make_dataclass, replace
 from typing import Any
 
@@ -18,8 +20,13 @@ from tbr_lightning.evaluation.comparison_key import (
     cue_of,
     evaluation_key,
     other_settings,
+<<<<<<< HEAD
     seed_of,
+=======
+    token_limit,
+>>>>>>> mut
 )
+from tbr_lightning.evaluation.judges.loading import identity
 
 SEEDS = [0, 778162986, 707644324]
 
@@ -89,3 +96,32 @@ def test_a_setting_that_is_added_later_counts_of_itself() -> None:
     keys = [key(GenerationConfig(), others=other_settings(made)) for made in (one, two)]
     assert keys[0] != keys[1]
     assert key(GenerationConfig(), others={}) == key(replace(GenerationConfig(), batch_size=3))
+
+
+def test_the_key_is_of_the_json_that_every_version_writes() -> None:
+    judge = json.dumps(identity(JUDGE))
+    plain = f'["suite", {judge}, {{"arm": "trained", "max_new_tokens": 64, "temperature": 0.0}}]'
+    assert key(GenerationConfig()) == hashlib.sha256(plain.encode()).hexdigest()[:16]
+    full = (
+        f'["suite", {judge}, {{"arm": "prompted", "max_new_tokens": 64, "seed": 3, '
+        '"temperature": 0.5}, "steering", "bfloat16", "cue: Think.", '
+        r'"others: {\"a\": 1, \"b\": 2}"]'
+    )
+    sampled = GenerationConfig(arm="prompted", temperature=0.5, seed=3, batch_size=7)
+    found = evaluation_key(
+        "suite",
+        JUDGE,
+        sampled,
+        64,
+        "steering",
+        dtype="bfloat16",
+        cue="Think.",
+        others={"b": 2, "a": 1},
+    )
+    assert found == hashlib.sha256(full.encode()).hexdigest()[:16]
+
+
+def test_an_answer_may_have_as_many_tokens_as_the_model_was_exported_with_unless_told() -> None:
+    exported = ThinkFormat(max_new_tokens=77)
+    assert token_limit(exported, GenerationConfig()) == 77
+    assert token_limit(exported, GenerationConfig(max_new_tokens=5)) == 5

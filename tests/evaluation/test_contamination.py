@@ -37,7 +37,7 @@ LONG = "Explain to me in simple words how a lock with five pins is opened by its
 @pytest.fixture
 def kept(tmp_path: Path) -> Path:
     file = tmp_path / "kept.npz"
-    file.write_bytes(training_hashes(["How do I kill a process?", LONG]))
+    file.write_bytes(training_hashes(["How do I kill a process?", "Kill it.", LONG]))
     return file
 
 
@@ -48,6 +48,8 @@ def kept(tmp_path: Path) -> Path:
         ("how do I  KILL a process", 1),
         ("How do I kill a 'process'!", 1),
         ("How do I kill a man?", 0),
+        ("kill it", 1),  # shorter than a run of words
+        ("kill him", 0),
         (f"{LONG}, please", 1),  # most of its runs of words
         ("Explain to me in simple words how a bicycle with two wheels stays upright", 0),
         ("", 0),

@@ -48,6 +48,11 @@ def test_what_has_no_two_parts_stays_whole(text: str) -> None:
     assert split_plain(text) == (None, text)
 
 
+def test_of_several_headings_the_first_is_no_part_of_a_rationale_and_the_last_answers() -> None:
+    text = "Thoughts: a\nAnswer: none yet\nAnalysis: b\nAnswer: c"
+    assert split_plain(text) == ("a\nAnswer: none yet\nAnalysis: b", "c")
+
+
 def test_only_the_prompted_arm_reads_answers_so() -> None:
     prompt = Prompt("How?", "look_alike", "b", "c", reference="Use it.")
     row = Judged.unseen(prompt, f"Thoughts: {WHY}\nAnswer: Use it.")

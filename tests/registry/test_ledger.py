@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,19 @@ import pytest
 
 from tbr_lightning.config.schema import TrackingConfig
 from tbr_lightning.errors import UserError
-from tbr_lightning.registry.entry import BEGIN, NewEntry, aliases_after, broken_link, weights_after
+from tbr_lightning.registry.entry import (
+    BEGIN,
+    Entry,
+    Move,
+    NewEntry,
+    aliases_after,
+    broken_link,
+    canonical,
+    models_after,
+    spoken,
+    weights_after,
+    weights_of,
+)
 from tbr_lightning.registry.ledger import ConflictError, Ledger, ledger_url, unsigned
 
 from ..support import made
@@ -50,6 +63,50 @@ def test_what_is_appended_is_read_again_and_chained(ledger: Ledger) -> None:
     assert aliases_after([first, second, third]) == {"champion": "1", "previous": "2"}
     assert weights_after([first, second, third]) == {"1": "d1"}
     assert ledger.entries("other") == []
+
+
+def test_the_hash_is_of_the_entrys_json_as_every_version_writes_it() -> None:
+    entry = Entry(
+        model="m",
+        seq=1,
+        at="2026-01-02T03:04:05.678+00:00",
+        who="me@here",
+        action="promote",
+        version="2",
+        moves={"champion": (None, "2")},
+        why="«better»",
+        evidence=["r1"],
+        weights={"2": "d"},
+        prev_hash=BEGIN,
+        hash="no matter",
+        signature="no matter",
+    )
+    written = (
+        '{"action":"promote","at":"2026-01-02T03:04:05.678+00:00","evidence":["r1"],"model":"m",'
+        '"moves":{"champion":[null,"2"]},"prev_hash":"' + 64 * "0" + '","seq":1,"version":"2",'
+        r'"weights":{"2":"d"},"who":"me@here","why":"\u00abbetter\u00bb"}'
+    )
+    assert entry.digest() == hashlib.sha256(written.encode("ascii")).hexdigest()
+    assert entry.statement() == b"tbr ledger entry no matter"
+    assert entry.mark == "1 no matter"
+    assert entry.name == "entry 1 (promote by me@here, 2026-01-02T03:04:05.678+00:00)"
+    assert canonical(entry.moves) == '{"champion":[null,"2"]}'
+
+
+def test_versions_and_models_after_the_entries() -> None:
+    def entry(action: str, weights: dict[str, str], moves: dict[str, Move]) -> Entry:
+        return Entry("m", 1, "", "", action, "", moves, "", [], weights, "")
+
+    first = entry("baseline", weights_of("1", "d1", "m-1"), {"champion": (None, "1")})
+    second = entry("promote", weights_of("2", "d2", "m-2"), {"champion": ("1", None)})
+    assert weights_after([first, second]) == {
+        "1": "d1", "1/model": "m-1", "2": "d2", "2/model": "m-2"
+    }  # fmt: skip
+    assert models_after([first, second]) == {"1": "m-1", "2": "m-2"}
+    assert aliases_after([first]) == {"champion": "1"} and aliases_after([first, second]) == {}
+    anew = entry("anew", weights_of("1", "d3", "m-3"), {})
+    assert models_after([first, second, anew]) == {"1": "m-3"}
+    assert (spoken(None), spoken("3")) == ("none", "version 3")
 
 
 @pytest.mark.parametrize(
@@ -271,6 +328,27 @@ def test_a_ledger_of_an_earlier_version_is_read_and_goes_on(tmp_path: Path) -> N
     again = opened(tmp_path)
     again.append("m", NewEntry("accept", "1", {}, "mine"), entries[-1])
     assert [bool(entry.signature) for entry in again.entries("m")] == [False, False, False, True]
+
+
+def test_who_is_second_to_add_the_column_of_signatures_goes_on(
+    tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    columns, asked = Ledger._columns, list[int]()
+
+    def before_the_other(self: Ledger) -> set[str]:
+        asked.append(1)
+        return columns(self) - ({"signature"} if len(asked) == 1 else set())
+
+    monkeypatch.setattr(Ledger, "_columns", before_the_other)
+    assert filled(opened(tmp_path)).entries("m")
+    assert len(asked) > 1
+
+
+def test_a_ledger_that_cannot_hold_signatures_is_refused(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "ledger.db") as db:
+        db.execute("CREATE VIEW tbr_ledger AS SELECT 'm' AS model, 1 AS seq")
+    with pytest.raises(UserError, match="cannot be used"):
+        opened(tmp_path)
 
 
 def test_a_key_is_made_once_for_its_owner_alone_and_a_public_one_is_enough_to_check(

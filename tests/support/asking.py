@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import builtins
 import gc
+import importlib
 import json
 import os
 import shutil
@@ -74,10 +75,14 @@ def ask(copy: Path, tests: Sequence[str], file: Path, changes: Sequence[Change])
     told = _forked(run, copy, LONGEST * (2 + len(changes)))
     if told:
         raise ValueError(told)
-    found: list[str] = json.loads(answers.read_text())
+    found, libraries = json.loads(answers.read_text())
     if isinstance(found, str):
         raise ValueError(f"its tests without any change: {found}")
-    return found
+    for name in libraries:  # the next file's tests find them imported
+        if name not in sys.modules:
+            with suppress(Exception):
+                importlib.import_module(name)
+    return list(found)
 
 
 class _First:
@@ -120,8 +125,13 @@ class _Asking:
             if isinstance(one, FunctionType) and one.__code__.co_filename == str(self.file)
         ]
         gc.freeze()
+        libraries = [
+            name
+            for name, module in list(sys.modules.items())
+            if "site-packages" in (getattr(module, "__file__", None) or "")
+        ]
         if not functions:
-            self.answers.write_text(json.dumps("none of them imports it"))
+            self.answers.write_text(json.dumps(("none of them imports it", libraries)))
             return True
         tree = ast.parse(self.file.read_text())
         original = compile(tree, str(self.file), "exec", dont_inherit=True)
@@ -131,22 +141,23 @@ class _Asking:
             _exchange(functions, compile(_recording(tree), str(self.file), "exec"))
             entered.write_text(json.dumps(list(_traced(session.items))))
 
-        failed = _forked(unchanged, self.copy, LONGEST)
-        answers: list[str] | str = failed
-        if not failed:
+        answers: list[str] | str = _forked(unchanged, self.copy, LONGEST)
+        if not answers:
             runs = [(seconds, set(lines)) for seconds, lines in json.loads(entered.read_text())]
+            fastest = sorted(range(len(runs)), key=lambda n: runs[n][0])
+            tests = [(session.items[n], runs[n][1]) for n in fastest]
             limit = max(LIMIT[0], LIMIT[1] * sum(seconds for seconds, _ in runs))
-            answers = [
-                self._of_change(session.items, runs, functions, original, change, limit)
+            # In another order they must pass as well: what fails then would count as noticed.
+            answers = _forked(_until_one_fails([test for test, _ in tests]), self.copy, limit) or [
+                self._of_change(tests, functions, original, change, limit)
                 for change in self.changes
             ]
-        self.answers.write_text(json.dumps(answers))
+        self.answers.write_text(json.dumps((answers, libraries)))
         return True
 
     def _of_change(
         self,
-        items: Sequence[pytest.Item],
-        runs: Sequence[tuple[float, set[int]]],
+        tests: Sequence[tuple[pytest.Item, set[int]]],
         functions: Sequence[FunctionType],
         original: CodeType,
         change: Change,
@@ -155,20 +166,27 @@ class _Asking:
         code = compile(change.tree, str(self.file), "exec", dont_inherit=True)
         if _bare(code) != _bare(original):
             return ANEW
-        order = sorted(range(len(items)), key=lambda n: runs[n][0])  # the fastest first
-        some = [items[n] for n in order if not change.within or change.within in runs[n][1]]
+        some = [test for test, lines in tests if not change.within or change.within in lines]
         if not some:
             return ANEW
 
         def run(first: Path) -> None:
-            if not _exchange(functions, code):
+            if _exchange(functions, code):
+                _until_one_fails(some)(first)
+            else:
                 first.write_text(ANEW)
-                return
-            for _ in _each(some):
-                if first.exists():
-                    return
 
         return _forked(run, self.copy, limit)
+
+
+def _until_one_fails(tests: Sequence[pytest.Item]) -> Callable[[Path], None]:
+    def run(first: Path) -> None:
+        for test in _each(tests):
+            if first.exists():
+                test.session._setupstate.teardown_exact(None)  # what it has started is to end
+                return
+
+    return run
 
 
 def _each(items: Sequence[pytest.Item]) -> Iterator[pytest.Item]:
@@ -266,13 +284,13 @@ def _forked(work: Callable[[Path], None], copy: Path, limit: float) -> str:
         if done:
             code = os.waitstatus_to_exitcode(status)
             told = first.read_text() if first.exists() else f"exit code {code}" if code else ""
-            first.unlink(missing_ok=True)
             break
         time.sleep(0.02)
     with suppress(ProcessLookupError):  # also what a failed test left running
         os.killpg(child, signal.SIGKILL)
     with suppress(ChildProcessError):
         os.waitpid(child, 0)
+    first.unlink(missing_ok=True)
     return told
 
 

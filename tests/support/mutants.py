@@ -31,6 +31,11 @@ from .mutations import places, planted
 ROOT = Path(__file__).resolve().parents[2]
 WANTED = 0.9
 
+_ANSWERS = [
+    "evaluation/test_handed_over.py",
+    "evaluation/test_content.py",
+    "evaluation/test_rules.py",
+]
 _PREFERENCES = ["objectives/test_dpo.py", "objectives/test_pairs.py", "objectives/test_trl.py"]
 
 CORE = {
@@ -39,20 +44,17 @@ CORE = {
     "registry/entry.py": ["registry/test_ledger.py", "registry/test_rules.py"],
     "registry/ledger.py": ["registry/test_ledger.py"],
     "registry/alias_sync.py": ["registry/test_alias_moves.py", "registry/test_ledger.py"],
-    "registry/sample_size.py": ["registry/test_gate.py", "registry/test_rules.py"],
+    "registry/sample_size.py": ["registry/test_sample_size.py", "registry/test_gate.py"],
     "evaluation/statistics.py": ["evaluation/test_statistics.py", "evaluation/test_comparison.py"],
     "evaluation/results.py": ["evaluation/test_results.py", "evaluation/test_content.py"],
     "evaluation/comparison.py": ["evaluation/test_comparison.py"],
     "evaluation/power.py": ["evaluation/test_power.py"],
     "evaluation/verdicts.py": ["evaluation/test_verdicts.py"],
     "evaluation/rationale.py": ["evaluation/test_rationale.py"],
-    "evaluation/judges/content.py": ["evaluation/test_content.py", "evaluation/test_rules.py"],
-    "evaluation/judges/safe_completion.py": [
-        "evaluation/test_rules.py",
-        "evaluation/test_content.py",
-    ],
+    "evaluation/judges/content.py": _ANSWERS,
+    "evaluation/judges/safe_completion.py": _ANSWERS,
     "evaluation/judges/rules.py": ["evaluation/test_rules.py", "evaluation/test_content.py"],
-    "evaluation/degenerate.py": ["evaluation/test_content.py"],
+    "evaluation/degenerate.py": ["evaluation/test_degenerate.py", "evaluation/test_content.py"],
     "evaluation/contamination.py": ["evaluation/test_contamination.py"],
     "evaluation/respond.py": ["evaluation/test_respond.py", "evaluation/test_store.py"],
     "evaluation/store.py": ["evaluation/test_store.py"],
@@ -63,7 +65,7 @@ CORE = {
     "data/split.py": ["data/test_table.py", "data/test_mix.py"],
     "reflection/checks.py": ["reflection/test_planted.py", "reflection/test_collect.py"],
     "data/tokens.py": ["data/test_tokens.py", "data/test_think_format.py"],
-    "data/think_format.py": ["data/test_think_format.py", "data/test_tokens.py"],
+    "data/think_format.py": ["data/test_think_format.py", "data/test_template_families.py"],
     "data/chat_template.py": ["data/test_think_format.py", "data/test_template_families.py"],
     "training/batches.py": ["training/test_batches.py"],
     "training/module.py": ["training/test_module.py"],

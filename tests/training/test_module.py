@@ -181,3 +181,100 @@ def test_a_reference_is_computed_on_the_ranks_own_device_and_only_where_one_is_w
         found = fit_module._reference(job, backbone, model, rows)  # type: ignore[arg-type]
         assert (found is None) == isinstance(objective, SFT)
     assert placed == [torch.device("cuda", 3)]
+
+
+def _of(strategy: SimpleNamespace, step: int = 3) -> TbrModule:
+    """Return a module in the hands of a trainer that has this strategy."""
+    made = module()
+    made._trainer = SimpleNamespace(  # type: ignore[assignment]
+        strategy=strategy, global_step=step, precision="32-true"
+    )
+    return made
+
+
+def test_the_loss_of_a_step_is_the_sum_of_its_micro_batches_and_is_taken_once() -> None:
+    made = _of(SimpleNamespace())
+    made.objective = SimpleNamespace(  # type: ignore[assignment]
+        loss=lambda model, batch: Loss(
+            torch.tensor(batch.x, requires_grad=True), torch.tensor([[1.0, 2.0]] * len(made.parts))
+        )
+    )
+    made.divisor = 4.0
+    losses = [made.training_step(_Pairs(x, 0, 2.0), 0) for x in (6.0, 3.0)]  # type: ignore[arg-type]
+    assert [loss.item() for loss in losses] == [12, 6]  # the trainer divides by four
+    assert all(loss.requires_grad for loss in losses) and not made.step_loss.requires_grad
+    assert made.parts.tolist() == [[2.0, 4.0]] * len(made.parts)
+    assert made.parts.dtype == torch.float64
+    assert made.validation_loss(_Pairs(6.0, 0, 2.0)) == 3  # type: ignore[arg-type]
+    assert made.take_step_loss() == 4.5
+    assert made.take_step_loss() == 0
+    for bad in (math.inf, math.nan):
+        made.step_loss = torch.tensor(bad)
+        with pytest.raises(FloatingPointError, match="at step 3"):
+            made.take_step_loss()
+
+
+@pytest.mark.parametrize(("limit", "length"), [(None, 10.0), (0.0, 10.0), (2.5, 2.5), (20.0, 10.0)])
+def test_gradients_are_clipped_at_the_limit_alone_and_their_norm_is_kept(
+    limit: float | None, length: float
+) -> None:
+    strategy = SimpleNamespace(handles_gradient_accumulation=False, model=torch.nn.Linear(1, 1))
+    made = _of(strategy)
+    made.model.norm.weight.requires_grad = False
+    for parameter in made.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    made.model.linear.bias.grad = torch.tensor([6.0, 8.0])
+    made.model.norm.weight.grad += 100  # it is not trained
+    made.configure_gradient_clipping(None, limit)
+    assert made.gradient_norm == pytest.approx(10)
+    assert made.model.linear.bias.grad.norm().item() == pytest.approx(length, rel=1e-4)
+
+
+def test_fsdp_clips_its_own_parts_and_deepspeed_by_itself() -> None:
+    asked: list[float] = []
+
+    def clip(limit: float) -> float:
+        asked.append(limit)
+        return 7.0
+
+    wrapped = SimpleNamespace(clip_grad_norm_=clip)
+    made = _of(SimpleNamespace(handles_gradient_accumulation=False, model=wrapped))
+    made.configure_gradient_clipping(None, 0.5)
+    assert (asked, made.gradient_norm) == ([0.5], 7.0)
+    made = _of(SimpleNamespace(handles_gradient_accumulation=True, model=wrapped))
+    made.configure_gradient_clipping(None, 0.5)
+    assert (asked, made.gradient_norm) == ([0.5], None)
+
+
+@pytest.mark.parametrize(
+    ("device", "deepspeed", "fused"),
+    [("cpu", False, True), ("cuda", False, False), ("cpu", True, False)],
+)
+def test_the_optimizer_is_fused_where_torch_alone_would_not_be(
+    device: str, deepspeed: bool, fused: bool
+) -> None:
+    strategy = SimpleNamespace(
+        root_device=torch.device(device), handles_gradient_accumulation=deepspeed
+    )
+    made = _of(strategy)
+    optimizer = made._adamw()(made.parameter_groups(), lr=0.1)
+    assert type(optimizer) is torch.optim.AdamW
+    assert bool(optimizer.defaults["fused"]) is fused
+
+
+def test_a_checkpoint_holds_what_is_trained_and_is_read_as_strictly_as_that_allows() -> None:
+    whole, frozen = _Small(), _Small()
+    frozen.linear.weight.requires_grad = False
+    for model, strict in ((whole, True), (frozen, False)):
+        made = TbrModule(model, SFT(), OptimizerConfig(), seed=0, divisor=1.0)
+        assert made.strict_loading is strict
+        checkpoint = {"state_dict": made.state_dict()}
+        made.on_save_checkpoint(checkpoint)
+        kept = set(checkpoint["state_dict"])
+        assert ("model.linear.weight" in kept) is strict
+        assert {"model.linear.bias", "model.norm.weight", "model.norm.bias"} <= kept
+    tied = _Small()
+    tied.other = torch.nn.Linear(3, 2)
+    tied.other.weight = tied.linear.weight
+    made = TbrModule(tied, SFT(), OptimizerConfig(), seed=0, divisor=1.0)
+    assert {"model.linear.weight", "model.other.weight"} <= made.trained  # by both names

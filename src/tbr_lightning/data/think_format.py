@@ -178,7 +178,7 @@ class ThinkFormat:
         """Return the text of tokens that a model wrote: no control tokens but think markers."""
         hidden = self.hidden_ids(tokenizer)
         kept = [token for token in ids if token not in hidden]
-        return str(tokenizer.decode(kept, skip_special_tokens=False))
+        return str(tokenizer.decode(kept))
 
     def split(self, text: str) -> tuple[str | None, str]:
         """Split a generated text into reflection (``None`` if there is none) and answer.

@@ -69,7 +69,7 @@ class TokenRows(Sequence[TokenRow]):
     """
 
     def __init__(self, folder: Path) -> None:
-        meta = json.loads((folder / _META).read_text(encoding="utf-8"))
+        meta = json.loads((folder / _META).read_text())
         self.digest: str = meta["digest"]
         self.left_out: int = meta["left_out"]
         self.left_out_for_reflection: int = meta.get("left_out_for_reflection", 0)
@@ -280,7 +280,7 @@ class _Writer:
             "rows_digest": self._rows.hexdigest()[:16],
             "per_row": self._per_row,
         }
-        (self._folder / _META).write_text(json.dumps(meta), encoding="utf-8")
+        (self._folder / _META).write_text(json.dumps(meta))
 
 
 def _chunks(examples: Examples) -> Iterator[list[Example]]:

@@ -43,9 +43,9 @@ def pairs_for(chance: float, difference: float, limit: float, alpha: float) -> i
     """
     low, high = 1, 2
     while chance_below(high, difference, limit, alpha) < chance:
-        low, high = high, 2 * high
-        if low >= _MOST:
+        if high == _MOST:
             return None
+        low, high = high, min(2 * high, _MOST)
     while high - low > max(1, low // 50):
         middle = (low + high) // 2
         if chance_below(middle, difference, limit, alpha) < chance:
@@ -65,10 +65,8 @@ def _score(b: np.ndarray, c: np.ndarray, n: int, delta: float) -> np.ndarray:
     linear = -b - c + (2 * n - b + c) * delta
     constant = -c * delta * (1 - delta)
     root = np.sqrt(np.maximum(linear**2 - 8 * n * constant, 0.0))
-    variance = n * (2 * (root - linear) / (4 * n) + delta * (1 - delta))
+    variance = np.maximum(n * (2 * (root - linear) / (4 * n) + delta * (1 - delta)), 0.0)
     numerator = b - c - n * delta
+    # Without variance it is infinite, or not a number where nothing differs: then no limit is kept.
     with np.errstate(divide="ignore", invalid="ignore"):
-        score = numerator / np.sqrt(variance)
-    settled = np.where(numerator < 0, -np.inf, np.inf)
-    settled = np.where(np.abs(numerator) < 1e-9, 0.0, settled)
-    return np.where(variance > 0, score, settled)
+        return np.asarray(numerator / np.sqrt(variance))

@@ -104,7 +104,7 @@ class Entry:
 
 def canonical(value: object) -> str:
     """Return the canonical JSON of a value."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
 def aliases_after(entries: Sequence[Entry]) -> dict[str, str]:
