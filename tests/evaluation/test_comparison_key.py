@@ -20,11 +20,8 @@ from tbr_lightning.evaluation.comparison_key import (
     cue_of,
     evaluation_key,
     other_settings,
-<<<<<<< HEAD
     seed_of,
-=======
     token_limit,
->>>>>>> mut
 )
 from tbr_lightning.evaluation.judges.loading import identity
 
