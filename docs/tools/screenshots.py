@@ -313,7 +313,7 @@ def _box(found: Any) -> Box:
 
 def _runs(page: Any, place: Place) -> list[Box]:
     page.goto(place.view)
-    page.get_by_text("promote v", exact=False).first.wait_for()
+    page.get_by_text("promoted v", exact=False).first.wait_for()
     page.wait_for_timeout(3000)
     name = _evaluation_of_champion(place.folder, apart=True).info.run_name
     left, top, right, bottom = _box(page.locator(".ag-root-wrapper").first)

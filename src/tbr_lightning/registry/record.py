@@ -98,10 +98,11 @@ def log_verdict(
     run.log_figure(figure, f"gate{suffix}.png")
     run.describe(markdown(config, case, verdict))
     facts = _facts(run.id, exam, case, verdict)
+    decided = "promoted" if verdict.promoted else "refused"
     run.set_tags(
         {
             **facts,
-            "mlflow.runName": f"promote v{case.version}: {called(case.ours.model)}",
+            "mlflow.runName": f"{decided} v{case.version}: {called(case.ours.model)}",
             "tbr.candidate": case.version,
             "tbr.verdict": verdict.sentence[:4900],
             "tbr.promoted": str(verdict.promoted).lower(),
