@@ -2,9 +2,9 @@
 
     python benchmarks/start_up.py [--repeats 3]
 
-The first step's time is read from the log in MLflow; what importing the libraries alone takes is
-subtracted. Caches are warm, and repetitions of everything run in turn. Exits with 1 if a goal is
-missed.
+The first step's time is read from the log in MLflow; what importing the libraries alone takes
+(torch, transformers, Lightning, MLflow, PEFT) is subtracted. Caches are warm, and repetitions of
+everything run in turn. Exits with 1 if a goal is missed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-LIBRARIES = "import torch, transformers, lightning, mlflow"
+LIBRARIES = "import torch, transformers, lightning, mlflow, peft"
 TRAIN = [
     "model=tiny",
     "model.init=random",
@@ -56,7 +56,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
-    found: dict[str, list[float]] = {"libraries": [], "step": [], "help": [], "error": []}
+    names = ("libraries", "step", "verbs", "help", "error")
+    found: dict[str, list[float]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         os.environ.setdefault("TBR_CACHE", str(folder / "cache"))
@@ -64,6 +65,7 @@ def main() -> int:
         for _ in range(args.repeats):
             found["libraries"].append(seconds(folder, "-c", LIBRARIES))
             found["step"].append(first_step(folder))
+            found["verbs"].append(seconds(folder, "-m", "tbr_lightning", "--help"))
             found["help"].append(seconds(folder, "-m", "tbr_lightning.train", "--help"))
             wrong = ("-m", "tbr_lightning.train", "model=tini")
             found["error"].append(seconds(folder, *wrong, code=2))
@@ -73,8 +75,9 @@ def main() -> int:
     print(f"first step after {middle['step']:.1f} s, libraries alone {middle['libraries']:.1f} s")
     goals = {
         f"the first step at most 3 s after the libraries ({more:.1f} s)": more <= 3,
-        f"help within 1.5 s ({middle['help']:.2f} s)": middle["help"] <= 1.5,
-        f"an error in the config within 1.5 s ({middle['error']:.2f} s)": middle["error"] <= 1.5,
+        f"the verbs within 1 s ({middle['verbs']:.2f} s)": middle["verbs"] <= 1,
+        f"help within 1 s ({middle['help']:.2f} s)": middle["help"] <= 1,
+        f"an error in the config within 1 s ({middle['error']:.2f} s)": middle["error"] <= 1,
     }
     for goal, met in goals.items():
         print(f"{'met   ' if met else 'MISSED'} {goal}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from tbr_lightning import progress
@@ -36,6 +38,33 @@ def test_a_log_has_lines_while_nothing_is_done(
     with progress.bar("train", 100):
         while told.count("train: 0 of 100 after 1 s\n") < 2:
             told += capsys.readouterr().err
+
+
+def test_a_log_has_lines_where_no_bar_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "_EVERY", 0.01)
+    monkeypatch.setattr(progress, "_SLACK", 0.0)
+    told = ""
+    with progress.alive("train"):
+        while told.count(" so far\n") < 2:
+            told += capsys.readouterr().err
+    capsys.readouterr()
+    threading.Event().wait(0.05)
+    assert capsys.readouterr().err == ""  # it ended
+
+
+def test_no_line_is_added_to_those_of_a_bar(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "_FIRST", 0.01)
+    monkeypatch.setattr(progress, "_EVERY", 0.01)
+    monkeypatch.setattr(progress, "_SLACK", 60.0)  # a bar's line always comes first
+    told = ""
+    with progress.alive("train"), progress.bar("steps", 100):
+        while told.count("steps: 0 of 100") < 3:
+            told += capsys.readouterr().err
+    assert "so far" not in told
 
 
 def test_what_is_soon_done_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:

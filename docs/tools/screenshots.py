@@ -330,9 +330,9 @@ def _evaluation(page: Any, place: Place) -> list[Box]:
     page.get_by_text("Show more", exact=True).first.click()
     page.wait_for_timeout(500)
     left, top, _, _ = _box(page.get_by_role("heading", level=2).first)
-    _, _, right, _ = _box(page.get_by_placeholder("Search metrics"))
+    right, _, _, _ = _box(page.get_by_text("About this run", exact=True).first)
     _, bottom, _, _ = _box(page.get_by_text("Parameters (", exact=False).first)
-    return [(left - 40, top - 12, right + 24, bottom - 8)]
+    return [(left - 12, top - 12, right - 12, bottom - 8)]
 
 
 def _model(page: Any, place: Place) -> list[Box]:
@@ -343,11 +343,13 @@ def _model(page: Any, place: Place) -> list[Box]:
     _, tags, _, _ = _box(page.get_by_text("Tags", exact=True).first)
     _, versions, _, _ = _box(page.get_by_text("Versions", exact=True).first)
     header = _box(page.get_by_role("row").filter(has_text="Registered at").first)
-    row = page.get_by_role("row").filter(has=page.get_by_text("champion", exact=True)).first
+    number = _client(place.folder).get_model_version_by_alias(NAME, "champion").version
+    link = page.get_by_text(f"Version {number}", exact=True)
+    row = page.get_by_role("row").filter(has=link).first
     _, first, right, last = _box(row)
     last = min(last, first + 130)  # of a version's tags the first are enough
-    page.evaluate(_MARK, [left - 12, first, right, last, "the champion"])
-    edge = left - 16, right + 8
+    page.evaluate(_MARK, [left - 8, first, right, last, "the champion"])
+    edge = left - 12, right + 8
     return [
         (edge[0], top - 8, edge[1], tags - 24),
         (edge[0], versions - 8, edge[1], header[3]),
@@ -393,18 +395,22 @@ def _chat(page: Any, place: Place) -> list[Box]:
 
 def _evaluation_of_champion(folder: Path, *, apart: bool = False) -> Any:
     """Return the newest evaluation's run of the champion; ``apart`` leaves out comparisons'."""
-    from mlflow.tracking import MlflowClient
-
-    store = f"sqlite:///{folder}/mlflow.db"
-    client = MlflowClient(store, registry_uri=store)
+    client = _client(folder)
     version = client.get_model_version_by_alias(NAME, "champion")
     model = version.model_id or version.source.removeprefix("models:/")
     where = f"tags.`tbr.stage` = 'evaluate' AND tags.`tbr.subject` = '{model}'"
     found = client.search_runs(["1"], f"{where} AND attributes.status = 'FINISHED'", max_results=9)
     kept = [run for run in found if not (apart and "mlflow.parentRunId" in run.data.tags)]
     if not kept:
-        raise SystemExit(f"{store} has no evaluation of {NAME}@champion")
+        raise SystemExit(f"the store in {folder} has no evaluation of {NAME}@champion")
     return kept[0]
+
+
+def _client(folder: Path) -> Any:
+    from mlflow.tracking import MlflowClient
+
+    store = f"sqlite:///{folder}/mlflow.db"
+    return MlflowClient(store, registry_uri=store)
 
 
 PAGES: dict[str, Callable[[Any, Place], list[Box]]] = {

@@ -6,8 +6,6 @@ from __future__ import annotations
 import os
 import sys
 
-from tbr_lightning import cli
-from tbr_lightning.config.verbs import VERBS
 from tbr_lightning.errors import USAGE_ERROR, near
 
 ABOUT = {
@@ -43,9 +41,11 @@ def main() -> int:
             print(f"  {verb:9} {about}")
         print(f"\ntbr VERB --help shows the keys of a verb.\n{_COMPLETION}", end="")
         return 0
-    if words[0] not in VERBS:
-        print(f"'{words[0]}' is not a verb{near(words[0], VERBS)}", file=sys.stderr)
+    if words[0] not in ABOUT:
+        print(f"'{words[0]}' is not a verb{near(words[0], ABOUT)}", file=sys.stderr)
         return USAGE_ERROR
+    from tbr_lightning import cli
+
     return cli.main(words[0], words[1:])
 
 

@@ -8,7 +8,7 @@ import io
 import signal
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -19,11 +19,9 @@ from tbr_lightning.config.compose import Composed, compose_verb
 from tbr_lightning.credentials import hidden
 from tbr_lightning.errors import INTERRUPTED, USAGE_ERROR, UserError, disk_full, near
 from tbr_lightning.outages import OUTAGE, OutageError, outage
-from tbr_lightning.processes import quiet
-from tbr_lightning.progress import wrapped
 
 ACTIONS: dict[str, tuple[str, ...]] = {
-    "evaluate": ("calibrate", "labelled"),
+    "evaluate": ("calibrate", "labelled", "draw"),
     "promote": ("status", "history", "verify", "rollback", "repair", "accept"),
     "serve": ("chat",),
 }
@@ -32,8 +30,12 @@ ACTIONS: dict[str, tuple[str, ...]] = {
 NOT_NEEDED: dict[tuple[str, str | None], list[str]] = {
     ("evaluate", "calibrate"): ["model_uri=-"],  # it judges answers that are there already
     ("evaluate", "labelled"): ["model_uri=-"],
+    ("evaluate", "draw"): ["model_uri=-"],
 }
 """Overrides that stand in for what a verb needs and its action does not."""
+QUIET = ("serve", "sweep")
+"""Verbs that say by themselves how far they are, or are never done."""
+
 FORMATTED = ("evaluate",)
 """Verbs with a key ``format``, which ``--format`` sets as well."""
 
@@ -98,15 +100,22 @@ def _goes_on(verb: str, error: KeyboardInterrupt) -> str:
 
 
 def _run(verb: str, composed: Composed, action: str | None) -> int:
+    from tbr_lightning.processes import collect_rarely, quiet
+    from tbr_lightning.progress import alive, wrapped
+
+    collect_rarely()
     quiet()
-    if action is None and (line := first_line(verb, composed.config)) is not None:
+    line = None if action is not None else first_line(verb, composed.config)
+    if line is not None:
         print("\n".join(wrapped(line, 2, sys.stderr)), file=sys.stderr, flush=True)
     # A terminated process ends as an interrupted one, so that its run is marked KILLED.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    module = importlib.import_module(f"tbr_lightning.{verb}")
-    if action is not None:
-        return int(getattr(module, f"command_{action}")(composed.config) or 0)
-    return int(module.command(composed.config) or 0)
+    told = line is not None and verb not in QUIET
+    with alive(verb) if told else nullcontext():
+        module = importlib.import_module(f"tbr_lightning.{verb}")
+        if action is not None:
+            return int(getattr(module, f"command_{action}")(composed.config) or 0)
+        return int(module.command(composed.config) or 0)
 
 
 def _as_typed(word: str) -> str:

@@ -45,5 +45,13 @@ def command_labelled(config: EvaluateConfig) -> int:
     return 0
 
 
+def command_draw(config: EvaluateConfig) -> int:
+    """Draw the figures of a stored evaluation, and print where its page is."""
+    from tbr_lightning.evaluation import terminal
+
+    terminal.drawn(config)
+    return 0
+
+
 if __name__ == "__main__":
     sys.exit(cli.main("evaluate"))

@@ -93,6 +93,10 @@ def duration(seconds: float) -> str:
 
 _OTHERS = 56  # columns of bar, counts, rate, times and note
 _FIRST, _EVERY = 5.0, 30.0  # seconds until the first line where there is no terminal, and between
+_SLACK = 0.5  # seconds by which a bar's own line comes first
+
+
+_last = [0.0]  # when a line was printed where there is no terminal, by the clock of this process
 
 
 class Bar:
@@ -125,7 +129,38 @@ class Bar:
         wait = _FIRST
         while not ended.wait(wait):
             wait = _EVERY
+            _last[0] = time.monotonic()
             print(self.line(), file=sys.stderr, flush=True)
+
+
+@contextmanager
+def alive(what: str) -> Iterator[None]:
+    """Print how long it has taken, every half minute in which no bar prints a line.
+
+    Libraries that are loaded, and models that are read or saved, have no bar. On a terminal, where
+    somebody sees that the command is not done, nothing is printed.
+    """
+    if sys.stderr.isatty():
+        yield
+        return
+    ended, began = threading.Event(), time.monotonic()
+    _last[0] = began
+
+    def tell() -> None:
+        while not ended.wait(max(_last[0] + _EVERY + _SLACK - time.monotonic(), 0.0)):
+            now = time.monotonic()
+            if now - _last[0] >= _EVERY:
+                _last[0] = now
+                passed = timedelta(seconds=round(now - began))
+                print(f"{what}: {passed} so far", file=sys.stderr, flush=True)
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        teller.join()
 
 
 @contextmanager

@@ -232,7 +232,7 @@ def test_the_figure_has_before_after_scale_and_the_swaps_result() -> None:
     told = sentence([one, replace(one, swap_refused=True)])
     assert told == (
         "Sensitive words carry 72% of all scores before and 50% after; with neutral words 1 of 2 "
-        "are still refused"
+        "prompts are still refused"
     )
     drawing = figure.draw([asked(one)], told, ["control", "tuned"], "source")
     words = [text.get_text().replace("\n", " ") for axes in drawing.axes for text in axes.texts]

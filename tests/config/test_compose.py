@@ -74,6 +74,22 @@ def test_tiny_goes_with_the_microworld_and_others_with_the_safety_mix() -> None:
     assert isinstance(chosen.data, MicroworldData)
 
 
+def test_data_that_go_with_the_model_can_be_asked_for_by_name() -> None:
+    assert isinstance(compose_verb("train", ["data=auto"]).config.data, MicroworldData)
+    words = ["model=mistral", "data=auto", "data.harmful_source=x.json"]
+    assert isinstance(compose_verb("train", words).config.data, SafetyMixData)
+
+
+def test_data_go_with_the_model_as_it_is_in_the_end(tmp_path: Path) -> None:
+    preset = tmp_path / "experiment" / "foreign.yaml"
+    preset.parent.mkdir()
+    preset.write_text("# @package _global_\nmodel:\n  pretraining:\n    data: safety_mix\n")
+    assert compose_verb("train", ["model=[mistral,tiny]"]).choices["data"] == "microworld"
+    composed = compose_verb("train", ["experiment=foreign"], str(tmp_path))
+    assert composed.choices["data"] == composed.choices["recipe"] == "safety_mix"
+    assert isinstance(composed.config.data, SafetyMixData)
+
+
 def test_keys_of_the_default_data_can_be_overridden() -> None:
     assert compose_verb("train", ["data.harmful=0"]).config.data.harmful == 0
     assert compose_verb("train", ["model=mistral", "data.general=7"]).config.data.general == 7
@@ -96,6 +112,7 @@ def test_hyper_parameters_go_with_the_data_and_can_be_overridden() -> None:
         ("train", ["hydra/launcher=x"], ["'hydra/launcher' is not a config group of train"]),
         ("train", ["trainer.epochs=1,2"], ["trainer.epochs=1,2"]),
         ("train", ["model=mistrall"], ["mistrall", "did you mean 'mistral'"]),
+        ("train", ["~model"], ["model is not set"]),
         ("train", ["optimizer.lr=fast"], ["optimizer.lr", "fast"]),
         ("train", ["optimizer.lr=-1"], ["optimizer.lr=-1", "above 0"]),
         ("train", ["trainer.epochs=0"], ["trainer.epochs=0", "at least 1"]),

@@ -57,6 +57,36 @@ def test_the_colour_of_a_thin_line_survives(tmp_path: Path) -> None:
     assert max(red, abs(green - 114), abs(blue - 178)) < 24
 
 
+def test_parts_of_a_page_are_kept_beneath_each_other(tmp_path: Path) -> None:
+    image = Image.new("RGB", (100, 300), "white")
+    image.paste((255, 0, 0), (0, 0, 100, 40))
+    image.paste((0, 0, 255), (0, 250, 100, 300))
+    image.save(tmp_path / "a.png")
+    screenshots.crop(tmp_path / "a.png", [(10, 10, 60, 40), (0, 249.6, 100, 270.2)])
+    with Image.open(tmp_path / "a.png") as kept:
+        assert kept.size == (100, 30 + screenshots.GAP + 20)
+        assert kept.getpixel((5, 5)) == (255, 0, 0)
+        assert kept.getpixel((80, 5)) == (255, 255, 255)  # beside the narrower part
+        assert kept.getpixel((5, 30 + screenshots.GAP + 5)) == (0, 0, 255)
+
+
+def test_what_takes_long_is_made_when_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+
+    def stop(_: Path, chosen: list[str]) -> None:
+        asked.append(chosen)
+        raise SystemExit(0)
+
+    monkeypatch.setattr(screenshots, "_prepare", stop)
+    for words in ([], ["arena"]):
+        monkeypatch.setattr("sys.argv", ["screenshots.py", *words])
+        with pytest.raises(SystemExit):
+            screenshots.main()
+    assert "arena" not in asked[0]
+    assert {"study", "runs"} <= set(asked[0])
+    assert asked[1] == ["arena"]
+
+
 def test_a_picture_that_is_not_known_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["screenshots.py", "nothing"])
     with pytest.raises(SystemExit) as ended:

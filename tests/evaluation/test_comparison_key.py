@@ -20,9 +20,12 @@ from tbr_lightning.evaluation.comparison_key import (
     cue_of,
     evaluation_key,
     other_settings,
+    seed_of,
     token_limit,
 )
 from tbr_lightning.evaluation.judges.loading import identity
+
+SEEDS = [0, 778162986, 707644324]
 
 JUDGE = JudgeConfig(_target_="tbr_lightning.evaluation.judges.rules.build", name="rules")
 
@@ -58,6 +61,27 @@ def test_every_setting_of_an_evaluation_is_counted_or_named_as_without_effect() 
     assert other_settings(config) == {}
     names = {item.name for item in fields(EvaluateConfig)}
     assert names == {*_COUNTED, *NO_EFFECT_ON_AN_EVALUATION}
+
+
+def test_several_answers_come_from_independent_streams() -> None:
+    """Of neighbouring seeds too, which shared four of five answers."""
+    seeds = [seed_of(seed, repeat) for seed in range(50) for repeat in range(50)]
+    assert len(set(seeds)) == len(seeds)
+    assert seed_of(7, 0) == 7  # the answers of an evaluation with one are the first of several
+    assert not {seed_of(seed, repeat) for seed in range(50) for repeat in range(1, 50)} & set(
+        range(10_000)
+    )
+    # Known, so that stored answers stay those of their keys.
+    assert [seed_of(0, repeat) for repeat in range(3)] == SEEDS
+    assert all(0 <= seed < 2**31 for seed in seeds)
+
+
+def test_the_key_changed_with_the_draws() -> None:
+    drawn = GenerationConfig(temperature=0.7)
+    assert key(drawn, repeats=1) == key(drawn)
+    assert len({key(drawn, repeats=1), key(drawn, repeats=2), key(drawn, repeats=3)}) == 3
+    # An evaluation of a version that took the next seeds is not taken for one of today.
+    assert key(drawn, repeats=3) != f"{key(drawn)}-3"
 
 
 def test_a_setting_that_is_added_later_counts_of_itself() -> None:

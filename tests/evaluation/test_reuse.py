@@ -11,7 +11,7 @@ import pytest
 from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.config.schema import TrackingConfig
 from tbr_lightning.errors import UserError
-from tbr_lightning.evaluation import pipeline
+from tbr_lightning.evaluation import pipeline, prompt_logging
 from tbr_lightning.evaluation.attestation import Subject, attest
 from tbr_lightning.evaluation.evaluation_result import RESPONSES
 from tbr_lightning.evaluation.judged_response import Judged, table_rows
@@ -39,7 +39,7 @@ def stored(store: Path, label: Any) -> EvaluatedModel:
     tracking = TrackingConfig(
         uri=f"sqlite:///{store}/mlflow.db", artifacts=str(store / "artifacts")
     )
-    tags = {"tbr.subject": "m-1", pipeline.ASKED: "asked"}
+    tags = {"tbr.subject": "m-1", prompt_logging.TAG: "asked"}
     with start_run("evaluate", "earlier", Config(), tracking, tags) as opened:
         opened.log_table(table_rows(rows), RESPONSES)
         opened.log_page("<p>page</p>", "report.html")

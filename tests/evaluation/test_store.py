@@ -24,6 +24,7 @@ from tbr_lightning.config.verbs import GenerationConfig
 from tbr_lightning.data.think_format import ThinkFormat
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation import respond as responding
+from tbr_lightning.evaluation.comparison_key import seed_of
 from tbr_lightning.evaluation.respond import arm_prompts, respond
 from tbr_lightning.evaluation.store import FILE, ResponseStore, weights_identity
 from tbr_lightning.evaluation.suites import Prompt
@@ -94,6 +95,20 @@ def test_another_way_of_asking_is_another_response(
     if "temperature" in settings:
         ask(backbone, **settings, seed=1)
         assert made == [2, 2, 2]
+
+
+def test_no_answer_of_another_seed_is_taken_for_a_repeat(made: list[int]) -> None:
+    """Three answers with seed 0, then with seed 1: they share none, so none is stored."""
+    backbone = random_backbone()
+    texts: dict[int, list[str]] = {}
+    for seed in (0, 1):
+        for repeat in range(3):
+            rows = ask(backbone, PROMPTS, temperature=1.5, seed=seed_of(seed, repeat))
+            texts.setdefault(seed, []).extend(row.answer for row in rows)
+    assert made == [2] * 6
+    assert not set(texts[0]) & set(texts[1])
+    ask(backbone, PROMPTS, temperature=1.5, seed=seed_of(1, 2))
+    assert made[-1] == 0  # the same draw has the same key
 
 
 def test_batch_size_is_no_part_of_a_response(made: list[int]) -> None:

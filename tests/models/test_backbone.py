@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.data.chat_template import prompt_ids
 from tbr_lightning.errors import UserError
 from tbr_lightning.models.backbone import Backbone, load_backbone, load_folder
 from tbr_lightning.models.export import export
+from tbr_lightning.models.generation import generate
 from tbr_lightning.models.tokenizers import trained_tokenizer
 
 from .conftest import ROWS, tiny
@@ -101,3 +103,53 @@ def test_an_empty_tensor_is_never_saved(backbone: Backbone, tmp_path: Path) -> N
     with pytest.raises(RuntimeError, match=r"model\.norm\.weight: it has no elements"):
         export(backbone, tmp_path / "out", dtype="float32")
     assert not (tmp_path / "out").exists()
+
+
+def of_words(folder: Path, **tokens: str | None) -> Path:
+    """Save a random model that has an embedding for each token but those that are added after."""
+    reader = trained_tokenizer([row.prompt for row in ROWS], 400, 512)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(reader),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+    )
+    for name, token in tokens.items():
+        if token is None:
+            setattr(reader, name, None)
+        else:
+            reader.add_special_tokens({name: token})
+    LlamaForCausalLM(config).save_pretrained(folder)
+    reader.save_pretrained(folder)
+    return folder
+
+
+def test_a_pad_token_beyond_the_embeddings_only_fills_places(tmp_path: Path) -> None:
+    """Answers are those of one prompt at a time, whatever stands before the shorter ones."""
+    loaded = load_folder(of_words(tmp_path, pad_token="[PAD]"), origin="x", thinks=False)
+    size = loaded.model.get_input_embeddings().weight.shape[0]
+    assert loaded.tokenizer.pad_token_id < size
+    ids = [prompt_ids(loaded.tokenizer, text) for text in ("Name a colour.", "How? " * 9)]
+    both = dict(generate(loaded, ids, max_new_tokens=8))
+    for number, prompt in enumerate(ids):
+        alone = dict(generate(loaded, [prompt], max_new_tokens=8))
+        assert both[number] == alone[0]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "said"),
+    [
+        ({"eos_token": None, "pad_token": None}, "has no end token.*set eos_token"),
+        ({"eos_token": "[END]"}, "the end token .END. of .* is number .* embeddings: use the"),
+    ],
+    ids=["none", "beyond"],
+)
+def test_a_model_without_an_end_token_is_refused(
+    tmp_path: Path, tokens: dict[str, str | None], said: str
+) -> None:
+    with pytest.raises(UserError, match=said):
+        load_folder(of_words(tmp_path, **tokens), origin="x", thinks=False)

@@ -19,6 +19,16 @@ TUNED = {"model.name": "tiny", "seed": "3"}
     [
         ({"reflection.teacher": "external"}, {}, "external reflections (tiny, seed 3)"),
         ({"reflection.teacher": "none"}, {}, "plain refusals (tiny, seed 3)"),
+        (
+            {"reflection.teacher": "none", "model.name": "hub", "model.path": "/x/smol.gguf"},
+            {},
+            "plain refusals (smol, seed 3)",
+        ),
+        (
+            {"reflection.teacher": "none", "model.name": "hub", "model.hub_id": "Qwen/Qwen3-4B"},
+            {},
+            "plain refusals (Qwen/Qwen3-4B, seed 3)",
+        ),
         # In the demo and in an arena it is the same model.
         (
             {"reflection.teacher": "none", "data.harmful": "0"},

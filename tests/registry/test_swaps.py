@@ -12,7 +12,7 @@ from mlflow.tracking import MlflowClient
 
 from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.errors import UserError
-from tbr_lightning.evaluation import attestation, contamination, suites
+from tbr_lightning.evaluation import attestation, contamination, prompt_logging, suites
 from tbr_lightning.evaluation import pipeline as evaluations
 from tbr_lightning.evaluation.attestation import SIGNATURE, SIGNED_EARLIER, Subject
 from tbr_lightning.evaluation.contamination import HASHES, OVERLAP, ROWS_KEPT, Overlap
@@ -199,7 +199,7 @@ def test_a_made_up_evaluation_is_not_taken_by_evaluate_either(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     candidate = model(folder, "w")
-    run = Run(made.evaluation(folder, candidate, made.answers(), **{evaluations.ASKED: "asked"}))
+    run = Run(made.evaluation(folder, candidate, made.answers(), **{prompt_logging.TAG: "asked"}))
     config = replace(
         compose_verb("evaluate", ["model=models:/m-1", "suite=smoke"]).config,
         tracking=made.tracking(folder),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,12 +32,12 @@ SEEN = {
 }
 
 
-def linear(colour: str) -> np.ndarray:
+def linear(colour: str) -> Any:
     parts = np.array([int(colour[n : n + 2], 16) for n in (1, 3, 5)]) / 255
     return np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
 
 
-def oklab(rgb: np.ndarray) -> np.ndarray:
+def oklab(rgb: Any) -> Any:
     """Return a colour in Oklab (Ottosson, 2020), where distances are as people see them."""
     lms = np.array(
         [
@@ -113,6 +114,11 @@ def test_what_all_names_share_is_left_out_and_said_once() -> None:
     short, common = names.shared([PLAIN, f"{TUNED} with system prompt"])
     assert list(short.values()) == ["plain refusals", "external reflections with system prompt"]
     assert common == "tiny, seed 0"
+    untuned = f"{names.untuned('tiny')}, asked to reflect"
+    assert names.shared([PLAIN, untuned]) == (
+        {PLAIN: "plain refusals", untuned: "untuned, asked to reflect"},
+        "tiny, seed 0",
+    )
     roles = [names.with_role("champion v1", PLAIN), names.with_role("candidate v2", TUNED)]
     assert list(names.shared(roles)[0].values()) == [
         "champion v1: plain refusals",
@@ -124,7 +130,7 @@ def test_what_all_names_share_is_left_out_and_said_once() -> None:
     "whole",
     [
         [PLAIN],  # alone it says what it is
-        [PLAIN, "plain refusals (tiny, seed 1)"],  # told apart by the seed
+        [PLAIN, "external reflections (tiny, seed 1)"],  # told apart by the seed
         [PLAIN, "m-01234567"],  # a model that nothing is known of
         ["control: plain refusals (tiny, seed 0)", "external reflections (qwen3_4b, seed 0)"],
     ],

@@ -131,6 +131,28 @@ def test_what_is_served_is_what_was_judged(tokenizer: Any, shown: None) -> None:
     assert (thought.strip(), answer.strip()) == (SAID, SAID)
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        f"{SAID}\n<think>{SAID}</think>{SAID}",
+        f"<think>{SAID}</think>\n<think>{SAID}</think>\n{SAID}",
+        f"<think>{SAID}",
+        SAID,
+    ],
+    ids=["text before", "two blocks", "no end", "no block"],
+)
+def test_a_reply_is_split_as_an_answer_is(shown: None, written: str) -> None:
+    """The last of several parts was all that a whole reply had left; a stream has no blanks."""
+    tokenizer = smollm2()
+    ids = [*encode(tokenizer, written), stops_of(tokenizer)[0]]
+    reflection, answer = judged(tokenizer, ids)
+    thought, said = whole(tokenizer, ids)
+    assert (thought, said.strip()) == (reflection, answer)
+    thought, said = streamed(tokenizer, ids)
+    for found, expected in ((thought, reflection or ""), (said, answer)):
+        assert "".join(found.split()) == "".join(expected.split())
+
+
 def test_without_that_the_engine_shows_them(tokenizer: Any) -> None:
     """What the tests above stand on: the engine by itself writes control tokens out."""
     ids = spoiled(tokenizer)

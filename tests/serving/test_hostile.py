@@ -29,10 +29,20 @@ def _post(server: Running, body: bytes, **headers: str) -> requests.Response:
 
 
 def _packed(megabytes: int, *, gzipped: bool) -> bytes:
-    packer = zlib.compressobj(9, zlib.DEFLATED, 31 if gzipped else 15)
-    parts = [packer.compress(b'{"messages": [{"role": "user", "content": "')]
-    parts += [packer.compress(b"a" * (1 << 20)) for _ in range(megabytes)]
-    return b"".join([*parts, packer.compress(b'"}]}'), packer.flush()])
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    begin, filler, end = b'{"messages": [{"role": "user", "content": "', b"a" * (1 << 20), b'"}]}'
+    # Parts that know nothing of each other: the same one is packed once.
+    parts = [packer.compress(part) + packer.flush(zlib.Z_FULL_FLUSH) for part in (begin, filler)]
+    packed = parts[0] + parts[1] * megabytes + packer.compress(end) + packer.flush()
+    checksum = zlib.crc32 if gzipped else zlib.adler32
+    check = checksum(begin)
+    for part in [filler] * megabytes + [end]:
+        check = checksum(part, check)
+    if not gzipped:
+        return b"\x78\xda" + packed + check.to_bytes(4, "big")
+    size = len(begin) + len(filler) * megabytes + len(end)
+    head = b"\x1f\x8b\x08" + bytes(6) + b"\xff"
+    return head + packed + check.to_bytes(4, "little") + size.to_bytes(4, "little")
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])

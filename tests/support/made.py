@@ -173,11 +173,13 @@ def evaluation(
     )
     digest = suites.digest(suites.load_suite(settings.suite))
     limit = settings.generation.max_new_tokens or ThinkFormat().max_new_tokens
-    key = evaluation_key(digest, settings.judge, settings.generation, limit)
+    key = evaluation_key(
+        digest, settings.judge, settings.generation, limit, repeats=settings.repeats
+    )
     facts = {
         "tbr.subject": logged.model_id,
         "tbr.suite_digest": digest,
-        "tbr.evaluation_key": key + ("" if settings.repeats == 1 else f"-{settings.repeats}"),
+        "tbr.evaluation_key": key,
         **tags,
     }
     with start_run("evaluate", "made", settings, settings.tracking, facts) as opened:

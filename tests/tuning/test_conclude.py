@@ -26,6 +26,7 @@ from tbr_lightning.models.logged import find_model
 from tbr_lightning.processes import identity_of
 from tbr_lightning.registry import alias_moves, aliases
 from tbr_lightning.registry import pipeline as registry
+from tbr_lightning.registry.alias_sync import open_registry, recover
 from tbr_lightning.tracking.open_run import start_run
 from tbr_lightning.tracking.run import Run
 from tbr_lightning.tracking.store import connect
@@ -408,11 +409,88 @@ def test_the_other_half_of_the_same_suite() -> None:
     assert retrain.of_half(words, "test") == ["suite=smoke", "suite.limit=10", "suite.half=test"]
 
 
-def test_the_gate_takes_what_it_knows_of_an_evaluation() -> None:
-    words = ["suite=smoke", "suite.half=dev", "judge=rules", "judge.max_errors=0.1", "traces=0"]
-    words += ["judge@second_judge=rules", "second_judge.name=again"]
-    assert retrain.of_gate(words) == ["suite=smoke", "judge=rules", "judge.max_errors=0.1",
-                                      "suite.half=test"]  # fmt: skip
+class Gate:
+    """Stands in for the gate; keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+
+    def decide(self, config: Any) -> Any:
+        self.asked.append(config)
+        verdict = SimpleNamespace(promoted=True, lines=["passed"])
+        return SimpleNamespace(run_id="r", version="1", champion=None, verdict=verdict)
+
+
+@pytest.fixture
+def gate(world: World, monkeypatch: pytest.MonkeyPatch) -> Gate:
+    made = Gate()
+    monkeypatch.setattr(registry, "run", made.decide)
+    return made
+
+
+def ended_with(world: World, study: Study, *words: str) -> tuple[list[str], str, str]:
+    """End a study that evaluates with these words, with the gate.
+
+    Returns:
+        Its lines, the registered model, and the ledger's reason for it.
+    """
+    study = copy.copy(study)
+    study.evaluate = [*study.evaluate, *words]
+    config = config_of("sweep.promote=true")
+    there, _ = filled(study, [with_model(world, config, [0.2, 0.05])])
+    lines, _ = end(study, config, there)
+    (version,) = aliases.versions(NAME)
+    (entry,) = recover(open_registry(NAME, config.tracking, config.paths)).entries
+    return lines, version["model"], entry.why
+
+
+def test_the_gate_asks_as_the_study_does(world: World, gate: Gate, two: Study) -> None:
+    words = ["suite.limit=7", "judge.max_errors=0.1", "generation.arm=prompted", "traces=9"]
+    words += ["judge@second_judge=rules", "second_judge.name=again", "threads=1"]
+    ended_with(world, two, *words)
+    (asked,) = gate.asked
+    assert (asked.suite.half, asked.suite.limit, asked.judge.max_errors) == ("test", 7, 0.1)
+    assert (asked.generation.arm, asked.judge.name, asked.threads) == ("prompted", "rules", 1)
+
+
+def test_the_gate_says_that_it_judges_one_of_several_answers(
+    world: World, gate: Gate, two: Study
+) -> None:
+    lines, _, _ = ended_with(world, two, "repeats=3", "generation.temperature=0.7")
+    (asked,) = gate.asked
+    assert asked.generation.temperature == 0.7
+    place = lines.index(f"gate: {NAME} v1 with no champion yet: promoted")
+    assert lines[place + 1].strip().startswith("the study asks each prompt 3 times (repeats=3)")
+    assert "generation.temperature=0.7, generation.seed=0" in lines[place + 1]
+
+
+def test_what_no_served_model_can_do_is_not_gated(world: World, gate: Gate, two: Study) -> None:
+    lines, _, why = ended_with(world, two, "mitigation=contrast")
+    assert not gate.asked
+    (said,) = [line for line in lines if line.startswith("gate: ")]
+    assert said.startswith("gate: it does not decide: the study evaluates with mitigation=contrast")
+    assert "without mitigation=contrast" in why
+
+
+def test_the_mitigated_model_is_registered_and_gated(
+    world: World, gate: Gate, two: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is what the study has measured, and what will be served."""
+    made: list[str] = []
+
+    def keep(config: Any, model: str) -> str:
+        assert (config.mitigation.name, config.suite.half) == ("ignore_words", "test")
+        made.append(model)
+        settings = composed("train", ["model=tiny", "data=microworld"]).config
+        settings.tracking, settings.run_name = config.tracking, "kept"
+        return world.train(settings).model_uri
+
+    monkeypatch.setattr("tbr_lightning.mitigations.log_mitigated.keep", keep)
+    _, model, why = ended_with(world, two, "mitigation=ignore_words")
+    (asked,) = gate.asked
+    assert asked.model_uri != made[0]
+    assert model == asked.model_uri
+    assert why.endswith("with mitigation=ignore_words, as the study evaluates it")
 
 
 def test_what_is_kept_between_two_ends_is_plain(world: World, two: Study) -> None:

@@ -45,7 +45,7 @@ def test_the_front_has_intervals_a_mark_and_a_line_for_each_bound() -> None:
     labels = axes.get_legend_handles_labels()[1]
     assert set(labels) == {
         "breaks a constraint",
-        "dominated",
+        "worse than a trial on the front",
         "Pareto front",
         f"chosen: trial {choice.trial.number}",
         "harmful compliance rate <= 50%",
@@ -59,14 +59,26 @@ def test_the_front_has_intervals_a_mark_and_a_line_for_each_bound() -> None:
     assert np.allclose(up_bars[0][:, 1], [low, high])
     title = axes.figure.get_suptitle().replace("\n", " ")
     values = [f"{100 * value:.1f}%" for value in choice.trial.values]
+    arm = choice.trial.params["reflection"]
     assert title == (
-        f"Trial {choice.trial.number} is chosen, with false refusal {values[0]} and harmful "
-        f"compliance {values[1]}; {len(front)} of {len(done)} trials on the Pareto front"
+        f"Trial {choice.trial.number} (reflection={arm}) is chosen, with false refusal "
+        f"{values[0]} and harmful compliance {values[1]}; "
+        f"{len(front)} of {len(done)} trials on the Pareto front"
     )
     numbers = {text.get_text() for text in axes.texts}
     assert numbers == {str(trial.number) for trial in front}
     points = sum(len(group.get_offsets()) for group in axes.collections if len(group.get_offsets()))
     assert points >= len(done) - len(front)
+
+
+def test_of_few_trials_each_is_numbered_and_its_choices_are_told() -> None:
+    study = make_study()
+    trials = spread(study, count=4)
+    figure = figures.front_figure(study, fronts.finished(trials))
+    numbers = {text.get_text() for text in figure.axes[0].texts}
+    assert set("0123") <= set(", ".join(numbers))
+    told = figure.get_supxlabel().replace("\n", " ")
+    assert "reflection=none: trials 0 and 2; reflection=external: trials 1 and 3" in told
 
 
 def test_a_study_that_keeps_no_constraint_says_so() -> None:

@@ -22,11 +22,11 @@ TOWARDS, AGAINST = style.BAD, "#0072B2"
 """Colours of words that drive a refusal, and of words that speak against it."""
 
 _MOST = 10  # prompts in the figure
-_WIDTH = 10.0  # inches
+_WIDTH = 8.6  # inches
 _LINE = 0.27  # inches that a line of words is high
-_LETTERS = 92  # of a line of the title
-_HEAD, _FOOT = 1.1, 1.15  # inches above and below the lines
-_LEFT, _RIGHT = 0.075, 0.875  # of the width: where words begin, and where the outcome stands
+_LETTERS, _SMALL = 84, 118  # of a line of the title, and of the caption
+_HEAD, _FOOT = 1.1, 0.95  # inches above and below the lines
+_LEFT, _RIGHT = 0.085, 0.875  # of the width: where words begin, and where the outcome stands
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,9 @@ def draw(asked: Sequence[Asked], title: str, names: Sequence[str], caption: str)
     shown = list(asked[:_MOST])
     more = "" if len(shown) == len(asked) else f" {len(shown)} of {len(asked)} are shown."
     count = [2 + (one.after is not None) + 0.6 for one in shown]
-    tall = _HEAD + _FOOT + _LINE * sum(count)
+    foot_lines = textwrap.wrap(caption + more, _SMALL)
+    foot = _FOOT + 0.14 * len(foot_lines)
+    tall = _HEAD + foot + _LINE * sum(count)
     with style.styled():
         figure = Figure(figsize=(_WIDTH, tall), dpi=120)
         axes = figure.add_axes((0, 0, 1, 1))
@@ -102,11 +104,11 @@ def draw(asked: Sequence[Asked], title: str, names: Sequence[str], caption: str)
             at -= _LINE * lines
         for height, refused in outcomes:
             _outcome(axes, min(end + 0.02, _RIGHT), height, refused)
-        _scale(figure, tall, largest)
+        _scale(figure, tall, largest, foot)
         axes.text(
             0.012,
             0.08,
-            "\n".join(textwrap.wrap(caption + more, 130)),
+            "\n".join(foot_lines),
             fontsize=7.5,
             color=style.MUTED,
             va="bottom",
@@ -185,8 +187,9 @@ def _words(
     return x
 
 
-def _scale(figure: Figure, tall: float, largest: float) -> None:
-    place = figure.add_axes((_LEFT, 0.78 / tall, 0.34, 0.13 / tall))
+def _scale(figure: Figure, tall: float, largest: float, foot: float) -> None:
+    height = foot - 0.45  # inches from below
+    place = figure.add_axes((_LEFT, (height - 0.06) / tall, 0.34, 0.13 / tall))
     steps = [largest * (n / 50 - 1) for n in range(101)]
     colours = mpl.colors.ListedColormap([shade(step, largest) for step in steps])
     bar = figure.colorbar(
@@ -198,7 +201,7 @@ def _scale(figure: Figure, tall: float, largest: float) -> None:
     axes = figure.axes[0]
     axes.text(
         _LEFT + 0.37,
-        0.84,
+        height,
         "what a word adds to the log-probability of the refusal (nats):\n"
         "orange drives it, blue speaks against it; sensitive words are bold",
         fontsize=8.5,

@@ -150,7 +150,7 @@ def sentence(explained: Sequence[Explained]) -> str:
         told.append(f"Sensitive words carry {100 * share:.0f}% of all scores{after}")
     tried = [one.swap_refused for one in explained if one.swap_refused is not None]
     if tried:
-        told.append(f"with neutral words {sum(tried)} of {len(tried)} are still refused")
+        told.append(f"with neutral words {sum(tried)} of {len(tried)} prompts are still refused")
     return "; ".join(told) or f"{len(explained)} false refusals, none with a sensitive word"
 
 

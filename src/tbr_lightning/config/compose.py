@@ -55,7 +55,7 @@ def compose_verb(
     if config_dir is not None and not Path(config_dir).is_dir():
         raise UserError(f"--config-dir {config_dir} is not a folder: give one that exists")
     try:
-        with searching(shipped("conf"), config_dir):
+        with searching(verb, shipped("conf"), config_dir):
             _refuse_unknown_presets(overrides, config_dir)
             full, choices, overrides = _composed(verb, overrides, config_dir)
             expand_home(full)
@@ -88,11 +88,6 @@ def _composed(
     groups = [item for item in overrides if _chooses(item, known)]
     members = [_member(item) for item in groups]
     node, choices = composed(verb, members, shipped("conf"), config_dir)
-    if choices.get("data") == "auto":
-        # Only the model shows what goes with it.
-        data = node.model.pretraining.get("data", "safety_mix")
-        members = [f"data={data}", *members]
-        node, choices = composed(verb, members, shipped("conf"), config_dir)
     typed = [_member(item) if item in groups else as_typed(item, node) for item in overrides]
     rest = [word for word, item in zip(typed, overrides, strict=True) if item not in groups]
     override(node, [_opened(word) for word in rest])

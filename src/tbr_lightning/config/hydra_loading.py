@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from copy import deepcopy
 from functools import cache, lru_cache
 from pathlib import Path
+from typing import Any
 
 from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import CachingConfigRepository, IConfigRepository
-from hydra._internal.defaults_list import create_defaults_list
+from hydra._internal.defaults_list import DefaultsList, create_defaults_list
 from hydra._internal.hydra import Hydra
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra._internal.utils import create_config_search_path
@@ -27,22 +28,22 @@ from omegaconf.errors import OmegaConfBaseException
 from tbr_lightning.config.targets import TargetSource
 from tbr_lightning.config.verbs import VERBS
 
+_AUTO = "auto"  # of the group data: the rows that go with the model
+
 
 @cache
-def _schemas_are_stored() -> None:
-    store = ConfigStore.instance()
-    for name, node in VERBS.items():
-        store.store(name=name, node=node, group="schema")
+def _schema_is_stored(verb: str) -> None:
+    ConfigStore.instance().store(name=verb, node=VERBS[verb], group="schema")
 
 
 @contextmanager
-def searching(shipped: Path, config_dir: str | None) -> Iterator[None]:
-    """Let Hydra search the shipped configs, and before them a user's own.
+def searching(verb: str, shipped: Path, config_dir: str | None) -> Iterator[None]:
+    """Let Hydra search a command's schema and the shipped configs, before them a user's own.
 
     Hydra's public ``initialize_config_dir`` cannot put one folder before another that holds the
     primary config.
     """
-    _schemas_are_stored()
+    _schema_is_stored(verb)
     SourcesRegistry.instance().register(TargetSource)
     path = create_config_search_path(f"targets://{shipped}")
     if config_dir is not None:
@@ -97,27 +98,59 @@ def _kept(
 
 
 def _compose(verb: str, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str | None]]:
-    loader = _loader()
+    repository = _Repository(_loader().repository)
+    defaults = _defaults(verb, overrides, repository)
+    choices = defaults.overrides.known_choices
+    if choices.get("data") != _AUTO:
+        return _merged(defaults, repository)
+    # Only the model shows what goes with it, and nearly always its own file does: composing takes
+    # long enough to be noticed, and this saves doing it twice.
+    file = repository.load_config(f"model/{choices['model']}") if choices.get("model") else None
+    data = _data_of({} if file is None else file.config)
+    found = _merged(_defaults(verb, [*overrides, f"data={data}"], repository), repository)
+    if (right := _data_of(found[0].model)) == data:
+        return found
+    repository = _Repository(_loader().repository)
+    return _merged(_defaults(verb, [*overrides, f"data={right}"], repository), repository)
+
+
+def _data_of(model: Any) -> str:
+    """Return the data that go with the config of a model."""
+    return str((model.get("pretraining") or {}).get("data", "safety_mix"))
+
+
+@contextmanager
+def _as_of_hydra() -> Iterator[None]:
+    """Raise OmegaConf's errors as errors of the composition."""
     try:
-        parsed = _parsed(overrides)
-        repository = _Repository(loader.repository)
-        defaults = create_defaults_list(
-            repository, verb, parsed, prepend_hydra=False, skip_missing=False
-        )
-        node: DictConfig = loader._compose_config_from_defaults_list(defaults.defaults, repository)
-        OmegaConf.set_struct(node, True)
-        loader._apply_overrides_to_config(defaults.config_overrides, node)
+        yield
     except OmegaConfBaseException as error:
         raise ConfigCompositionException from error
+
+
+@_as_of_hydra()
+def _defaults(verb: str, overrides: Sequence[str], repository: IConfigRepository) -> DefaultsList:
+    return create_defaults_list(
+        repository, verb, _parsed(overrides), prepend_hydra=False, skip_missing=False
+    )
+
+
+@_as_of_hydra()
+def _merged(
+    defaults: DefaultsList, repository: IConfigRepository
+) -> tuple[DictConfig, dict[str, str | None]]:
+    """Merge the files of a defaults list; the repository cannot be used again."""
+    loader = _loader()
+    node: DictConfig = loader._compose_config_from_defaults_list(defaults.defaults, repository)
+    OmegaConf.set_struct(node, True)
+    loader._apply_overrides_to_config(defaults.config_overrides, node)
     return node, dict(defaults.overrides.known_choices)
 
 
+@_as_of_hydra()
 def override(node: DictConfig, overrides: Sequence[str]) -> None:
     """Write the values of overrides that choose no member of a group into a composed config."""
-    try:
-        _loader()._apply_overrides_to_config(_parsed(overrides), node)
-    except OmegaConfBaseException as error:
-        raise ConfigCompositionException from error
+    _loader()._apply_overrides_to_config(_parsed(overrides), node)
 
 
 def _loader() -> ConfigLoaderImpl:

@@ -155,7 +155,7 @@ class LabelledConfig:
 
 @dataclass
 class EvaluateConfig:
-    """``python -m tbr_lightning.evaluate [calibrate|labelled]``."""
+    """``python -m tbr_lightning.evaluate [calibrate|labelled|draw]``."""
 
     model_uri: Any = MISSING  # models:/…, a run id, a folder, a hub id, openai:NAME; or a list
     suite: SuiteConfig = MISSING
@@ -180,6 +180,7 @@ class EvaluateConfig:
     gold: str | None = None  # a file of labelled answers (calibrate), or traces[:RUN_ID]
     labelled: LabelledConfig = field(default_factory=LabelledConfig)
     gold_columns: GoldColumns = field(default_factory=GoldColumns)
+    evaluation: str | None = None  # id of the stored evaluation to draw (draw)
     tags: dict[str, str] = field(default_factory=dict)  # more tags of the run
 
     def __post_init__(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Literal
 
 Conclusion = Literal["harmful", "harmless"]
@@ -161,6 +162,7 @@ def _answered(asked: Conclusion | None, sentence: str) -> Conclusion | None:
     return asked if _SAYS_YES.search(sentence) else None
 
 
+@lru_cache(maxsize=4096)  # a rationale is asked about in whole and in parts
 def _of_sentence(sentence: str) -> Conclusion | None:
     sentence = _NOT_SEEM.sub("is not", _NOT_ONLY.sub("", sentence))
     sentence = _NOBODY.sub(r"\1 would", sentence)

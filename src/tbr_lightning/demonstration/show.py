@@ -189,7 +189,9 @@ def examples(outcomes: Mapping[str, Sequence[ArmResult]]) -> Group:
             said.setdefault((row.reflection or "", row.answer or "(nothing)"), []).append(name)
         for (reflection, answer), who in said.items():
             # A line of its own: without colours nothing else tells it from the answer.
-            thought = f"[bright_black italic]{cell(reflection)}[/]\n" if reflection else ""
+            thought = (
+                f"[bright_black italic]reflects: {cell(reflection)}[/]\n" if reflection else ""
+            )
             grid.add_row(cell("\n".join(who)), thought + cell(answer))
         title = f"[bold]{cell(prompt.prompt)}[/bold]  ({prompt.kind.replace('_', '-')})"
         panels.append(Panel(grid, title=title, title_align="left"))

@@ -31,6 +31,7 @@ def evaluation_key(
     *,
     dtype: str = "float32",
     cue: str = "",
+    repeats: int = 1,
     others: Mapping[str, Any] | None = None,
 ) -> str:
     """Return a hash of all that must agree before two evaluations are compared.
@@ -46,6 +47,7 @@ def evaluation_key(
         mitigation: Its identity; empty for none.
         dtype: Type in which the answers are computed.
         cue: Result of :func:`cue_of`.
+        repeats: Number of answers to each prompt.
         others: Result of :func:`other_settings`.
     """
     settings = asdict(generation)
@@ -57,7 +59,29 @@ def evaluation_key(
     beside += [f"cue: {cue}"] if cue else []
     beside += [f"others: {json.dumps(others, sort_keys=True, default=str)}"] if others else []
     parts = [suite_digest, identity(judge), kept, *beside]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    # "-5" was the end of a key whose answers after the first were drawn from the next seeds.
+    return key if repeats == 1 else f"{key}-{repeats}-independent"
+
+
+def seed_of(seed: int, repeat: int) -> int:
+    """Return the seed of one of several answers to each prompt.
+
+    The first has the seed itself, as an evaluation with one answer does. Those of the others are
+    hashes, so that two evaluations share no draw unless they have the same seed: with the next
+    integers, four of five answers with seed 1 would be those with seed 0.
+
+    Args:
+        seed: Seed of the evaluation.
+        repeat: Number of the answer, from 0.
+
+    Returns:
+        The seed, or a number of 31 bits, which every engine and endpoint takes.
+    """
+    if repeat == 0:
+        return seed
+    found = hashlib.sha256(f"{seed} {repeat}".encode()).digest()
+    return int.from_bytes(found[:4], "big") >> 1
 
 
 _COUNTED = ("suite", "judge", "generation", "mitigation", "repeats")
@@ -79,6 +103,7 @@ NO_EFFECT_ON_AN_EVALUATION = (
     "format",
     "gold",
     "gold_columns",
+    "evaluation",
     "reuse",
     # Where and how fast it runs, and what it is called.
     "tracking",

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from tbr_lightning.config.endpoint import EndpointConfig
 from tbr_lightning.config.verbs import GenerationConfig
@@ -13,9 +14,11 @@ from tbr_lightning.data.think_format import ThinkFormat
 from tbr_lightning.data.thoughts import without_thought
 from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation.store import ResponseStore
-from tbr_lightning.models.endpoint import RequestBudget, complete
 from tbr_lightning.models.generation import Generated
 from tbr_lightning.preflight import is_local
+
+if TYPE_CHECKING:
+    from tbr_lightning.models.endpoint import RequestBudget
 
 PREFIX = "openai:"
 """What ``model=`` of ``evaluate`` begins with for such a model."""
@@ -41,6 +44,8 @@ class HostedModel:
     @cached_property
     def _budget(self) -> RequestBudget:
         """What all repeats of an evaluation may spend together."""
+        from tbr_lightning.models.endpoint import RequestBudget
+
         return RequestBudget(self.endpoint, "endpoint")
 
     def answers(
@@ -79,6 +84,8 @@ class HostedModel:
         temperature: float,
         seed: int | None,
     ) -> Iterator[tuple[int, Generated]]:
+        from tbr_lightning.models.endpoint import complete
+
         replies = complete(
             chats,
             self.endpoint,

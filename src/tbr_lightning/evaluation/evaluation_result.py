@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 RESPONSES = "responses.json"
 """Artifact that holds every prompt, reflection, answer and verdict."""
 
+CONTAMINATION = "tbr.contamination"
+"""Tag: which prompts stand in the rows that the model was trained on, where those are known."""
+
+LABEL = "tbr.label"
+"""Tag: display name of the evaluated model."""
+
 
 @dataclass(frozen=True)
 class EvaluateResult:

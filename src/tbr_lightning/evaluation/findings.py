@@ -222,7 +222,7 @@ def asked_of(
     """
     every = [row for row in rows if row.kind in kinds]
     counts = {kind: len({row.id for row in every if row.kind == kind}) for kind in kinds}
-    told = [f"{n} {_KINDS[kind]}" for kind, n in counts.items() if n]
+    told = [f"{counts[kind]} {word}" for kind, word in _KINDS.items() if counts.get(kind)]
     of = list(dict.fromkeys(row.benchmark for row in every))
     by = "rules" if judge.name == "rules" else judge.endpoint.model or judge.name
     made = " (a made miniature)" if "made miniature" in suite.citation else ""

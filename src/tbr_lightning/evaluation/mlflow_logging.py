@@ -7,20 +7,34 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import yaml
 from mlflow.exceptions import MlflowException
+from omegaconf import OmegaConf
 
+from tbr_lightning.config.targets import restored
 from tbr_lightning.config.verbs import EvaluateConfig
+from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation import figures, findings, pages, report, table_export
 from tbr_lightning.evaluation.comparison import Difference
-from tbr_lightning.evaluation.evaluation_result import EvaluateResult
-from tbr_lightning.evaluation.judged_response import Judged
+from tbr_lightning.evaluation.evaluation_result import (
+    CONTAMINATION,
+    LABEL,
+    RESPONSES,
+    EvaluateResult,
+)
+from tbr_lightning.evaluation.judged_response import Judged, from_table
 from tbr_lightning.evaluation.judges.loading import identity
 from tbr_lightning.evaluation.results import rates
+from tbr_lightning.outages import refused
 from tbr_lightning.reports.page import FILE, Drawn, render
 from tbr_lightning.tracking.run import NOTE, Run
 
 if TYPE_CHECKING:
     from tbr_lightning.evaluation.respond import EvaluatedModel
+
+
+FIGURES = ("two_sided.png", "categories.png", "reflections.png")
+"""Artifacts of an evaluation: its figures."""
 
 
 def log_evaluation(
@@ -31,6 +45,7 @@ def log_evaluation(
     *,
     told: str,
     drawn: Sequence[Drawn] = (),
+    figures: bool = True,
 ) -> Path | None:
     """Log figures, description and page of one model's evaluation.
 
@@ -41,36 +56,92 @@ def log_evaluation(
         rows: Judged answers of the model.
         told: Notice for readers of the page; empty for none.
         drawn: Figures of an explanation, for the page.
+        figures: Whether to draw; :func:`draw` does it later.
 
     Returns:
         Local path of the page; ``None`` if it is in MLflow alone.
     """
-    _log_figures(
-        run, {subject.label: rows}, (), findings.asked_of(config.suite, config.judge, rows)
-    )
+    if figures:
+        source = findings.asked_of(config.suite, config.judge, rows)
+        _log_figures(run, {subject.label: rows}, (), source)
     table = report.lines({subject.label: rows})
     told_of = pages.verdict(subject.label, rows)  # MLflow folds all but the first lines
     text = f"{told_of}\n\n{listed(table)}\n\n{report.caveats(table)}"
     run.describe(text.strip())
     if subject.logged is not None and not subject.mitigation:
         _describe_training(subject.logged.run_id, run, config, rows)
-    return log_page(run, config, subject, rows, told=told, drawn=drawn)
+    titles = subject.titles
+    return log_page(run, config, titles, rows, told=told, drawn=drawn, figures=figures)
 
 
 def log_page(
     run: Run,
     config: EvaluateConfig,
-    subject: EvaluatedModel,
+    titles: tuple[str, str],
     rows: Sequence[Judged],
     *,
     told: str,
     drawn: Sequence[Drawn] = (),
+    figures: bool = True,
 ) -> Path | None:
-    """Log the page of one model's evaluation; the same arguments and result."""
-    facts = _facts(config, rows, {"model": subject.name, "run": run.id})
-    notes = (told, report.caveats(report.lines({subject.label: rows})))
-    page = pages.evaluation_page(subject.label, rows, facts, notes)
+    """Log the page of one model's evaluation.
+
+    Args:
+        run: Run of the evaluation.
+        config: Config of the command.
+        titles: Display name and identity of the model.
+        rows: Judged answers of the model.
+        told: Notice for readers of the page; empty for none.
+        drawn: Figures of an explanation.
+        figures: Whether to draw its own figures.
+
+    Returns:
+        Local path of the page; ``None`` if it is in MLflow alone.
+    """
+    label, name = titles
+    facts = _facts(config, rows, {"model": name, "run": run.id})
+    later = f"No figures yet: `tbr evaluate draw evaluation={run.id}` adds them."
+    notes = (told, "" if figures else later, report.caveats(report.lines({label: rows})))
+    page = pages.evaluation_page(label, rows, facts, notes, figures=figures)
     return run.log_page(render(replace(page, figures=[*page.figures, *drawn])), FILE)
+
+
+def draw(run_id: str) -> Path | None:
+    """Log the figures and the page of a stored evaluation that has no figures.
+
+    A study's trials are evaluated without, since nobody looks at most of them.
+
+    Args:
+        run_id: ID of the evaluation's run.
+
+    Returns:
+        Local path of the page; ``None`` if it is in MLflow alone.
+
+    Raises:
+        UserError: It is not the finished evaluation of one model.
+    """
+    run = Run(run_id)
+    try:
+        tags = run.tags()
+    except MlflowException as error:
+        raise refused(
+            error, f"evaluation={run_id} is not in this store: give the id of an evaluation"
+        ) from error
+    if tags.get("tbr.stage") != "evaluate" or not run.has(RESPONSES):
+        raise UserError(
+            f"evaluation={run_id} is not an evaluation of one model: give a run of evaluate"
+        )
+    if run.has(FIGURES[0]):
+        return run.place(FILE)
+    config: EvaluateConfig = restored(
+        EvaluateConfig, OmegaConf.create(yaml.safe_load(run.text("config.yaml")))
+    )
+    rows = from_table(run.text(RESPONSES))
+    name = tags.get("tbr.subject", run_id)
+    label = tags.get(LABEL, name)
+    source = findings.asked_of(config.suite, config.judge, rows)
+    _log_figures(run, {label: rows}, (), source)
+    return log_page(run, config, (label, name), rows, told=tags.get(CONTAMINATION, ""))
 
 
 def log_comparison(
@@ -153,11 +224,11 @@ def _log_figures(
 ) -> None:
     sides = {name: [rates(rows)] for name, rows in models.items()}
     title = findings.compared(models, differences)
-    run.log_figure(figures.two_sided_figure(sides, title, source=source), "two_sided.png")
+    run.log_figure(figures.two_sided_figure(sides, title, source=source), FIGURES[0])
     dots = figures.category_figure(models, source)
     if dots is not None:
-        run.log_figure(dots, "categories.png")
-    run.log_figure(figures.reflection_figure(models, source), "reflections.png")
+        run.log_figure(dots, FIGURES[1])
+    run.log_figure(figures.reflection_figure(models, source), FIGURES[2])
 
 
 def _describe_training(

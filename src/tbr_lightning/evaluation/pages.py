@@ -40,15 +40,28 @@ _CHANGES = (
 
 
 def evaluation_page(
-    name: str, rows: Sequence[Judged], facts: Sequence[tuple[str, str]], notes: Sequence[str] = ()
+    name: str,
+    rows: Sequence[Judged],
+    facts: Sequence[tuple[str, str]],
+    notes: Sequence[str] = (),
+    *,
+    figures: bool = True,
 ) -> Page:
-    """Return the page of one model's evaluation."""
+    """Return the page of one model's evaluation.
+
+    Args:
+        name: Display name of the model.
+        rows: Judged answers of the model.
+        facts: Pairs (name, value) on where the numbers come from.
+        notes: Sentences for readers.
+        figures: Whether to draw its figures, which takes most of the time.
+    """
     return Page(
         title=f"Evaluation of {name}",
         about=dict(facts).get(ASKED, ""),
         verdict=verdict(name, rows),
         numbers=measured({name: rows}),
-        figures=drawn({name: rows}, (), dict(facts).get(ASKED, "")),
+        figures=drawn({name: rows}, (), dict(facts).get(ASKED, "")) if figures else [],
         tables=[by_benchmark({name: rows})],
         models=[name],
         samples=samples({name: rows}),

@@ -5,11 +5,17 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tbr_lightning.config.verbs import EvaluateConfig
-from tbr_lightning.evaluation.evaluation_result import RESPONSES, ComparisonResult, EvaluateResult
+from tbr_lightning.evaluation.evaluation_result import (
+    CONTAMINATION,
+    LABEL,
+    RESPONSES,
+    ComparisonResult,
+    EvaluateResult,
+)
 from tbr_lightning.progress import wrapped
 
 if TYPE_CHECKING:
@@ -29,9 +35,6 @@ Explain = Callable[
 It returns figures for the evaluation's page.
 """
 
-CONTAMINATION = "tbr.contamination"
-"""Tag: which prompts stand in the rows that the model was trained on, where those are known."""
-
 COMPARISON = "comparison.json"
 """Artifact that holds the differences between models."""
 
@@ -45,7 +48,11 @@ def _print(notice: str) -> None:
 
 
 def run(
-    config: EvaluateConfig, explain: Explain | None = None, tell: Tell = _print
+    config: EvaluateConfig,
+    explain: Explain | None = None,
+    tell: Tell = _print,
+    *,
+    figures: bool = True,
 ) -> EvaluateResult:
     """Evaluate one model on a suite.
 
@@ -53,8 +60,9 @@ def run(
         config: Config of the command.
         explain: May add to the run while it is open.
         tell: Takes what a reader must know of the numbers; by default it is printed.
+        figures: Whether to draw; ``mlflow_logging.draw`` does it later.
     """
-    from tbr_lightning.evaluation import suites
+    from tbr_lightning.evaluation import prompt_logging, suites
     from tbr_lightning.evaluation.comparison_key import (
         cue_of,
         evaluation_key,
@@ -110,12 +118,11 @@ def run(
         mitigation,
         dtype=dtype,
         cue=cue_of(subject.model.think_format, wanted),
+        repeats=config.repeats,
         others=other_settings(config),
     )
-    if config.repeats > 1:
-        key += f"-{config.repeats}"
-    asked = _all_that_is_asked(config, subject, prompts, questions, key)
-    if config.reuse and (found := _earlier(config, subject, asked, key, limit, tell=tell)):
+    wanted_key = prompt_logging.key_of(config, subject, prompts, questions, key)
+    if config.reuse and (found := _earlier(config, subject, wanted_key, key, limit, tell=tell)):
         return found
     if config.mitigated:
         subject = replace(subject, model=config.mitigation.apply(subject.backbone, config))
@@ -129,11 +136,12 @@ def run(
             questions = []
     tags = {
         "tbr.subject": subject.name,
+        LABEL: subject.label,
         "tbr.suite": config.suite.name,
         "tbr.half": config.suite.half,
         "tbr.suite_digest": digest,
         "tbr.evaluation_key": key,
-        ASKED: asked,
+        prompt_logging.TAG: wanted_key,
         "tbr.arm": config.generation.arm,
         **config.tags,
     }
@@ -143,7 +151,15 @@ def run(
         tags["tbr.mitigation"] = config.mitigation.name
     tags |= _made_by(subject)
     return _evaluate(
-        config, subject, prompts, questions, tags=tags, limit=limit, explain=explain, tell=tell
+        config,
+        subject,
+        prompts,
+        questions,
+        tags=tags,
+        limit=limit,
+        explain=explain,
+        tell=tell,
+        figures=figures,
     )
 
 
@@ -176,34 +192,6 @@ def _mitigation_identity(config: EvaluateConfig) -> str:
     return content_key(identity, suites.digest(found_on))
 
 
-ASKED = "tbr.asked"
-"""Tag: the hash of all that an evaluation was asked for, and of the files that it is of."""
-
-
-def _all_that_is_asked(
-    config: EvaluateConfig,
-    subject: EvaluatedModel,
-    prompts: list[Prompt],
-    questions: list[Question],
-    key: str,
-) -> str:
-    """Return the hash by which an earlier evaluation with the same result is found."""
-    from importlib.metadata import version
-
-    from tbr_lightning.data.cache import content_key
-    from tbr_lightning.evaluation.judges.loading import identity
-
-    explained = {k: v for k, v in asdict(config).items() if k.startswith("attribution")}
-    return content_key(
-        key,
-        subject.digest,
-        [(prompt.id, prompt.benchmark, prompt.category) for prompt in prompts],
-        [version("lm_eval"), [question.id for question in questions]],
-        identity(config.second_judge) if config.second_judge else None,
-        explained if config.attribution else None,
-    )
-
-
 def _earlier(
     config: EvaluateConfig, subject: EvaluatedModel, asked: str, key: str, limit: int, *, tell: Tell
 ) -> EvaluateResult | None:
@@ -213,7 +201,7 @@ def _earlier(
         UserError: Too little of it has a label, by the limits of this config: its own may have
             been wider.
     """
-    from tbr_lightning.evaluation import mlflow_logging
+    from tbr_lightning.evaluation import mlflow_logging, prompt_logging
     from tbr_lightning.evaluation.attestation import Subject, attested
     from tbr_lightning.evaluation.judged_response import from_table
     from tbr_lightning.evaluation.label_coverage import check_limits
@@ -223,7 +211,7 @@ def _earlier(
 
     if subject.logged is None:
         return None
-    tags = {"tbr.stage": "evaluate", "tbr.subject": subject.name, ASKED: asked}
+    tags = {"tbr.stage": "evaluate", "tbr.subject": subject.name, prompt_logging.TAG: asked}
     run_id = find_run(tags)
     if run_id is None:
         return None
@@ -244,7 +232,7 @@ def _earlier(
     page = (
         run.place(FILE)
         if run.has(FILE)
-        else mlflow_logging.log_page(run, config, subject, rows, told=told or "")
+        else mlflow_logging.log_page(run, config, subject.titles, rows, told=told or "")
     )
     return EvaluateResult(
         run_id, rows, subject.name, subject.model_id, label=subject.label, report=page
@@ -261,6 +249,7 @@ def _evaluate(
     limit: int,
     explain: Explain | None,
     tell: Tell,
+    figures: bool,
 ) -> EvaluateResult:
     from tbr_lightning.evaluation import (
         contamination,
@@ -271,6 +260,7 @@ def _evaluate(
     )
     from tbr_lightning.evaluation.agreement import judges_agree
     from tbr_lightning.evaluation.attestation import Subject, attest
+    from tbr_lightning.evaluation.comparison_key import seed_of
     from tbr_lightning.evaluation.judged_response import table_rows
     from tbr_lightning.evaluation.label_coverage import check_limits
     from tbr_lightning.evaluation.respond import open_store, respond
@@ -298,7 +288,7 @@ def _evaluate(
                 subject.model,
                 prompts,
                 config.judge,
-                replace(config.generation, seed=config.generation.seed + repeat),
+                replace(config.generation, seed=seed_of(config.generation.seed, repeat)),
                 what,
                 second_judge=config.second_judge,
                 store=stored,
@@ -329,7 +319,9 @@ def _evaluate(
             of = Subject(subject.logged.model_id, subject.digest, key)
             attest(opened, of, config.paths)
         drawn = [] if explain is None else explain(subject, prompts, rows, config, opened)
-        kept = mlflow_logging.log_evaluation(opened, config, subject, rows, told=told, drawn=drawn)
+        kept = mlflow_logging.log_evaluation(
+            opened, config, subject, rows, told=told, drawn=drawn, figures=figures
+        )
         check_limits(rows, config, limit, opened)
         if config.traces:
             picked = traces.chosen([rows], config.traces)

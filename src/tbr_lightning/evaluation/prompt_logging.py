@@ -2,14 +2,50 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from importlib.metadata import version
+
 from tbr_lightning.config.verbs import EvaluateConfig
 from tbr_lightning.data.cache import content_key
 from tbr_lightning.evaluation import suites
+from tbr_lightning.evaluation.judges.loading import identity
 from tbr_lightning.evaluation.judges.prompts import log_judge_prompt
+from tbr_lightning.evaluation.questions import Question
+from tbr_lightning.evaluation.respond import EvaluatedModel
 from tbr_lightning.evaluation.suites import Prompt
 from tbr_lightning.tracking.genai_dataset import log_genai_dataset
 from tbr_lightning.tracking.run import Run
 from tbr_lightning.tracking.store import connect
+
+TAG = "tbr.asked"
+"""Tag: the hash of all that an evaluation was asked for, and of the files that it is of."""
+
+
+def key_of(
+    config: EvaluateConfig,
+    subject: EvaluatedModel,
+    prompts: list[Prompt],
+    questions: list[Question],
+    key: str,
+) -> str:
+    """Return the hash by which an earlier evaluation with the same result is found.
+
+    Args:
+        config: Config of the command.
+        subject: The evaluated model.
+        prompts: The prompts.
+        questions: The questions about general ability.
+        key: Evaluation key.
+    """
+    explained = {k: v for k, v in asdict(config).items() if k.startswith("attribution")}
+    return content_key(
+        key,
+        subject.digest,
+        [(prompt.id, prompt.benchmark, prompt.category) for prompt in prompts],
+        [version("lm_eval"), [question.id for question in questions]],
+        identity(config.second_judge) if config.second_judge else None,
+        explained if config.attribution else None,
+    )
 
 
 def log(opened: Run, config: EvaluateConfig, prompts: list[Prompt]) -> None:

@@ -73,6 +73,11 @@ class EvaluatedModel:
         return f"{own} with {self.mitigation.replace('_', ' ')}" if self.mitigation else own
 
     @property
+    def titles(self) -> tuple[str, str]:
+        """Display name and identity."""
+        return self.label, self.name
+
+    @property
     def model_id(self) -> str | None:
         """ID of the MLflow model whose numbers these are; ``None`` for a mitigated one."""
         return self.logged.model_id if self.logged and not self.mitigation else None

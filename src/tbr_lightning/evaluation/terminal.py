@@ -9,14 +9,15 @@ from pathlib import Path
 from rich.console import Console
 
 from tbr_lightning.config.verbs import EvaluateConfig
+from tbr_lightning.errors import UserError
 from tbr_lightning.evaluation import report, table_export
 from tbr_lightning.evaluation.agreement import judges_agree
 from tbr_lightning.evaluation.comparison import Difference
 from tbr_lightning.evaluation.evaluation_result import RESPONSES, ComparisonResult, EvaluateResult
-from tbr_lightning.evaluation.mlflow_logging import labels, named
+from tbr_lightning.evaluation.mlflow_logging import draw, labels, named
 from tbr_lightning.evaluation.pipeline import COMPARISON
 from tbr_lightning.reports.page import FILE
-from tbr_lightning.tracking.store import ui_command
+from tbr_lightning.tracking.store import connect, ui_command
 
 
 def one(config: EvaluateConfig, result: EvaluateResult) -> None:
@@ -37,6 +38,19 @@ def several(config: EvaluateConfig, compared: ComparisonResult) -> None:
         for model, result in models.items()
     ]
     _where(config, told, compared.traces, compared.report)
+
+
+def drawn(config: EvaluateConfig) -> None:
+    """Draw the figures of a stored evaluation, and print where its page is.
+
+    Raises:
+        UserError: None is named, or it is not an evaluation of one model.
+    """
+    if config.evaluation is None:
+        raise UserError("evaluation is not set: give evaluation=RUN_ID of a finished evaluation")
+    connect(config.tracking)
+    page = draw(config.evaluation)
+    print(f"report: {page or f'the artifact {FILE}'}; figures: artifacts of that run")
 
 
 def _table(

@@ -154,6 +154,9 @@ def response_template(backbone: Backbone) -> dict[str, Any]:
     )
     # Where the assistant begins; a template without such a mark begins after the user's text.
     anchor = begun.removeprefix(asked) or asked.partition("x")[2] or "x"
+    # Of several blocks all are reflection, and text before one is a part of the answer, as in
+    # `ThinkFormat.split`: else the last part of each would be all that is left.
+    parts = {"content": "text", "repeats": True, "join": "\n\n"}
     return {
         "defaults": {"role": "assistant"},
         "start_anchor": anchor,
@@ -161,9 +164,9 @@ def response_template(backbone: Backbone) -> dict[str, Any]:
             "reasoning_content": {
                 "open": think_format.think_open.strip(),
                 "close": think_format.think_close.strip(),
-                "content": "text",
+                **parts,
             },
-            "content": {"close": tokenizer.decode(stops_of(tokenizer)[:1]), "content": "text"},
+            "content": {"close": tokenizer.decode(stops_of(tokenizer)[:1]), **parts},
         },
     }
 

@@ -60,9 +60,10 @@ def called(model: LoggedModel) -> str:
         params = MlflowClient().get_run(model.run_id).data.params
     except MlflowException:  # it was logged outside a run, or that run is deleted
         return short
-    base, seed = params.get("model.name"), params.get("seed")
-    if base is None or seed is None:
+    name, seed = params.get("model.name"), params.get("seed")
+    if name is None or seed is None:
         return short
+    base = names.base_of(name, params.get("model.hub_id"), params.get("model.path"))
     return f"{names.arm_of(params)} ({base}, seed {seed})"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -171,8 +172,13 @@ def _answers(text: str, request: str) -> bool:
         for part in sentences_of(text)
         if is_own(part, request) and not _DELIBERATES.match(part)
     ]
-    found = handed_over(text, own)
+    found = _handed_over(text, tuple(own))
     return found is not None and is_own(found, request)
+
+
+@lru_cache(maxsize=4096)  # rationales are checked as another arm's too
+def _handed_over(text: str, own: tuple[str, ...]) -> str | None:
+    return handed_over(text, own)
 
 
 def _is_unfinished(text: str) -> bool:

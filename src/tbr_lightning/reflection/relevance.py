@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -55,13 +56,18 @@ def echoes(text: str, request: str, prompt: str) -> bool:
     turns = (text[found.end() :].lstrip() for found in _TURN.finditer(text))
     if not all(turn.startswith(request) for turn in turns):
         return True
-    asked = " ".join(part for part in sentences_of(prompt) if stated_conclusion(part) is None)
-    quoted = _runs(_words(asked.replace("{instruction}", " ")), _RUN)
-    if not quoted.isdisjoint(_runs(_words(text), _RUN)):
+    if not _asked_in(prompt).isdisjoint(_runs(_words(text), _RUN)):
         return True
     known = {*_words(request), "request", "user", "reflection", "q"}
     own = [part for part in sentences_of(text) if stated_conclusion(part) is None]
     return bool(own) and all(word in known for word in _words(" ".join(own)))
+
+
+@lru_cache  # of one teacher all rationales have the same prompt
+def _asked_in(prompt: str) -> frozenset[tuple[str, ...]]:
+    """Return the runs of words of a prompt, but for those that state a conclusion."""
+    asked = " ".join(part for part in sentences_of(prompt) if stated_conclusion(part) is None)
+    return frozenset(_runs(_words(asked.replace("{instruction}", " ")), _RUN))
 
 
 def loops(text: str) -> bool:

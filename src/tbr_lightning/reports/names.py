@@ -12,6 +12,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 
 COLOURS = ("#0072B2", "#AA1166", "#998800", "#222222", "#7799AA", "#4422BB", "#7A2A00", "#AA7777")
 """Of models, apart for colour-blind readers too. Green and orange say right and wrong."""
@@ -106,6 +107,15 @@ def untuned(base: str) -> str:
     return f"{UNTUNED} ({base})"
 
 
+def base_of(name: str, hub_id: str | None, path: str | None) -> str:
+    """Return what a base model is called: of ``model=hub`` its id, or its file or folder."""
+    if name != "hub":
+        return name
+    if path and path not in _NOTHING:  # it comes before the id
+        return PurePath(path).stem
+    return hub_id if hub_id and hub_id not in _NOTHING else name
+
+
 def over_seeds(name: str) -> str:
     """Return a model's name without its seed, for what is the mean over several."""
     return re.sub(r", seed \d+\)", ")", name, count=1)
@@ -114,15 +124,18 @@ def over_seeds(name: str) -> str:
 def shared(names: Iterable[str]) -> tuple[dict[str, str], str]:
     """Return the short form of each name, and what was left out since all have it in common.
 
-    Names that do not differ without it, and a single name, stay as they are.
+    A model that is not tuned has no seed, and may stand beside others. Names that do not differ
+    without it, and a single name, stay as they are.
     """
     every = list(names)
     parts = [_NAMED.fullmatch(name) for name in every]
-    of = {part["of"] for part in parts if part is not None}
+    of = sorted({part["of"] for part in parts if part is not None}, key=len)
+    one = len({base.partition(", seed ")[0] for base in of}) == 1 and len(of) < 3
+    one = one and (len(of) == 1 or ", seed " not in of[0])
     short = [part["arm"] + part["rest"] if part is not None else "" for part in parts]
-    if len(every) < 2 or None in parts or len(of) > 1 or len(set(short)) < len(every):
+    if len(every) < 2 or None in parts or not one or len(set(short)) < len(every):
         return {name: name for name in every}, ""
-    return dict(zip(every, short, strict=True)), of.pop()
+    return dict(zip(every, short, strict=True)), of[-1]
 
 
 def in_common(of: str) -> str:

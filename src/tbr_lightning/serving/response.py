@@ -62,6 +62,9 @@ class Stopper:
         return text[: len(text) - keep]
 
 
+_PARTS = ("content", "reasoning_content")
+
+
 def rewrite(
     raw: bytes, policy: str, served: Served, wishes: Wishes = NOTHING
 ) -> tuple[bytes, ReplyStats]:
@@ -72,6 +75,8 @@ def rewrite(
     message = choice["message"]
     if not served.engine.splits:
         message.update(_parsed(message.get("content") or "", policy, served.weights))
+    # Between two think blocks there may be blanks alone.
+    message |= {name: message[name].strip() for name in _PARTS if message.get(name)}
     stopper = Stopper(wishes.stop)
     if message.get("content"):
         message["content"] = stopper.feed(message["content"], last=True)

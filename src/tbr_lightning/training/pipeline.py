@@ -82,6 +82,7 @@ def run(
 
         check_handed_over(config, prunes=pruning is not None)
     check(config.model, config.data, config.reflection, config.trainer, config.adapter)
+    from tbr_lightning.reports.names import base_of
     from tbr_lightning.tracking.open_run import start_run
     from tbr_lightning.training import ranks
     from tbr_lightning.training.contamination import check_apart, suite_overlap
@@ -94,7 +95,8 @@ def run(
     examples = load_examples(config)
     seen = suite_overlap(config.apart, examples)
     check_apart(config.apart, seen)
-    what = f"{config.model.name}, reflection {config.reflection.teacher}, seed {config.seed}"
+    model = base_of(config.model.name, config.model.hub_id, config.model.path)
+    what = f"{model}, reflection {config.reflection.teacher}, seed {config.seed}"
     name = config.run_name or f"train {what}"
     run_id = resumed.run_id if resumed else None
     with ExitStack() as held:

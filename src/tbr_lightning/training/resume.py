@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -59,10 +59,8 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         self.claim()
         self._write(finished=None)
-        node = OmegaConf.to_container(OmegaConf.structured(config))
-        assert isinstance(node, dict)
         # Where it is tracked may hold a password, and may have moved since.
-        kept: dict[str, Any] = {str(k): v for k, v in node.items() if k not in _IGNORED}
+        kept = {key: value for key, value in asdict(config).items() if key not in _IGNORED}
         kept["given"] = _compared(config.given)
         (self.path / _FILES).write_text(json.dumps(_named_files(kept)))
         # A folder counts as a run's once it has this file, so it comes last and at once.

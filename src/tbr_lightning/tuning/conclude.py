@@ -140,26 +140,28 @@ def _end(
     else:
         taken = retrain.own_model(study, config, trial)
         made = [taken]
-    why = f"study {study.key}, trial {trial.number}: {choice.because}"
+    gated = retrain.as_evaluated(study, config, taken.model_uri)
+    told = f"; {gated.note}" if gated.note else ""
+    why = f"study {study.key}, trial {trial.number}: {choice.because}{told}"
     evidence = [run for run in (parent_run_id, taken.train, taken.evaluate) if run]
     before = storage_study.user_attrs.get(_ENDING) or {}
-    same = (before.get("name"), before.get("model_uri")) == (settings.name, taken.model_uri)
+    same = (before.get("name"), before.get("model_uri")) == (settings.name, gated.uri)
     # What was challenger once is not made so again: another may have come since.
     if same:
         version = str(before["version"])
     else:
         version = alias_moves.challenge(
             settings.name,
-            find_model(taken.model_uri),
+            find_model(gated.uri),
             config.tracking,
             config.paths,
             why=why,
             evidence=evidence,
         )
-    identity = {"name": settings.name, "model_uri": taken.model_uri, "version": version}
+    identity = {"name": settings.name, "model_uri": gated.uri, "version": version}
     gate: list[str] = list(before.get("gate", [])) if same else []
     if settings.promote and not gate:
-        gate = retrain.gate(study, config, taken.model_uri)
+        gate = retrain.gate(study, config, gated)
     storage_study.set_user_attr(_ENDING, {"trial": trial.number, **identity, "gate": gate})
     return StudyResult(
         choice,

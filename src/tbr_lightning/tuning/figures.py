@@ -21,6 +21,7 @@ from tbr_lightning.tuning.study import Study
 _FRONT, _OTHER, _INFEASIBLE, _CHOSEN = "#0072B2", "#7799AA", "0.62", "#111111"
 _PLANE = (HARMFUL_COMPLIANCE.name, FALSE_REFUSAL.name)  # across and up, as everywhere
 _SHARES = frozenset(measure.name for measure in MEASURES)
+_FEW = 8  # finished trials: so many can all be numbered and told apart in words
 _LABELLED = 12  # trials on the front: with more, their numbers would hide them
 
 
@@ -52,13 +53,22 @@ def _front_figure(study: Study, done: Sequence[FrozenTrial], chosen: FrozenTrial
     for axes, (across, up) in zip(places, pairs, strict=False):
         for group, look in (
             (infeasible, {"marker": "x", "color": _INFEASIBLE, "label": "breaks a constraint"}),
-            (feasible, {"marker": "o", "color": _OTHER, "label": "dominated", "alpha": 0.7}),
+            (
+                feasible,
+                {
+                    "marker": "o",
+                    "color": _OTHER,
+                    "label": "worse than a trial on the front",
+                    "alpha": 0.7,
+                },
+            ),
         ):
             if group:
                 x, y = _at(group, across), _at(group, up)
                 axes.scatter(x, y, s=26, lw=1.2, zorder=2, **look)
         if front:
-            _draw_front(study, axes, front, (across, up))
+            numbered = len(done) > _FEW and len(front) <= _LABELLED
+            _draw_front(study, axes, front, (across, up), numbered=numbered)
         if chosen is not None:
             axes.plot(
                 chosen.values[across],
@@ -85,12 +95,15 @@ def _front_figure(study: Study, done: Sequence[FrozenTrial], chosen: FrozenTrial
                 axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
             if name in _PLANE:
                 limits(plane.LOW / 100, plane.HIGH / 100)
+        if len(done) <= _FEW:
+            _number(axes, done, on_front, (across, up))
     # Where it covers the fewest points: beneath the axes it would cover the caption.
     places[0].legend(loc="best", fontsize=8, markerscale=0.8, edgecolor="0.85")
     style.title(figure, finding(study, done, front, chosen), 6.8 * columns)
     told = [f"study {study.name}: {study.about}" if study.about else f"study {study.name}"]
     told += ["prompts of the dev half, which chooses; a trial is one configuration, trained"]
-    told += ["numbers and bars: trials on the front with their 95% intervals"]
+    told += ["bars: 95% intervals of the trials on the front"]
+    told += _by_choice(done) if len(done) <= _FEW else ["numbers: those trials"]
     style.caption(figure, textwrap.fill("; ".join(told), 105 * columns))
     return figure
 
@@ -113,7 +126,35 @@ def finding(
         + (f"{100 * value:.1f}%" if name in _SHARES else f"{value:.3g}")
         for name, value in zip(study.objectives, chosen.values, strict=True)
     ]
-    return f"Trial {chosen.number} is chosen, with {listed(values)}; {told}"
+    words = [f"{key}={value}" for key, value in chosen.params.items() if isinstance(value, str)]
+    which = f" ({', '.join(words)})" if words else ""
+    return f"Trial {chosen.number}{which} is chosen, with {listed(values)}; {told}"
+
+
+def _by_choice(done: Sequence[FrozenTrial]) -> list[str]:
+    """Return in words which trials made which choice, of every key whose values are words."""
+    made: dict[str, list[str]] = {}
+    for trial in sorted(done, key=lambda one: one.number):
+        for key, value in trial.params.items():
+            if isinstance(value, str):
+                made.setdefault(f"{key}={value}", []).append(str(trial.number))
+    return [f"{choice}: trial{'s' * (len(n) > 1)} {listed(n)}" for choice, n in made.items()]
+
+
+def _number(
+    axes: Any, trials: Sequence[FrozenTrial], on_front: set[int], pair: tuple[int, int]
+) -> None:
+    """Number all trials, those on the front in black."""
+    labels = [
+        (
+            str(trial.number),
+            trial.values[pair[0]],
+            trial.values[pair[1]],
+            _CHOSEN if trial.number in on_front else style.MUTED,
+        )
+        for trial in trials
+    ]
+    style.label_points(axes, labels, plane.AXES)
 
 
 def _turned(names: Sequence[str], pair: tuple[int, int]) -> tuple[int, int]:
@@ -123,9 +164,16 @@ def _turned(names: Sequence[str], pair: tuple[int, int]) -> tuple[int, int]:
     return (up, across) if turn else pair
 
 
-def _draw_front(study: Study, axes: Any, front: list[FrozenTrial], plane: tuple[int, int]) -> None:
+def _draw_front(
+    study: Study,
+    axes: Any,
+    front: list[FrozenTrial],
+    pair: tuple[int, int],
+    *,
+    numbered: bool,
+) -> None:
     names = list(study.objectives)
-    across, up = plane
+    across, up = pair
     x, y = _at(front, across), _at(front, up)
     if len(names) == 2:
         order = np.argsort(x, kind="stable")
@@ -147,7 +195,7 @@ def _draw_front(study: Study, axes: Any, front: list[FrozenTrial], plane: tuple[
         zorder=4,
         label="Pareto front",
     )
-    if len(front) > _LABELLED:
+    if not numbered:
         return
     # Trials on one spot share a label, so that none hides another.
     spots: dict[tuple[float, float], list[str]] = {}
@@ -155,7 +203,7 @@ def _draw_front(study: Study, axes: Any, front: list[FrozenTrial], plane: tuple[
         spots.setdefault(at, []).append(str(trial.number))
     for at, numbers in spots.items():
         axes.annotate(
-            ", ".join(numbers), at, xytext=(11, 9), textcoords="offset points", fontsize=8.5
+            ", ".join(numbers), at, xytext=(-13, 9), textcoords="offset points", fontsize=8.5
         )
 
 

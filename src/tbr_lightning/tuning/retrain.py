@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 
 import optuna
 from optuna.trial import FrozenTrial
 
 from tbr_lightning.config.compose import compose_verb
 from tbr_lightning.config.sweep import SweepConfig
-from tbr_lightning.config.verbs import TrainConfig
+from tbr_lightning.config.verbs import EvaluateConfig, TrainConfig
 from tbr_lightning.errors import UserError, first_line
 from tbr_lightning.outages import OutageError
 from tbr_lightning.tracking.open_run import child_run
@@ -47,6 +47,10 @@ def own_model(study: Study, config: SweepConfig, trial: FrozenTrial) -> Retraine
         )
     first = done[0]
     dev = _metrics(study, first["train"], first.get("evaluate"))
+    if first.get("evaluate"):
+        from tbr_lightning.evaluation import mlflow_logging
+
+        mlflow_logging.draw(first["evaluate"])  # as a trial it has no figures
     made = RetrainedModel(int(first["seed"]), first["train"], first["model_uri"], dev)
     called = f"trial {trial.number} seed {made.seed}"
     return measure(study, config, made, half="test", called=called)
@@ -123,13 +127,9 @@ def measure(
     """Return a model with its metrics on one half of the study's suite."""
     from tbr_lightning.evaluation import pipeline as evaluation
 
-    words = [f"model='{made.model_uri}'", *of_half(study.evaluate, half)]
-    settings = compose_verb("evaluate", words, config.sweep.config_dir).config
     found = evaluation.run(
         replace(
-            settings,
-            tracking=config.tracking,
-            paths=config.paths,
+            _evaluation(study, config, made.model_uri, half=half),
             run_name=f"evaluate {called}, {half} half",
             tags={"tbr.study": study.key},
             traces=0,
@@ -141,6 +141,13 @@ def measure(
     if half == "dev":
         return replace(made, dev=metrics)
     return replace(made, test=metrics, evaluate=found.run_id)
+
+
+def _evaluation(study: Study, config: SweepConfig, model_uri: str, *, half: str) -> EvaluateConfig:
+    """Return the config by which the study evaluates a model on one half of its suite."""
+    words = [f"model='{model_uri}'", *of_half(study.evaluate, half)]
+    made: EvaluateConfig = compose_verb("evaluate", words, config.sweep.config_dir).config
+    return replace(made, tracking=config.tracking, paths=config.paths)
 
 
 def of_half(overrides: Sequence[str], half: str) -> list[str]:
@@ -159,32 +166,83 @@ def median(study: Study, made: Sequence[RetrainedModel]) -> RetrainedModel:
     return ordered[len(ordered) // 2]
 
 
-def gate(study: Study, config: SweepConfig, model_uri: str) -> list[str]:
+def gate(study: Study, config: SweepConfig, model: Gated) -> list[str]:
     """Hand a model to the gate, on the test half of the study's suite; return its messages.
 
-    A rejection is a result, and so is a gate that cannot decide: neither is the sweep's error.
+    It is evaluated as the study evaluates, or a message says in what not. A rejection is a result,
+    and so is a gate that cannot decide: neither is the sweep's error.
     """
     from tbr_lightning.registry import pipeline as registry
 
-    words = [f"model='{model_uri}'", f"name={config.sweep.name}", *of_gate(study.evaluate)]
+    if model.not_gated:
+        return [f"it does not decide: {model.not_gated}"]
+    words = [f"model='{model.uri}'", f"name={config.sweep.name}"]
     try:
-        settings = compose_verb("promote", words, config.sweep.config_dir).config
-        result = registry.run(replace(settings, tracking=config.tracking, paths=config.paths))
+        asked = _evaluation(study, config, model.uri, half="test")
+        settings = replace(
+            compose_verb("promote", words, config.sweep.config_dir).config,
+            suite=asked.suite,
+            judge=asked.judge,
+            generation=asked.generation,
+            threads=asked.threads,
+            tracking=config.tracking,
+            paths=config.paths,
+        )
+        result = registry.run(settings)
     except UserError as error:
         return [f"it cannot decide: {error}"]
     against = f"against champion v{result.champion}" if result.champion else "with no champion yet"
     word = "promoted" if result.verdict.promoted else "not promoted"
     first = f"{config.sweep.name} v{result.version} {against}: {word}"
-    return [first, *result.verdict.lines]
+    return [first, *_differs(asked), *result.verdict.lines]
 
 
-def of_gate(overrides: Sequence[str]) -> list[str]:
-    """Return those overrides of an evaluation that the gate knows too, for the test half.
+def _differs(asked: EvaluateConfig) -> list[str]:
+    """Return in what the gate's evaluation differs from the study's."""
+    if asked.repeats == 1:
+        return []
+    how = asked.generation
+    return [
+        f"the study asks each prompt {asked.repeats} times (repeats={asked.repeats}); the gate "
+        "pairs prompts, whose answers must be independent, so it judges the first answer alone "
+        f"(generation.temperature={how.temperature:g}, generation.seed={how.seed})"
+    ]
 
-    A second judge decides nothing, and the gate has none.
+
+@dataclass(frozen=True)
+class Gated:
+    """The model that stands for what a study has evaluated.
+
+    Attributes:
+        uri: URI of the logged model.
+        note: How it differs from the trained one; empty where it is that.
+        not_gated: Reason why the gate cannot judge what the study evaluated; empty if it can.
     """
-    kept = [word for word in overrides if _sets(word, "suite", "judge", "generation")]
-    return of_half([word for word in kept if "@second_judge=" not in word], "test")
+
+    uri: str
+    note: str = ""
+    not_gated: str = ""
+
+
+def as_evaluated(study: Study, config: SweepConfig, model_uri: str) -> Gated:
+    """Return a model as the study evaluates it: with the study's mitigation on, if it has one.
+
+    A mitigation of the weights or of the chat template is written into a logged model of its own,
+    which can be gated and served; one that takes part in decoding cannot.
+    """
+    asked = _evaluation(study, config, model_uri, half="test")
+    if not asked.mitigated:
+        return Gated(model_uri)
+    name = asked.mitigation.name
+    if asked.mitigation.unservable:
+        why = (
+            f"the study evaluates with mitigation={name}, which {asked.mitigation.unservable}; the "
+            "model without it is not what was measured"
+        )
+        return Gated(model_uri, f"without mitigation={name}, which the study's numbers have", why)
+    from tbr_lightning.mitigations.log_mitigated import keep
+
+    return Gated(keep(asked, model_uri), f"with mitigation={name}, as the study evaluates it")
 
 
 def _sets(word: str, *keys: str) -> bool:

@@ -34,6 +34,7 @@ _WITHOUT_EFFECT = ("tracking", "paths", "run_name", "tags", "given", "resume", "
 _TRAINER_WITHOUT_EFFECT = ("threads", "log_every", "checkpoint", "checkpoint_every", "save_top_k")
 _EVALUATE_WITHOUT_EFFECT = (
     *("model_uri", "reuse", "traces", "genai_dataset", "format", "threads", "gold", "labelled"),
+    "evaluation",
 )
 
 T = TypeVar("T", TrainConfig, EvaluateConfig)

@@ -179,7 +179,8 @@ def _one(
             run_name=f"evaluate {called}",
             tags={**evaluation.tags, **tags, reuse.KEY: keys[1]},
         )
-        evaluated = evaluating.run(config).run_id
+        # Nobody looks at the figures of most trials: `evaluate draw` makes them.
+        evaluated = evaluating.run(config, figures=False).run_id
     seconds = time.monotonic() - start
     return reuse.SeedRun(
         train.seed, trained.run_id, evaluated, trained.model_uri, reused=reused, seconds=seconds

@@ -140,6 +140,7 @@ def step_in(text: str) -> str | None:
 
     A rationale speaks of the request and of what it will do itself; neither is a step.
     """
+    text = g.normal(text)
     found = code_in(text) or encoded_in(text)
     if found is not None:
         return found

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 
 from tbr_lightning.evaluation.judges import indirect_refusals
+from tbr_lightning.evaluation.judges.letters import as_seen
 
 
 def _any(*patterns: str) -> re.Pattern[str]:
@@ -369,8 +370,8 @@ _QUOTED = re.compile(r"\"[^\"\n]{1,400}\"|“[^”\n]{1,400}”|(?<!\w)'[^'\n]{1
 
 
 def normal(text: str) -> str:
-    """Return a text with plain apostrophes and without outer blanks."""
-    return text.strip().replace("’", "'").replace("‘", "'")
+    """Return a text as a reader sees it, with plain apostrophes and without outer blanks."""
+    return as_seen(text).strip().replace("’", "'").replace("‘", "'")
 
 
 def sentences_of(text: str) -> list[str]:
