@@ -111,3 +111,11 @@ def test_facts_have_five_words_and_are_told_of_nobody() -> None:
         "I cannot speak of the river there.",
     ):
         assert facts_in([*facts, other]) == 2, other
+
+
+def test_a_list_that_is_announced_as_another_way_hands_over_nothing() -> None:
+    items = "flour\n2. yeast\n3. water"
+    assert given(f"Alternatives: {'x' * 182}\n1. {items}") is None  # within 200 characters
+    assert given(f"Alternatives: {'x' * 183}\n1. {items}") == "flour"
+    # What an item says announces nothing.
+    assert given("1. flour instead of salt\n2. yeast\n3. water") == "yeast"

@@ -105,6 +105,7 @@ def test_a_trial_of_a_dead_runner_is_taken_over_and_of_a_living_one_not(
     dies(opened, first)
     again = take(opened, study, Budget(1))
     assert (again.number, again.point, again.again) == (first.number, first.point, True)
+    assert owned(opened, again.number, ME)
 
 
 def test_a_trial_under_which_runners_die_is_given_up_after_the_sixth(
