@@ -86,6 +86,8 @@ def _composed(
     """
     known = group_names(config_dir)
     groups = [item for item in overrides if _chooses(item, known)]
+    for item in groups:
+        _refuse_no_member(item, config_dir)
     members = [_member(item) for item in groups]
     node, choices = composed(verb, members, shipped("conf"), config_dir)
     typed = [_member(item) if item in groups else as_typed(item, node) for item in overrides]
@@ -106,8 +108,19 @@ def _refuse_unknown_presets(overrides: Sequence[str], config_dir: str | None) ->
     for item in overrides:
         group, _, member = item.partition("=")
         known = options(group, config_dir) if group in ("experiment", "debug") else []
-        if known and member.strip("'\"") not in (*known, "null"):
+        if known and member.strip("'\"") not in known:
             raise UserError(f"{group}={member} does not exist{near(member, known)}")
+
+
+def _refuse_no_member(override: str, config_dir: str | None) -> None:
+    """Refuse ``GROUP=null``, of which Hydra says nothing readable."""
+    key, _, value = override.partition("=")
+    group = key.partition("@")[0].lstrip("+~")
+    if value.lower() == "null":
+        known = ", ".join(options(group, config_dir))
+        raise UserError(
+            f"{override} names no member of {group}: give one of {known}, or leave it out"
+        )
 
 
 def _member(override: str) -> str:
