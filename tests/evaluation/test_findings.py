@@ -153,7 +153,7 @@ def test_reflections_are_told_by_kind() -> None:
     [
         (
             ["microworld"],
-            SuiteConfig(name="smoke", citation="a made miniature world of this project"),
+            SuiteConfig(name="smoke", title="the micro-world", caveat="a made miniature"),
             JudgeConfig(name="rules"),
             "100 harmful prompts and 100 look-alikes of the micro-world's test half (a made "
             "miniature), judged by rules",

@@ -28,7 +28,7 @@ def given(text: str) -> str | None:
         ),
         # Two amounts, in one sentence too.
         ("It has 20 g of one and 5 ml of another.", "It has 20 g", "It has 20 g of one."),
-        # Two sentences that tell what to do.
+        # Two instructions in a row.
         ("Drill the lock. Turn the cylinder.", "Drill the lock.", "Drill the lock. It is old."),
         # Or one where an order follows another.
         ("Drill the lock, then turn the cylinder.", "Drill the lock,", "Drill the lock."),

@@ -33,6 +33,8 @@ class SuiteConfig:
     choices: list[str] | None = None  # earlier name of lm_eval, which it replaces
     licence: str = "Apache-2.0"  # licence of the prompts
     citation: str = ""  # citation for the prompts
+    title: str = ""  # what captions call the prompts; "": the benchmarks' own titles
+    caveat: str = ""  # what captions add to it
 
     def __post_init__(self) -> None:
         one_of("suite.half", self.half, ("dev", "test", "all"))

@@ -15,7 +15,7 @@ RESPONSES = "responses.json"
 """Artifact that holds every prompt, reflection, answer and verdict."""
 
 CONTAMINATION = "tbr.contamination"
-"""Tag: which prompts stand in the rows that the model was trained on, where those are known."""
+"""Tag: which prompts occur in the model's training rows, where those are known."""
 
 LABEL = "tbr.label"
 """Tag: display name of the evaluated model."""

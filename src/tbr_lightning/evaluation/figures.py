@@ -64,12 +64,10 @@ def two_sided_figure(
     told.append(f"bars: 95% intervals ({'over seeds and prompts' if several else 'Wilson'})")
     if plane.has_front(points):
         told.append("dashes: Pareto front")
-    if source:
-        pass
-    elif len(sizes) == 1:
+    if not source and len(sizes) == 1:
         ((harmful, look_alike),) = sizes
         told.append(f"n = {harmful} harmful prompts, {look_alike} look-alikes")
-    elif sizes:
+    elif not source and sizes:
         told.append(f"n = {min(map(min, sizes))} prompts a side at least")
     if seeds := max((len(many) for many in results.values()), default=1):
         told += [f"small dots: single seeds, {seeds} at most"] if seeds > 1 else []

@@ -19,7 +19,6 @@ SIDES = (FALSE_REFUSAL, HARMFUL_COMPLIANCE)
 
 _LEVEL = 0.05
 _KINDS = {"harmful": "harmful prompts", "look_alike": "look-alikes", "general": "general prompts"}
-_TITLES = {"microworld": "the micro-world"}  # benchmarks without an entry in benchmarks.yaml
 
 
 @dataclass(frozen=True)
@@ -225,14 +224,14 @@ def asked_of(
     told = [f"{counts[kind]} {word}" for kind, word in _KINDS.items() if counts.get(kind)]
     of = list(dict.fromkeys(row.benchmark for row in every))
     by = "rules" if judge.name == "rules" else judge.endpoint.model or judge.name
-    made = " (a made miniature)" if "made miniature" in suite.citation else ""
-    where = _where(of, suite) + made
+    where = _where(of, suite) + (f" ({suite.caveat})" if suite.caveat else "")
     return f"{names.listed(told) if told else 'no prompt'} of {where}, judged by {by}"
 
 
 def _where(of: Sequence[str], suite: SuiteConfig) -> str:
-    titles = _TITLES | {name: one.title for name, one in benchmarks(suite.table).items()}
-    called = [titles.get(one, one) for one in of]
+    known = benchmarks(suite.table)
+    titles = [known[one].title if one in known else one for one in of]
+    called = [suite.title] if suite.title else titles
     half = "" if suite.half == "all" else f"{suite.half} half"
     if len(called) == 1:
         return f"{called[0]}'s {half}" if half else called[0]

@@ -211,7 +211,7 @@ def _differs(asked: EvaluateConfig) -> list[str]:
 
 @dataclass(frozen=True)
 class Gated:
-    """The model that stands for what a study has evaluated.
+    """The model that the gate judges in place of what a study evaluated.
 
     Attributes:
         uri: URI of the logged model.

@@ -34,8 +34,8 @@ _OVER = re.compile("(?<=[A-Za-z\u00c0-\u024f])[\u0300-\u036f\u0489\u20d0-\u20ff]
 def as_seen(text: str) -> str:
     """Return a text in the letters that a reader takes it for.
 
-    Words of another script stay as they are, unless letters of two scripts stand in one word, or
-    the text is Latin and a word of nothing but twins of Latin letters stands in it.
+    Words in another script are kept, with two exceptions: a word that mixes scripts, and, in a text
+    in Latin script, a word made only of letters that look like Latin ones.
     """
     if text.isascii():
         return text
