@@ -13,6 +13,7 @@ from tbr_lightning.data.think_format import ThinkFormat
 from tbr_lightning.errors import UserError
 from tbr_lightning.models import precision
 from tbr_lightning.serving import transformers_engine
+from tbr_lightning.serving.engines import TRANSFORMERS
 from tbr_lightning.serving.transformers_engine import (
     SUPPRESSED,
     cache_words,
@@ -112,6 +113,24 @@ def test_the_engine_computes_in_the_type_that_an_evaluation_computes_in(
         assert dtype_words("float32", ["model"]) == ["--dtype", "float32"]
     assert dtype_words("bfloat16", ["model", "--dtype", "bfloat16"]) == []
     assert dtype_words("bfloat16", ["model", "--dtype=float16"]) == []
+    assert dtype_words("", ["model"]) == []
+
+
+@pytest.mark.parametrize(
+    ("config", "saved"),
+    [
+        ({"dtype": "bfloat16"}, "bfloat16"),
+        ({"torch_dtype": "float16"}, "float16"),
+        ({"model_type": "gemma3", "text_config": {"dtype": "bfloat16"}}, "bfloat16"),
+        ({"text_config": None}, ""),
+    ],
+)
+def test_the_engine_is_told_the_type_of_the_weights(
+    config: dict[str, object], saved: str, tmp_path: Path
+) -> None:
+    weights = SimpleNamespace(folder=tmp_path / "m", first=7, config=config)
+    command = TRANSFORMERS.command(weights, tmp_path / "socket", ["--cb-num-blocks", "4"])
+    assert command[command.index("--saved") + 1] == saved
 
 
 @pytest.mark.parametrize(("cores", "threads"), [(1, "1"), (2, "1"), (16, "15")])

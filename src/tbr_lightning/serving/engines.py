@@ -72,7 +72,7 @@ def _transformers_command(weights: Weights, socket: Path, words: Sequence[str]) 
         "--bar",
         str(weights.first),
         "--saved",
-        str(weights.config.get("dtype") or weights.config.get("torch_dtype") or "float32"),
+        _saved_type(weights.config),
         weights.folder.name,  # it answers requests that name the model exactly so
         "--continuous-batching",
         "--log-level",
@@ -85,6 +85,13 @@ def _transformers_command(weights: Weights, socket: Path, words: Sequence[str]) 
 def _on_gpu() -> bool:
     # Not asked of torch: the server itself needs none.
     return shutil.which("nvidia-smi") is not None
+
+
+def _saved_type(config: Mapping[str, Any]) -> str:
+    """Return the type of the saved weights; empty where ``config.json`` does not say."""
+    parts = (config, config.get("text_config") or {})
+    named = [part.get(key) for part in parts for key in ("dtype", "torch_dtype")]
+    return next((str(one) for one in named if one), "")
 
 
 def _transformers_request(

@@ -181,10 +181,10 @@ def dtype_words(saved: str, words: Sequence[str]) -> list[str]:
     many times slower.
 
     Args:
-        saved: Type of the saved weights.
+        saved: Type of the saved weights; empty if it is unknown, which is left to the engine.
         words: The engine's other arguments; a type that they name stays.
     """
-    if any(word.partition("=")[0] == "--dtype" for word in words):
+    if not saved or any(word.partition("=")[0] == "--dtype" for word in words):
         return []
     return ["--dtype", computed_in(saved)]
 
