@@ -147,8 +147,37 @@ def test_an_end_of_turn_token_of_the_model_ends_an_answer(backbone: Backbone) ->
 
 
 def test_rows_that_fit_shrink_with_length(backbone: Backbone) -> None:
-    rows = [decoding.rows_that_fit(backbone.model, tokens) for tokens in (10, 3000, 10**9)]
+    rows = [decoding.rows_that_fit(backbone.model, tokens) for tokens in (10, 20_000, 10**9)]
     assert rows[0] == 128 > rows[1] > rows[2] == 1
+
+
+@pytest.mark.parametrize("words", [[], ["model.architecture.sliding_window=8"]])
+def test_what_all_prompts_begin_with_is_read_once(tmp_path: Path, words: list[str]) -> None:
+    config = tiny("model=mistral", "model.scale=tiny", "model.dtype=float32", *words)
+    backbone = load_backbone(config, data="files", rows=ROWS, cache=tmp_path, seed=0)
+    shared = prompts_of(backbone)[2]
+    prompts = [shared + rest for rest in prompts_of(backbone)]
+    widths: list[int] = []
+    backbone.model.register_forward_pre_hook(
+        lambda _, __, given: widths.append(given["input_ids"].numel()), with_kwargs=True
+    )
+    made = dict(decode(backbone.model, prompts, Rules(LIMIT, (), 0), 4))
+    read = len(shared) in widths
+    assert read == (not words)  # padding behind the beginning would fill a window
+    for number, prompt in enumerate(prompts):
+        expected = unbatched(backbone.model, prompt)
+        same = made[number] == expected
+        assert same or gap(backbone.model, prompt, made[number], expected) < TIE
+
+
+def test_a_prompt_that_begins_all_others_keeps_its_last_token(backbone: Backbone) -> None:
+    short = prompts_of(backbone)[1]
+    prompts = [short, [*short, 7, 8], short]
+    made = dict(decode(backbone.model, prompts, Rules(LIMIT, (), 0), 8))
+    assert made[0] == made[2]
+    for number, prompt in enumerate(prompts):
+        expected = unbatched(backbone.model, prompt)
+        assert made[number] == expected or gap(backbone.model, prompt, made[number], expected) < TIE
 
 
 def test_one_seed_draws_otherwise_for_another_prompt() -> None:

@@ -14,10 +14,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import psutil
 import torch
 from torch.nn.functional import pad
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
+
+from tbr_lightning.models.row_attention import for_steps
 
 _REFILL = 4  # prompts are let in once a quarter of the batch is free: each time costs a forward
 _COMPACT = 8  # rows that ended are cut out once they are an eighth: each time copies the cache
@@ -100,20 +103,45 @@ def decode(
     # cache is padding.
     beside = rules.guidance.beside or prompts
     waiting = sorted(range(len(prompts)), key=lambda n: max(len(prompts[n]), len(beside[n])))
-    flight = _Flight(model, rules)
+    flight = _Flight(model, rules, _common_beginning(model, prompts, rules))
     while waiting or flight.alive:
         free = batch_size - flight.alive
-        if waiting and (not flight.alive or free * _REFILL >= batch_size):
-            entering = [waiting.pop() for _ in range(min(free, len(waiting)))]
-            flight.compact()
-            ended = flight.admit([_Row(n, prompts[n], rules.seed) for n in entering])
-        else:
-            lines = len(flight.rows)
-            if (lines - flight.alive * flight.lines) * _COMPACT > lines:
+        with for_steps(model):
+            if waiting and (not flight.alive or free * _REFILL >= batch_size):
+                entering = [waiting.pop() for _ in range(min(free, len(waiting)))]
                 flight.compact()
-            ended = flight.step()
+                ended = flight.admit([_Row(n, prompts[n], rules.seed) for n in entering])
+            else:
+                lines = len(flight.rows)
+                if (lines - flight.alive * flight.lines) * _COMPACT > lines:
+                    flight.compact()
+                ended = flight.step()
         for row in ended:
             yield row.number, row.made
+
+
+def may_share(model: Any, longest: int) -> bool:
+    """Return whether rows of different lengths, up to ``longest``, may share a beginning.
+
+    The padding between it and their rests would count as part of a sliding window.
+    """
+    config = model.config.get_text_config(decoder=True)
+    window = getattr(config, "sliding_window", None)
+    return not isinstance(window, int) or longest <= window
+
+
+def _common_beginning(model: Any, prompts: Sequence[Sequence[int]], rules: Rules) -> list[int]:
+    """Return the tokens that all prompts begin with, to be read once; none where it cannot be.
+
+    At least one token of each prompt is left. Guidance counts the lines of a forward pass.
+    """
+    longest = max(map(len, prompts)) + rules.limit
+    if len(prompts) < 2 or rules.guidance != Guidance() or not may_share(model, longest):
+        return []
+    first, last = min(map(list, prompts)), max(map(list, prompts))  # all others lie between them
+    same = [a == b for a, b in zip(first, last, strict=False)]
+    shared = min([*(n for n, equal in enumerate(same) if not equal), len(same)])
+    return first[: min(shared, *(len(prompt) - 1 for prompt in prompts))]
 
 
 class _RoomyLayer(DynamicLayer):
@@ -179,6 +207,7 @@ class _Flight:
     """The rows that are being decoded.
 
     Attributes:
+        beginning: Tokens that all prompts begin with, which are read once.
         lines: Lines of the batch for each row: 2 where another prompt is read beside it.
         rows: Row of each line of the batch; those that ended stay until :meth:`compact`.
         alive: Number of rows that have not ended.
@@ -187,8 +216,10 @@ class _Flight:
         places: Position of that token, shape ``(lines,)``.
     """
 
-    def __init__(self, model: Any, rules: Rules) -> None:
+    def __init__(self, model: Any, rules: Rules, beginning: Sequence[int]) -> None:
         self.model, self.rules, self._stops = model, rules, frozenset(rules.stops)
+        self.beginning = beginning
+        self._begun: DynamicCache | None = None
         self.rows: list[_Row] = []
         self.alive = 0
         self.lines = 2 if rules.guidance.beside else 1
@@ -202,19 +233,21 @@ class _Flight:
         if beside:
             prompts = [text for row in rows for text in (row.prompt, beside[row.number])]
             rows = [row for row in rows for _ in range(self.lines)]
-        width = max(map(len, prompts))
+        begun = len(self.beginning)
+        rests = [prompt[begun:] for prompt in prompts]
+        width = max(map(len, rests))
         ids = torch.full((len(rows), width), self.rules.pad)
         mask = torch.zeros_like(ids)
-        for line, prompt in enumerate(prompts):
-            ids[line, width - len(prompt) :] = torch.tensor(prompt)
-            mask[line, width - len(prompt) :] = 1
-        mask = mask.to(self.model.device)
-        cache = _cache()
+        for line, rest in enumerate(rests):
+            ids[line, width - len(rest) :] = torch.tensor(rest)
+            mask[line, width - len(rest) :] = 1
+        mask = pad(mask, (begun, 0), value=1).to(self.model.device)
+        cache, width = self._read_beginning(len(rows)), width + begun
         self._watch(rows)
         logits = self.model(
             input_ids=ids.to(self.model.device),
             attention_mask=mask,
-            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+            position_ids=(mask.cumsum(1) - 1).clamp(min=0)[:, begun:],
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
@@ -230,6 +263,20 @@ class _Flight:
         self.mask, self.last, self.places = mask, last, places
         self.rows, self.alive = self.rows + rows, self.alive + len(rows) // self.lines
         return self._ended(rows)
+
+    def _read_beginning(self, lines: int) -> DynamicCache:
+        """Return a cache of the common beginning of all prompts, for a number of lines."""
+        cache = _cache()
+        if not self.beginning:
+            return cache
+        if self._begun is None:
+            self._begun = _cache()
+            ids = torch.tensor([self.beginning], device=self.model.device)
+            self.model(input_ids=ids, past_key_values=self._begun, use_cache=True, logits_to_keep=1)
+        for number, layer in enumerate(self._begun.layers):
+            shape = (lines, -1, -1, -1)
+            cache.update(layer.keys.expand(shape), layer.values.expand(shape), number)
+        return cache
 
     @torch.inference_mode()
     def step(self) -> list[_Row]:
@@ -318,8 +365,10 @@ def _join(cache: DynamicCache, other: DynamicCache, width: int) -> None:
 def rows_that_fit(model: Any, tokens: int) -> int:
     """Return how many rows of ``tokens`` tokens to decode together.
 
-    Their keys and values take at most half of a GPU's free memory, or 1 GiB on a CPU, which
-    gains nothing from larger batches. The cache is copied as it grows, hence the half.
+    Their keys and values take at most half of a GPU's free memory, and on a CPU an eighth of all
+    memory and 2 GiB: more rows gain little there. The cache is copied as it grows, hence twice the
+    room. On a CPU it does not depend on what is free, so that batches, and with them rounding, are
+    the same in every run.
     """
     config = model.config.get_text_config(decoder=True)
     heads = config.num_attention_heads
@@ -327,5 +376,8 @@ def rows_that_fit(model: Any, tokens: int) -> int:
     shared = getattr(config, "num_key_value_heads", None) or heads
     each = 2 * config.num_hidden_layers * shared * head * model.dtype.itemsize * tokens
     gpu = model.device.type == "cuda"
-    room = torch.cuda.mem_get_info(model.device)[0] // 2 if gpu else 2**30
+    if gpu:
+        room = torch.cuda.mem_get_info(model.device)[0] // 2
+    else:
+        room = min(psutil.virtual_memory().total // 4, 2**32)
     return int(min(max(room // (2 * each), 1), 512 if gpu else 128))

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 from transformers import DynamicCache
 
-from tbr_lightning.models.decoding import rows_that_fit, supports
+from tbr_lightning.models.decoding import may_share, rows_that_fit, supports
 
 T = TypeVar("T", bound=Hashable)
 
@@ -61,7 +61,7 @@ def log_likelihoods(
     by_context: dict[tuple[int, ...], list[int]] = {}
     for number, pair in enumerate(pairs):
         by_context.setdefault(pair.context, []).append(number)
-    for shared, contexts in _clusters(sorted(by_context), _may_share(model, longest)):
+    for shared, contexts in _clusters(sorted(by_context), may_share(model, longest)):
         begun = _read(model, [contexts[0][:shared]], pad, None) if shared else None
         left = {context: len(context) - shared for context in contexts}
         many = {context: len(by_context[context]) for context in contexts}
@@ -83,16 +83,6 @@ def _batches(
         batch.append(item)
     if batch:
         yield batch
-
-
-def _may_share(model: Any, longest: int) -> bool:
-    """Return whether contexts of different lengths may share a beginning.
-
-    The padding between it and their rests would count as part of a sliding window.
-    """
-    config = model.config.get_text_config(decoder=True)
-    window = getattr(config, "sliding_window", None)
-    return not isinstance(window, int) or longest <= window
 
 
 def _clusters(
