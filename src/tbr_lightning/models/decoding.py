@@ -24,6 +24,7 @@ from tbr_lightning.models.row_attention import for_steps
 
 _REFILL = 4  # prompts are let in once a quarter of the batch is free: each time costs a forward
 _COMPACT = 8  # rows that ended are cut out once they are an eighth: each time copies the cache
+_READ = 32  # prompts read together: they come by length, so that few tokens of them are padding
 _ROOM = 64  # columns: a full cache is copied once in this many steps
 _PLAIN = {"full_attention", "sliding_attention"}
 
@@ -110,7 +111,10 @@ def decode(
             if waiting and (not flight.alive or free * _REFILL >= batch_size):
                 entering = [waiting.pop() for _ in range(min(free, len(waiting)))]
                 flight.compact()
-                ended = flight.admit([_Row(n, prompts[n], rules.seed) for n in entering])
+                ended = []
+                for start in range(0, len(entering), _READ):
+                    some = entering[start : start + _READ]
+                    ended += flight.admit([_Row(n, prompts[n], rules.seed) for n in some])
             else:
                 lines = len(flight.rows)
                 if (lines - flight.alive * flight.lines) * _COMPACT > lines:
