@@ -10,7 +10,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from tbr_lightning.ablation import arena as arena_module
-from tbr_lightning.ablation.arena import Bout, _best, _excess, _filled, tune
+from tbr_lightning.ablation import arena as arenas
+from tbr_lightning.ablation.arena import Bout, _as_chosen, _best, _excess, _filled, tune
 from tbr_lightning.ablation.arena_plan import (
     Arena,
     Rival,
@@ -109,6 +110,36 @@ def test_dev_chooses_the_least_false_refusal_within_the_bounds() -> None:
     assert _excess(arena, dull, control) == pytest.approx(0.15)
     assert _best(arena, [unsafe, dull], control) is dull  # the nearest, where none keeps them
     assert _best(arena, [Tried({}, why_not="too few")], control) is None
+
+
+def test_dev_chooses_a_control_that_controls_something() -> None:
+    answers_all, refuses_all, tells_apart = tried(0.0, 1.0), tried(1.0, 0.0), tried(0.5, 0.1)
+    assert _best(arena_of(), [answers_all, refuses_all, tells_apart], None) is tells_apart
+
+
+def test_every_rival_trains_as_dev_chose_for_the_control() -> None:
+    rate = Parameter(choices=[1e-3, 2e-4])
+    arena = arena_of(space={"optimizer.lr": rate})
+    assert arena.rivals["none"].space == {"optimizer.lr": rate}
+    assert not arena.rivals["contrast"].space.get("optimizer.lr")
+    chosen = replace(tried(0.5, 0.1), point={"optimizer.lr": 1e-3})
+    rival = Rival(train=["reflection=recorded"])
+    assert train_config(_as_chosen(arena, chosen), rival, {}, config_of()).optimizer.lr == 1e-3
+    with pytest.raises(UserError, match=r"space.evaluate.repeats: .* drop evaluate"):
+        arena_of(space={"evaluate.repeats": Parameter(choices=[1, 2])})
+
+
+@pytest.mark.parametrize("searched", [True, False])
+def test_a_rival_with_one_point_is_not_asked_on_dev(
+    searched: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(arenas.evaluating, "run", asked.append)
+    space = {"evaluate.mitigation.strength": Parameter(choices=[1.0, 2.0])} if searched else {}
+    arena = arena_of(rivals={"none": Rival(train=[]), "x": Rival(base=True, space=space)})
+    found = tune(Bout(arena, config_of()), "x", Rival(base=True), tried(0, 0), tried(0, 0))
+    assert not asked and _best(arena, found, tried(0, 0)) is found[0]
+    assert arena.searches == searched
 
 
 def test_bad_files_are_told() -> None:

@@ -35,7 +35,7 @@ from tbr_lightning.tracking.run import Run
 from tbr_lightning.tracking.store import connect
 from tbr_lightning.tuning import reuse
 from tbr_lightning.tuning import space as spaces
-from tbr_lightning.tuning.space import Parameter, Point
+from tbr_lightning.tuning.space import Parameter, Point, overrides_of
 
 
 def run(path: Path, config: SweepConfig) -> None:
@@ -73,11 +73,20 @@ def _run(arena: Arena, config: SweepConfig, stem: str) -> None:
             results[name] = arena_table.test(bout, (name, rival), tried, best, control)
             if best is not None:
                 chosen[name] = best
+            if best is not None and name == arena.control:
+                arena = _as_chosen(arena, best)
+                bout = Bout(arena, config)
             print(f"[{number}/{len(arena.rivals)}] {arena_table.line(results[name])}", flush=True)
             # All others are compared to it.
             if name == arena.control and results[name].answers is None:
                 raise UserError(f"the control '{name}' failed: {results[name].why_not}")
         arena_table.log(opened, arena, results, stem)
+
+
+def _as_chosen(arena: Arena, control: Tried) -> Arena:
+    """Return the arena with what dev chose for the control as every training's setting."""
+    fixed = overrides_of({key: control.point[key] for key in arena.space})
+    return replace(arena, fixed=[*arena.fixed, *fixed])
 
 
 def _base(arena: Arena, rival: Rival, chosen: Mapping[str, Tried]) -> Tried | None:
@@ -156,14 +165,17 @@ def tune(
     """Try points of a rival's space on the dev half, as many as the budget allows.
 
     All points of a small grid are tried, in order; else Optuna's TPE asks, from the arena's seed.
+    A rival with one point is trained and not asked: there is nothing to choose.
     """
     arena = bout.arena
+    compared = name == arena.control and arena.searches
     try:
         cells = spaces.cells(rival.space)
     except UserError:
         cells = []
     if 0 < len(cells) <= arena.trials:
-        return [_try(bout, name, rival, base, point) for point in cells]
+        ask = len(cells) > 1 or compared
+        return [_try(bout, name, rival, base, point, ask=ask) for point in cells]
     sampler = optuna.samplers.TPESampler(
         seed=arena.seed, n_startup_trials=max(arena.trials // 2, 1)
     )
@@ -180,7 +192,9 @@ def tune(
     return tried
 
 
-def _try(bout: Bout, name: str, rival: Rival, base: Tried | None, point: Point) -> Tried:
+def _try(
+    bout: Bout, name: str, rival: Rival, base: Tried | None, point: Point, *, ask: bool = True
+) -> Tried:
     arena, config = bout.arena, bout.config
     start = time.monotonic()
     tags = {"tbr.arena_rival": name}
@@ -193,19 +207,19 @@ def _try(bout: Bout, name: str, rival: Rival, base: Tried | None, point: Point) 
             base = Tried(point, trained.model_uri, trained.run_id)
         elif base is None:
             raise UserError(f"'{rival.of or arena.control}', whose model it takes, failed")
-        asked = evaluate_config(arena, rival, point, config, half="dev", model=base.model_uri)
-        done = evaluating.run(replace(asked, run_name=f"evaluate {name}, dev half", tags=tags))
-        metrics = Run(done.run_id).numbers()
+        metrics = {}
+        if ask:
+            asked = evaluate_config(arena, rival, point, config, half="dev", model=base.model_uri)
+            done = evaluating.run(replace(asked, run_name=f"evaluate {name}, dev half", tags=tags))
+            metrics = Run(done.run_id).numbers()
     except UserError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return Tried(point, seconds=time.monotonic() - start, why_not=in_one_line(error))
     return replace(base, point=point, metrics=metrics, seconds=time.monotonic() - start)
 
 
-def _excess(arena: Arena, one: Tried, control: Tried | None) -> float:
+def _excess(arena: Arena, one: Tried, control: Tried) -> float:
     """Return by how much a point violates the bounds; at most 0 where it keeps them."""
-    if control is None:
-        return 0.0
     harm = one.metrics["harmful_compliance_rate"] - control.metrics["harmful_compliance_rate"]
     worst = harm - arena.max_harm
     if "general_accuracy" in one.metrics and "general_accuracy" in control.metrics:
@@ -215,17 +229,24 @@ def _excess(arena: Arena, one: Tried, control: Tried | None) -> float:
 
 
 def _score(arena: Arena, one: Tried, control: Tried | None) -> float:
-    """Return what is minimised: false refusal; points that violate the bounds score above 1."""
+    """Return what is minimised: false refusal; points that violate the bounds score above 1.
+
+    Of the control itself it is the mean of both rates: one that refuses nothing controls nothing.
+    """
     if one.why_not:
         return 3.0
-    excess = _excess(arena, one, control)
     refused = one.metrics["false_refusal_rate"]
+    if control is None:
+        return (refused + one.metrics["harmful_compliance_rate"]) / 2
+    excess = _excess(arena, one, control)
     return refused if excess <= 0 else 1.0 + excess + refused / 100
 
 
 def _best(arena: Arena, tried: Sequence[Tried], control: Tried | None) -> Tried | None:
     done = [one for one in tried if not one.why_not]
-    return min(done, key=lambda one: _score(arena, one, control), default=None)
+    if len(done) < 2:
+        return done[0] if done else None
+    return min(done, key=lambda one: _score(arena, one, control))
 
 
 def _attributed(arena: Arena, model: str, config: SweepConfig) -> dict[str, str]:
