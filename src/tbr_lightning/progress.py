@@ -11,32 +11,14 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TextIO, TypeVar
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
+if TYPE_CHECKING:  # slow to import: a command that only composes a config needs no bar
+    from rich.progress import Progress
 
 T = TypeVar("T")
 
 _TURNS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-
-
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        """Return items per second."""
-        speed = task.finished_speed or task.speed
-        return Text(f"{speed:.1f}/s" if speed else "")
 
 
 def plain(text: str) -> str:
@@ -53,6 +35,8 @@ def plain(text: str) -> str:
 
 def cell(text: str) -> str:
     """Return a text for rich's tables and titles, which shows as it is: it is no markup."""
+    from rich.markup import escape
+
     return escape(plain(text))
 
 
@@ -91,7 +75,6 @@ def duration(seconds: float) -> str:
     return f"{hours:.2g} hours" if hours < 100 else f"{hours:,.0f} hours"
 
 
-_OTHERS = 56  # columns of bar, counts, rate, times and note
 _FIRST, _EVERY = 5.0, 30.0  # seconds until the first line where there is no terminal, and between
 _SLACK = 0.5  # seconds by which a bar's own line comes first
 
@@ -177,20 +160,10 @@ def bar(what: str, total: int) -> Iterator[Bar]:
             ended.set()
             teller.join()
         return
-    console = Console(stderr=True)
-    room = max(console.width - _OTHERS, 12)  # for what it is: numbers are not to be cut
-    what = what if len(what) <= room else f"{what[: room - 1]}…"
-    with Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=12 if console.width < 100 else 30),
-        MofNCompleteColumn(),
-        _Rate(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}", style="dim", markup=False),
-        console=console,
-        transient=True,
-    ) as progress:
+    from tbr_lightning.progress_columns import drawn
+
+    with drawn() as (progress, room):
+        what = what if len(what) <= room else f"{what[: room - 1]}…"
         yield Bar(what, total, progress)
 
 
