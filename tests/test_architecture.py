@@ -19,6 +19,7 @@ ROAD = [
     "errors",
     "outages",
     "kinds",
+    "progress_columns",
     "progress",
     "processes",
     "config",
