@@ -38,6 +38,23 @@ def test_quotes_null_and_other_types_mean_what_they_did() -> None:
     assert train("reflection.kinds=[harmful]").reflection.kinds == ["harmful"]
 
 
+@pytest.mark.parametrize(
+    ("typed", "texts"),
+    [
+        ("['a=/x y.json',b=40]", ["a=/x y.json", "b=40"]),
+        ("[a.b=[x,y],c=[],d={e: 1, f: 2}]", ["a.b=[x,y]", "c=[]", "d={e: 1, f: 2}"]),
+        ("['a=[x,y]', \"b='c'\"]", ["a=[x,y]", "b='c'"]),
+        ("[it's,so]", ["it's", "so"]),
+        ("[]", []),
+    ],
+)
+def test_a_list_of_texts_is_split_outside_of_quotes_and_brackets(
+    typed: str, texts: list[str]
+) -> None:
+    config = compose_verb("sweep", ["study=arena", f"sweep.evaluate={typed}"]).config
+    assert config.sweep.evaluate == texts
+
+
 def test_mappings_of_texts() -> None:
     assert train("tags={a: 2024_05, b: c}").tags == {"a": "2024_05", "b": "c"}
     assert train("tags.a=1_0", "+tags.b=x=y").tags == {"a": "1_0", "b": "x=y"}

@@ -21,9 +21,10 @@ from omegaconf.errors import OmegaConfBaseException
 from tbr_lightning.credentials import hidden
 
 _KEY = re.compile(r"(\+{0,2}[\w.@/-]+)=(.*)", re.DOTALL)
-_LIST = re.compile(r"\[([^\[\]{}'\"]*)\]", re.DOTALL)
+_LIST = re.compile(r"\[(.*)\]", re.DOTALL)
 _DICT = re.compile(r"\{([^\[\]{}'\"]*)\}", re.DOTALL)
 _HOME = re.compile(r"(sqlite:///)?(~/.*)", re.DOTALL)
+_ITEM = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|[\[{(]|[\]})]|,|.", re.DOTALL)
 _QUOTED = re.compile(r"\s*(?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")\s*", re.DOTALL)
 
 TEXTS = "texts"
@@ -136,7 +137,20 @@ def _takes_any_key(node: DictConfig, key: str) -> bool:
 
 
 def _each(items: str, write: Callable[[str], str]) -> str:
-    return ",".join(write(item.strip()) for item in items.split(",") if item.strip())
+    return ",".join(write(item.strip()) for item in _items(items) if item.strip())
+
+
+def _items(text: str) -> Iterator[str]:
+    """Split at the commas that are in no quotes and no brackets."""
+    item, depth = "", 0
+    for part in _ITEM.findall(text):
+        depth += (part in "[{(") - (part in "]})")
+        if part == "," and depth <= 0:
+            yield item
+            item = ""
+        else:
+            item += part
+    yield item
 
 
 def _pair(item: str) -> str:
