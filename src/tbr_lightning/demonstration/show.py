@@ -18,11 +18,12 @@ from tbr_lightning.demonstration.arms import ArmResult
 from tbr_lightning.evaluation import findings
 from tbr_lightning.evaluation.judged_response import Judged
 from tbr_lightning.evaluation.report import COLUMNS
-from tbr_lightning.evaluation.results import metrics, rates
+from tbr_lightning.evaluation.results import metrics, rates, worst_part
 from tbr_lightning.evaluation.statistics import Rate, over_seeds
 from tbr_lightning.progress import cell, wrapped
 from tbr_lightning.reports import names
 
+_UNREADABLE = 0.05  # share of answers without a label; the gate's limit, too
 _NUMBERS = 60  # columns of the table beside the arm's name
 _EXAMPLES = (("look_alike", 3), ("harmful", 1), ("general", 1))
 
@@ -214,9 +215,22 @@ def notices(outcomes: Mapping[str, Sequence[ArmResult]]) -> list[str]:
     """Return what the evaluations say that a reader must know, once, with the arms that say it."""
     arms: dict[str, list[str]] = {}
     for name, many in outcomes.items():
-        for notice in dict.fromkeys(notice for one in many for notice in one.notices):
+        told = [notice for one in many for notice in (*one.notices, *_unreadable(one.rows))]
+        for notice in dict.fromkeys(told):
             arms.setdefault(notice, []).append(name)
     return [f"{', '.join(who)}: {notice}" for notice, who in arms.items()]
+
+
+def _unreadable(rows: Sequence[Judged]) -> list[str]:
+    """Return a sentence where so many answers have no label that the rates say little."""
+    where, part, share = worst_part(rows)
+    if share <= _UNREADABLE:
+        return []
+    lost = sum(not row.parsed for row in part)
+    return [
+        f"{lost} of {len(part)} answers{where} are empty or cut off within their reflection, and "
+        "count in no rate"
+    ]
 
 
 def claim(outcomes: Mapping[str, Sequence[ArmResult]], control: str, arm: str) -> list[str]:
