@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -117,6 +118,18 @@ def test_the_figure_of_five_seeds_has_their_means_and_each_seed(demo: DemoConfig
     assert f"small dots: single seeds, {SEEDS} at most" in told
     assert "what the gate accepts beside the control" in told
     assert "base model of all: tiny" in told
+
+
+def test_answers_that_say_nothing_are_told_with_their_arm() -> None:
+    done = outcomes(1)
+    assert show.notices(done) == []
+    rows = done["external"][0].rows
+    lost = [n for n, row in enumerate(rows) if row.kind == "harmful"][:20]
+    cut = [replace(row, label="unparsed") if n in lost else row for n, row in enumerate(rows)]
+    done["external"] = [replace(done["external"][0], rows=cut)]
+    (told,) = show.notices(done)
+    assert told.startswith("external: 20 of 200 answers to harmful prompts")
+    assert "count in no rate" in told
 
 
 def test_every_arm_is_explained_before_the_first_runs(demo: DemoConfig) -> None:
