@@ -194,7 +194,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Tuned:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
             words = ("data=microworld", "model=tiny", "reflection=external", "seed=3")
-            done = run_verb(folder, "train", *words, "run_name=train external seed 3")
+            done = call_verb(folder, "train", *words, "run_name=train external seed 3")
             assert done.returncode == 0, done.stderr
             said.write_text(done.stdout)
     found = re.search(r"models:/m-[0-9a-f]{32}", said.read_text())
