@@ -17,6 +17,7 @@ from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -46,10 +47,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.parent.name not in _LONG)
 
 
-def pytest_collection_finish() -> None:
-    """Keep what was imported out of every search for garbage."""
-    gc.collect()
-    gc.freeze()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Keep what is imported out of every search for garbage: there are millions of objects."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture
@@ -160,6 +167,20 @@ def base_folder() -> Path:
     CACHE.mkdir(parents=True, exist_ok=True)
     with FileLock(CACHE / "tests.lock"):
         return base_model(CACHE)
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let figures be made and not drawn, which takes longest where no test looks at them."""
+    from matplotlib.figure import Figure
+
+    def savefig(_: Figure, file: Any, **settings: Any) -> None:
+        if isinstance(file, io.StringIO):
+            file.write("<svg></svg>")
+        else:
+            Path(file).write_bytes(b"")
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
 
 
 @dataclass(frozen=True)

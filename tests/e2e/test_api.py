@@ -124,6 +124,7 @@ def test_type_checkers_see_what_the_functions_take_and_return(tmp_path: Path) ->
     assert 'Argument 2 to "compare" has incompatible type "int"; expected "str"' in said
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_from_training_to_replies(capfd: pytest.CaptureFixture[str], base_folder: Path) -> None:
     exec(SCRIPT, {"__name__": "a notebook"})
     assert capfd.readouterr().out == ""

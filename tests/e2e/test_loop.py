@@ -114,6 +114,7 @@ def test_a_second_training_asks_the_teacher_for_nothing(
     assert len(client.search_runs([experiment.experiment_id], query)) == 1
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_gate_promotes_then_refuses(folder: Path, trained: str) -> None:
     first = call_verb(folder, "promote", f"model={trained}", "name=loop", LIMIT)
     assert first.returncode == 0, first.stderr
