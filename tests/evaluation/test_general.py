@@ -65,12 +65,12 @@ def accuracy_by_plain_transformers(backbone: Backbone, questions: Sequence[Quest
 
 def test_the_base_model_knows_the_micro_world(base_folder: Path) -> None:
     backbone = load_folder(base_folder, origin="base", thinks=True)
-    config = suite("suite=smoke", "suite.limit=100")
+    config = suite("suite=smoke")
     found = measure(backbone, config, prepare(config))
     numbers = found.metrics()
     expected = accuracy_by_plain_transformers(backbone, prepare(config))
     assert numbers["general/microworld_choice"] == expected > 0.95
-    assert numbers["general/microworld_choice_n"] == 100
+    assert numbers["general/microworld_choice_n"] == 228
     row = found.table()[0]
     assert row["answer"] in row["options"]
     assert len(row["scores"]) == 4
