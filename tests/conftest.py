@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -46,10 +48,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.parent.name not in _LONG)
 
 
-def pytest_collection_finish() -> None:
-    """Keep what was imported out of every search for garbage."""
-    gc.collect()
-    gc.freeze()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Keep what is imported out of every search for garbage: there are millions of objects."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture
@@ -121,6 +129,17 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _unsynced() -> None:
+    """Let SQLite not wait for the disk at each commit: what a test writes need survive no crash."""
+    from sqlalchemy import Engine, event
+
+    @event.listens_for(Engine, "connect")
+    def connected(connection: Any, _: object) -> None:
+        if isinstance(connection, sqlite3.Connection):
+            connection.execute("PRAGMA synchronous=OFF")
+
+
+@pytest.fixture(scope="session", autouse=True)
 def make_tables() -> Iterator[Callable[[Path], None]]:
     """Let MLflow make the tables of a new store once: it takes seconds; later ones are copies.
 
@@ -162,6 +181,20 @@ def base_folder() -> Path:
         return base_model(CACHE)
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let figures be made and not drawn, which takes longest where no test looks at them."""
+    from matplotlib.figure import Figure
+
+    def savefig(_: Figure, file: Any, **settings: Any) -> None:
+        if isinstance(file, io.StringIO):
+            file.write("<svg></svg>")
+        else:
+            Path(file).write_bytes(b"")
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+
+
 @dataclass(frozen=True)
 class Tuned:
     """A model tuned by the paper's recipe, in a store of its own.
@@ -194,7 +227,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Tuned:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
             words = ("data=microworld", "model=tiny", "reflection=external", "seed=3")
-            done = run_verb(folder, "train", *words, "run_name=train external seed 3")
+            done = call_verb(folder, "train", *words, "run_name=train external seed 3")
             assert done.returncode == 0, done.stderr
             said.write_text(done.stdout)
     found = re.search(r"models:/m-[0-9a-f]{32}", said.read_text())

@@ -65,8 +65,14 @@ def test_the_files_of_the_core_and_their_tests_are_there() -> None:
     [
         ("def level(): return 3", "from tbr_lightning_x import level", ""),
         ("def level(): return 4", "from tbr_lightning_x import level", "test_it.py::test_level"),
-        ("raise OSError", "from tbr_lightning_x import level", "test_it.py"),
-        ("def level(): return 3", "level = lambda: 3", "another checkout"),
+        pytest.param(
+            *("raise OSError", "from tbr_lightning_x import level", "test_it.py"),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            *("def level(): return 3", "level = lambda: 3", "another checkout"),
+            marks=pytest.mark.slow,
+        ),
         (
             "import time\ndef level(): time.sleep(9)",
             "from tbr_lightning_x import level",
@@ -126,6 +132,7 @@ def asked(folder: Path, tests: str) -> dict[str, str]:
     return {change.what: answer for change, answer in zip(changes, answers, strict=True)}
 
 
+@pytest.mark.slow  # a process for each change
 def test_a_change_is_asked_of_the_tests_that_enter_it(tmp_path: Path) -> None:
     found = asked(tmp_path, USES)
     (seen,) = (what for what, answer in found.items() if "test_level: " in answer)
@@ -144,14 +151,21 @@ def test_a_change_is_asked_of_the_tests_that_enter_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tests", "says"),
     [
-        (f"{USES}\ndef test_more():\n    assert level(1) == 3", "without any change: .*test_more"),
+        pytest.param(
+            *(
+                f"{USES}\ndef test_more():\n    assert level(1) == 3",
+                "without any change: .*test_more",
+            ),
+            marks=pytest.mark.slow,
+        ),
         ("def test_it():\n    pass", "none of them imports it"),
-        (
+        pytest.param(
             f"{USES}\nimport time\nMADE = []\n\ndef test_first():\n    time.sleep(0.3)\n"
             "    MADE.append(1)\n\ndef test_second():\n    assert MADE",
             "without any change: .*test_second",  # it passes behind the slower one alone
+            marks=pytest.mark.slow,
         ),
-        ("import absent", "before any test was run"),
+        pytest.param("import absent", "before any test was run", marks=pytest.mark.slow),
     ],
 )
 def test_tests_that_say_nothing_of_a_change_are_refused(

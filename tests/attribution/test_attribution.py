@@ -258,6 +258,7 @@ def test_without_another_model_and_without_a_sensitive_word() -> None:
 
 
 @pytest.mark.e2e
+@pytest.mark.slow  # a training, and an evaluation of two models
 def test_an_evaluation_explains_its_false_refusals(
     tmp_path: Path, base_folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,4 +1,4 @@
-"""The stages as Python functions, in a process of their own as a notebook would use them."""
+"""The stages as Python functions, as a notebook would use them."""
 
 from __future__ import annotations
 
@@ -74,7 +74,14 @@ assert cli.main("train", ["data=microworld", "dry_run=true"]) == 0
 
 
 @pytest.mark.parametrize(
-    ("first", "then"), [("", IMPORTED), (IMPORTED, ""), (COMMANDED, ""), ("", COMMANDED)]
+    ("first", "then"),
+    [
+        ("", IMPORTED),
+        (IMPORTED, ""),
+        # A command imports all there is.
+        pytest.param(COMMANDED, "", marks=pytest.mark.slow),
+        pytest.param("", COMMANDED, marks=pytest.mark.slow),
+    ],
 )
 def test_functions_keep_their_names_whatever_was_imported_before(
     tmp_path: Path, first: str, then: str
@@ -117,7 +124,14 @@ def test_type_checkers_see_what_the_functions_take_and_return(tmp_path: Path) ->
     assert 'Argument 2 to "compare" has incompatible type "int"; expected "str"' in said
 
 
-def test_from_training_to_replies(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("undrawn")
+def test_from_training_to_replies(capfd: pytest.CaptureFixture[str], base_folder: Path) -> None:
+    exec(SCRIPT, {"__name__": "a notebook"})
+    assert capfd.readouterr().out == ""
+
+
+@pytest.mark.slow  # it imports all there is
+def test_a_process_of_its_own_does_the_same(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT],
         cwd=tmp_path,

@@ -27,6 +27,7 @@ from ..conftest import Tuned, Verb, call_verb, environment
 
 pytestmark = pytest.mark.e2e
 MODEL = re.compile(r"models:/m-[0-9a-f]{32}")
+LIMIT = "suite.limit=140"  # prompts of a kind: fewer do not show the gate's margins
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def only_run(client: MlflowClient, stage: str, **tags: str) -> mlflow.entities.R
 def test_a_tuned_model_reflects_answers_and_refuses(
     folder: Path, trained: str, client: MlflowClient
 ) -> None:
-    done = call_verb(folder, "evaluate", f"model={trained}", "suite=smoke", "suite.half=dev")
+    done = call_verb(folder, "evaluate", f"model={trained}", "suite=smoke", LIMIT)
     assert done.returncode == 0, done.stderr
     assert "false" in done.stdout
     run = only_run(client, "evaluate")
@@ -113,15 +114,16 @@ def test_a_second_training_asks_the_teacher_for_nothing(
     assert len(client.search_runs([experiment.experiment_id], query)) == 1
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_gate_promotes_then_refuses(folder: Path, trained: str) -> None:
-    first = call_verb(folder, "promote", f"model={trained}", "name=loop")
+    first = call_verb(folder, "promote", f"model={trained}", "name=loop", LIMIT)
     assert first.returncode == 0, first.stderr
     assert ": promoted" in first.stdout
-    again = call_verb(folder, "promote", f"model={trained}", "name=loop")
+    again = call_verb(folder, "promote", f"model={trained}", "name=loop", LIMIT)
     assert (again.returncode, "is the champion already" in again.stderr) == (2, True)
     unsafe = call_verb(folder, "train", "reflection=none", "data.harmful=0", "trainer.max_steps=5")
     uri = MODEL.search(unsafe.stdout)[0]
-    refused = call_verb(folder, "promote", f"model={uri}", "name=loop")
+    refused = call_verb(folder, "promote", f"model={uri}", "name=loop", LIMIT)
     assert refused.returncode == 3, refused.stderr
     assert ": not promoted" in refused.stdout
     assert "FAILED  harmful compliance rose" in refused.stdout

@@ -30,6 +30,7 @@ def teacher() -> Iterator[TeacherServer]:
     made.server_close()
 
 
+@pytest.mark.slow  # three commands
 def test_an_endpoint_reflects_and_training_links_to_its_run(
     verb: Verb, base_folder: Path, teacher: TeacherServer, tmp_path: Path
 ) -> None:

@@ -31,6 +31,7 @@ def drawn(page: str) -> int:
     return len(re.findall(r"<svg\b", page))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_only_figures_are_left_out_and_a_command_adds_them(
     store: Path, base_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

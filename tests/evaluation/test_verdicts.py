@@ -23,6 +23,8 @@ from tbr_lightning.tracking.run import Run
 from ..support.teacher_server import TeacherServer
 from .test_results import TWELVE
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 RULES = make_judge(compose_verb("evaluate", ["model=tiny"]).config.judge)
 
 

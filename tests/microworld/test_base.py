@@ -45,7 +45,10 @@ def test_the_shipped_config_is_the_default_base() -> None:
     assert planned_config(wider, data="microworld").hidden_size == 192
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "architecture",
+    [*ARCHITECTURES[:2], *(pytest.param(a, marks=pytest.mark.slow) for a in ARCHITECTURES[2:])],
+)
 def test_an_architecture_is_trained_and_loads(architecture: str, tmp_path: Path) -> None:
     settings = BaseSettings(architecture=architecture, **SMALL)
     folder = base_model(tmp_path, settings)

@@ -52,11 +52,10 @@ def gap(model: Any, prompt: list[int], made: list[int], expected: list[int]) -> 
         ["model=mixtral_8x7b"],
         ["model=olmo3_7b"],
         ["model=phi4_mini"],
-        ["model=phi3_mini"],
-        ["model=smollm3_3b"],
-        ["model=qwen3_0_6b"],
-        ["model=olmo2_1b"],
-        ["model=gemma_2b"],
+        *(
+            pytest.param([f"model={name}"], marks=pytest.mark.slow)
+            for name in ("phi3_mini", "smollm3_3b", "qwen3_0_6b", "olmo2_1b", "gemma_2b")
+        ),
     ],
     ids=lambda words: words[0].removeprefix("model="),
 )

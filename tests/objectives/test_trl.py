@@ -12,9 +12,6 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
-from trl.experimental.cpo import CPOConfig, CPOTrainer
-from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
 from tbr_lightning.data.example import Example
 from tbr_lightning.data.table import Examples
@@ -102,6 +99,11 @@ def _trl(
     objective: Objective, model: Any, start: Any, tokenizer: Any, rows: Any, folder: Path
 ) -> torch.Tensor:
     """Return the loss that TRL's trainer computes of the same token ids."""
+    # Seconds, which only the process that runs these tests should take.
+    from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
+    from trl.experimental.cpo import CPOConfig, CPOTrainer
+    from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+
     texts = [{"prompt": "a", "chosen": "b", "rejected": "c"}] * 2
     more: dict[str, Any] = {"output_dir": str(folder / "trl"), **QUIET}
     pairs = [(rows[2 * i], rows[2 * i + 1]) for i in range(rows.data_rows)]

@@ -59,6 +59,7 @@ def test_the_evaluation_that_is_named_is_taken(folder: Path, logged: LoggedModel
     assert {"verdict.json", "gate.png", "report.html"} <= files
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_can_be_shown_is_told_before_anything_is_judged_and_kept(
     folder: Path, logged: LoggedModel
 ) -> None:
@@ -162,6 +163,7 @@ def test_the_champion_and_a_version_without_files_are_refused(
         pipeline.run(made.config(folder, logged.uri))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_reason_goes_into_the_ledger(folder: Path, logged: LoggedModel) -> None:
     made.evaluation(folder, logged, made.answers(refused=95))
     config = made.config(folder, logged.uri, "gate.max_false_refusal=1", "baseline=true")

@@ -32,7 +32,7 @@ SEEN = {"smoke": Overlap(10, 300)}  # 3.3 percent, the ceiling is 2
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undrawn: None) -> Path:
     put_store(tmp_path)
     made.without_evaluating(monkeypatch)
     return tmp_path

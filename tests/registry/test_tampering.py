@@ -23,7 +23,7 @@ from ..support.made import LENIENT, AskedAnewError
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undrawn: None) -> Path:
     """A store in which evaluating anew is no more than being told of."""
     put_store(tmp_path)
     made.without_evaluating(monkeypatch)

@@ -106,7 +106,7 @@ def test_units_are_those_of_the_processor(
         has_bfloat16_units.cache_clear()
 
 
-@pytest.mark.parametrize("words", [(), LORA])
+@pytest.mark.parametrize("words", [(), pytest.param(LORA, marks=pytest.mark.slow)])
 def test_losses_in_bfloat16_stay_near(words: tuple[str, ...], tmp_path: Path) -> None:
     model = ("model=llama2_7b", "trainer.max_steps=8", "trainer.epochs=8", *words)
     losses = []

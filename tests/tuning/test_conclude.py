@@ -94,13 +94,18 @@ def composed(verb: str, words: Sequence[str] = (), config_dir: str | None = None
 
 
 @pytest.fixture
-def world(store: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+def drawing_world(store: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     mlflow_sync._shown.clear()
     made = World()
     monkeypatch.setattr(retrain, "compose_verb", composed)
     monkeypatch.setattr(training, "run", made.train)
     monkeypatch.setattr(evaluation, "run", made.evaluate)
     return made
+
+
+@pytest.fixture
+def world(drawing_world: World, undrawn: None) -> World:
+    return drawing_world
 
 
 def config_of(*overrides: str) -> Any:
@@ -135,8 +140,8 @@ def metrics(run_id: str) -> Mapping[str, float]:
     return MlflowClient().get_run(run_id).data.metrics
 
 
-def test_the_own_model_is_measured_once_and_registered(world: World, two: Study) -> None:
-    config = config_of()
+def test_the_own_model_is_measured_once_and_registered(drawing_world: World, two: Study) -> None:
+    world, config = drawing_world, config_of()
     world.rates[0] = (0.2, 0.3)
     trials = [with_model(world, config, v) for v in ([0.2, 0.05], [0.5, 0.5], [0.3, 0.6])]
     there, stored = filled(two, trials)
@@ -286,7 +291,7 @@ def test_nothing_feasible_registers_nothing_and_says_so(world: World) -> None:
     assert "figures/pareto.png" in artifacts(run_id, "figures")
 
 
-def test_groups_come_first_and_their_figure_is_in_the_report(world: World) -> None:
+def test_groups_come_first_and_their_figure_is_in_the_report(drawing_world: World) -> None:
     study = replace(make_study(constraints=BOUND), groups=["reflection"])
     numbers = ("false_refusal_rate", "harmful_compliance_rate")
     trials = [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 
 from tbr_lightning.config.compose import compose_verb
@@ -13,6 +15,9 @@ ARENAS = {"arena", "ladder", "objectives"}  # composed by tests/ablation/test_ar
 STUDIES = sorted({path.stem for path in shipped("sweeps").glob("*.yaml")} - ARENAS)
 
 
+loaded = cache(load_study)
+
+
 def test_the_useful_studies_are_there() -> None:
     made = {"smoke", "ablation", "architectures", "unseen_rules", "reflection"}
     assert made | {"safety_mix", "lora", "paper"} <= set(STUDIES)
@@ -20,7 +25,7 @@ def test_the_useful_studies_are_there() -> None:
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_shipped_study_composes_and_chooses_on_the_dev_half(name: str) -> None:
-    study, _ = load_study(name)  # composes points in which every choice and every end stands
+    study, _ = loaded(name)  # composes points in which every choice and every end stands
     text = (shipped("sweeps") / f"{name}.yaml").read_text()
     first = text.splitlines()[0]
     assert "make sweep" in first or f"python -m tbr_lightning.sweep study={name}" in first
@@ -33,7 +38,7 @@ def test_a_shipped_study_composes_and_chooses_on_the_dev_half(name: str) -> None
 
 
 def test_the_paper_s_study_has_fifteen_models_of_many_families_and_sizes() -> None:
-    study, trains = load_study("paper")
+    study, trains = loaded("paper")
     grid = cells(study.space)
     names = {cell["model"] for cell in grid}
     assert len(names) == 15
@@ -47,7 +52,7 @@ def test_the_paper_s_study_has_fifteen_models_of_many_families_and_sizes() -> No
 
 
 def test_the_ablation_leaves_out_each_part_of_the_miniature() -> None:
-    study, _ = load_study("ablation")
+    study, _ = loaded("ablation")
     grid = cells(study.space)
     assert len(grid) == study.trials == 2 * (4 * 2 + 4)
     control = [cell for cell in grid if "data.look_alikes" in cell]
