@@ -88,6 +88,11 @@ PUBLISHED = {
 }
 REAL = [name for name in options("model") if not name.startswith("tiny") and name != "hub"]
 """Models that state their architecture; `hub` takes it from the files."""
+OF_EACH = [
+    pytest.param(name, marks=() if name in families().values() else pytest.mark.slow)
+    for name in REAL
+]
+"""All of them; the second and further ones of a family in the slow set."""
 LOADED = ("gemma3_270m", "smollm2_135m_instruct")
 """Models whose real weights the project has loaded."""
 TINY = ("model.init=random", "model.scale=tiny", "model.tokenizer=bytes")
@@ -97,7 +102,7 @@ def model(name: str, *words: str) -> ModelConfig:
     return compose_verb("train", [f"model={name}", *words]).config.model
 
 
-@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("name", OF_EACH)
 def test_a_shipped_model_has_the_published_size_and_says_what_it_is(name: str) -> None:
     config = model(name)
     assert count_parameters(build_config(config)) / 1e6 == pytest.approx(PUBLISHED[name], rel=0.01)
@@ -116,13 +121,7 @@ def test_many_families_and_sizes_are_shipped() -> None:
     assert len({round(size, -3) for size in PUBLISHED.values()}) >= 5
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=() if name in families().values() else pytest.mark.slow)
-        for name in REAL
-    ],
-)
+@pytest.mark.parametrize("name", OF_EACH)
 def test_a_tiny_form_runs_and_takes_its_adapters(name: str, tmp_path: Path) -> None:
     config = model(name, *TINY)
     made = load_backbone(config, data="files", rows=ROWS, cache=tmp_path, seed=0)

@@ -188,6 +188,7 @@ def test_an_ended_study_is_not_ended_again(world: World, two: Study) -> None:
     assert aliases.holder(NAME, aliases.CHALLENGER) == "2"
 
 
+@pytest.mark.slow
 def test_fresh_seeds_are_trained_and_the_median_on_dev_is_taken(world: World, two: Study) -> None:
     config = config_of("sweep.retrain_seeds=3")
     trial = with_model(world, config, [0.2, 0.05])
@@ -223,6 +224,7 @@ def test_fresh_seeds_are_trained_and_the_median_on_dev_is_taken(world: World, tw
     assert len(beneath) == 9
 
 
+@pytest.mark.slow
 def test_an_interrupted_end_goes_on_where_it_was(world: World, two: Study) -> None:
     config = config_of("sweep.retrain_seeds=3")
     there, _ = filled(two, [with_model(world, config, [0.2, 0.05])])
@@ -237,6 +239,7 @@ def test_an_interrupted_end_goes_on_where_it_was(world: World, two: Study) -> No
     assert aliases.holder(NAME, aliases.CHALLENGER) == "1"
 
 
+@pytest.mark.slow
 def test_a_finished_run_of_the_same_config_is_taken(world: World, two: Study) -> None:
     config = config_of("sweep.retrain_seeds=1")
     there, _ = filled(two, [with_model(world, config, [0.2, 0.05])])
@@ -249,6 +252,7 @@ def test_a_finished_run_of_the_same_config_is_taken(world: World, two: Study) ->
     assert any("version 1, challenger" in one for one in lines)
 
 
+@pytest.mark.slow
 def test_a_seed_that_fails_is_told_and_the_others_count(world: World, two: Study) -> None:
     config = config_of("sweep.retrain_seeds=3")
     there, _ = filled(two, [with_model(world, config, [0.2, 0.05])])
@@ -259,6 +263,7 @@ def test_a_seed_that_fails_is_told_and_the_others_count(world: World, two: Study
     assert aliases.holder(NAME, aliases.CHALLENGER) == "1"
 
 
+@pytest.mark.slow
 def test_if_every_seed_fails_the_front_stands(world: World, two: Study) -> None:
     config = config_of("sweep.retrain_seeds=2")
     there, _ = filled(two, [with_model(world, config, [0.2, 0.05])])
@@ -320,6 +325,7 @@ def test_no_finished_trial_is_told(world: World, two: Study) -> None:
     assert lines[0] == "nothing is registered: no trial has finished (1 failed)"
 
 
+@pytest.mark.slow
 def test_one_objective_ends_in_its_best(world: World) -> None:
     study = make_study(["false_refusal_rate"])
     config = config_of()
@@ -329,6 +335,7 @@ def test_one_objective_ends_in_its_best(world: World) -> None:
     assert "chosen: trial 1, since it is the best feasible trial in false_refusal_rate" in lines
 
 
+@pytest.mark.slow
 def test_a_model_that_breaks_a_constraint_with_a_fresh_seed_is_told(world: World) -> None:
     study = make_study(constraints=["false_refusal_rate <= 0.25"])
     config = config_of("sweep.retrain_seeds=1")
