@@ -53,7 +53,11 @@ CORE = {
     "evaluation/rationale.py": ["evaluation/test_rationale.py"],
     "evaluation/judges/content.py": _ANSWERS,
     "evaluation/judges/safe_completion.py": _ANSWERS,
-    "evaluation/judges/rules.py": ["evaluation/test_rules.py", "evaluation/test_content.py"],
+    "evaluation/judges/rules.py": [
+        "evaluation/test_rule_bounds.py",
+        "evaluation/test_rules.py",
+        "evaluation/test_content.py",
+    ],
     "evaluation/degenerate.py": ["evaluation/test_degenerate.py", "evaluation/test_content.py"],
     "evaluation/contamination.py": ["evaluation/test_contamination.py"],
     "evaluation/respond.py": ["evaluation/test_respond.py", "evaluation/test_store.py"],
