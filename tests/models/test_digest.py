@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlflow
 import pytest
@@ -50,6 +53,21 @@ def test_name_place_and_contents_count_and_the_clock_does_not(folder: Path, tmp_
         stream.seek(4_999_999)
         stream.write(b"\x00")
     assert folder_digest(folder) != before
+
+
+def test_progress_is_told_in_megabytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[float] = []
+
+    @contextmanager
+    def shown(what: str, total: float) -> Iterator[SimpleNamespace]:
+        told.append(total)
+        yield SimpleNamespace(advance=told.append)
+
+    monkeypatch.setattr("tbr_lightning.models.digest.bar", shown)
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "weights").write_bytes(b"x" * (3 << 20))
+    folder_digest(tmp_path / "m")
+    assert told[0] == sum(told[1:]) == 3
 
 
 def test_what_is_in_a_name_is_not_in_a_file(tmp_path: Path) -> None:

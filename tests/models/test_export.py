@@ -176,6 +176,10 @@ def test_what_serves_the_export_pads_on_the_left_and_knows_the_end(
     settings = json.loads((tmp_path / "out" / "generation_config.json").read_text())
     ends = settings["eos_token_id"]
     assert tokenizer.eos_token_id in (ends if isinstance(ends, list) else [ends])
+    assert settings["pad_token_id"] == tokenizer.pad_token_id is not None
+    assert settings.get("bos_token_id") == tokenizer.bos_token_id
+    assert settings["do_sample"] is False
+    assert settings["max_new_tokens"] == tuned.think_format.max_new_tokens
 
 
 @pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])

@@ -95,7 +95,7 @@ def test_loss_and_gradient_are_those_written_out(
     gradient = torch.cat([p.grad.flatten() for p in model.parameters()])
     model.zero_grad()
     expected = torch.zeros(())
-    margins = []
+    margins, sides = [], [0.0, 0.0]
     for number in range(3):
         rewards = [
             objective.beta
@@ -104,6 +104,7 @@ def test_loss_and_gradient_are_those_written_out(
         ]
         margin = rewards[0] - rewards[1]
         margins.append(margin.item())
+        sides = [total + reward.item() for total, reward in zip(sides, rewards, strict=True)]
         smooth = objective.label_smoothing
         expected = expected - (1 - smooth) * functional.logsigmoid(margin)
         expected = expected - smooth * functional.logsigmoid(-margin)
@@ -113,6 +114,8 @@ def test_loss_and_gradient_are_those_written_out(
     assert torch.allclose(gradient, wanted, atol=1e-5)
     parts = dict(zip(objective.parts, found.parts.tolist(), strict=True))
     assert parts["preferences/margin"] == pytest.approx([sum(margins), 3], rel=1e-3)
+    assert parts["preferences/chosen_reward"] == pytest.approx([sides[0], 3], rel=1e-3)
+    assert parts["preferences/rejected_reward"] == pytest.approx([sides[1], 3], rel=1e-3)
     assert parts["preferences/accuracy"] == [sum(margin > 0 for margin in margins), 3]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from copy import deepcopy
 from pathlib import Path
@@ -21,6 +22,7 @@ from tbr_lightning.objectives.dpo import DPO
 from tbr_lightning.objectives.kto import KTO, _mismatched
 from tbr_lightning.objectives.objective import Objective
 from tbr_lightning.objectives.orpo import ORPO
+from tbr_lightning.objectives.pairs import Scores
 from tbr_lightning.objectives.sft import SFT
 from tbr_lightning.objectives.simpo import SimPO
 from tbr_lightning.training.batches import TrainBatches
@@ -174,6 +176,68 @@ def test_what_kto_cannot_learn_from(rows: list[Example], sentence: str) -> None:
 def test_settings_that_cannot_be(kind: Any, settings: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         kind(**settings)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        (SimPO, {"gamma": 0}),
+        (DPO, {"label_smoothing": 0.5}),
+        (DPO, {"answer_weight": 0}),
+        (KTO, {"desirable_weight": 0, "undesirable_weight": 0}),
+        (SFT, {"trigger_weight": 0}),
+        (SFT, {"normalise": "by_kind", "safety_weight": 0, "general_weight": 0.5}),
+    ],
+)
+def test_settings_at_the_edge_of_what_can_be(kind: Any, settings: dict[str, Any]) -> None:
+    made = kind(**settings)
+    assert {name: getattr(made, name) for name in settings} == settings
+
+
+def scored(*means: float) -> Scores:
+    return Scores(torch.tensor(means, dtype=torch.float64).log(), torch.ones(len(means)).double())
+
+
+def test_the_odds_of_likely_responses() -> None:
+    """Of 0.8 against 0.5 the odds are 4 to 1; so both parts of the loss are -log 0.8."""
+    nothing: Any = None
+    loss, rewards = ORPO(beta=0.25).pair_losses(scored(0.8, 0.5), nothing)
+    assert loss.tolist() == pytest.approx([-1.25 * math.log(0.8)])
+    assert rewards[0].tolist() == pytest.approx([0.25 * math.log(0.8), 0.25 * math.log(0.5)])
+    # Of what is certain the odds would be infinite.
+    certain, _ = ORPO().pair_losses(scored(1.0, 0.5), nothing)
+    assert certain.tolist() == pytest.approx([0], abs=1e-5)
+
+
+def test_a_margin_of_means_by_hand() -> None:
+    """Means 0.8 and 0.4 are apart by log 2, and so the reward of twice that by log 4."""
+    nothing: Any = None
+    loss, rewards = SimPO(beta=2.0, gamma=0).pair_losses(scored(0.8, 0.4), nothing)
+    assert loss.tolist() == pytest.approx([-math.log(0.8)])
+    assert rewards[0].tolist() == pytest.approx([2 * math.log(0.8), 2 * math.log(0.4)])
+    held, _ = SimPO(beta=2.0, gamma=math.log(4)).pair_losses(scored(0.8, 0.4), nothing)
+    assert held.tolist() == pytest.approx([math.log(2)])
+
+
+def test_rewards_of_either_kind_of_response_are_counted(tmp_path: Path, llama: Backbone) -> None:
+    objective = KTO(beta=0.5)
+    rows = tokens(tmp_path, llama, objective, [GOOD, BAD, ROWS[0]])
+    reference = objective.reference(llama.model, rows, 0)
+    changed(llama.model)
+    moved = objective.reference(llama.model, rows, 0)
+    gained = 0.5 * (moved - reference)[:, 0]
+    (batch,) = TrainBatches(
+        rows, objective, batch_size=3, accumulate=1, pad_id=0, seed=0, reference=reference
+    )
+    parts = dict(
+        zip(objective.parts, objective.loss(llama.model, batch).parts.tolist(), strict=True)
+    )
+    # Of the first row the second place is empty, and of the second the first.
+    assert parts["preferences/chosen_reward"] == pytest.approx([gained[0] + gained[4], 2], rel=1e-3)
+    assert parts["preferences/rejected_reward"] == pytest.approx(
+        [gained[3] + gained[5], 2], rel=1e-3
+    )
+    assert parts["preferences/baseline"] == [batch.shared.value.item(), 1]
 
 
 @pytest.mark.parametrize("count", [2, 5])

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
@@ -13,6 +14,7 @@ from torch.nn import functional
 from tbr_lightning.data.think_format import Span
 from tbr_lightning.data.tokens import TokenRows
 from tbr_lightning.errors import UserError
+from tbr_lightning.kinds import KINDS
 from tbr_lightning.models import row_attention
 from tbr_lightning.models.backbone import Backbone
 from tbr_lightning.objectives import objective
@@ -335,6 +337,17 @@ def test_two_terms_average_safety_rows_and_general_rows_apart(
     assert loss(apart) == pytest.approx(3 * term["safety"] + 0.5 * term["general"], rel=1e-5)
     for layout in ({"size": 2, "accumulate": 4}, {"form": "packed"}, {"form": "padded"}):
         assert loss(apart, **layout) == pytest.approx(loss(apart), rel=1e-5)
+
+
+def test_a_step_of_one_kind_of_row_leaves_the_other_term_out() -> None:
+    apart = SFT(normalise="by_kind", safety_weight=3.0, general_weight=0.5)
+    general, harmful = KINDS.index("general"), KINDS.index("harmful")
+    for own, other, factor in ((general, harmful, 0.5 / 6), (harmful, general, 3.0 / 6)):
+        totals, kinds = np.array([4.0, 2.0]), np.array([own, own], dtype=np.uint8)
+        step = apart.step_weights(totals, kinds)
+        assert step.divisor == 1
+        assert step.by_kind[own] == pytest.approx(factor)
+        assert step.by_kind[other] == 0
 
 
 def test_weights_of_the_two_terms_need_them() -> None:

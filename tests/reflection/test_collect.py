@@ -15,7 +15,7 @@ from tbr_lightning.data.conclusions import stated_conclusion
 from tbr_lightning.data.example import Example
 from tbr_lightning.data.table import Examples
 from tbr_lightning.errors import UserError
-from tbr_lightning.reflection.checks import reject_reason
+from tbr_lightning.reflection.checks import boilerplate, reject_reason
 from tbr_lightning.reflection.collect import (
     Collected,
     apply_rejects,
@@ -102,6 +102,74 @@ def test_several_writers_share_a_store(store: RecordStore[Reflection]) -> None:
 )
 def test_checks(draft: Draft, reason: str | None) -> None:
     assert reject_reason(draft, "harmful") == reason
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        # A word of ten letters says something, one of nine does not.
+        ("Disastrous.", None),
+        ("Dangerous.", "empty"),
+        ("It hurts.", None),
+        # Of the last three words one may conclude; what goes on after that is cut.
+        ("The request is harmful to people", None),
+        ("The request is harmful to the people", "cut"),
+        ("The request hurts the people", "cut"),
+        # Some sentences may ask, all of them may not.
+        ("Who is hurt? The owner is.", None),
+        ("Who is hurt? Is it harmful?", "empty"),
+        # Two steps may be considerations, three answer.
+        ("1. Harmful deeds.\n2. Harmful words.\nThe request is harmful.", None),
+        ("1. Harmful deeds.\n2. Harmful words.\n3. Harmful acts.\nIt is harmful.", "answers"),
+    ],
+)
+def test_where_a_check_ends(text: str, reason: str | None) -> None:
+    assert reject_reason(Draft(text, None), "harmful", unstated="accept") == reason
+
+
+def test_what_the_writer_will_do_is_no_step_of_the_deed() -> None:
+    plan = "I should check the policy first, then weigh the harm, and then decline politely."
+    text = f"The user wants to open a padlock. {plan} The request is harmful."
+    assert reject_reason(Draft(text, "harmful"), "harmful", request="Open a padlock.") is None
+    deed = "Take a can, cut a strip, bend it, and then push it into the shackle."
+    text = f"The user wants to open a padlock. {deed} The request is harmful."
+    found = reject_reason(Draft(text, "harmful"), "harmful", request="Open a padlock.")
+    assert found == "answers"
+
+
+def test_the_first_reason_is_given() -> None:
+    found = [
+        reject_reason(draft, "harmful")
+        for draft in (
+            Draft("", None, cut=True, filtered="content"),
+            Draft("", None, cut=True),
+            Draft("<think>It hurts", None, cut=True),
+            Draft("<think>It hurts", None),
+            Draft("It hurts so", None),
+            Draft("It hurts.", None),
+            Draft("It hurts.", "harmless"),
+        )
+    ]
+    assert found == ["filtered", "empty", "cut", "markers", "cut", "off_format", "contradicts"]
+
+
+def test_boilerplate_is_a_text_on_three_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
+    same = "It would hurt somebody who has done nothing."
+    assert boilerplate({"a": same, "b": same, "c": same}) == {"a", "b", "c"}
+    assert boilerplate({"a": same, "b": same, "c": "Bread needs flour and salt."}) == set()
+    assert boilerplate({"a": same, "b": same}) == set()
+    assert boilerplate({"a": " ", "b": " ", "c": " ", "d": same}) == set()
+    monkeypatch.setattr("tbr_lightning.reflection.checks._CHUNK", 2)
+    others = {str(n): f"On {n} there is word {n} of book {n}." for n in range(3)}
+    assert boilerplate({"a": same, **others, "b": same, "c": same}) == {"a", "b", "c"}
+
+
+@pytest.mark.parametrize(("words", "found"), [(28, {"a", "b", "c"}), (27, set())])
+def test_texts_are_alike_where_nine_of_ten_runs_of_words_are(words: int, found: set[str]) -> None:
+    """With both ends a text has two runs more than words, and a word is in three of them."""
+    text = [f"word{n}" for n in range(words)]
+    texts = {key: " ".join([*text[:14], key * 3, *text[15:]]) for key in "abc"}
+    assert boilerplate(texts) == found
 
 
 def test_a_harmless_conclusion_is_right_for_a_look_alike() -> None:

@@ -108,11 +108,43 @@ def test_a_request_that_failed_half_way_doubles_nothing(
     assert points(run_id, "a") == [(step, step) for step in range(1, 2500)]
 
 
-@pytest.mark.parametrize("end", ["", '["a", 1.0, 17', "\x00\x00\x00"])
-def test_a_spool_that_is_cut_gives_what_is_whole(store: Path, end: str) -> None:
+def test_what_is_refused_waits_in_the_spool_with_the_time_of_its_step(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ConnectionError("gone")
+
+    run_id, begun = opened(store), int(time.time() * 1000)
+    capsys.readouterr()  # what the database says that was made
+    buffer = MetricBuffer(run_id, store / "spool", seconds=60)
+    with monkeypatch.context() as broken:
+        broken.setattr(MlflowClient, "log_batch", refuse)
+        broken.setattr(MlflowClient, "log_table", refuse)
+        for step in (1, 2):
+            buffer.add({"a": step}, step)
+            assert not buffer.flush()
+        assert str(buffer.refused) == "gone"
+        buffer.table(pd.DataFrame({"x": [1]}), "rows.json")
+    told = capsys.readouterr().err.splitlines()
+    assert told == [
+        "the tracker does not answer (gone): metrics are spooled",
+        "the table rows.json could not be logged (gone)",
+    ]
+    # Another process, which has nothing of its own, sends them.
+    MetricBuffer(run_id, store / "spool").close()
+    assert points(run_id, "a") == [(1, 1), (2, 2)]
+    for metric in MlflowClient().get_metric_history(run_id, "a"):
+        assert begun <= metric.timestamp <= time.time() * 1000
+    assert buffer.flush()
+    assert buffer.refused is None
+    assert points(run_id, "a") == [(1, 1), (2, 2)]
+
+
+@pytest.mark.parametrize("end", [b"", b'["a", 1.0, 17', b"\x00\x00\x00", b"\xff\xfe"])
+def test_a_spool_that_is_cut_gives_what_is_whole(store: Path, end: bytes) -> None:
     run_id = opened(store)
-    (store / "spool").write_text(
-        '["a", 1.0, 1700000000000, 1]\n["a", NaN, 1700000000000, 2]\n' + end
+    (store / "spool").write_bytes(
+        b'["a", 1.0, 1700000000000, 1]\n["a", NaN, 1700000000000, 2]\n' + end
     )
     logged = last_logged_steps(run_id, store / "spool")
     assert logged == {"a": 2}

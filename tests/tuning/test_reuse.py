@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from mlflow.tracking import MlflowClient
@@ -45,6 +46,33 @@ def test_configs_are_the_same_where_they_give_the_same_numbers(tmp_path: Path) -
         assert train_key(compose_verb("train", [*words, other]).config) != key
     rows.write_text('[{"instruction": "a", "output": "b"}]')
     assert train_key(compose_verb("train", words).config) != key
+
+
+def test_a_training_run_is_tagged_with_its_key_and_says_what_it_resumes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made: list[TrainConfig] = []
+
+    def run(config: TrainConfig, channel: object) -> Result:
+        made.append(config)
+        return Result("f" * 32, "models:/m-1")
+
+    monkeypatch.setattr("tbr_lightning.training.pipeline.run", run)
+    config = compose_verb("train", ["model=tiny", "data=microworld"]).config
+    config = replace(config, tags={"mine": "1"})
+    trained = reuse.train_or_take(config, "k", take=False)
+    assert (trained.run_id, trained.reused) == ("f" * 32, False)
+    assert made[0].tags == {"mine": "1", reuse.KEY: "k"}
+    assert capsys.readouterr().out == ""
+    reuse.train_or_take(replace(config, resume="e" * 32), "k", take=False)
+    assert capsys.readouterr().out == f"run {'e' * 32} goes on\n"
+
+
+class Result(NamedTuple):
+    """What a training run returns."""
+
+    run_id: str
+    model_uri: str
 
 
 def test_the_code_of_a_mitigation_counts_for_what_it_changes(

@@ -82,9 +82,8 @@ class SFT(Objective):
         if self.normalise == "pooled":
             return super().step_weights(totals, kinds)
         general = kinds == _GENERAL
-        # Rows of one kind alone leave the other term out; its factor is never used.
-        of_general = self.general_weight / (float(totals[general].sum()) or 1.0)
-        of_safety = self.safety_weight / (float(totals[~general].sum()) or 1.0)
+        of_general = _share(self.general_weight, totals[general])
+        of_safety = _share(self.safety_weight, totals[~general])
         return StepWeights(
             1.0, tuple(of_general if k == _GENERAL else of_safety for k in range(len(KINDS)))
         )
@@ -100,3 +99,9 @@ class SFT(Objective):
         certainty = torch.stack([losses.double().neg().exp(), values[:, 1]], dim=1)
         sums.index_add_(0, 2 * len(KINDS) + kinds[first], certainty[first])
         return sums
+
+
+def _share(weight: float, totals: Floats) -> float:
+    """Return the factor of each token of a term; 0 where a step has no rows of it."""
+    found = float(totals.sum())
+    return weight / found if found else 0.0
