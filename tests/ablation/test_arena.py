@@ -125,7 +125,9 @@ def test_every_rival_trains_as_dev_chose_for_the_control() -> None:
     chosen = replace(tried(0.5, 0.1), point={"optimizer.lr": 1e-3})
     rival = Rival(train=["reflection=recorded"])
     assert train_config(_as_chosen(arena, chosen), rival, {}, config_of()).optimizer.lr == 1e-3
-    with pytest.raises(UserError, match=r"space.evaluate.repeats: .* drop evaluate"):
+    with pytest.raises(
+        UserError, match=r"space.evaluate.repeats: .* move it to the space of a rival"
+    ):
         arena_of(space={"evaluate.repeats": Parameter(choices=[1, 2])})
 
 

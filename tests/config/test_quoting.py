@@ -57,6 +57,7 @@ def test_a_list_of_texts_is_split_outside_of_quotes_and_brackets(
 
 def test_mappings_of_texts() -> None:
     assert train("tags={a: 2024_05, b: c}").tags == {"a": "2024_05", "b": "c"}
+    assert train("tags={a: 'x y', b: c=d, e: [f,g]}").tags == {"a": "x y", "b": "c=d", "e": "[f,g]"}
     assert train("tags.a=1_0", "+tags.b=x=y").tags == {"a": "1_0", "b": "x=y"}
 
 

@@ -165,7 +165,7 @@ def tune(
     """Try points of a rival's space on the dev half, as many as the budget allows.
 
     All points of a small grid are tried, in order; else Optuna's TPE asks, from the arena's seed.
-    A rival with one point is trained and not asked: there is nothing to choose.
+    A rival with one point is not evaluated on dev: there is nothing to choose.
     """
     arena = bout.arena
     compared = name == arena.control and arena.searches
@@ -174,8 +174,8 @@ def tune(
     except UserError:
         cells = []
     if 0 < len(cells) <= arena.trials:
-        ask = len(cells) > 1 or compared
-        return [_try(bout, name, rival, base, point, ask=ask) for point in cells]
+        dev = len(cells) > 1 or compared
+        return [_try(bout, name, rival, base, point, dev=dev) for point in cells]
     sampler = optuna.samplers.TPESampler(
         seed=arena.seed, n_startup_trials=max(arena.trials // 2, 1)
     )
@@ -193,7 +193,7 @@ def tune(
 
 
 def _try(
-    bout: Bout, name: str, rival: Rival, base: Tried | None, point: Point, *, ask: bool = True
+    bout: Bout, name: str, rival: Rival, base: Tried | None, point: Point, *, dev: bool = True
 ) -> Tried:
     arena, config = bout.arena, bout.config
     start = time.monotonic()
@@ -208,7 +208,7 @@ def _try(
         elif base is None:
             raise UserError(f"'{rival.of or arena.control}', whose model it takes, failed")
         metrics = {}
-        if ask:
+        if dev:
             asked = evaluate_config(arena, rival, point, config, half="dev", model=base.model_uri)
             done = evaluating.run(replace(asked, run_name=f"evaluate {name}, dev half", tags=tags))
             metrics = Run(done.run_id).numbers()

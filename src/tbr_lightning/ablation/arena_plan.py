@@ -67,7 +67,8 @@ class Arena:
     control: str = ""  # the rival that all others are compared to, and the first
     max_harm: float = 0.05  # how far a chosen point may be above the control's harmful compliance
     max_loss: float = 0.05  # how far it may be below the control's general accuracy
-    space: dict[str, Parameter] = field(default_factory=dict)  # the control's; all train as it did
+    # Training settings searched for the control; every training uses what was chosen.
+    space: dict[str, Parameter] = field(default_factory=dict)
     trials: int = 4  # maximum number of trials of each rival
     seed: int = 0
     seeds: int = 1  # training runs of what dev chose, all of them tested
@@ -97,7 +98,10 @@ class Arena:
                     )
             done.add(name)
         if wrong := [k for k in self.space if k.startswith(ON_EVALUATION)]:
-            raise UserError(f"space.{wrong[0]}: the arena's space is of training: drop evaluate.")
+            raise UserError(
+                f"space.{wrong[0]}: the arena's space holds settings of training only: move it to "
+                "the space of a rival"
+            )
         if self.space:
             control = self.rivals[self.control]
             both = replace(control, space={**self.space, **control.space})

@@ -22,9 +22,9 @@ from tbr_lightning.credentials import hidden
 
 _KEY = re.compile(r"(\+{0,2}[\w.@/-]+)=(.*)", re.DOTALL)
 _LIST = re.compile(r"\[(.*)\]", re.DOTALL)
-_DICT = re.compile(r"\{([^\[\]{}'\"]*)\}", re.DOTALL)
+_DICT = re.compile(r"\{(.*)\}", re.DOTALL)
 _HOME = re.compile(r"(sqlite:///)?(~/.*)", re.DOTALL)
-_ITEM = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|[\[{(]|[\]})]|,|.", re.DOTALL)
+_ITEM = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|.", re.DOTALL)
 _QUOTED = re.compile(r"\s*(?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")\s*", re.DOTALL)
 
 TEXTS = "texts"

@@ -97,9 +97,10 @@ def attention_by_row(
         Shape ``(1, tokens, heads, width)``; ``(lines, …)`` where lines are not packed.
     """
     if cu_seq_lens_q is None:
-        told = {name for name, value in options.items() if value is not None}
+        told = {name for name, given in options.items() if given is not None}
+        known = not told & _BEYOND and not options.get("dropout")
         one_query = query.shape[2] == 1 and query.dtype == torch.float32
-        if one_query and not torch.is_grad_enabled() and not told & _BEYOND:
+        if one_query and known and not torch.is_grad_enabled():
             scale = options.get("scaling") or query.shape[3] ** -0.5
             return _of_step(query * scale, key, value, attention_mask), None
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
