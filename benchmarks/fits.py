@@ -250,9 +250,9 @@ def ours(
     logging: bool = False,
 ) -> dict[str, Any]:
     """Train through the project's own ``fit``, with a local MLflow store."""
-    from tbr_lightning import cli
+    from tbr_lightning.processes import quiet
 
-    cli.quiet()
+    quiet()
     from mlflow import MlflowClient
 
     from tbr_lightning.models.backbone import load_folder

@@ -7,6 +7,7 @@ import importlib
 import statistics
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -108,10 +109,19 @@ def test_the_exit_code_tells_what_was_missed_and_not_what_cannot_be_judged(
 
 
 @pytest.mark.parametrize("file", sorted(FOLDER.glob("*.py")), ids=lambda f: f.stem)
-def test_what_a_benchmark_imports_of_the_package_is_there(file: Path) -> None:
-    for node in ast.walk(ast.parse(file.read_text())):
+def test_what_a_benchmark_uses_of_the_package_is_there(file: Path) -> None:
+    tree = ast.parse(file.read_text())
+    modules: dict[str, ModuleType] = {}
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tbr_lightning"):
             module = importlib.import_module(str(node.module))
             for name in node.names:
                 if not hasattr(module, name.name):
                     importlib.import_module(f"{node.module}.{name.name}")
+                found = getattr(module, name.name)
+                if isinstance(found, ModuleType):
+                    modules[name.asname or name.name] = found
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            module_of = modules.get(node.value.id)
+            assert module_of is None or hasattr(module_of, node.attr), ast.unparse(node)
